@@ -787,7 +787,7 @@ def null_vector(A: ArrayLike, *, gauge: Gauge = "ignore") -> NDArray[Any]:
     -----
     Repeated values among the others do no harm, but to second derivatives. Where the
     smallest one is repeated, v is some vector of its space, and has no derivative: a
-    finite one is taken, and `gauge` tells of it.
+    finite one is taken, and `gauge` reports it.
 
     References
     ----------

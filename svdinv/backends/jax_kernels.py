@@ -142,7 +142,7 @@ def _(*x: Any, plan: Any, shapes: Any, batch: Any) -> Any:
             for shape, dtype in shapes
         ]
 
-    # How they are divided among devices, JAX tells of arrays that it knows.
+    # Only of arrays with values does JAX say how devices share them.
     return jax.make_jaxpr(like)(*x).out_avals
 
 

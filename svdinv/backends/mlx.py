@@ -130,7 +130,7 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     outputs: tuple[bool, ...] = ()
 
     # One argument, a tuple: that of one array alone would come without its tuple.
-    # Custom functions take arrays alone, and give all that is asked of them.
+    # Custom functions take arrays alone, and must return every derivative.
     @mx.custom_function
     def function(kept: Any) -> tuple[Any, ...]:
         nonlocal outputs

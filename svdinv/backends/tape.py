@@ -1,7 +1,7 @@
 """A tape: derivatives of what NumPy, CuPy or any other namespace computes.
 
 `vjp` and `jvp` call a function with `Traced` arrays. Every array function of
-`svdinv.backends.taped_functions`, and every call of an operation, then leaves a step
+`svdinv.backends.taped_functions`, and every call of an operation, then records a step
 on the tape: how tangents go through it, and how cotangents come back. The values of
 one tape may be the traced arrays of another, so that derivatives can be
 differentiated again.
@@ -39,7 +39,7 @@ _levels = itertools.count()
 
 
 class _Step(NamedTuple):
-    """Where inputs and outputs stand on the tape; rules in which None is zero."""
+    """Positions of inputs and outputs on the tape, and rules, in which None is zero."""
 
     inputs: tuple[int | None, ...]
     outputs: tuple[int | None, ...]
@@ -82,7 +82,7 @@ class Tape:
     def record(
         self, inputs: Sequence[Any], outputs: Sequence[Any], push: Rule, pull: Rule
     ) -> tuple[Any, ...]:
-        """Leave a step, and give its outputs as traced arrays; None stays None."""
+        """Record a step, and return its outputs as traced arrays; None stays None."""
         places = tuple(map(self.position, inputs))
         if all(place is None for place in places):
             return tuple(None if y is None else Traced(self, y, None) for y in outputs)
@@ -114,7 +114,7 @@ class Tape:
         cotangents[i] = self.xp.add(cotangents[i], g) if i in cotangents else g
 
     def _fitted(self, g: Array, value: Array) -> Array:
-        """`g` in the shape and dtype of what it belongs to."""
+        """`g` in the shape and dtype of `value`, whose cotangent it is."""
         xp = self.xp
         if is_complex(g, xp) and not is_complex(value, xp):
             g = real(g, xp)
@@ -124,7 +124,7 @@ class Tape:
 
 
 class Traced:
-    """An array on a tape, which operators and array functions leave steps for.
+    """An array on a tape, on which operators and array functions record steps.
 
     It has the attributes and methods that arrays have in NumPy. Its value may be a
     traced array of an outer tape. A constant has no place on the tape.
@@ -265,7 +265,7 @@ def innermost(arrays: Iterable[Any]) -> Tape | None:
 
 
 def is_moving(x: Any) -> bool:
-    """Whether `x`, or any array in it, is more than a constant on some tape."""
+    """Whether `x`, or an array in it, is on some tape and no constant there."""
     if isinstance(x, tuple | list):
         return any(map(is_moving, x))
     while isinstance(x, Traced):
@@ -276,14 +276,14 @@ def is_moving(x: Any) -> bool:
 
 
 def untraced(x: Any) -> Any:
-    """Return the value of a traced array, on whatever tape it is."""
+    """Return the plain value of an array, below all tapes."""
     while isinstance(x, Traced):
         x = x.value
     return x
 
 
 def sum_to(g: Array, shape: tuple[int, ...], xp: Namespace) -> Array:
-    """Sum over what an array of that shape was broadcast along."""
+    """Sum over the axes that an array of that shape was broadcast along."""
     added = len(g.shape) - len(shape)
     axes = tuple(
         axis
@@ -348,7 +348,7 @@ def _given(
 
 
 def _run(f: Callable[..., Any], args: Any, xp: Namespace) -> tuple[Tape, Any, Any, Any]:
-    """Evaluate `f` on a tape; give that, inputs and outputs on it, and the values."""
+    """Evaluate `f` on a tape; return tape, traced inputs and outputs, and values."""
     tape, numbers = Tape(xp), itertools.count()
 
     def variable(x: Any) -> Traced:

@@ -122,7 +122,7 @@ def _is_compiled() -> bool:
 
 
 def _at_hand(x: Any) -> bool:
-    """Whether the operation may be used for these tensors."""
+    """Whether the operation can be used for these tensors now."""
     if _operation is None or is_portable() or not kernels.is_loaded():
         return False
     if tf.executing_eagerly():
@@ -139,7 +139,7 @@ _plans: dict[Any, tuple[Plan | None, bool | None]] = {}
 
 
 def _plan(operation: Operation, x: Any) -> tuple[Plan | None, bool | None]:
-    """Plan a call; also, whether it suits: None if that depends on lengths."""
+    """Plan a call; and whether to use it: None if that depends on unknown lengths."""
     if type(operation) not in RULES or not _at_hand(x):
         return None, False
     if any(t is not None and t.shape.rank is None for t in x):
@@ -158,10 +158,10 @@ def _plan(operation: Operation, x: Any) -> tuple[Plan | None, bool | None]:
 
 
 def by_kernel(operation: Operation, x: Any, xp: Any, otherwise: Any) -> Any:
-    """Compute an operation by a kernel; by `otherwise` where none suits.
+    """Compute an operation by a kernel, or by `otherwise` where none is suitable.
 
-    Where that depends on lengths that are unknown while a graph is traced, the graph
-    decides.
+    If that depends on lengths that are unknown while a graph is traced, the graph
+    decides when it runs.
     """
     plan, suits = _plan(operation, x)
     if plan is None:
@@ -187,7 +187,7 @@ def suits(operation: Operation, x: Any) -> bool | None:
 
 
 def _suits(plan: Plan, x: Any) -> tf.Tensor:
-    """Whether a kernel suits matrices of the lengths that a graph meets."""
+    """Whether to use a kernel, as a tensor of a graph with unknown lengths."""
     rows, columns = (x[source] for source in plan.lengths_from)
     shape = tf.shape(rows, out_type=tf.int64)
     batch = tf.reduce_prod(shape[: len(plan.batch)])

@@ -36,7 +36,7 @@ _ROTATION = ProperRotation()
 
 
 class Motion(NamedTuple):
-    """Motion x -> R x + t of matrices of points, and what its derivatives need."""
+    """Motion x -> R x + t of matrices of points, and what its derivatives read."""
 
     R: Array
     t: Array
@@ -45,14 +45,14 @@ class Motion(NamedTuple):
     """Covariance of the points over `Points.unit`, shape (..., d, d)."""
     U: Array
     S: Array
-    """Singular values of C, 0 where that is all that is known of them."""
+    """Singular values of C; 0 for those at rounding level."""
     Vh: Array
     signs: Array
     """R = U diag(signs) Vh."""
 
 
-# Of the square of a centroid, what counts beside the squares of distances from it: its
-# rounding error is a few units in the last place, where theirs may be 64.
+# Weight of the square of a centroid beside the squares of distances from it: its
+# rounding error is a few units in the last place, theirs may be 64.
 CENTROID = 1 / 256
 
 
@@ -106,12 +106,12 @@ class FindMotion(Operation):
         unit, _, share, p, q, X, Y = points
         C = xp.matrix_transpose(share * Y) @ X
         U, S, Vh = Factorise(_ROTATION, method="svd").value((C, None), xp)
-        # The differences are as inexact as the points: what that leaves of singular
-        # values that are 0 is no value to divide by.
+        # Differences of points are as inexact as the points, so singular values that
+        # are 0 come out as noise, by which nothing may be divided.
         noise = abs_max(P, xp) / unit * abs_max(Y, xp)
         noise = noise + abs_max(Q, xp) / unit * abs_max(X, xp)
         noise = rounding_rtol(noise, xp) * noise[..., 0]
-        # One such value alone is always added to a larger one, and does no harm.
+        # A single such value is always added to a larger one, and does no harm.
         clear = noise < S[..., -2:][..., :1]
         kept = xp.where((noise < S) | clear, S, xp.zeros_like(S))
         signs = proper_signs(U, S, Vh, xp)

@@ -47,11 +47,11 @@ class Backend(ABC):
 
     @abstractmethod
     def asarray(self, x: Any, name: str) -> Array:
-        """`x` as an array of the framework, or TypeError."""
+        """Convert `x` to an array of the framework, or raise TypeError."""
 
     @abstractmethod
     def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
-        """`value` in the real dtype and on the device of `like`, or TypeError."""
+        """Convert to the real dtype and the device of `like`, or raise TypeError."""
 
     @abstractmethod
     def stop_gradient(self, x: Array) -> Array:
@@ -83,11 +83,11 @@ class Backend(ABC):
     def matrices(
         self, A: Any, name: str, ndim: int = 2, *, any_rank: bool = False
     ) -> tuple[Array, Callable[[Array], Array]]:
-        """Check A, give it in the precision to compute in, and a cast of results back.
+        """Check A; return it in the dtype to compute in, and a cast of results back.
 
-        Half precision is computed in single: LAPACK and cuSOLVER have no half. The
-        number of dimensions, at least `ndim`, may be unknown for `any_rank`, as in a
-        traced graph. `name` is the argument's, for messages.
+        Half precision is computed in single: LAPACK and cuSOLVER have no half. A must
+        have at least `ndim` dimensions; with `any_rank` their number may be unknown, as
+        in a traced graph. `name` is that of the argument, for messages.
         """
         xp, A = self.xp, self.asarray(A, name)
         if not self.is_floating(A.dtype):

@@ -28,9 +28,9 @@ class Windows(NamedTuple):
     index: Array
     """The singular values in each window, shape (w, c)."""
     mask: Array
-    """Which pairs of the batch are the rule's, boolean, shape (b, k, k)."""
+    """Pairs of the batch that the rule handles, boolean, shape (b, k, k)."""
     place: tuple[Array, Array, Array]
-    """Where each of them, in the order of `mask`, is in the windows (w, c, c)."""
+    """Position of each of them, in the order of `mask`, in the windows (w, c, c)."""
 
     def values(self, x: Array) -> Array:
         """Elements of `x`, shape (b, k), in the windows: (w, c)."""
@@ -42,7 +42,7 @@ class Windows(NamedTuple):
         return X[matrix[:, :, None], index[:, :, None], index[:, None, :]]
 
     def fill(self, X: Array, part: Array) -> None:
-        """Put `part`, shape (w, c, c), into the rule's pairs of `X`."""
+        """Write `part`, shape (w, c, c), into the pairs of `X` that `mask` marks."""
         X[self.mask] = part[self.place]
 
 
@@ -59,11 +59,12 @@ def in_clusters(
 
     The first array holds the values, (..., k), sorted. A cluster is a run of values of
     which each is within `reach` of the next, or a value by itself where `singleton`
-    holds. Only pairs within reach of each other need the rule, and it asks only for
-    values within reach of both; `distinct(*arrays, reach)` has no meaning for them, but
-    is finite. `kernel(*arrays, block)` puts the rule into such a block, or returns
-    None. `windows` are None where the arrays are whole, as they are for the rule where
-    nobody can look at them, and `reach` is where there are no clusters.
+    holds. Only pairs within reach of each other need the rule, and it reads only
+    values within reach of both; `distinct(*arrays, reach)` is finite for such pairs,
+    and is overwritten there. `kernel(*arrays, block)` writes the rule into the result
+    of `distinct`, or returns None. `windows` is None if the rule gets whole arrays,
+    which is so where values cannot be read, as in a traced graph; `reach` is None if
+    there are no clusters.
     """
     s = arrays[0]
     adjacent = abs(s[..., 1:] - s[..., :-1]) <= reach
@@ -100,11 +101,11 @@ def close_pairs(gap: Array, reach: float | None, xp: Namespace) -> Array:
 def whole_multiplets(
     s: Array, rank: int, most: int, rtol: float, xp: Namespace
 ) -> Array:
-    """Which of the `rank` largest singular values belong to no multiplet cut in two.
+    """Mask of the `rank` largest singular values, without a multiplet that is cut.
 
-    In one multiplet are neighbours whose gap is at most `rtol` of the larger, or a
-    rounding error of the largest of all. One that the rank cuts, and that ends by
-    `most` values, is included instead.
+    Neighbours are in one multiplet if their gap is at most `rtol` of the larger, or a
+    rounding error of the largest of all. A multiplet that the rank cuts is included as
+    a whole if that makes at most `most` values, and left out otherwise.
     """
     index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
     top = first(s)
@@ -123,7 +124,7 @@ def find_windows(
 ) -> Windows:
     """Find windows that cover all clusters of a batch, whose values can be looked at.
 
-    `adjacent` tells whether a value and the next are in one cluster, shape (b, k - 1).
+    `adjacent`, shape (b, k - 1): whether a value and the next are in one cluster.
     Of the three ways to cover them, each with windows of one width, the one with the
     fewest pairs is taken: whole matrices, one window for each cluster, or, where
     values far from each other are in one, several that overlap.

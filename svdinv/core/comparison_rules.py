@@ -1,7 +1,7 @@
 """Rules for repeated singular values that the literature compares with.
 
 Each replaces 1 / gap by something else, and is wrong by a fraction of the gradient
-where values repeat. They serve comparisons, not use.
+where values repeat. They are here to compare with.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def vector_block(
 
 
 def reach_of_rule(rtol: float | None, epsilon: float) -> float:
-    """Gap up to which the rule has a say in two values."""
+    """Gap up to which the rule decides about two values."""
     return max(neighbour_rtol(rtol, epsilon), neighbour_rtol(None, epsilon))
 
 
@@ -129,7 +129,7 @@ def _distinct_block(
 ) -> Array:
     """Middle factor of the pullback in few passes, for distinct values.
 
-    What it is for values within `reach` has no meaning, but is finite.
+    It is finite, but wrong, for pairs of values within `reach`.
     """
     si, sj = _pairs(s)
     # In place where nothing is lost: new memory costs more than arithmetic.
@@ -245,7 +245,7 @@ def consistent_block(
 
 
 class Values(NamedTuple):
-    """What the rule has to know of whole matrices, at each singular value: (..., k).
+    """What the rule needs from whole matrices, at each singular value: (..., k).
 
     Cotangents are normalised by their scale, because their squares in the rule would
     under- or overflow.
@@ -258,14 +258,14 @@ class Values(NamedTuple):
     size: Array
     """Largest cotangents of each pair of singular vectors."""
     smooth: Array
-    """Where `smooth_at_zero` holds."""
+    """Result of `smooth_at_zero`."""
     most: Array
     """Largest element of `gS`."""
     scale: Array
 
 
 def cotangent_values(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) -> Values:
-    """Collect what the rule has to know of whole matrices."""
+    """Compute what the rule needs from whole matrices."""
     size = xp.maximum(xp.max(xp.abs(M), axis=-2), xp.max(xp.abs(NH), axis=-1))
     if is_complex(M, xp):
         # The magnitude's derivative is NaN near underflow.
@@ -349,7 +349,7 @@ def cluster_part(
     use_norm = minimum_norm_error * distance < error
     use_norm = use_norm | (use_slope & (minimum_norm_error < consistent_error))
     # odd is gap * f[s_i, s_j] * herm(K) for a gauge-invariant loss. Where that is
-    # far from gap * rho * B, f bends more than the slope tells, as at a kink, and the
+    # far from gap * rho * B, f is not linear between the two, as at a kink, and the
     # plain quotient is right; or odd does not vanish with the gap, the loss is not
     # gauge-invariant, rho might be anything, and the minimum norm stays small.
     allowed = ERROR_FACTOR * (noise + consistent_error * distance)

@@ -80,7 +80,7 @@ def eigh_pullback(
     Notes
     -----
     Exact for Re<G, V f(w) V^H> + sum g(w) with f and g smooth, but where f is 0 at a
-    repeated eigenvalue: gV is 0 then, and tells nothing of G.
+    repeated eigenvalue: gV is 0 then, whatever G is.
 
     References
     ----------
@@ -188,7 +188,7 @@ def _consistent(
     near = distance <= neighbour_rtol(rtol, epsilon)
     v = v._replace(inverse=_steepness(v, B, near, xp))
     slope = log_derivative(v, B, near, epsilon, xp)
-    # Moore and Penrose's solution is 0, off by what is there in a function's stead.
+    # Moore and Penrose's solution is 0; it leaves out f' herm(G) = B f' / f.
     norm = xp.zeros_like(B), xp.abs(B) * v.inverse[..., None]
     part = cluster_part(v, 2 * skew(M, xp), B, slope, norm, near, epsilon, xp)
     return (part + diagonal_matrices(v.gS, M, xp)) * scale

@@ -59,7 +59,7 @@ Factors: TypeAlias = Any
 """`SVDFactors`, `GramFactors` or `IterationFactors`."""
 
 Method: TypeAlias = Literal["auto", "svd", "gram", "matmul"]
-"""Which factorisation is taken: see `factorise`."""
+"""The names of the factorisations: see `factorise`."""
 
 METHODS: tuple[str, ...] = get_args(Method)
 
@@ -82,14 +82,14 @@ def factorise(
 ) -> SVDFactors | GramFactors | IterationFactors:
     """Factors of A for the spectral map of a function.
 
-    Which singular values matter, the function and tau, of shape (..., 1) or (..., k),
-    decide; with `relative` tau is meant as a multiple of the largest. ``"gram"`` takes
-    the eigenvectors of the Gram matrix, in double precision where that is at hand; the
-    caller must make sure that kept values exceed sqrt(eps) s_1. ``"auto"`` takes them
+    The function and tau, of shape (..., 1) or (..., k), decide which singular values
+    matter; with `relative`, tau is a multiple of the largest. ``"gram"`` computes
+    eigenvectors of the Gram matrix, in double precision where that is available; the
+    caller must make sure that kept values exceed sqrt(eps) s_1. ``"auto"`` does so
     where that is expected to be faster, in the precision of A if that is enough, and
-    falls back to the SVD if a kept singular value turns out too small, or where nothing
-    can be asked for; of A that is spread over devices, to a second Gram matrix. By way
-    of the Gram matrix, the vectors of the larger side that belong to very small
+    falls back to the SVD if a kept singular value turns out too small, or where values
+    cannot be read; for A that is spread over devices, to a second Gram matrix. Computed
+    from the Gram matrix, the vectors of the larger side that belong to very small
     singular values are not orthogonal.
     """
     shape = known_shape(A)
@@ -143,7 +143,7 @@ def _of_spread(
     wide: bool,
     xp: Namespace,
 ) -> SVDFactors | GramFactors:
-    """Factors of spread matrices: by one Gram matrix if that is known to do, or two."""
+    """Factors of spread matrices: by one Gram matrix if that is enough, or by two."""
     gram: Any = gram_matrix(A, wide, xp)
     if any_on_host(gram.N != gram.N, xp) is not None:
         factors = from_gram(gram, A, xp)
@@ -212,14 +212,14 @@ def _of_tall(A: Array, S: Array, V: Array, W: Array, xp: Namespace) -> SVDFactor
 
 
 def _about_largest(N: Array, xp: Namespace) -> Array:
-    """Root of the largest eigenvalue of Gram matrices, (..., 1), or somewhat less.
+    """Lower estimate of the root of the largest eigenvalue of Gram matrices, (..., 1).
 
-    It is what three steps of the power method find.
+    By three steps of the power method.
     """
     trace = xp.sum(real(xp.linalg.diagonal(N), xp), axis=-1)[..., None, None]
     unit = xp.where(trace > 0, trace, xp.ones_like(trace))
     index = xp.cumulative_sum(xp.ones_like(real(N[..., :1], xp)), axis=-2)
-    # Without a period, and so hardly orthogonal to any vector in use.
+    # A sequence without a period is hardly orthogonal to any eigenvector.
     x = cast(xp.sqrt(index) % 1 - 0.4, N, xp)
     for _ in range(3):
         size = norm(x, xp)

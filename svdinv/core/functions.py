@@ -58,7 +58,7 @@ def distinct_quotient(
 ) -> Array:
     """(y1 - y2) / (s1 - s2), and 0 where s1 and s2 are equal up to rounding.
 
-    For what jumps: of repeated values, LAPACK returns some that differ by rounding
+    For functions with jumps: LAPACK returns repeated values that differ by rounding
     errors of the largest. `s1` holds all values along its axis -2, sorted downwards.
     """
     gap = s1 - s2
@@ -67,7 +67,7 @@ def distinct_quotient(
 
 
 class Sample(NamedTuple):
-    """Where a function is known: s, y = f(s), and t, its derivative in tau."""
+    """A point of a function: s, y = f(s), and t, the derivative of f in tau."""
 
     s: Array
     y: Array
@@ -125,7 +125,7 @@ class SpectralFunction(ABC):
     def gram_difference(
         self, s: Array, y: Array, phi: Array, tau: Any, xp: Namespace
     ) -> Array | None:
-        """First divided difference of h(s^2) = f(s) / s = phi in s^2, if cheaper."""
+        """First divided difference of h(s^2) = f(s) / s in s^2, if that is cheaper."""
         return None
 
     def tau_derivative(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
@@ -176,7 +176,10 @@ def middle_parts(d: Array) -> list[slice]:
 
 
 def distinct_extreme(points: Triple, d: tuple[Array, ...], xp: Namespace) -> Array:
-    """Do as `distinct_quotient`; the first point holds all values along axis -3."""
+    """`extreme_difference` of a function with jumps, as `distinct_quotient`.
+
+    The first point holds all values along axis -3.
+    """
     s = tuple(point.s for point in points)
     least = rounding_rtol(s[0], xp) * first(s[0], -3)
     return extreme_difference(s, d, xp, least)
@@ -231,7 +234,7 @@ class Threshold(SpectralFunction):
     def value(self, s, tau, xp):
         kept = self.kept(s, tau, xp)
         y = xp.where(kept, self.solve(s, tau, xp), xp.zeros_like(s))
-        # What is compared with NaN is not kept, and the NaN would be lost.
+        # NaN compares as not kept, and would become 0.
         return xp.where(tau == tau, y, tau + y) if self.has_tau else y
 
     def difference(self, a, b, tau, xp):

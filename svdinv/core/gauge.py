@@ -41,7 +41,7 @@ class GaugeError(RuntimeError):
 
 
 class GaugeMonitor:
-    """Keep the gauge dependence that each backward pass met.
+    """Record the gauge dependence of the cotangents of each backward pass.
 
     Pass one as ``gauge=monitor``: it never warns, raises or synchronises, and
     after a backward pass `last` holds one number for each matrix of the batch.
@@ -69,7 +69,7 @@ class GaugeMonitor:
         return f"GaugeMonitor(last={self.last!r})"
 
     def __call__(self, dependence: Any) -> None:
-        """Take the gauge dependence of one backward pass."""
+        """Record the gauge dependence of one backward pass."""
         self.last = dependence
 
 
@@ -151,12 +151,12 @@ def squared(X: Array, xp: Namespace, where: Array | None = None) -> Array:
 
 
 def root_ratio(free: Array, total: Array, xp: Namespace) -> Array:
-    """Root of a share of a sum of squares; 0 of nothing."""
+    """Root of `free / total`, two sums of squares; 0 where `total` is 0."""
     return xp.sqrt(safe_divide(free, total, total > 0, xp))
 
 
 def report_gauge(dependence: Any, gauge: Gauge, epsilon: float) -> None:
-    """Do what `gauge` asks for with the gauge dependence of one backward pass.
+    """Warn, raise or call, as `gauge` says, with the dependence of a backward pass.
 
     ``"warn"`` and ``"error"`` read it on the host; a callable gets it as it is.
     `epsilon` is that of the cotangents.

@@ -153,8 +153,8 @@ def gram_matrix(A: Array, wide: bool, xp: Namespace) -> Gram | None:
         Ah = adjoint(A, xp)
         return all_reduce(A @ Ah if is_wide(A) else Ah @ A, xp)
 
-    # The squares of very small and very large elements are no numbers; their sum
-    # tells that with one pass less than the largest.
+    # The squares of very small and very large elements under- and overflow; their sum
+    # shows it in one pass less than the largest element.
     N = product(A)
     trace = xp.sum(real(xp.linalg.diagonal(N), xp), axis=-1)
     least = vanishing(trace, xp) ** 2

@@ -56,7 +56,7 @@ class HermitianFunction(ABC):
         raise NotImplementedError
 
     def domain(self, w: Array, xp: Namespace) -> Array:
-        """Eigenvalues as the derivatives take them: NaN where f has no value."""
+        """Eigenvalues as the derivatives need them: NaN where f has no value."""
         return w
 
     @abstractmethod

@@ -65,7 +65,7 @@ class Eigh(Decomposition):
     epsilon: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse bad values before any work is done."""
+        """Check the fields before any work is done."""
         check_repeated("consistent", self.rtol)
         check_gauge(self.gauge)
 
@@ -143,7 +143,7 @@ class FactoriseHermitian(Operation):
 
 @dataclass(frozen=True)
 class _OfFunction(Operation):
-    """What is told apart by a function; `at` gives the function of a parameter."""
+    """An operation with a function as its field; `at` sets the parameter of that."""
 
     function: HermitianFunction
 

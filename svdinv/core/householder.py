@@ -1,4 +1,4 @@
-"""QR decomposition in array functions, where a framework has none that will do."""
+"""QR decomposition in array functions, where a framework has no suitable one."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def last_size(x: Array, xp: Namespace) -> Any:
 
 
 def first(x: Array, axis: int = -1) -> Array:
-    """First element along an axis, negative, kept with length 1; or none of none."""
+    """First element along a negative axis, kept with length 1; empty if that is."""
     if known_equal(x.shape[axis], 0):
         return x  # the standard allows no slice beyond the end
     return x[(..., slice(0, 1), *[slice(None)] * (-axis - 1))]
@@ -117,14 +117,14 @@ def add_product(C: Array, A: Array, B: Array, xp: Namespace) -> Array:
 
 
 def abs_max(x: Array, xp: Namespace, axis: tuple[int, ...] = (-2, -1)) -> Array:
-    """Largest real or imaginary part in each matrix, kept as (..., 1, 1); 0 of none.
+    """Largest real or imaginary part of each matrix, kept as (..., 1, 1); 0 if empty.
 
     Not the magnitude, whose derivative is NaN near underflow.
     """
     part = xp.abs(real(x, xp))
     if is_complex(x, xp):
         part = xp.maximum(part, xp.abs(xp.imag(x)))
-    # Of none there is no largest, but a sum.
+    # `max` of an empty array raises; `sum` is 0.
     nothing = any(known_equal(x.shape[i], 0) for i in axis)
     most = (xp.sum if nothing else xp.max)(part, axis=axis, keepdims=True)
     return all_reduce(most, xp)
@@ -146,12 +146,12 @@ def binary_scale(size: Array, xp: Namespace) -> Array:
     return scale
 
 
-# What a framework can do beyond the array API, a backend adds to its namespace under
-# these names. A plain namespace has none of it.
+# Functions beyond the array API: a backend may define them in its namespace, under
+# these names. A plain namespace has none of them.
 
 
 def any_on_host(mask: Array, xp: Namespace) -> bool | None:
-    """Whether any element holds, or None where that means waiting for a device.
+    """Whether any element is true; None where the answer would wait for a device.
 
     None, too, where arrays have no values yet, as in a traced function.
     """
@@ -160,7 +160,7 @@ def any_on_host(mask: Array, xp: Namespace) -> bool | None:
 
 
 def may_ask(xp: Namespace) -> bool:
-    """Whether `any_on_host` may know: not while a framework traces."""
+    """Whether `any_on_host` can answer: not while a framework traces."""
     ask = getattr(xp, "may_ask", None)
     return hasattr(xp, "any_on_host") if ask is None else ask()
 
@@ -172,9 +172,9 @@ def is_spread(A: Array, xp: Namespace) -> bool:
 
 
 def all_reduce(x: Array, xp: Namespace) -> Array:
-    """Return, on all devices, a sum over an axis that is spread over them.
+    """Sum `x` over the devices that an axis is spread over; the result is on all.
 
-    Where it is not left to the framework, which may divide a small array once more.
+    Explicitly, because a framework may distribute a small array once more.
     """
     reduce = getattr(xp, "all_reduce", None)
     return x if reduce is None else reduce(x)
@@ -234,7 +234,7 @@ def decomposes_in_double(xp: Namespace) -> bool:
 
 
 def has_double_precision(xp: Namespace) -> bool:
-    """Whether double precision is at hand."""
+    """Whether the framework has double precision now."""
     return getattr(xp, "double_precision", True)
 
 
@@ -248,7 +248,7 @@ def while_loop(
 ) -> State:
     """Apply `step` while `running` holds anywhere, at most `steps` times.
 
-    Where that cannot be known, `blind_steps` times.
+    Where the values of `running` cannot be read, `blind_steps` times.
     """
     loop = getattr(xp, "iterate_while", None)
     if loop is not None:
@@ -270,7 +270,7 @@ def each(f: Callable[[Array], Array], x: Array, xp: Namespace) -> Array:
 
 
 def on_host(report: Callable[[Array], None], x: Array, xp: Namespace) -> None:
-    """Call `report` with `x`, as soon as that has a value."""
+    """Call `report` with `x` on the host, in a graph when that runs."""
     call = getattr(xp, "on_host", None)
     if call is None:
         report(x)

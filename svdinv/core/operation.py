@@ -33,11 +33,12 @@ class Operation:
         What `tangent` and `cotangent` read of x and of y; the other is None there,
         where keeping it would cost memory.
     transparent : bool
-        Whether `composed`, made of array functions and calls, is what to
-        differentiate. Such an operation has no rules, or but a `cotangent` of what it
-        is linear in: its last argument, or more of them where it has `composed`.
+        If true, frameworks differentiate through `composed`, which is made of array
+        functions and calls, and do not call `tangent`. `cotangent` may be there all the
+        same, for arguments that the operation is linear in: its last one, or several
+        if `composed` is its own.
     host : bool
-        Whether `value` asks for the values of arrays, where it may.
+        Whether `value` reads elements of arrays on the host, where they have values.
     """
 
     saves_inputs: ClassVar[bool] = True
@@ -98,14 +99,14 @@ def some(*x: Any) -> bool:
 
 
 def when(given: bool, call: Call, operation: Operation, *x: Any) -> tuple[Any, ...]:
-    """Call an operation of up to two outputs if something is given, or get None."""
+    """Call an operation of up to two outputs if `given`; otherwise (None, None)."""
     return call(operation, *x) if given else (None, None)
 
 
 def when_second(
     given: bool, call: Call, operation: Operation, points: Arrays, *x: Any
 ) -> tuple[Any, ...]:
-    """Call a second derivative if something is given; at `points` it has no third."""
+    """Call a second derivative, which refuses a third at `points`, as `when` does."""
     return call(operation, *call(RefuseThird(), *points), *x) if given else (None, None)
 
 
@@ -121,9 +122,9 @@ def filled(arrays: Iterable[Any], there: Iterable[bool]) -> tuple[Any, ...]:
 
 
 def in_front(arrays: Arrays, axes: Sequence[int | None], xp: Namespace) -> list[Any]:
-    """Move the axes that a framework maps over to the front; an array without gets one.
+    """Move the axes that a framework maps over to the front; add one where none is.
 
-    There, operations take them as they come.
+    Operations accept arrays with the mapped axis in front.
     """
     pairs = list(zip(arrays, axes, strict=True))
     size = next(x.shape[axis] for x, axis in pairs if axis is not None)
@@ -144,11 +145,11 @@ def padded(arrays: Arrays, count: int) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class RefuseThird(Operation):
-    """Arrays -> the same, in which a second derivative is not to be differentiated.
+    """Arrays -> the same arrays; differentiating through it raises.
 
-    That derivative cannot refuse it itself: some frameworks ask for cotangents of all
-    arguments, and then throw most of them away. It gives zeros, which come here only
-    if they are wanted.
+    A second derivative cannot raise in its own rules: some frameworks ask for the
+    cotangents of all arguments and drop most of them. So it returns zeros, and these
+    reach this operation only if they are needed.
     """
 
     def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:

@@ -146,12 +146,12 @@ def _thresholds(steps: int) -> list[float]:
     return levels
 
 
-# Once for all: traced by torch.compile, bisections took longer than all the rest.
+# Computed once: traced by torch.compile, bisections took longer than all the rest.
 _LEVELS = _thresholds(_steps(_RESOLVED * 2.0**-52))
 
 
 def _on_tall(function: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
-    """Let a function of tall matrices take wide ones, by way of their transposes."""
+    """Extend a function of tall matrices to wide ones, by their transposes."""
 
     @wraps(function)
     def call(xp: Namespace, A: Array, tau: Any, *further: Array) -> tuple[Array, ...]:

@@ -36,7 +36,7 @@ class EighResult(NamedTuple):
 
 
 class Alignment(NamedTuple):
-    """Rigid motion x -> R x + t, and what distance it leaves."""
+    """Rigid motion x -> R x + t, and the distance that remains."""
 
     rotation: Array
     translation: Array
@@ -44,7 +44,7 @@ class Alignment(NamedTuple):
 
 
 class Similarity(NamedTuple):
-    """Similarity x -> c R x + t, and what distance it leaves."""
+    """Similarity x -> c R x + t, and the distance that remains."""
 
     rotation: Array
     translation: Array
@@ -53,14 +53,14 @@ class Similarity(NamedTuple):
 
 
 class LowRankAndSparse(NamedTuple):
-    """Matrices of low rank and sparse ones, whose sum is given."""
+    """A matrix of low rank and a sparse one, which add up to the data."""
 
     low_rank: Array
     sparse: Array
 
 
 class Whitened(NamedTuple):
-    """Features of covariance 1, and the statistics that they were made with."""
+    """Features of covariance 1, and the statistics used to make them."""
 
     white: Array
     mean: Array

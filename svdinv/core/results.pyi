@@ -34,14 +34,14 @@ class EighResult(NamedTuple, Generic[Array]):
     V: Array
 
 class Alignment(NamedTuple, Generic[Array]):
-    """Rigid motion x -> R x + t, and what distance it leaves."""
+    """Rigid motion x -> R x + t, and the distance that remains."""
 
     rotation: Array
     translation: Array
     rmsd: Array
 
 class Similarity(NamedTuple, Generic[Array]):
-    """Similarity x -> c R x + t, and what distance it leaves."""
+    """Similarity x -> c R x + t, and the distance that remains."""
 
     rotation: Array
     translation: Array
@@ -49,13 +49,13 @@ class Similarity(NamedTuple, Generic[Array]):
     scale: Array
 
 class LowRankAndSparse(NamedTuple, Generic[Array]):
-    """Matrices of low rank and sparse ones, whose sum is given."""
+    """A matrix of low rank and a sparse one, which add up to the data."""
 
     low_rank: Array
     sparse: Array
 
 class Whitened(NamedTuple, Generic[Array]):
-    """Features of covariance 1, and the statistics that they were made with."""
+    """Features of covariance 1, and the statistics used to make them."""
 
     white: Array
     mean: Array

@@ -41,7 +41,7 @@ __all__ = ["spectral_second_derivative"]
 
 
 class _Side(NamedTuple):
-    """What two directions do outside the range of U, or turned, outside that of V."""
+    """Parts of two directions outside the range of U or, transposed, of V."""
 
     G: Array
     X: Array

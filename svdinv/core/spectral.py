@@ -39,7 +39,7 @@ from svdinv.core.tolerances import ASPECT_LIMIT, eps, neighbour_rtol, rounding_r
 
 
 class Direction(NamedTuple):
-    """A derivative of a spectral map that is asked for."""
+    """Which derivative of a spectral map to compute."""
 
     function: SpectralFunction
     tau: Any  # None, or (..., 1), or (..., k) if the function is `weighted`
@@ -77,9 +77,10 @@ class SVDFactors(NamedTuple):
     def derivative(self, A: Array, d: Direction, xp: Namespace) -> tuple[Array, Any]:
         """Apply the derivative of the map, which is its own transpose.
 
-        Gives DF(A)[X], plus df/dtau dtau, or what reaches A through s_1 if `d.ratio` is
-        given, shape (..., m, n); and the cotangent of tau, or of `d.ratio`, of its
-        shape, if `d.transposed` and f has one, else None.
+        Returns DF(A)[X], shape (..., m, n), plus df/dtau dtau or, if `d.ratio` is
+        given, the part of the cotangent of A that comes through s_1; and the cotangent
+        of tau, or of `d.ratio`, of its shape, if `d.transposed` and f has one, else
+        None.
         """
         U, S, Vh = self
         function, tau, X = d.function, d.tau, d.X
@@ -97,7 +98,7 @@ class SVDFactors(NamedTuple):
         return self.recomposed(c, X, XV, K, shift, (tall, wide), xp), gtau
 
     def projected(self, X: Array, xp: Namespace) -> tuple[Array | None, Array]:
-        """X V, where it is needed, and U^H X V."""
+        """X V, or None where it is not needed, and U^H X V."""
         U, _, Vh = self
         if _is_slender(U, Vh):
             return None, all_reduce((adjoint(U, xp) @ X) @ adjoint(Vh, xp), xp)
@@ -177,9 +178,8 @@ def coefficients(
     y = function.value(s, tau, xp)
     lone: Any = None
     if not function.smooth_at_zero:
-        # A value at rounding level is none to divide by. Without anything outside the
-        # ranges, one alone is always added to a larger one: it keeps what f makes of
-        # it.
+        # No division by values at rounding level. If nothing lies outside the ranges, a
+        # single one is always added to a larger one, and keeps its f(s).
         small = s <= rounding_rtol(s, xp) * first(s)
         number = xp.sum(xp.astype(small, s.dtype), axis=-1, keepdims=True)
         single = (number == 1) & (y != 0)
@@ -191,8 +191,8 @@ def coefficients(
     plus = function.sum_quotient(a, b, minus, xp)
     phi = over_s(y, s, minus, xp)
     if not has_phase or lone is not None:
-        # f(s) / s on the diagonal of D+ belongs to the phases of the vectors. Of real
-        # ones all that it multiplies is 0, but for rounding errors.
+        # f(s) / s on the diagonal of D+ belongs to the phases of the vectors. If these
+        # are real, it multiplies nothing but rounding errors.
         left_out = identity_like(plus, xp) == 1
         left_out = left_out & lone[..., None] if has_phase else left_out
         plus = xp.where(left_out, minus, plus)
@@ -217,7 +217,7 @@ def wider(tau: Any) -> Any:
 
 
 def to_tau(function: SpectralFunction, gtau: Array, xp: Namespace) -> Array:
-    """Sum the cotangents of tau at each singular value, if it has one for all."""
+    """Sum the cotangents at all singular values if they share one tau."""
     return gtau if function.weighted else xp.sum(gtau, axis=-1, keepdims=True)
 
 

@@ -1,8 +1,8 @@
-"""Spectral maps as operations: each knows the others as its derivatives.
+"""Spectral maps as operations, which are each other's derivatives.
 
 A map F(A, tau), its derivative `Push`, the transpose of that `Pull`, and the second
 derivatives `SecondDerivative` and `SecondPull`, which are symmetric. The factors of A
-come last, as arrays without a derivative: each operation knows its own in A.
+come last, as arrays without a derivative: each operation has its own in A.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ class Apply(Factorise):
 
 @dataclass(frozen=True)
 class _OfFunction(Operation):
-    """What is told apart by a function."""
+    """An operation with a function of singular values as its field."""
 
     function: SpectralFunction
 
 
 @dataclass(frozen=True)
 class _OfFactors(_OfFunction):
-    """What also takes factors, of this class."""
+    """One whose last arguments are factors of A, of the class `kind`."""
 
     kind: Kind = SVDFactors
 
@@ -255,7 +255,7 @@ def _second(
 ) -> tuple[Any, ...]:
     """Second derivative along two directions of A and tau.
 
-    With factors taken anew: those of a Gram matrix are not all orthogonal.
+    A is decomposed again: factors from a Gram matrix are not all orthogonal.
     """
     (dA, dtau), (vA, vtau) = d, v
     dA, vA = (xp.zeros_like(A) if X is None else X for X in (dA, vA))

@@ -115,7 +115,7 @@ class SVD(Decomposition):
     epsilon: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse bad values before any work is done."""
+        """Check the fields before any work is done."""
         check_repeated(self.repeated, self.rtol)
         check_gauge(self.gauge)
 

@@ -61,7 +61,7 @@ def neighbour_rtol(rtol: float | None, epsilon: float) -> float:
 
 
 def cluster_rtol(s: Array, rtol: float | None, xp: Namespace) -> float:
-    """Gap up to which a fixed rule takes two singular values for equal.
+    """Gap up to which a fixed rule treats two singular values as equal.
 
     A fixed rule is wrong by a fraction of the gradient, so it may act only where
     the quotient has lost every digit: LAPACK returns repeated singular values

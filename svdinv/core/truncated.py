@@ -52,8 +52,8 @@ Product: TypeAlias = Callable[[Array], Array]
 # Conjugate residuals gain a digit per 0.8 sqrt(s_j / gap) steps at most, for a gap
 # s_j - s_{r+1} small against s_j. 100 steps reach rounding level for s_{r+1} up to
 # 0.98 s_r, and 1000 up to 0.9998 s_r.
-BLIND_STEPS = 100  # where nobody can tell whether they were needed
-WATCHED_STEPS = 1000  # where they end by themselves
+BLIND_STEPS = 100  # where the residual cannot be read, as in a traced graph
+WATCHED_STEPS = 1000  # at most, where the residual ends the iteration
 RESIDUAL = 10  # eps, at which to end
 
 
@@ -291,8 +291,8 @@ def _conjugate_residuals(
 
     `operator` applies Hermitian matrices with norms up to 1, one to each column;
     eigenvalues up to `floor`, shape (..., 1, r), count as 0, and a column is left alone
-    at a residual of `tolerance`. Gives the solution, the residual up to a factor, both
-    (..., n, r), and whether that is a null vector, (..., 1, r).
+    at a residual of `tolerance`. Returns the solution and the residual up to a factor,
+    both (..., n, r), and whether the latter is a null vector, (..., 1, r).
     """
     # Normalised, because the squares below would under- or overflow.
     size = abs_max(b, xp, (-2,))

@@ -51,7 +51,7 @@ _TYPE = {"float32": 0, "float64": 1, "complex64": 2, "complex128": 3}
 
 _LIBRARY = Path(__file__).parent / "libsvdinv.so"
 TENSORFLOW_LIBRARY = _LIBRARY.with_name("libsvdinv_tensorflow.so")
-"""TensorFlow's operation."""
+"""Name of TensorFlow's operation."""
 
 # Beyond these sizes LAPACK's blocks are faster, or the lanes leave the caches.
 _LARGEST, _MOST_ELEMENTS = 64, 8192
@@ -60,12 +60,12 @@ _LEAST_BATCH, _FEW_ELEMENTS = 4, 1024
 # LAPACK reduces long matrices to short ones first. Beyond this ratio of the sides that
 # is faster, and for a small batch beyond a smaller one.
 _MOST_SLENDER = 64
-# Up to this ratio, and so many elements, kernels are faster for any number of matrices.
+# Up to this ratio and number of elements, kernels are faster for any batch.
 _SLENDER, _SOME_ELEMENTS = 8, 4096
-# Elements of one more slender matrix up to which the kernels are not slower.
+# Elements up to which the kernels are not slower for one matrix of any ratio.
 _TINY = 256
-# Elements, for each matrix of a batch, up to which products in lanes are faster than
-# array functions: the fewer of these a kernel replaces, the fewer.
+# Elements per matrix of the batch up to which products in lanes are faster than array
+# functions. The limit is lower for kernels that replace fewer array functions.
 _MOST = dict.fromkeys(("map", "spectral", "derivative", "hermitian"), 1024)
 _MOST |= {"eigh_pull": 2304, "svd_pull": 4096}
 # Shorter sides, and ratios of the sides, for which one tall matrix alone is worth it.
@@ -119,7 +119,7 @@ class _Kernels:
         self.select(os.environ.get("SVDINV_ISA", ""))
 
     def select(self, name: str) -> None:
-        """Take one instruction set, or the widest for an empty name."""
+        """Select an instruction set, or the widest for an empty name."""
         if name == "none":
             self.indices, self.reason = {}, "SVDINV_ISA=none"
             return
@@ -139,7 +139,7 @@ _kernels = _Kernels()
 
 
 def is_loaded() -> bool:
-    """Whether there are kernels for this processor."""
+    """Whether kernels for this processor are loaded."""
     return bool(_kernels.indices)
 
 
@@ -152,10 +152,10 @@ def supports(
     least: Any = min,
     most: Any = max,
 ) -> Any:
-    """Whether the kernels take such matrices and are faster than array functions.
+    """Whether the kernels compute such matrices, and faster than array functions.
 
-    All limits of the kernels are here. The lengths may be scalar arrays, of which
-    `least` and `most` are the minimum and the maximum; then so is the result.
+    All limits of the kernels are here. The lengths may be scalar arrays, with `least`
+    and `most` as minimum and maximum of two; then the result is an array, too.
     """
     tall = kind.startswith("tall")
     if not _kernels.indices or dtype not in (DOUBLE if tall else _TYPE):
@@ -166,7 +166,7 @@ def supports(
         one = (short <= _ONE_SHORT) | (long >= _ONE_LONG * short)
         fits = (short > 0) & (short <= _LARGEST) & (long >= 2 * short)
         return fits & (batch > 0) & ((batch > 1) | one)
-    if kind == "clusters":  # in the place of many passes over such arrays
+    if kind == "clusters":  # replaces many passes over such arrays
         return (batch > 0) & (n > 0) & (n <= _MOST_CLUSTERED)
     fits = (short > 0) & (short <= _LARGEST) & (batch > 0) & (m * n <= _MOST_ELEMENTS)
     if kind in _MOST:
@@ -204,17 +204,17 @@ def packed(
 
     The shape is b, m and n; strides, of a matrix, a row and a column of each of the
     twelve arrays, are counted in real numbers; `numbers` are tolerances. Which array is
-    which is said at the kernel.
+    which is stated in the C source of the kernel.
     """
     flat = [step for steps in strides for step in steps]
     return _CALL.pack(_KIND[kind], _TYPE[dtype], *shape, *numbers, *flat)
 
 
 def run(call: bytes, addresses: list[int], threads: int) -> int:
-    """Run a kernel on at most so many threads; the number of matrices that failed.
+    """Run a kernel on at most `threads` threads; return how many matrices failed.
 
-    Of the twelve addresses, that of an absent array is 0. Raises MemoryError if there
-    is none for the work.
+    There are twelve addresses, 0 for an absent array. Raises MemoryError if the kernel
+    could not allocate its workspace.
     """
     count = _kernels.run(call, _ADDRESSES.pack(*addresses), threads)
     if count < 0:
@@ -253,19 +253,19 @@ def run_address() -> Any:
 
 
 def variants() -> tuple[str, ...]:
-    """Names of the instruction sets that may be taken, narrowest first."""
+    """Names of the instruction sets that can be selected, narrowest first."""
     return tuple(_kernels.indices)
 
 
 def chosen() -> str:
-    """Name the instruction set that is used, or why there are no kernels."""
+    """Name of the instruction set in use, or why there are no kernels."""
     if not _kernels.indices:
         return f"none: {_kernels.reason}"
     return next(k for k, index in _kernels.indices.items() if index == _kernels.wide)
 
 
 def status() -> str:
-    """Which kernels are used, of those that were compiled, or why none are."""
+    """Name the kernels in use, and those compiled, or why there are none."""
     if not _kernels.indices:
         return chosen()
     return f"{chosen()} (compiled: {', '.join(_kernels.compiled)})"

@@ -1,4 +1,4 @@
-"""Compile the kernels into shared libraries, with whatever compiler is at hand.
+"""Compile the kernels into shared libraries, by the C compiler that is found.
 
 Run by the build hook of the package, and by hand as ``python -m svdinv.kernels.build``.
 """
@@ -40,9 +40,9 @@ X86 = {
     ),
 }
 OTHER: dict[str, tuple[int, list[str]]] = {"baseline": (16, [])}
-# The instruction sets that one matrix alone is worth: longer vectors bring it nothing.
+# Instruction sets compiled for one matrix alone, which longer vectors do not speed up.
 ALONE = "baseline", "avx2"
-# Compiled for every instruction set and type, and what of it for one matrix alone.
+# Sources compiled for every instruction set and type, and for one matrix alone.
 SOURCES = (
     *("decompositions.c", "derivatives.c", "consistent.c"),
     *("alignment.c", "tall.c"),
@@ -58,7 +58,7 @@ FLAGS = [
 
 
 class BuildError(RuntimeError):
-    """No library could be made; the message says why."""
+    """No library could be compiled; the message says why."""
 
 
 def compiler() -> list[str] | None:

@@ -39,7 +39,7 @@ __all__ = [
 
 
 class Memory(Hashable, Protocol):
-    """Arrays of a framework as addresses.
+    """Access to the memory of a framework's arrays.
 
     Attributes
     ----------
@@ -50,22 +50,22 @@ class Memory(Hashable, Protocol):
     in_double: bool
 
     def own(self, operation: Operation) -> Callable[..., Any] | None:
-        """Return the framework's own function, where the operation is nothing else.
+        """Return the framework's own function for an operation, or None.
 
-        It is called as `_Prepared` is.
+        It is called like `_Prepared`.
         """
 
     def key(self, x: Any) -> Hashable:
-        """Dtype, shape and strides of arrays, of which some may be None.
+        """Dtype, shape and strides of each array; arrays may be None.
 
-        None unless all of them are on the CPU and have values now.
+        Returns None unless all of them are on the CPU and have values now.
         """
 
     def dtype(self, x: Any) -> str:
         """Name of the dtype, "" for one of another byte order."""
 
     def resolved(self, x: Any) -> Any:
-        """`x` with its values in memory, not those of which it is the conjugate."""
+        """`x` itself, or a copy if it is a lazy conjugate of what is in memory."""
 
     def contiguous(self, x: Any) -> Any:
         """`x`, resolved, or a copy in the order of C."""
@@ -79,10 +79,10 @@ class Memory(Hashable, Protocol):
     def empty(
         self, shape: tuple[int, ...], dtype: str, transposed: bool
     ) -> Callable[[], Any]:
-        """Return a maker of uninitialised arrays, or of transposes if `transposed`."""
+        """Return a function that makes uninitialised arrays, or transposes of such."""
 
     def threads(self) -> int:
-        """Return the number of threads that may be used."""
+        """Return the number of threads to use at most."""
 
 
 class _Prepared:
@@ -120,7 +120,7 @@ class _Prepared:
         self._further, self._outputs = plan.further, plan.outputs
 
     def __call__(self, x: Any, memory: Memory, xp: Namespace) -> Any:
-        """Return the results, or None if a matrix could not be decomposed."""
+        """Run the kernel; None if a matrix could not be decomposed."""
         if self._further is not None:
             x = (*x, self._further(x, xp))
         address, addresses = memory.address, [0] * 12
@@ -164,12 +164,12 @@ def _contiguous(plan: Plan, operand: Operand) -> tuple[int, int, int]:
 def _strides(
     x: Any, operand: Operand, memory: Memory
 ) -> tuple[tuple[int, int, int], bool]:
-    """Strides of a matrix, a row and a column, and whether x has to be copied."""
+    """Strides of a matrix, a row and a column, and whether x must be copied first."""
     shape, steps = tuple(x.shape), memory.strides(memory.resolved(x))
     lead = len(shape) - operand.axes
     core = shape[lead:]
     if steps is not None:
-        # One stride for the whole batch, whose axes of length 1 may have any.
+        # The batch needs a single stride; that of an axis of length 1 does not matter.
         axes = [
             (n, step) for n, step in zip(shape[:lead], steps, strict=False) if n > 1
         ]
@@ -194,7 +194,7 @@ def _strides(
 
 _MOST_PREPARED = 512
 _RULES = {**RULES, **DECOMPOSITIONS, **COMPOSED}
-_ITSELF = SVD, Eigh, Decompose  # where a framework's own is as good
+_ITSELF = SVD, Eigh, Decompose  # which frameworks have functions for
 _prepared: dict[Any, Callable[..., Any] | None] = {}
 
 
@@ -218,7 +218,7 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
         ]
         found = _RULES[type(operation)](operation, arrays)
         # NumPy's own decompositions compute in double precision, and a second
-        # derivative has to find the same signs in the same singular vectors.
+        # derivative needs the same signs of singular vectors as they return.
         single = memory.in_double and found and found.dtype in kernels.DOUBLE
         if single and isinstance(operation, (FindMotion, *DECOMPOSITIONS)):
             found = None

@@ -73,16 +73,16 @@ _REALS = {"complex64": "float32", "complex128": "float64"}
 
 
 class Array(NamedTuple):
-    """What a rule knows of an array; lengths that are unknown are None."""
+    """Shape and dtype of an array; unknown lengths are None."""
 
     shape: tuple[Any, ...]
     dtype: str
 
 
 class Operand(NamedTuple):
-    """An argument of the operation, in the place of the kernel's array `slot`.
+    """Argument number `source` of the operation, as array `slot` of the kernel.
 
-    Its transpose, if `transposed`; `real` is said of a matrix that `further` makes.
+    Its transpose, if `transposed`. `real` marks a real matrix made by `further`.
     """
 
     slot: int
@@ -94,7 +94,7 @@ class Operand(NamedTuple):
 
 
 class Result(NamedTuple):
-    """An output of the operation, which the kernel writes to its array `slot`.
+    """An output of the operation, written by the kernel as its array `slot`.
 
     The shape, behind the batch axes, is of the letters m, n, k = min(m, n), b for the
     number of blocks of rows, and 1. If `transposed`, the kernel writes its transpose.
@@ -121,11 +121,11 @@ class Plan(NamedTuple):
     """For each output of the operation; None for one that is zero or absent."""
     numbers: tuple[float, float] = (0.0, 0.0)
     further: Callable[[Any, Any], Any] | None = None
-    """Makes, of the arguments and a namespace, one argument more."""
+    """Makes one more argument from the arguments and a namespace."""
     double: bool = False
     """Whether the kernel computes in double precision."""
     outputs: Callable[[Any], Any] = tuple
-    """Makes the outputs of the list of results."""
+    """Makes the outputs from the list of results."""
     lengths_from: tuple[int, int] = (0, 0)
     """Arguments that have m rows and n columns."""
 
@@ -136,12 +136,12 @@ class Plan(NamedTuple):
 
     @property
     def supports(self) -> bool | None:
-        """Whether the kernel suits; None if that depends on what is unknown."""
+        """Whether to use the kernel; None if that depends on unknown lengths."""
         m, n = self.m, self.n
         if self.kind.startswith("tall") and None in (*self.batch, m, n):
             return False  # which would cost a decision more
         if None in (m, n):
-            # Of what is known, a long batch and a square are what kernels suit best.
+            # Kernels suit a long batch and a square best: assume these if unknown.
             m, n = m or n or 1, n or m or 1
             return None if self._suits(2**31, m, n) else False
         if None not in self.batch:
@@ -169,14 +169,14 @@ class Plan(NamedTuple):
 
     @property
     def written(self) -> list[Result]:
-        """What the kernel writes."""
+        """The outputs that the kernel writes."""
         return [result for result in self.results if result is not None]
 
     def encoded(self, real: list[bool], pairs: bool = False) -> list[int]:
-        """Encode the call for a graph: operands in order, then what is written.
+        """Encode the call for a graph: operands in order, then written outputs.
 
-        `real` says which operands are, and `pairs` whether double precision comes as
-        pairs of numbers of single precision.
+        `real` says which operands are real, and `pairs` whether double precision comes
+        as pairs of numbers of single precision.
         """
         arrays = [
             (o.slot, index, o.axes, o.transposed, real[index], pairs and o.double)
@@ -232,7 +232,7 @@ class Tall(Operation):
 def may_be_kept(operation: Operation) -> bool:
     """Whether an operation may be the key of a dictionary.
 
-    A user's function may have no hash, and may hold what is not to be kept.
+    A user's function may have no hash, and may refer to large objects.
     """
     function = getattr(operation, "function", None)
     return function is None or type(function).__module__.startswith("svdinv.")

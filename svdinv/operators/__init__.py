@@ -1,7 +1,7 @@
 """The public operators, written once for every framework.
 
 Each takes a `svdinv.core.backend.Backend` first. The module of a framework binds
-them to its own: a new operator is a function here, and appears in all of them.
+them to its backend: a function added here appears in every framework.
 """
 
 from svdinv.core.results import (

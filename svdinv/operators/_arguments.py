@@ -1,4 +1,4 @@
-"""Checks of what the user gave, before any work is done."""
+"""Checks of arguments, before any work is done."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_VALUES = 2**24
 
 
 def threshold_values(backend: Backend, tau: Any, A: Array) -> tuple[Array, bool]:
-    """Tau as (..., 1) or, one for each singular value, as (..., k)."""
+    """Check tau; shape (..., 1) or, with one for each singular value, (..., k)."""
     xp, values = backend.xp, checked(backend, tau, A)
     batch = tuple(A.shape[:-2])
     each = (*batch, shorter(A.shape))
@@ -57,7 +57,7 @@ def checked(backend: Backend, tau: Any, A: Array, name: str = "tau") -> Array:
     xp, values = backend.xp, backend.parameter(tau, A, name)
     if isinstance(tau, numbers.Real):
         return values
-    # Of an array nothing can be asked; below 0 there is no threshold.
+    # The values of an array cannot be read here; below 0 there is no threshold.
     return xp.where(values < 0, xp.zeros_like(values), values)
 
 
@@ -70,7 +70,7 @@ def lengths(backend: Backend, A: Array) -> tuple[Any, Any]:
 
 
 def check_compatible(backend: Backend, A: Array, B: Array, a: str, b: str) -> None:
-    """Refuse matrices of different shape, and batches that do not broadcast."""
+    """Raise for matrices of different shape, and batches that do not broadcast."""
     first, second = tuple(A.shape), tuple(B.shape)
     if not (
         broadcasts(first[-2:], second[-2:])
@@ -114,7 +114,7 @@ def shorter(shape: Any) -> int | None:
 
 
 def broadcasts(shape: Any, to: Any) -> bool:
-    """Whether a shape may broadcast to another; what is unknown may."""
+    """Whether a shape can broadcast to another; unknown lengths can."""
     given, wanted = tuple(shape)[::-1], tuple(to)[::-1]
     pairs = zip(given, wanted, strict=False)
     return len(given) <= len(wanted) and all(
@@ -123,7 +123,7 @@ def broadcasts(shape: Any, to: Any) -> bool:
 
 
 def batches_broadcast(first: Any, second: Any) -> bool:
-    """Whether batch shapes may broadcast with each other; what is unknown may."""
+    """Whether batch shapes can broadcast with each other; unknown lengths can."""
     pairs = zip(tuple(first)[::-1], tuple(second)[::-1], strict=False)
     # Compared, because a symbolic length cannot be hashed.
     return all(None in (x, y) or 1 in (x, y) or x == y for x, y in pairs)
@@ -151,7 +151,7 @@ def as_multiplets(value: Any, rank: int, most: Any) -> tuple[float | None, int]:
     elif value is False:
         raise ValueError("max_rank needs multiplets, True or a gap")
     most = min(as_integer(most, "max_rank", rank), MOST_VALUES)
-    most = most if rank else 0  # which cuts nothing
+    most = most if rank else 0  # rank 0 cuts no multiplet
     if keep or isinstance(value, bool):
         return (0.0 if value else None), most
     rtol = as_number(value, "multiplets")

@@ -1,4 +1,4 @@
-"""Matrices that are known by their products with vectors alone."""
+"""Matrices given by their products with vectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MISMATCH = 0.05
 
 
 def is_product(A: Any) -> bool:
-    """Whether `A` is no array, but what multiplies one."""
+    """Whether `A` is a pair of functions or an operator, not an array."""
     pair = isinstance(A, tuple | list) and len(A) == 2 and all(map(callable, A))
     return pair or _has(A, "forward", "adjoint") or _has(A, "matmat", "rmatmat")
 
@@ -69,13 +69,13 @@ class Products:
         return self._as_columns(X)
 
     def check_adjoint(self, one: Array, other: Array) -> None:
-        """Refuse functions of which U^H (A X) and (A^H U)^H X are not the same."""
+        """Raise if U^H (A X) and (A^H U)^H X differ by more than `MISMATCH`."""
         xp = self.xp
         if any_on_host(norm(one - other, xp) > MISMATCH * norm(one, xp), xp):
             raise ValueError("the second function must be the adjoint of the first")
 
     def _applied(self, which: int, X: Array, shape: tuple[int, ...]) -> Array:
-        """Apply one of both functions to the columns of X, in front in the result."""
+        """Apply the product, or the adjoint one, to each column of X."""
         xp, count = self.xp, X.shape[1]
         X = cast(X, self.given, xp)
         block = xp.reshape(xp.matrix_transpose(X), (count, *shape))

@@ -1,4 +1,4 @@
-"""The list of operators, and the public functions of a framework made of it."""
+"""The list of operators, and the public functions that a framework makes of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 OPERATORS: dict[str, Callable[..., Any]] = {}
 
-# What many docstrings have in common, by the names that they have for it, in braces.
+# Paragraphs that many docstrings share, by the names that stand for them in braces.
 _COMMON = {
     "A": """\
 A : array
@@ -148,7 +148,7 @@ svdinv.core.svd_pullback : The formulas, with references.""",
 
 
 def documented(function: F) -> F:
-    """Fill in what many docstrings have in common, for ``{A}`` and the like."""
+    """Replace ``{A}`` and the like in the docstring by the shared paragraphs above."""
     text = inspect.cleandoc(function.__doc__ or "")
     for name, common in _COMMON.items():
         text = text.replace(f"{{{name}}}", common)
@@ -168,11 +168,11 @@ def bind(
     functions: dict[str, Callable[..., Any]] = OPERATORS,
     context: Callable[..., AbstractContextManager[Any] | None] | None = None,
 ) -> dict[str, Callable[..., Any]]:
-    """Make the operators of one framework, to be found in `module`, by their names.
+    """Bind all operators to the backend of one framework, for its module `module`.
 
-    They have the signatures and docstrings that they are defined with, but for the
-    backend: `backend`, or what it returns for the arguments of a call. They run inside
-    the context, if any, that `context` returns for these arguments.
+    `backend` is a `Backend`, or a function that returns one for the arguments of a
+    call. The functions keep their signatures, without the backend, and docstrings.
+    They run inside the context, if any, that `context` returns for their arguments.
     """
     return {
         name: _bound(name, function, backend, module, context)

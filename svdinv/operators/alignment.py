@@ -259,6 +259,6 @@ def _mirror(backend: Backend, P: Array, Q: Array, w: Array) -> Array:
     xp = backend.xp
     motion = Motion(*backend.evaluate(FindMotion(), P, Q, w))
     S, signs = motion.S[..., None, :], motion.signs[..., None, :]
-    # Of points in a plane, nothing tells a reflection from a rotation.
+    # For points in a plane, a reflection cannot be told from a rotation.
     planar = S[..., -1:] <= rounding_rtol(S, xp) * S[..., :1]
     return xp.where(planar, xp.ones_like(signs), signs)
