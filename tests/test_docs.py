@@ -317,6 +317,17 @@ def test_data_gallery(tmp_path, monkeypatch):
     assert (FIGURES / "phantom.webp").stat().st_size < 700_000
 
 
+def test_groups(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    script = load(ROOT / "benchmarks" / "groups.py")
+    monkeypatch.setattr(script, "SIDE", 25)
+    monkeypatch.setattr(script, "REFERENCE", (6, 9))
+    monkeypatch.setattr(sys, "argv", ["groups.py", "--output", str(tmp_path)])
+    script.main()
+    assert written(tmp_path) == {"group.png"} <= written(FIGURES)
+
+
 def test_untrained_theory(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     script = load(ROOT / "examples" / "untrained_theory.py")
