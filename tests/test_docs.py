@@ -278,6 +278,7 @@ def test_accuracy_study(tmp_path, monkeypatch):
     elsewhere = (
         "edip",
         "gallery-",
+        "group",
         "how-svdinv-is-built",
         "masks",
         "networks-",
