@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import json
 import pickle
@@ -29,14 +30,16 @@ from svdinv.tf import svd, svdvals
 SHAPES = [(4, 4), (5, 3), (3, 5), (2, 4, 3)]
 EMPTY = [(0, 3), (3, 0), (2, 3, 0), (0, 3, 2)]
 
+# AutoGraph never converts the package; to convert tests is a third of their tracing.
+traced = functools.partial(tf.function, autograph=False)
 
 MODES = {
     "eager": lambda function, A: function,
     "graph": lambda function, A: tf.function(function),
-    "unknown dimensions": lambda function, A: tf.function(
+    "unknown dimensions": lambda function, A: traced(
         function, input_signature=[tf.TensorSpec([None] * A.ndim, A.dtype)]
     ),
-    "unknown rank": lambda function, A: tf.function(
+    "unknown rank": lambda function, A: traced(
         function, input_signature=[tf.TensorSpec(None, A.dtype)]
     ),
 }
@@ -89,29 +92,33 @@ def slope(function, A, direction, step=1e-6):
     return (loss(A + step * direction) - loss(A - step * direction)) / (2 * step)
 
 
+def over_shapes(function, mode, arrays):
+    """Results in a mode: what is unknown when traced is one graph for many shapes."""
+    graphs = {}
+    for A in arrays:
+        key = {"unknown rank": None, "unknown dimensions": A.ndim}.get(mode, A.shape)
+        if key not in graphs:
+            graphs[key] = MODES[mode](function, A)
+        yield A, graphs[key](tf.constant(A)).numpy()
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("function", [spectral, full_invariants])
 def test_gradient_against_finite_differences(function, mode, dtype):
-    graphs = {}
-    for shape in SHAPES:
-        A, direction = matrices(shape, dtype), matrices(shape, dtype, seed=1)
-        # What is unknown when it is traced is one graph for several shapes.
-        key = {"unknown rank": None, "unknown dimensions": A.ndim}.get(mode, shape)
-        if key not in graphs:
-            graphs[key] = MODES[mode](gradient(function), A)
-        gA = graphs[key](tf.constant(A)).numpy()
+    arrays = [matrices(shape, dtype) for shape in SHAPES]
+    for A, gA in over_shapes(gradient(function), mode, arrays):
+        shape = A.shape
+        direction = matrices(shape, dtype, seed=1)
         expected = slope(function, A, direction)
         found = np.sum((np.conj(gA) * direction).real)
         assert abs(found - expected) < 1e-7 * (1 + abs(expected)), shape
 
 
-@pytest.mark.parametrize("shape", EMPTY)
 @pytest.mark.parametrize("mode", MODES)
-def test_empty_shapes(mode, shape):
-    A = np.zeros(shape)
-    gA = MODES[mode](gradient(spectral), A)(tf.constant(A))
-    assert gA.shape == shape
+def test_empty_shapes(mode):
+    for A, gA in over_shapes(gradient(spectral), mode, map(np.zeros, EMPTY)):
+        assert gA.shape == A.shape
 
 
 # An unknown rank is unknown dimensions, too.
@@ -144,14 +151,14 @@ def test_second_and_third_derivatives(mode):
 @pytest.mark.parametrize("shape", [(5, 3), (2, 4, 5)])
 def test_xla(shape):
     A = matrices(shape)
-    compiled = tf.function(gradient(spectral), jit_compile=True)(tf.constant(A))
+    compiled = traced(gradient(spectral), jit_compile=True)(tf.constant(A))
     expected = gradient(spectral)(tf.constant(A))
     # XLA's own decomposition stops iterating at 1e-6, in double precision too.
     np.testing.assert_allclose(compiled, expected, atol=1e-5)
 
 
 def test_xla_at_repeated_values():
-    compiled = tf.function(gradient(spectral), jit_compile=True)
+    compiled = traced(gradient(spectral), jit_compile=True)
     gA = compiled(tf.eye(4, dtype=tf.float32))
     expected = gradient(spectral)(tf.eye(4, dtype=tf.float32))
     np.testing.assert_allclose(gA, expected, atol=1e-5)
@@ -243,7 +250,7 @@ def test_graphs_decide_by_lengths_whether_kernels_serve(function, signature):
         return function(A), gradient(function)(A)
 
     given = [tf.TensorSpec(signature, tf.float64)]
-    graph = tf.function(derivatives, input_signature=given)
+    graph = traced(derivatives, input_signature=given)
     found = operations(graph.get_concrete_function().graph)
     assert {"Svdinv>Kernel", "Svd"} <= found
     assert found & {"If", "StatelessIf"}
@@ -422,7 +429,7 @@ def test_graphs(name):
     signature = [
         tf.TensorSpec(shape, a.dtype) for shape, a in zip(shapes, inputs, strict=True)
     ]
-    found = tf.function(run, input_signature=signature)(*x)
+    found = traced(run, input_signature=signature)(*x)
     for a, b, tolerance in zip(found, expected, (1e-12, 1e-11, 1e-9), strict=True):
         close(shown(a), shown(b), tolerance)
 
@@ -442,7 +449,7 @@ def test_graphs_in_which_one_size_is_unknown(signature):
     def gradients(A):
         return [gradient(function)(A) for function in functions]
 
-    graph = tf.function(gradients, input_signature=[tf.TensorSpec(signature, A.dtype)])
+    graph = traced(gradients, input_signature=[tf.TensorSpec(signature, A.dtype)])
     close(shown(graph(A)), shown(gradients(A)), 1e-11)
 
 
@@ -463,7 +470,7 @@ def test_graphs_of_unknown_length(name):
     signature = [
         tf.TensorSpec([None, None, *a.shape[2:]][: a.ndim], a.dtype) for a in inputs
     ]
-    found = tf.function(run, input_signature=signature)(*x)
+    found = traced(run, input_signature=signature)(*x)
     close(shown(found), shown(run(*x)), 1e-12)
     if "local" in name:
         blind = [tf.TensorSpec([None] * a.ndim, a.dtype) for a in inputs]
@@ -484,7 +491,7 @@ def test_xla_of_operators(name):
             loss += tf.reduce_sum(as_tuple(function(*x))[0])
         return tape.gradient(loss, x)
 
-    found = tf.function(run, jit_compile=True)(*x)
+    found = traced(run, jit_compile=True)(*x)
     close(shown(found), shown(run(*x)), 1e-4)
 
 
@@ -565,7 +572,7 @@ def test_products_with_the_hessian_are_linear_in_the_vector(function, graph):
             total = tf.reduce_sum(product(v) * w)
         return tape.gradient(total, v)
 
-    run = tf.function(transposed, autograph=False) if graph else transposed
+    run = traced(transposed) if graph else transposed
     close(shown([run(v, w)]), shown([product(w)]), 1e-13)
     with tf.GradientTape() as tape:
         tape.watch(A)
@@ -640,7 +647,7 @@ def test_empty_arrays(shapes, graph):
 
     if graph:
         signature = [tf.TensorSpec([None] * len(shapes[0]), tf.float64)]
-        run = tf.function(run, input_signature=signature)
+        run = traced(run, input_signature=signature)
     for shape in shapes:
         for gA in run(tf.zeros(shape, tf.float64)):
             assert gA.shape == shape
