@@ -1,6 +1,6 @@
 """Interpreters of their own: for what is imported, and for one backend of Keras each.
 
-Run as a script, it calls the functions ``check_*`` of another, and writes down of each
+Run as a script, it calls the functions ``check_*`` of others, and writes down of each
 whether it failed: `keras_checks` starts it where one process has one backend.
 """
 
@@ -56,29 +56,31 @@ def checks(script):
     return re.findall(r"^def (check_\w+)", script.read_text(encoding="utf-8"), re.M)
 
 
-def keras_checks(script, backend, folder):
-    """Run the checks of a script on a backend of Keras: of each, None or its failure.
+def keras_checks(backend, folder, *scripts):
+    """Run the checks of scripts on a backend of Keras: of each, None or its failure.
 
-    Each check is given the folder.
+    Each check is given the folder that is called like its script.
     """
     pytest.importorskip(backend)
     # Keras's variables do not know NumPy's keyword `copy`.
     warnings = ["-W", "error", "-W", "ignore:__array__ impl:DeprecationWarning"]
-    done = run(*warnings, __file__, script, folder, KERAS_BACKEND=backend)
+    done = run(*warnings, __file__, folder, *scripts, KERAS_BACKEND=backend)
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "failed.json").read_text(encoding="utf-8"))
 
 
-def _call_checks(script, folder):
-    sys.path.insert(0, str(script.parent))
-    module = importlib.import_module(script.stem)
-    failed = {}
-    for name in checks(script):
-        try:
-            getattr(module, name)(folder)
-            failed[name] = None
-        except Exception:
-            failed[name] = traceback.format_exc()
+def _call_checks(folder, *scripts):
+    failed = {script.stem: {} for script in scripts}
+    for script in scripts:
+        sys.path.insert(0, str(script.parent))
+        module = importlib.import_module(script.stem)
+        (folder / script.stem).mkdir(exist_ok=True)
+        for name in checks(script):
+            try:
+                getattr(module, name)(folder / script.stem)
+                failed[script.stem][name] = None
+            except Exception:
+                failed[script.stem][name] = traceback.format_exc()
     (folder / "failed.json").write_text(json.dumps(failed), encoding="utf-8")
 
 

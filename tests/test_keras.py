@@ -1,38 +1,55 @@
-"""The Keras layers, on every backend of Keras that is installed."""
+"""Layers, networks and models of operators, on every backend of Keras installed."""
 
 from __future__ import annotations
 
 import functools
+import shutil
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("keras")
+pytest.importorskip("torch")
 
 import numpy as np
 from interpreters import checks, keras_checks, run
+from unroll.unroll_keras_cases import write_cases
 
-SCRIPT = Path(__file__).with_name("keras_checks.py")
+HERE = Path(__file__).parent
+SCRIPTS = {
+    "layers": HERE / "keras_checks.py",
+    "networks": HERE / "unroll" / "unroll_keras_checks.py",
+    "operators": HERE / "conformance" / "keras_layers.py",
+}
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Failures and outputs of a backend, which are found out once."""
+def cases(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cases")
+    write_cases(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(cases, tmp_path_factory):
+    """Failures and outputs of a backend, for which one process does it all."""
 
     @functools.cache
     def find(backend):
         folder = tmp_path_factory.mktemp(backend)
-        failed = keras_checks(SCRIPT, backend, folder)
-        with np.load(folder / "outputs.npz") as file:
+        shutil.copytree(cases, folder / SCRIPTS["networks"].stem)
+        failed = keras_checks(backend, folder, *SCRIPTS.values())
+        with np.load(folder / SCRIPTS["layers"].stem / "outputs.npz") as file:
             return failed, dict(file)
 
     return find
 
 
+@pytest.mark.parametrize("of", SCRIPTS)
 @pytest.mark.parametrize("backend", ["torch", "tensorflow", "jax"])
-def test_backend(results, backend):
-    found = results(backend)[0]
-    assert list(found) == checks(SCRIPT)
+def test_backend(results, backend, of):
+    found = results(backend)[0][SCRIPTS[of].stem]
+    assert list(found) == checks(SCRIPTS[of])
     failed = {check: why for check, why in found.items() if why is not None}
     assert not failed, "\n".join(failed.values())
 

@@ -1,18 +1,12 @@
-"""Operators inside layers of Keras on one backend: run by `test_keras_transforms`.
+"""Operators and layers in models of Keras, compiled by XLA and not; see `table`.
 
-``python keras_layers.py FILE.json`` on the backend that KERAS_BACKEND names writes for
-every operator and layer, with ``jit_compile`` and without, its failure or null. Those
+Called for test_keras.py by interpreters.py, in a process that has one backend. Those
 without a limit are in one model, and fail together.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import traceback
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import keras
 import numpy as np
@@ -21,8 +15,10 @@ from keras import ops
 from keras_checks import CASES as LAYERS
 from keras_checks import draw
 from operator_cases import ALL_CASES, problem
-from table import TRANSFORMS, is_tried, limit
+from table import ALL, TRANSFORMS, is_tried, limit
+from table import LAYERS as LISTED
 
+import svdinv.keras
 from examples import NAMES, SCALES, check, first
 
 BACKEND = keras.backend.backend()
@@ -104,10 +100,14 @@ def try_together(made, jit):
         assert (old != new).any()
 
 
-def main(file):
+def check_the_table_has_all_layers(folder):
+    assert set(LISTED) == set(svdinv.keras.__all__)
+
+
+def check_models_fail_where_the_table_says_so(folder):
     makers = {name: (operator, first(name)) for name in NAMES}
     makers |= {name: (layer, name) for name in LAYERS}
-    failed = {}
+    wrong = []
 
     def attempt(names, jit):
         try:
@@ -120,14 +120,18 @@ def main(file):
         backend, _, jit = transform.partition(", ")
         if backend != BACKEND:
             continue
-        tried = [n for n in makers if is_tried("Keras", transform, n.split(",")[0])]
-        sound = [n for n in tried if not limit("Keras", transform, n.split(",")[0])]
-        failed[transform] = dict.fromkeys(sound, attempt(sound, bool(jit)))
-        for name in tried:
-            if name not in sound:
-                failed[transform][name] = attempt([name], bool(jit))
-    Path(file).write_text(json.dumps(failed))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+        rows = {}  # of the table, with the names of the cases of each
+        for name in makers:
+            row = name.split(",")[0]
+            if is_tried("Keras", transform, row):
+                rows.setdefault(row, []).append(name)
+        listed = (*ALL, *LISTED)
+        assert rows.keys() == {r for r in listed if is_tried("Keras", transform, r)}
+        sound = [row for row in rows if not limit("Keras", transform, row)]
+        together = [name for row in sound for name in rows[row]]
+        if failure := attempt(together, bool(jit)):
+            wrong.append((transform, sound, failure))
+        for row in rows.keys() - set(sound):
+            if all(attempt([name], bool(jit)) is None for name in rows[row]):
+                wrong.append((transform, row, "does not fail"))
+    assert not wrong

@@ -1,7 +1,7 @@
 """Checks of the Keras networks on the backend that KERAS_BACKEND names.
 
-Called for test_unroll_keras.py by interpreters.py, in a process that has one backend,
-with a folder that holds what PyTorch made of each case.
+Called for test_keras.py by interpreters.py, in a process that has one backend, with a
+folder that holds what PyTorch made of each case.
 """
 
 from __future__ import annotations

@@ -1,17 +1,9 @@
-"""The Keras networks, on every backend of Keras that is installed."""
+"""What the networks of Keras are to do as PyTorch does, for `unroll_keras_checks`."""
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
-import pytest
-
-pytest.importorskip("keras")
-
 import numpy as np
 import torch
-from interpreters import checks, keras_checks
 
 from svdinv.unroll.algorithms import (
     ADMM,
@@ -44,8 +36,6 @@ from svdinv.unroll.networks import (
 from svdinv.unroll.operators import ParallelBeam, Stack
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network, save
-
-SCRIPT = Path(__file__).with_name("unroll_keras_checks.py")
 
 SMALL = {"cells": 2, "features": 4}
 
@@ -119,10 +109,8 @@ def problem(name, seed=0):
     return arrays | {"y": CASES[name].operator(*measurement)(truth)}
 
 
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory):
-    """What PyTorch makes of each case: images, loss, gradients, and the weights."""
-    folder = tmp_path_factory.mktemp("cases")
+def write_cases(folder):
+    """Write what PyTorch makes of each case: image, loss, gradients and weights."""
     for name, recipe in CASES.items():
         arrays = problem(name)
         net = Network(recipe, seed=1)
@@ -148,7 +136,6 @@ def cases(tmp_path_factory):
         np.savez(folder / f"{name}.npz", **arrays)
     counts(folder, "counts", EMNet(cells=2, features=3))
     counts(folder, "frames", EMNet(cells=2, features=3, components=2))
-    return folder
 
 
 def counts(folder, name, recipe):
@@ -168,13 +155,3 @@ def counts(folder, name, recipe):
     arrays = {"y": y, "background": background, "truth": truth}
     with open(folder / f"{name}.data", "wb") as file:
         np.savez(file, image=image.detach().numpy(), **arrays, **gradients)
-
-
-# All in one process, and in one test: with pytest-xdist, workers would share tests.
-@pytest.mark.parametrize("backend", ["torch", "tensorflow", "jax"])
-def test_backend(cases, backend, tmp_path):
-    shutil.copytree(cases, tmp_path / "cases")
-    found = keras_checks(SCRIPT, backend, tmp_path / "cases")
-    assert list(found) == checks(SCRIPT)
-    failed = {check: why for check, why in found.items() if why is not None}
-    assert not failed, "\n".join(failed.values())
