@@ -242,13 +242,13 @@ def test_the_norm_of_the_operator_is_of_no_account(photo):
     assert psnr(photo.truth, found) > psnr(photo.truth, photo.y) + 3
 
 
-def test_weighted_data_count_by_their_weights(photo, rng):
+def test_weighted_data_count_by_their_weights(corner, rng):
     """What is of no weight may be anything."""
-    kept = rng.random(photo.y.shape) < 0.8
-    y = np.where(kept, photo.y, 9).astype(np.float32)
-    weighted = replace(photo, y=y, truth=None, fidelity=L2(kept.astype(np.float32)))
+    kept = rng.random(corner.y.shape) < 0.8
+    y = np.where(kept, corner.y, 9).astype(np.float32)
+    weighted = replace(corner, y=y, truth=None, fidelity=L2(kept.astype(np.float32)))
     image = best_non_local(weighted, deviations=(0.3, 0.1, 0.05)).image
-    assert psnr(photo.truth, image) > psnr(photo.truth, photo.y) + 10
+    assert psnr(corner.truth, image) > psnr(corner.truth, corner.y) + 10
 
 
 @pytest.mark.parametrize("coils", [None, 4])
@@ -267,15 +267,15 @@ def test_one_frame_of_mri(coils, rng):
     assert snr(problem.truth, blind) > found - 1
 
 
-def test_noise_is_told_of_the_data_that_count(photo, rng):
+def test_noise_is_told_of_the_data_that_count(corner, rng):
     """In units of data of weight one, whatever there is where the weight is none."""
-    counts = rng.random(photo.truth.shape) < 0.5
-    y = photo.truth + 0.1 / np.sqrt(4) * rng.standard_normal(counts.shape)
+    counts = rng.random(corner.truth.shape) < 0.5
+    y = corner.truth + 0.1 / np.sqrt(4) * rng.standard_normal(counts.shape)
     y = np.where(counts, y, 9).astype(np.float32)
     fidelity = L2((4 * counts).astype(np.float32))
     blind = best_non_local(Problem(y, Sampling(np.ones_like(counts)), fidelity))
     assert blind.noise == pytest.approx(0.1, rel=0.2)
-    assert psnr(photo.truth, blind.image) > 27
+    assert psnr(corner.truth, blind.image) > 27
 
 
 def test_data_of_little_weight_do_not_tell_the_noise(corner, rng):
@@ -345,12 +345,12 @@ def test_the_phase_of_estimated_maps_is_no_noise(rng):
     assert found[1] > found[0] - 1
 
 
-def test_noise_is_not_put_back(photo):
+def test_noise_is_not_put_back(corner):
     """Where samples have noise they are not what the image should have there."""
     task = Colour()
     for rate in (0.5, 1.0):
         options = ColourOptions(rate=rate, noise=0.1)
-        given = task.measure(InputImage("cup", photo.truth), options)
+        given = task.measure(InputImage("cup", corner.truth), options)
         known = non_local(task, given)
         blind = non_local(task, replace(given, truth=None))
         first = task.decibels(given, biharmonic(given).image)
