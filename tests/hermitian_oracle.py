@@ -205,10 +205,13 @@ class Problem:
 
     def second_derivative(self, f, X, Y):
         w, V = self._wide(), self.V
-        d = f.second_difference(
-            w[..., :, None, None], w[..., None, :, None], w[..., None, None, :]
-        )
-        X, Y, d = self._inside(X), self._inside(Y), d.astype(float)
+        n = w.shape[-1]
+        # Of any order of three values it is the same, and takes long.
+        orders = np.sort(np.indices((n, n, n)).reshape(3, -1), axis=0)
+        once, where = np.unique(orders, axis=1, return_inverse=True)
+        d = f.second_difference(*(w[..., i] for i in once)).astype(float)
+        d = d[..., where].reshape(*w.shape[:-1], n, n, n)
+        X, Y = self._inside(X), self._inside(Y)
         block = np.einsum("...ikj,...ik,...kj->...ij", d, X, Y)
         return V @ (block + adjoint(block)) @ adjoint(V)
 
