@@ -92,18 +92,25 @@ def test_transformations_agree():
     close(jax.jit(jax.vmap(jax.grad(loss)))(A), one_by_one, atol=1e-14)
     last = jnp.moveaxis(A, 0, -1)
     close(jax.vmap(jax.grad(loss), in_axes=-1)(last), one_by_one, atol=1e-14)
-    _, tangent = jax.jvp(loss, (A[0],), (A[1],))
-    close(tangent, jnp.sum(one_by_one[0] * A[1]), rtol=1e-12)
-    rows, columns = jax.jit(
-        lambda A: (jax.jacrev(spectral)(A), jax.jacfwd(spectral)(A))
-    )(A[0])
-    close(rows, columns, atol=1e-14)
-    hessian = jax.jit(jax.hessian(loss))(A[0])
-    close(jax.jit(jax.jacrev(jax.jacrev(loss)))(A[0]), hessian, atol=1e-13)
-    close(jax.jit(jax.vmap(jax.hessian(loss)))(A)[0], hessian, atol=1e-13)
-    close(jax.linearize(loss, A[0])[1](A[1]), tangent, rtol=1e-12)
-    checkpointed = jax.grad(jax.checkpoint(loss))(A[0])
-    close(checkpointed, one_by_one[0], atol=1e-14)
+    slope = jnp.sum(one_by_one[0] * A[1])
+    found = jax.jit(
+        lambda A: {
+            "tangent": jax.jvp(loss, (A[0],), (A[1],))[1],
+            "linear": jax.linearize(loss, A[0])[1](A[1]),
+            "rows": jax.jacrev(spectral)(A[0]),
+            "columns": jax.jacfwd(spectral)(A[0]),
+            "hessian": jax.hessian(loss)(A[0]),
+            "twice backward": jax.jacrev(jax.jacrev(loss))(A[0]),
+            "mapped": jax.vmap(jax.hessian(loss))(A)[0],
+            "checkpointed": jax.grad(jax.checkpoint(loss))(A[0]),
+        }
+    )(A)
+    close(found["tangent"], slope, rtol=1e-12)
+    close(found["linear"], slope, rtol=1e-12)
+    close(found["rows"], found["columns"], atol=1e-14)
+    close(found["twice backward"], found["hessian"], atol=1e-13)
+    close(found["mapped"], found["hessian"], atol=1e-13)
+    close(found["checkpointed"], one_by_one[0], atol=1e-14)
 
 
 def test_repeated_values_under_jit_and_vmap():
@@ -201,18 +208,27 @@ def test_orders_of_differentiation_agree(name):
 
     slope = jax.grad(loss, every)
     tangent = lambda *x: jax.jvp(loss, x, d)[1]  # noqa: E731
-    forward_over_reverse = jax.jit(lambda x: jax.jvp(slope, x, d)[1])(x)
-    close(jax.jit(jax.grad(along, every))(*x), forward_over_reverse, 1e-12)
-    close(jax.jit(jax.grad(tangent, every))(*x), forward_over_reverse, 1e-12)
-    twice = jax.jit(lambda x: jax.jvp(tangent, x, d)[1])(x)
-    product = sum(
-        jnp.sum(jnp.real(a * b)) for a, b in zip(forward_over_reverse, d, strict=True)
-    )
-    close([twice], [product], 1e-12)
-    close([tangent(*x)], [along(*x)], 1e-12)
-    checkpointed = jax.grad(jax.checkpoint(loss), every)(*x)
-    close(checkpointed, slope(*x), 1e-14)
-    close([jax.linearize(loss, *x)[1](*d)], [tangent(*x)], 1e-14)
+    found = jax.jit(  # one program: to compile each operation alone takes seconds
+        lambda *x: {
+            "forward": [tangent(*x)],
+            "reverse": [along(*x)],
+            "linear": [jax.linearize(loss, *x)[1](*d)],
+            "slope": slope(*x),
+            "checkpointed": jax.grad(jax.checkpoint(loss), every)(*x),
+            "forward over reverse": jax.jvp(slope, x, d)[1],
+            "reverse over reverse": jax.grad(along, every)(*x),
+            "reverse over forward": jax.grad(tangent, every)(*x),
+            "forward over forward": [jax.jvp(tangent, x, d)[1]],
+        }
+    )(*x)
+    products = found["forward over reverse"]
+    close(found["reverse over reverse"], products, 1e-12)
+    close(found["reverse over forward"], products, 1e-12)
+    product = sum(jnp.sum(jnp.real(a * b)) for a, b in zip(products, d, strict=True))
+    close(found["forward over forward"], [product], 1e-12)
+    close(found["forward"], found["reverse"], 1e-12)
+    close(found["linear"], found["forward"], 1e-14)
+    close(found["checkpointed"], found["slope"], 1e-14)
 
 
 def test_hessians_agree():
@@ -221,17 +237,22 @@ def test_hessians_agree():
     def loss(A):
         return jnp.sum(jnp.sin(face.svt(A, 0.3)))
 
-    hessian = jax.jit(jax.hessian(loss))(A)
+    hessian, *others = jax.jit(
+        lambda A: (
+            jax.hessian(loss)(A),
+            jax.jacfwd(jax.jacfwd(loss))(A),
+            jax.jacrev(jax.jacrev(loss))(A),
+            jax.jacrev(jax.jacfwd(loss))(A),
+            jax.vmap(jax.hessian(loss))(A[None])[0],
+        )
+    )(A)
     gradient = jax.jit(jax.grad(loss))
     step = 1e-6
     for i, j in np.ndindex(*A.shape):
         E = jnp.zeros_like(A).at[i, j].set(step)
         slope = (gradient(A + E) - gradient(A - E)) / (2 * step)
         np.testing.assert_allclose(hessian[i, j], slope, atol=1e-8)
-    close([jax.jit(jax.jacfwd(jax.jacfwd(loss)))(A)], [hessian], 1e-13)
-    close([jax.jit(jax.jacrev(jax.jacrev(loss)))(A)], [hessian], 1e-13)
-    close([jax.jit(jax.jacrev(jax.jacfwd(loss)))(A)], [hessian], 1e-13)
-    close([jax.jit(jax.vmap(jax.hessian(loss)))(A[None])[0]], [hessian], 1e-13)
+    close(others, 4 * [hessian], 1e-13)
 
 
 @pytest.mark.parametrize("method", ["svd", "gram"])
@@ -262,10 +283,10 @@ def test_third_derivatives_are_refused():
         return jnp.sum(face.polar(A) ** 2 * A)
 
     hessian = jax.hessian(loss)
-    assert jnp.isfinite(hessian(A)).all()
+    assert jnp.isfinite(jax.jit(hessian)(A)).all()
     for third in (jax.jacfwd(hessian), jax.jacrev(hessian)):
         with pytest.raises(NotImplementedError, match="two derivatives"):
-            third(A)
+            jax.jit(third)(A)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
