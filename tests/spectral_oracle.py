@@ -94,21 +94,18 @@ def firm(gamma):
     return numeric("firm", value, slope, kinks=(TAU, end))
 
 
-def _proximal(name, penalty_slope, penalty_curvature, least, level):
-    """Proximal operator, by bisection for its larger stationary point, over `least`.
+def _proximal(name, penalty_slope, penalty_curvature, level):
+    """Proximal operator: the larger stationary point, by Newton's method from above.
 
-    In extended precision by Newton's method at the end.
+    What is solved is convex. The last steps are in extended precision.
     """
 
     def solve(s):
-        low, high, wanted = np.full(s.shape, least), s.astype(float), s.astype(float)
-        for _ in range(30):
-            middle = (low + high) / 2
-            below = middle + penalty_slope(middle) < wanted
-            low, high = np.where(below, middle, low), np.where(below, high, middle)
-        y = high.astype(s.dtype)
-        for _ in range(3):
-            y = y - (y + penalty_slope(y) - s) / (1 + penalty_curvature(y))
+        y, wanted = s.astype(float), s.astype(float)
+        for last in (False,) * 8 + (True,) * 2:
+            if last:
+                y, wanted = y.astype(s.dtype), s
+            y = y - (y + penalty_slope(y) - wanted) / (1 + penalty_curvature(y))
         return y
 
     def slope(s):
@@ -125,7 +122,6 @@ def schatten(p, tau):
         f"schatten {p:.2f}",
         lambda y: tau * p * y ** y.dtype.type(p - 1),
         lambda y: tau * p * (p - 1) * y ** y.dtype.type(p - 2),
-        (tau * p * (1 - p)) ** (1 / (2 - p)),
         level,
     )
 
@@ -139,7 +135,6 @@ def log_sum(tau, epsilon):
         "log-sum",
         lambda y: tau / (y + epsilon),
         lambda y: -tau / (y + epsilon) ** 2,
-        max(tau**0.5 - epsilon, 0),
         level,
     )
 

@@ -126,6 +126,7 @@ def tensorflow_graph(dtype, real):
     return tf.function(
         lambda a, t, x: everything(a, t, x, tensorflow_namespace),
         input_signature=[unknown, tf.TensorSpec(None, real), unknown],
+        autograph=False,
     )
 
 
