@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tracemalloc
 
 import numpy as np
@@ -551,7 +552,7 @@ def test_loop_in_a_graph_of_tensorflow():
     A, full = matrix((30, 20), spectrum(20, 0.9), np.float64)
     cotangents = Loss("reconstruction", (30, 20), np.float64).cotangents(cut(full))
 
-    @tf.function
+    @functools.partial(tf.function, autograph=False)
     def pullback(*x):
         return svd_lowrank_pullback(*x, xp=xp)
 

@@ -338,7 +338,9 @@ def test_tensorflow_compiles_iterations(name, rng):
     algorithm, (y, A), prox = case(name, rng)
     p = {key: 0.2 * value for key, value in algorithm.parameters.items()}
     expected = iterate(algorithm, y, A, prox, p, 2)["x"]
-    compiled = tf.function(lambda y: iterate(algorithm, y, A, prox, p, 2)["x"])
+    compiled = tf.function(
+        lambda y: iterate(algorithm, y, A, prox, p, 2)["x"], autograph=False
+    )
     found = compiled(tf.constant(y)).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 

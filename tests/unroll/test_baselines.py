@@ -37,7 +37,7 @@ def photo():
 
 @pytest.fixture(scope="module")
 def series():
-    maps, truth = coil_maps(2, 32, 32, seed=0), unseen_series(0, 5, 32)
+    maps, truth = coil_maps(2, 24, 24, seed=0), unseen_series(0, 5, 24)
     mask = sampling("radial", truth.shape, np.random.default_rng(0))
     return cine.sampled("heart", truth, mask, maps)
 
@@ -216,7 +216,7 @@ def test_low_rank_is_searched_once_for_a_problem(monkeypatch):
     monkeypatch.setattr(
         cine_baselines, "_best", lambda *a: asked.append(a[0]) or best(*a)
     )
-    truth = unseen_series(1, 4, 32)
+    truth = unseen_series(1, 4, 16)
     mask = sampling("radial", truth.shape, np.random.default_rng(0), 4)
     for seed in (0, 1):  # another problem is not taken for the first
         problem = noisy(cine.sampled("heart", truth, mask), 0.1, seed=seed)
