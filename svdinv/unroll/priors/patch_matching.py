@@ -75,11 +75,10 @@ class Groups:
         self.patch, self._shape = patch, shape
         self._corners = shape[1] - patch + 1, shape[2] - patch + 1
         self._index = alike(image, patch, stride, count, reach)
-        places = math.prod(self._corners)
-        counts = np.bincount(self._index.reshape(-1), minlength=places)
-        self._levels, self._ranks = _summands(self._index.reshape(-1), counts)
+        self._sum = _Sum(self._index.reshape(-1), math.prod(self._corners))
         # How many patches hold each pixel: not 0, as the references hold all.
-        self._times = self._folded(np.repeat(counts[:, None] * 1.0, patch**2, axis=1))
+        held = np.repeat(self._sum.counts[:, None] * 1.0, patch**2, axis=1)
+        self._times = folded(held, patch, self._corners)
 
     @property
     def count(self) -> int:
@@ -127,18 +126,7 @@ class Groups:
         xp = namespace(groups)
         *batch, _, _, size = sizes(groups, xp)
         entries = xp.reshape(groups, (*batch, self._index.size, size))
-        patches = _taken(entries, self._levels[-1], xp)
-        for level, longer in zip(
-            self._levels[:0:-1], self._levels[-2::-1], strict=True
-        ):
-            found = _taken(entries, longer, xp)
-            both = found[..., : len(level), :] + patches
-            patches = xp.concat([both, found[..., len(level) :, :]], axis=-2)
-        return self._folded(_taken(zero_padded(patches, 1, -2, xp), self._ranks, xp))
-
-    def _folded(self, patches: Array) -> Array:
-        """Add up patches (..., places, values), one at each place."""
-        return folded(patches, self.patch, self._corners)
+        return folded(self._sum(entries), self.patch, self._corners)
 
 
 def patches_of(x: Array, patch: int) -> Array:
@@ -211,15 +199,7 @@ def _differentiates(x: Array) -> bool:
 
 def _added(rows: Any, index: Any, places: int) -> Any:
     """Add up rows at their places, of NumPy or CuPy."""
-    xp = namespace(rows)
-    total = xp.zeros((places, rows.shape[1]), dtype=rows.dtype)
-    if not compat.is_numpy_array(rows):
-        xp.add.at(total, index, rows)
-    elif len(index):  # sorted, as `add.at` takes several times as long
-        order = np.argsort(index, kind="stable")
-        first = np.flatnonzero(np.diff(index[order], prepend=-1))
-        total[index[order][first]] = np.add.reduceat(rows[order], first, axis=0)
-    return total
+    return _Sum(to_numpy(index), places)(rows)
 
 
 def _taken(x: Array, index: NDArray[Any], xp: Namespace) -> Array:
@@ -283,23 +263,36 @@ def _overlap(image: NDArray[Any], a: int, b: int) -> NDArray[Any]:
     return image[:, max(0, -a) : H - max(0, a), max(0, -b) : W - max(0, b)]
 
 
-def _summands(
-    index: NDArray[Any], counts: NDArray[Any]
-) -> tuple[list[NDArray[Any]], NDArray[Any]]:
-    """Return which entries add up at each position, to gather instead of scatter.
+class _Sum:
+    """Add up entries at their places, by gathering them: faster than scattering.
 
-    Of the places of the entries, and how many lie at each.
-    In the first array is one entry of each place that has any, those with most of them
-    first; in the second, which is shorter, a second entry of each that has two. The
-    last tells the line of each place there; places without entries come after all.
+    `counts` is how many lie at each place. The first of the `levels` is one entry of
+    each place that has any, those with most of them first; the second, which is
+    shorter, a second entry of each that has two. `ranks` tells the line of each place
+    there; places without entries come after all.
     """
-    entries = np.argsort(index, kind="stable")
-    first = np.cumsum(counts) - counts
-    places = np.argsort(-counts, kind="stable")
-    levels = [
-        entries[first[places[: np.count_nonzero(counts > k)]] + k].astype(np.int32)
-        for k in range(counts.max())
-    ]
-    ranks = np.empty_like(places)
-    ranks[places] = np.arange(len(places))
-    return levels, np.minimum(ranks, len(levels[0])).astype(np.int32)
+
+    def __init__(self, index: NDArray[Any], places: int) -> None:
+        self.counts = np.bincount(index, minlength=places)
+        entries = np.argsort(index, kind="stable")
+        first = np.cumsum(self.counts) - self.counts
+        order = np.argsort(-self.counts, kind="stable")
+        self.levels = [
+            entries[first[order[: np.count_nonzero(self.counts > k)]] + k].astype(
+                np.int32
+            )
+            for k in range(self.counts.max())
+        ]
+        ranks = np.empty_like(order)
+        ranks[order] = np.arange(places)
+        self.ranks = np.minimum(ranks, len(self.levels[0])).astype(np.int32)
+
+    def __call__(self, entries: Array) -> Array:
+        """Return the sums (..., places, values) of entries (..., n, values)."""
+        xp = namespace(entries)
+        total = _taken(entries, self.levels[-1], xp)
+        for level, longer in zip(self.levels[:0:-1], self.levels[-2::-1], strict=True):
+            found = _taken(entries, longer, xp)
+            both = found[..., : len(level), :] + total
+            total = xp.concat([both, found[..., len(level) :, :]], axis=-2)
+        return _taken(zero_padded(total, 1, -2, xp), self.ranks, xp)
