@@ -272,7 +272,8 @@ def _generator(
             "with svdinv"
         )
     with naming("argument --weights"):
-        network = open_network(weights or task.kind, device)
+        # By its path, for there may be a folder of that name.
+        network = open_network(weights or pretrained.path(task.kind), device)
     check_network(network, task, arguments.input, problem)
     return network.recipe, network
 

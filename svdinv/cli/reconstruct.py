@@ -248,7 +248,8 @@ def _prepared(
     weights = arguments.weights or own
     if arguments.weights or weights in pretrained.names():
         with naming("argument --weights"):
-            network = opened(weights)
+            # By its path, for there may be a folder of that name.
+            network = opened(arguments.weights or pretrained.path(own))
         if arguments.weights or task.suits_network(problem, network.recipe):
             check_network(network, task, source, problem)
         else:

@@ -103,14 +103,6 @@ class DataFidelity:
         nearest = self.prox(times(1 / sigma, v, xp), y, 1 / sigma)
         return A.project_to_samples(v - times(sigma, nearest, xp))
 
-    def value(self, x: Array, y: Array, A: Operator) -> Array:
-        """Return D(A(x), y), real and 0-d, of an image x."""
-        return self.distance(A.forward(x), y)
-
-    def gradient(self, x: Array, y: Array, A: Operator) -> Array:
-        """Return the gradient of D(A(x), y) in the image x, ``A'(x)^H D'(A(x), y)``."""
-        return A.derivative(x).adjoint(self.slope(A.forward(x), y))
-
 
 @dataclass(frozen=True, eq=False)
 class L2(DataFidelity):

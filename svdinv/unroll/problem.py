@@ -98,12 +98,13 @@ class Problem:
         return problem
 
     def value(self, x: Array) -> Array:
-        """Return the data fidelity of an image, real and 0-d."""
-        return self.fidelity.value(x, self.y, self.A)
+        """Return the data fidelity D(A(x), y) of an image x, real and 0-d."""
+        return self.fidelity.distance(self.A.forward(x), self.y)
 
     def gradient(self, x: Array) -> Array:
-        """Return the gradient of `value` in the image."""
-        return self.fidelity.gradient(x, self.y, self.A)
+        """Return the gradient of `value` in the image, ``A'(x)^H D'(A(x), y)``."""
+        slope = self.fidelity.slope(self.A.forward(x), self.y)
+        return self.A.derivative(x).adjoint(slope)
 
     def adjoint(self) -> Array:
         """Return ``A^H y``: for sampled k-space the zero-filled image.

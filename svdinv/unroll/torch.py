@@ -97,10 +97,11 @@ class Network(nn.Module):
         """Draw the weights anew, from a seed as for the network."""
         if seed is None:
             seed = int(torch.randint(2**62, (), device="cpu"))
-        rng = np.random.default_rng(seed)
-        for module in self.modules():
-            if isinstance(module, Cell | _Chain):
-                module.draw(rng)
+        parameters = dict(self.named_parameters())
+        drawn = files.initial(self.recipe, np.random.default_rng(seed))
+        with torch.no_grad():
+            for name, array in drawn.items():
+                parameters[name].copy_(torch.from_numpy(array))
 
     def forward(
         self,
@@ -228,23 +229,15 @@ class Cell(nn.Module):
         super().__init__()
         self.recipe, self.index = recipe, index
         self.svd = svd
-        self._first: dict[str, float] = {}
         for name, layer in recipe.layers(index == recipe.cells - 1).items():
             if layer is None:
                 self.register_parameter(name, None)
             elif isinstance(layer, Number):
                 self.register_parameter(name, nn.Parameter(torch.empty(())))
-                self._first[name] = layer.initial
             elif isinstance(layer, Convolutions):
                 self.add_module(name, _Chain(layer))
             else:
                 self.add_module(name, layer())
-
-    def draw(self, rng: np.random.Generator) -> None:
-        """Set the numbers to their first values."""
-        with torch.no_grad():
-            for name, value in self._first.items():
-                getattr(self, name).fill_(value)
 
     def forward(self, state: State, problem: Problem) -> State:
         """Iterate once."""
@@ -319,13 +312,6 @@ class _Chain(nn.ModuleList):
         if self.spec.normalised:
             return torch.contiguous_format
         return torch.channels_last if self.spec.axes == 2 else torch.channels_last_3d
-
-    def draw(self, rng: np.random.Generator) -> None:
-        weights = dict(self.named_parameters())
-        for name, shape in self.spec.shapes().items():
-            drawn = files.first_weights(self.spec, name, shape, rng)
-            with torch.no_grad():
-                weights[name].copy_(torch.from_numpy(drawn))
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self[0].weight if len(self) else x

@@ -12,7 +12,12 @@ from svdinv.unroll.arrays import namespace
 from svdinv.unroll.networks import TLR, Convolutions
 from svdinv.unroll.networks.fill import SCALES, normalised_fill
 from svdinv.unroll.networks.functional import folded, unfolded
-from svdinv.unroll.networks.weights import first_kernel, initial, shapes
+from svdinv.unroll.networks.weights import (
+    first_kernel,
+    first_weights,
+    initial,
+    shapes,
+)
 from svdinv.unroll.torch import Network, _Chain, _Conv3d
 
 
@@ -80,8 +85,11 @@ class TestGains:
             """Mean square of what comes out, of several draws."""
             sizes = []
             for seed in range(16):
-                chain = _Chain(Convolutions(widths, axes=2, last=True, gains=gains))
-                chain.draw(np.random.default_rng(seed))
+                spec = Convolutions(widths, axes=2, last=True, gains=gains)
+                chain, rng = _Chain(spec), np.random.default_rng(seed)
+                for name, weight in chain.named_parameters():
+                    drawn = first_weights(spec, name, tuple(weight.shape), rng)
+                    weight.data = torch.from_numpy(drawn)
                 with torch.no_grad():
                     inside = chain(x)[..., 8:-8, 8:-8]  # where no zeros come in
                 sizes.append(float(inside.square().mean()))

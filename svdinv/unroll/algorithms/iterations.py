@@ -292,7 +292,7 @@ class ADMM(Algorithm):
         nothing = xp.zeros_like(problem.y)
 
         def normal(w: Array) -> Array:
-            return fidelity.gradient(w, nothing, A) + times(rho, w, xp)
+            return A.adjoint(fidelity.slope(A.forward(w), nothing)) + times(rho, w, xp)
 
         right = A.adjoint(-fidelity.slope(nothing, problem.y)) + times(rho, v, xp)
         return conjugate_gradients(
@@ -463,14 +463,18 @@ def conjugate_gradients(
     iterations: int,
     *,
     batch_axes: int = 0,
+    precondition: Callable[[Array], Array] = lambda residual: residual,
+    rtol: float = 0.0,
 ) -> Array:
     """Solve N x = b for a Hermitian N >= 0 with b in its range, by conjugate gradients.
 
-    Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 1952, from a first estimate `x`; all
-    `iterations` are taken. `normal` applies N, `right` is b, and the axes in front, so
-    many as `batch_axes`, count systems of equations. What is solved up to rounding
-    stays as it is: where N is singular, rounding leaves a residual that no step
-    removes, and steps along it would grow without bound.
+    Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 1952, from a first estimate `x`.
+    `normal` applies N, `right` is b, and the axes in front, so many as `batch_axes`,
+    count systems of equations. What is solved up to rounding stays as it is: where N is
+    singular, rounding leaves a residual that no step removes, and steps along it would
+    grow without bound. All `iterations` are taken, or with `rtol` as many as the norm
+    of the residual of one system takes to fall to that part; it is that of
+    `precondition`, which applies an approximate inverse of N.
     """
     xp = namespace(right)
     axes = tuple(range(batch_axes, len(right.shape)))
@@ -479,18 +483,22 @@ def conjugate_gradients(
         return like(safe_divide(a, b, (b > 0) & (a > least), xp), right, xp)
 
     residual = right - normal(x)
-    direction = residual
-    power = inner(residual, residual, axes, keepdims=True)
+    direction = precondition(residual)
+    first = power = inner(residual, direction, axes, keepdims=True)
     rounding = (_ROUNDING * eps(right, xp)) ** 2
-    rounding = rounding * (inner(right, right, axes, keepdims=True) + power)
+    size = inner(right, precondition(right), axes, keepdims=True)
+    rounding = rounding * (size + power)
     for _ in range(iterations):
+        if rtol and as_float(power) <= rtol**2 * as_float(first):
+            break
         image = normal(direction)
         curvature = inner(direction, image, axes, keepdims=True)
         length = ratio(power, curvature, rounding)
         x = x + length * direction
         residual = residual - length * image
-        before, power = power, inner(residual, residual, axes, keepdims=True)
-        direction = residual + ratio(power, before) * direction
+        better = precondition(residual)
+        before, power = power, inner(residual, better, axes, keepdims=True)
+        direction = better + ratio(power, before) * direction
     return x
 
 

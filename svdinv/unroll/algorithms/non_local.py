@@ -180,8 +180,7 @@ def _mean_curvature(problem: Problem, x: Array) -> float:
     """
     xp, rng = namespace(x), np.random.default_rng(0)
     v = cast_like(rng.choice([-1.0, 1.0], tuple(x.shape)), x, xp)
-    nothing = xp.zeros_like(problem.y)
-    bent = problem.fidelity.gradient(v, nothing, problem.A)
+    bent = replace(problem, y=xp.zeros_like(problem.y)).gradient(v)
     return as_float(inner(v, bent)) / math.prod(x.shape) or 1.0
 
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from svdinv._missing import needing
 from svdinv.numpy import svd_lowrank
+from svdinv.unroll.algorithms.iterations import conjugate_gradients
 from svdinv.unroll.operators import Operator
 
 with needing("scipy", "mri"):
@@ -19,6 +20,8 @@ with needing("scipy", "mri"):
     from scipy.sparse.linalg import splu
 
 Floats = NDArray[np.floating]
+
+_STEPS, _RTOL = 100, 1e-2  # of conjugate gradients, in a Gauss-Newton step
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,10 @@ def gauss_newton(
         def normal(v: Floats, D: Operator = D, P: Any = P) -> Floats:
             return D.adjoint(whiten**2 * D.forward(v)) + P @ v
 
-        move = _conjugate_gradients(normal, -slope, splu(P).solve)
+        move = conjugate_gradients(
+            normal, -slope, np.zeros_like(slope), _STEPS,
+            precondition=splu(P).solve, rtol=_RTOL,
+        )  # fmt: skip
         length = 1.0
         while length > 1e-3:
             trial = np.maximum(x + length * move, lower)
@@ -174,26 +180,3 @@ def _whitened(y: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
     there = np.isfinite(y)
     weight = np.where(there, 1 / noise, 0)
     return np.where(there, y, 0) * weight, weight
-
-
-def _conjugate_gradients(
-    normal: Callable[[Floats], Floats],
-    b: Floats,
-    precondition: Callable[[Floats], Floats],
-    iterations: int = 100,
-    rtol: float = 1e-2,
-) -> Floats:
-    x, r = np.zeros_like(b), b
-    z = precondition(r)
-    p, energy = z, float(r @ z)
-    first = energy
-    for _ in range(iterations):
-        if energy <= rtol**2 * first:
-            break
-        q = normal(p)
-        step = energy / float(p @ q)
-        x, r = x + step * p, r - step * q
-        z = precondition(r)
-        before, energy = energy, float(r @ z)
-        p = z + energy / before * p
-    return x

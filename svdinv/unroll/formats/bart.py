@@ -111,8 +111,3 @@ def save_cfl(path: str | Path, series: NDArray[Any]) -> None:
     with replacing_all([path, path.with_suffix(".hdr")]) as (numbers, header):
         array.tofile(numbers)
         header.write_text(f"# Dimensions\n{' '.join(map(str, sizes))}\n")
-
-
-def save_scan(path: Path, series: NDArray[Any], place: Any) -> None:
-    """Write a series as `save_cfl` does; its place is not kept."""
-    save_cfl(path, series)

@@ -6,9 +6,9 @@ for, and links are followed one by one, so that no other file is ever opened.
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,11 @@ Arrays = NDArray[Any]
 _MOST_LINKS = 64  # on the way to one object
 
 
-@contextlib.contextmanager
+@contextmanager
 def open_hdf5(path: str | Path, expected: str) -> Iterator[Datasets]:
     """Open an HDF5 file to read, with errors that name it."""
-    with needing("h5py", "mri"):
-        import h5py
-    with reading(path, expected), h5py.File(path, "r") as file:
-        yield Datasets(file, path)
+    with reading(path, expected), closing(held_hdf5(path, expected)) as file:
+        yield file
 
 
 def held_hdf5(path: str | Path, expected: str) -> Datasets:
@@ -47,7 +45,7 @@ def held_hdf5(path: str | Path, expected: str) -> Datasets:
         return Datasets(h5py.File(path, "r"), path)
 
 
-@contextlib.contextmanager
+@contextmanager
 def writing_hdf5(path: str | Path) -> Iterator[Any]:
     """Open an HDF5 file to write; it is complete or not there at all."""
     with needing("h5py", "mri"):

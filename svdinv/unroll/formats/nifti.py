@@ -81,11 +81,6 @@ def save_nifti(
         stream.write(content)
 
 
-def save_magnitudes(path: Path, series: NDArray[Any], place: Geometry | None) -> None:
-    """Write the magnitudes of a series, and its place."""
-    save_nifti(path, np.abs(series), place)
-
-
 def _shape(path: str | Path, image: Any, time_axis: int | None) -> tuple[int, ...]:
     """Return the sizes along x, y, slices and time, after checking them."""
     said = tuple(map(int, image.shape))

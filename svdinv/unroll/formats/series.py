@@ -113,11 +113,6 @@ def read_scan(
     return Scan(read_series(path, key, time_axis=axis))
 
 
-def save_scan(path: Path, series: NDArray[Any], place: Any) -> None:
-    """Write a series as `save_series` does; its place is not kept."""
-    save_series(path, series)
-
-
 def names_in(path: str | Path) -> set[str]:
     """List the arrays of an ``.npz`` file; none of what is no such archive."""
     if not Path(path).is_file():  # a pipe might wait for ever

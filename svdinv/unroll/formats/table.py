@@ -76,9 +76,9 @@ SUFFIXES = tuple(dict.fromkeys(s for each in FORMATS for s in each.suffixes))
 """How the names of all these files end."""
 
 _WRITERS = {
-    **dict.fromkeys((".npz", ".npy", ".h5", ".hdf5"), "series:save_scan"),
-    **dict.fromkeys((".nii", ".nii.gz"), "nifti:save_magnitudes"),
-    ".cfl": "bart:save_scan",
+    **dict.fromkeys((".npz", ".npy", ".h5", ".hdf5"), "series:save_series"),
+    **dict.fromkeys((".nii", ".nii.gz"), "nifti:save_nifti"),
+    ".cfl": "bart:save_cfl",
 }
 
 WRITTEN = tuple(_WRITERS)
@@ -91,8 +91,12 @@ def save(path: Path, series: Any, place: Geometry | None = None) -> None:
     NIfTI files hold magnitudes, since programs that show them know no complex numbers,
     and the `place`.
     """
-    writer = load(f"{_HERE}.{_WRITERS[ending(path, WRITTEN)]}")
-    writer(path, series, place)
+    name = _WRITERS[ending(path, WRITTEN)]
+    write = load(f"{_HERE}.{name}")
+    if name == "nifti:save_nifti":
+        write(path, abs(series), place)
+    else:
+        write(path, series)
 
 
 def format_of(path: str | Path) -> Format | None:

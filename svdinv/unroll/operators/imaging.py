@@ -29,7 +29,7 @@ from svdinv.unroll.arrays import (
     stacked,
     zero_padded,
 )
-from svdinv.unroll.operators.linear import Operator
+from svdinv.unroll.operators.linear import Operator, Product
 from svdinv.unroll.operators.transforms import Fourier
 
 
@@ -129,7 +129,7 @@ class Coils(Operator):
         return int(self.maps.shape[-3]) if axis == -3 else None
 
 
-class MRI(Operator):
+class MRI(Product):
     """Undersampled Cartesian magnetic resonance imaging.
 
     ``A = Sampling(mask) * Fourier() * Coils(maps)`` (Pruessmann et al., SENSE, MRM
@@ -155,9 +155,8 @@ class MRI(Operator):
 
     def __init__(self, mask: Array, maps: Array | None = None) -> None:
         self.mask, self.maps = mask, maps
-        self.tight = maps is None
         if maps is None:
-            self._chain = Sampling(mask) * Fourier()
+            super().__init__([Sampling(mask), Fourier()])
             return
         coils = Coils(maps)
         if len(mask.shape) == len(maps.shape) == 4 and maps.shape[0] not in (1, None):
@@ -166,22 +165,10 @@ class MRI(Operator):
                 "each frame: give maps[:, None] or maps[None]"
             )
         _check_pair(mask, maps)
-        self._chain = Sampling(mask[..., None, :, :]) * Fourier() * coils
+        super().__init__([Sampling(mask[..., None, :, :]), Fourier(), coils])
 
-    def forward(self, x: Array) -> Array:
-        """From an image (..., H, W) to its k-space, (..., C, H, W) with coils."""
-        return self._chain.forward(x)
-
-    def adjoint(self, y: Array) -> Array:
-        return self._chain.adjoint(y)
-
-    def project_to_samples(self, y: Array) -> Array:
-        return self._chain.project_to_samples(y)
-
-    def data_length(self, axis: int) -> int | None:
-        if self.maps is not None and axis == -3:
-            return int(self.maps.shape[-3])
-        return None
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
+        return Operator.replace_arrays(self, convert)
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         every = _of_one_class(self, others)
@@ -193,6 +180,9 @@ class MRI(Operator):
         if maps[0] is None:
             return MRI(mask)
         return MRI(mask, stacked(maps, axes))
+
+    def __repr__(self) -> str:
+        return Operator.__repr__(self)
 
 
 class Blur(Operator):

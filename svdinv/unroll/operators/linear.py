@@ -226,7 +226,7 @@ class _Adjoint(Operator):
         return self.operator
 
     def __repr__(self) -> str:
-        compound = isinstance(self.operator, Product | _Multiple)
+        compound = type(self.operator) in (Product, _Multiple)
         return f"({self.operator!r}).H" if compound else f"{self.operator!r}.H"
 
 
