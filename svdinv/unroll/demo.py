@@ -10,11 +10,9 @@ is measured in the run that prints it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -24,7 +22,7 @@ from svdinv.unroll.display.panels import Entry, save_panel
 from svdinv.unroll.display.tables import cells, line
 from svdinv.unroll.evaluation.methods import applied
 from svdinv.unroll.inference import apply
-from svdinv.unroll.interrupts import interrupts, progress_bar
+from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.colour.task import (
@@ -37,7 +35,7 @@ from svdinv.unroll.tasks.colour.task import (
 )
 from svdinv.unroll.tasks.task import Method
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.command import RunningMean
+from svdinv.unroll.training.command import train_with_bar
 from svdinv.unroll.training.config import Config, Training
 from svdinv.unroll.training.run import Outcome, Run
 
@@ -188,13 +186,11 @@ def _tuned(config: DemoConfig, network: Network, svd: str) -> tuple[Outcome, Net
     source = Photographs(task, photos, {})
     job = Run(settings, source, weights=network.state_dict())
     deadline = time.monotonic() + 60 * config.minutes
-    with (
-        interrupts() as interrupted,
-        progress_bar(config.steps, desc=f"through {svd}", unit="step") as bar,
-    ):
-        outcome = job.train(
-            stop=lambda: interrupted() or time.monotonic() > deadline,
-            on_step=_shown_on(bar),
+    with interrupts() as interrupted:
+        outcome = train_with_bar(
+            job,
+            lambda: interrupted() or time.monotonic() > deadline,
+            f"through {svd}",
         )
     if outcome.ending == "stopped" and not interrupted():
         print(
@@ -203,16 +199,6 @@ def _tuned(config: DemoConfig, network: Network, svd: str) -> tuple[Outcome, Net
             "gives more."
         )
     return outcome, job.mean
-
-
-def _shown_on(bar: Any) -> Callable[[int, float], None]:
-    smoothed = RunningMean(0.97)
-
-    def on_step(step: int, loss: float) -> None:
-        bar.set_postfix_str(f"loss {smoothed(loss):.2e}", refresh=False)
-        bar.update()
-
-    return on_step
 
 
 def _compared(theirs: Outcome, ours: Outcome) -> str:

@@ -15,6 +15,7 @@ from svdinv.unroll.demo import DemoConfig
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network
+from svdinv.unroll.training import command
 from svdinv.unroll.training.diagnosis import Breakdown
 from svdinv.unroll.training.run import Outcome
 
@@ -84,15 +85,14 @@ def test_ctrl_c_ends_the_training_only(small, monkeypatch):
     config, network = small
     steps = []
 
-    def press(bar):
-        def on_step(step, loss):
-            steps.append(step)
-            if step == 2:
+    class Press(command.RunningMean):
+        def __call__(self, loss):
+            steps.append(len(steps) + 1)
+            if len(steps) == 2:
                 signal.raise_signal(signal.SIGINT)
+            return super().__call__(loss)
 
-        return on_step
-
-    monkeypatch.setattr(demo, "_shown_on", press)
+    monkeypatch.setattr(command, "RunningMean", Press)
     before = signal.getsignal(signal.SIGINT)
     outcome, _ = demo._tuned(config, network, "svt")
     assert (outcome.ending, steps) == ("stopped", [1, 2])

@@ -430,23 +430,9 @@ _Class = TypeVar("_Class", bound=type)
 def register(cls: _Class) -> _Class:
     """Register a dataclass, so that it can be written to and read from files.
 
-    Parameters
-    ----------
-    cls : type
-        A dataclass, such as a `Recipe`, whose fields are numbers, strings, None,
-        tuples of these, or registered dataclasses.
-
-    Returns
-    -------
-    type
-        The same class: this is a decorator.
-
-    Raises
-    ------
-    TypeError
-        If it is no dataclass.
-    ValueError
-        If another class has that name.
+    Of a `Recipe`, say, whose fields are numbers, strings, None, tuples of these, or
+    registered dataclasses. Returns the same class: this is a decorator. Raises
+    TypeError if it is no dataclass, ValueError if another class has that name.
     """
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls.__name__} must be a dataclass")
@@ -470,22 +456,10 @@ def registered(base: type = object) -> dict[str, type]:
 
 
 def to_json(recipe: Any) -> str:
-    """Write a registered dataclass as JSON.
+    """Write an instance of a registered dataclass as JSON.
 
-    Parameters
-    ----------
-    recipe : object
-        An instance of a class that `register` has seen.
-
-    Returns
-    -------
-    str
-        From which `from_json` makes an equal one.
-
-    Raises
-    ------
-    TypeError
-        If it is not registered, or a field cannot be written.
+    `from_json` makes an equal one of that. Raises TypeError if it is not registered, or
+    a field cannot be written.
     """
     return json.dumps(_plain(recipe))
 
@@ -494,22 +468,7 @@ def from_json(text: str) -> Any:
     """Make the dataclass that `to_json` wrote.
 
     Only registered classes are made, and they check their fields: nothing in the text
-    is run.
-
-    Parameters
-    ----------
-    text : str
-        What `to_json` gave.
-
-    Returns
-    -------
-    object
-        The recipe.
-
-    Raises
-    ------
-    ValueError
-        If the text is not such JSON, or its fields make no network.
+    is run. Raises ValueError if it is not such JSON, or its fields make no network.
     """
     try:
         return _object(json.loads(text))

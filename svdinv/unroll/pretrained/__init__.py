@@ -14,34 +14,12 @@ _FOLDER = pathlib.Path(__file__).parent
 
 
 def names() -> list[str]:
-    """List the weights that come with the package.
-
-    Returns
-    -------
-    list of str
-        Names, for `path` and `load`.
-    """
+    """List the names of the weights that come with the package."""
     return sorted(file.stem for file in _FOLDER.glob("*.safetensors"))
 
 
 def path(name: str) -> pathlib.Path:
-    """Return the path of weights.
-
-    Parameters
-    ----------
-    name : str
-        One of `names`.
-
-    Returns
-    -------
-    Path
-        The safetensors file.
-
-    Raises
-    ------
-    ValueError
-        If there are none of that name.
-    """
+    """Return the safetensors file of weights; ValueError if `names` has no such."""
     if name not in names():
         there_are = f"there are {', '.join(names())}" if names() else "there are none"
         raise ValueError(f"no weights {name!r} come with this svdinv; {there_are}")
@@ -49,25 +27,11 @@ def path(name: str) -> pathlib.Path:
 
 
 def load(name: str, **options: Any) -> Network:
-    """Make a network with weights that come with the package.
+    """Make a `svdinv.unroll.torch.Network` of weights that come with the package.
 
-    Parameters
-    ----------
-    name : str
-        One of `names`.
-    **options
-        `svd`, `operator` and `checkpoint` of `svdinv.unroll.torch.Network`, and
-        `dtype` of `svdinv.unroll.torch.load`: float32 by default, whatever the file.
-
-    Returns
-    -------
-    svdinv.unroll.torch.Network
-        On the CPU, in evaluation mode.
-
-    Raises
-    ------
-    ValueError
-        If there are none of that name, or the file is damaged.
+    It is on the CPU, in evaluation mode. The options are those of
+    `svdinv.unroll.torch.load`; its `dtype` is float32 by default, whatever the file.
+    Raises ValueError if `names` has no such, or the file is damaged.
     """
     import torch as framework
 

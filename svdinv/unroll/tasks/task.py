@@ -32,6 +32,8 @@ from svdinv.unroll.formats.table import WRITTEN, ending
 from svdinv.unroll.formats.table import save as save_series
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators.transforms import turns
+from svdinv.unroll.options import check_ranges
+from svdinv.unroll.options import option as option
 from svdinv.unroll.plugins import class_named
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.registry import TaskEntry, entries, entry_of_images
@@ -108,53 +110,6 @@ def moved_views(
         y, fidelity = move(problem.y), problem.fidelity.replace_arrays(move)
         view = replace(problem, y=y, A=operator(move), fidelity=fidelity, truth=None)
         yield view, back
-
-
-def option(
-    default: _T,
-    help: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    plural: str | None = None,
-    of_file: bool = False,
-) -> _T:
-    """Declare an option of a configuration or of the command line, with a line of help.
-
-    `low` and `high` are the range of a number, or of each of several, both ends
-    included. `plural` is what ``svdinv evaluate`` calls it, which takes several values.
-    `of_file` is for options of reading a file, not of measuring an image.
-    Returns a dataclass field, which type checkers take for the default.
-    """
-    metadata = {"help": help, "low": low, "high": high, "plural": plural}
-    return dataclasses.field(default=default, metadata=metadata | {"of_file": of_file})
-
-
-def check_ranges(options: Any) -> None:
-    """Check the numbers of a dataclass against the ranges of its options.
-
-    Raises ValueError for one that is out of its range, TypeError for one value where
-    there should be several; the message names the option.
-    """
-    for entry in dataclasses.fields(options):
-        low, high = entry.metadata.get("low"), entry.metadata.get("high")
-        value = getattr(options, entry.name)
-        several = isinstance(value, tuple | list)
-        if isinstance(entry.default, tuple) and not several:
-            raise TypeError(f"{entry.name} must be a tuple, got {value!r}")
-        every = value if several else (value,)
-        for each in every:
-            if isinstance(each, bool) or not isinstance(each, int | float):
-                continue
-            if (low is None or each >= low) and (high is None or each <= high):
-                continue
-            if high is None:
-                due = f"must be at least {low:g}"
-            elif low is None:
-                due = f"must be at most {high:g}"
-            else:
-                due = f"must lie in [{low:g}, {high:g}]"
-            raise ValueError(f"{entry.name} {due}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

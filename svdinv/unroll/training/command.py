@@ -60,7 +60,7 @@ def train(
             if rank == 0:
                 _announce(run, output)
             try:
-                outcome = _train(run, config, rank, interrupted)
+                outcome = train_with_bar(run, interrupted)
             except (MemoryError, RuntimeError) as error:
                 if dist.is_initialized():
                     raise  # not every process would say it
@@ -210,15 +210,15 @@ def _device(name: str, index: int) -> torch.device:
     return place
 
 
-def _train(
-    run: Run, config: Config, rank: int, interrupted: Callable[[], bool]
-) -> Outcome:
+def train_with_bar(run: Run, stop: Callable[[], bool], name: str = "") -> Outcome:
+    """Train until told to stop, with a progress bar in the first process."""
     smoothed = RunningMean(0.98)
     shown: dict[str, str] = {}
     with progress_bar(
-        config.training.steps,
-        shown=False if rank else None,
+        run.config.training.steps,
+        shown=False if run.rank else None,
         initial=run.step,
+        desc=name,
         unit="step",
         mininterval=0.5,
     ) as bar:
@@ -232,7 +232,7 @@ def _train(
             shown["PSNR"] = f"{decibels:.2f} dB"
             bar.set_postfix(shown, refresh=False)
 
-        return run.train(stop=interrupted, on_step=on_step, on_validation=on_validation)
+        return run.train(stop=stop, on_step=on_step, on_validation=on_validation)
 
 
 def _weights(path: Path, config: Config) -> dict[str, Tensor]:

@@ -21,9 +21,10 @@ from svdinv._missing import needing
 from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import registered
+from svdinv.unroll.options import check_ranges, option
 from svdinv.unroll.plugins import class_named, naming
 from svdinv.unroll.tasks.registry import entries
-from svdinv.unroll.tasks.task import Task, check_ranges, option, task_named
+from svdinv.unroll.tasks.task import Task, task_named
 
 LOSSES = ("l1", "mse", "log-l1", "log-mse", "measurement")
 """Names of the losses in `svdinv.unroll.training.losses`."""
@@ -65,14 +66,21 @@ class Training:
     optimiser: str = option(
         "Adam", "a class of torch.optim, or package.module:Class, with its defaults"
     )
-    learning_rate: float = option(2e-3, "highest learning rate", high=1e6)
+    learning_rate: float = option(2e-3, "highest learning rate", above=0, high=1e6)
     schedule: Literal["cosine", "linear", "constant"] = option(
         "cosine", "how it falls after the warm-up"
     )
-    warm_up: float = option(0.03, "part of the steps in which it rises to that")
-    clip: float = option(0.5, "largest gradient norm; longer ones are scaled down")
+    warm_up: float = option(
+        0.03, "part of the steps in which it rises to that", low=0, below=1
+    )
+    clip: float = option(
+        0.5, "largest gradient norm; longer ones are scaled down", above=0
+    )
     average: float = option(
-        0.1, "the weights kept are means over about this part of the steps so far"
+        0.1,
+        "the weights kept are means over about this part of the steps so far",
+        low=0,
+        below=1,
     )
     svd: Literal[
         "svt",
@@ -95,14 +103,6 @@ class Training:
                 f"loss must be one of {list(LOSSES)}, or package.module:function, got "
                 f"{self.loss!r}"
             )
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("warm_up", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must lie in [0, 1), got {getattr(self, name)}"
-                )
 
 
 @dataclass(frozen=True, kw_only=True)

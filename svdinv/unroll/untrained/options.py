@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from svdinv.unroll.networks import Generator
+from svdinv.unroll.options import check_ranges, option
 from svdinv.unroll.priors import Prior
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network, tensor
@@ -71,35 +72,22 @@ class Options:
         If an attribute makes no fit, which is named.
     """
 
-    iterations: int = 2000
-    rate: float = 1e-2
-    input_noise: float = 0.03
-    average: float = 0.99
+    iterations: int = option(2000, low=1)
+    rate: float = option(1e-2, above=0, below=math.inf)
+    input_noise: float = option(0.03, low=0, below=math.inf)
+    average: float = option(0.99, low=0, below=1)
     rule: Rule | None = field(default_factory=HeldOut)
     prior: Prior | None = None
-    penalty: float = 0.0
+    penalty: float = option(0.0, low=0, below=math.inf)
     trained: Trained = "all"
-    recorrupted: float = 0.0
+    recorrupted: float = option(0.0, low=0, below=math.inf)
     preconditioned: bool = False
     consistent: bool = True
-    every: int = 10
+    every: int = option(10, low=1)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "every"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {getattr(self, name)}"
-                )
-        for name in ("input_noise", "penalty", "recorrupted"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must not be negative, got {getattr(self, name)!r}"
-                )
-        if not 0 < self.rate < math.inf:
-            raise ValueError(f"rate must be positive, got {self.rate!r}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average must lie in [0, 1), got {self.average!r}")
+        check_ranges(self)
         known = ("all", "decoder", "singular values")
         if self.trained not in known:
             raise ValueError(f"trained must be one of {known}, got {self.trained!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from svdinv.unroll.algorithms.cross_validation import held_out
 from svdinv.unroll.arrays import to_numpy
+from svdinv.unroll.options import check_ranges, option
 from svdinv.unroll.problem import Problem
 
 
@@ -47,7 +48,7 @@ class Rule:
         If an attribute makes no rule, which is named.
     """
 
-    patience: int = 400
+    patience: int = option(400, low=1)
 
     withholds: ClassVar[bool] = False
     """Whether what it chooses is left out of the fit."""
@@ -56,8 +57,7 @@ class Rule:
     """Other than 0, a second fit is to data moved by so much of what it chooses."""
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise ValueError(f"patience must be at least 1, got {self.patience}")
+        check_ranges(self)
 
     def check(self, problem: Problem) -> None:
         """Refuse a problem that the rule is not for, by ValueError."""
@@ -99,14 +99,9 @@ class HeldOut(Rule):
         Of the data.
     """
 
-    share: float = 0.05
+    share: float = option(0.05, above=0, below=1)
 
     withholds: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.share < 1:
-            raise ValueError(f"share must lie in (0, 1), got {self.share}")
 
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
         """Draw them, evenly but for the largest.
@@ -136,12 +131,7 @@ class MovingVariance(Rule):
         Iterates, one for each time that the rule is asked.
     """
 
-    window: int = 20
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.window < 2:
-            raise ValueError(f"window must be at least 2, got {self.window}")
+    window: int = option(20, low=2)
 
     def buffers(self, image: Tensor) -> dict[str, Tensor]:
         """Keep a part of each image of the window."""
@@ -183,10 +173,8 @@ class GaussianRule(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if entry.name != "patience" and not 0 < value < math.inf:
-                raise ValueError(f"{entry.name} must be positive, got {value!r}")
+        if not 0 < self.deviation < math.inf:
+            raise ValueError(f"deviation must be positive, got {self.deviation!r}")
 
     def check(self, problem: Problem) -> None:
         """Refuse other noise, by ValueError: no `L2`, or one with weights."""
@@ -207,7 +195,7 @@ class Discrepancy(GaussianRule):
         What the root mean square of the residual may be in units of `deviation`.
     """
 
-    factor: float = 1.0
+    factor: float = option(1.0, above=0, below=math.inf)
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
         """Return the excess of the residual over the noise, relative to the noise."""
@@ -234,7 +222,7 @@ class SURE(GaussianRule):
         Size of that little noise, in units of `deviation`.
     """
 
-    probe: float = 0.1
+    probe: float = option(0.1, above=0, below=math.inf)
 
     @property
     def probes(self) -> float:  # type: ignore[override]

@@ -198,6 +198,7 @@ class Ct(Task):
         "least and most noise relative to the mean of a sinogram, between which each "
         "item has some",
         low=0,
+        rising=True,
     )
     rectangles: float = option(
         0.0, "share of rectangles among the ellipses", low=0, high=1
@@ -216,8 +217,6 @@ class Ct(Task):
         if not set(self.beam) <= set(_BEAMS):
             due = " or ".join(_BEAMS)
             raise ValueError(f"beam must be {due}, or both, got {self.beam}")
-        if not self.noise[0] <= self.noise[1]:
-            raise ValueError(f"noise must not fall, got {self.noise}")
 
     def load(self) -> Densities:
         return Densities(self)

@@ -149,22 +149,21 @@ class Pet(Task):
     size: int = option(_SIZE, "rows and columns of what is trained on", low=16)
     projections: int = option(_VIEWS, "angles of each", low=4)
     counts: tuple[float, float] = option(
-        (3e4, 3e5), "fewest and most counts, of which each item draws a number", low=10
+        (3e4, 3e5),
+        "fewest and most counts, of which each item draws a number",
+        low=10,
+        rising=True,
     )
     background: float = option(
         0.4, "largest share of scatter and randoms in these", low=0, high=0.95
     )
     frames: tuple[int, int] = option(
-        (1, 1), "fewest and most frames, of which each step draws a number", low=1
+        (1, 1),
+        "fewest and most frames, of which each step draws a number",
+        low=1,
+        rising=True,
     )
     validation: int = option(4, "phantoms to watch the training by", low=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.counts[0] <= self.counts[1]:
-            raise ValueError(f"counts must not fall, got {self.counts}")
-        if not self.frames[0] <= self.frames[1]:
-            raise ValueError(f"frames must not fall, got {self.frames}")
 
     def load(self) -> Activities:
         return Activities(self)

@@ -126,16 +126,14 @@ class SpectralCt(Ct):
     bins: int = option(_BINS, "bins of energy", low=2, high=80)
     photons: tuple[float, float] = option(
         (5e4, 2e5), "fewest and most photons of all energies, of which each item draws "
-        "a number", low=10,
+        "a number", low=10, rising=True,
     )  # fmt: skip
     noise: tuple[float, float] = option(
-        (0.0, 0.0), "least and most noise beside that of the photons", low=0
+        (0.0, 0.0),
+        "least and most noise beside that of the photons",
+        low=0,
+        rising=True,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.photons[0] <= self.photons[1]:
-            raise ValueError(f"photons must not fall, got {self.photons}")
 
     def files(self, folder: Path) -> list[Path]:
         return [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]

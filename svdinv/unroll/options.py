@@ -1,0 +1,87 @@
+"""Options: fields of dataclasses that say in which range their numbers lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
+
+_T = TypeVar("_T")
+
+
+def option(
+    default: _T,
+    help: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    rising: bool = False,
+    plural: str | None = None,
+    of_file: bool = False,
+) -> _T:
+    """Declare an option of a configuration or of the command line, with a line of help.
+
+    `low` and `high` are the range of a number, or of each of several, both ends
+    included; `above` and `below` are ends that are not. Several that are `rising` do
+    not fall. `plural` is what ``svdinv evaluate`` calls it, which takes several values.
+    `of_file` is for options of reading a file, not of measuring an image.
+    Returns a dataclass field, which type checkers take for the default.
+    """
+    metadata = {"help": help, "plural": plural, "of_file": of_file, "rising": rising}
+    range_ = _Range(low, high, above, below)
+    return dataclasses.field(default=default, metadata=metadata | {"range": range_})
+
+
+def check_ranges(options: Any) -> None:
+    """Check the numbers of a dataclass against the ranges of its options.
+
+    Raises ValueError for one that is out of its range, TypeError for one value where
+    there should be several; the message names the option.
+    """
+    for entry in dataclasses.fields(options):
+        value, range_ = getattr(options, entry.name), entry.metadata.get("range")
+        several = isinstance(value, tuple | list)
+        if isinstance(entry.default, tuple) and not several:
+            raise TypeError(f"{entry.name} must be a tuple, got {value!r}")
+        if range_ is None:
+            continue
+        every = value if several else (value,)
+        for each in every:
+            number = isinstance(each, int | float) and not isinstance(each, bool)
+            if number and not range_.holds(each):
+                raise ValueError(f"{entry.name} must {range_}, got {value}")
+        pairs = pairwise(every) if entry.metadata["rising"] else ()
+        if not all(one <= other for one, other in pairs):
+            raise ValueError(f"{entry.name} must not fall, got {value}")
+
+
+class _Range(NamedTuple):
+    low: float | None
+    high: float | None
+    above: float | None
+    below: float | None
+
+    def holds(self, number: float) -> bool:
+        low, high, above, below = self
+        return (
+            (low is None or number >= low)
+            and (high is None or number <= high)
+            and (above is None or number > above)
+            and (below is None or number < below)
+        )
+
+    def __str__(self) -> str:
+        low, high, above, below = self
+        first = low if above is None else above
+        last = high if below is None else below
+        if last in (None, math.inf):
+            if first == 0:
+                return "not be negative" if above is None else "be positive"
+            return f"be {'at least' if above is None else 'above'} {first:g}"
+        if first is None:
+            return f"be {'at most' if below is None else 'below'} {last:g}"
+        left, right = "[" if above is None else "(", "]" if below is None else ")"
+        return f"lie in {left}{first:g}, {last:g}{right}"
