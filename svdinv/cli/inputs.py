@@ -41,11 +41,18 @@ def read_input(
     ValueError names the argument.
     """
     from svdinv.unroll.problem import Problem
+    from svdinv.unroll.tasks import task_named
     from svdinv.unroll.tasks.reading import opened
 
     with opened(source) as found:
         task, what = found.task, f"{source} is one of {found.entry.images}"
-        _check_task(arguments, source, task)
+        if arguments.task is not None:
+            own = task_named(arguments.task).kind
+            if own != task.kind:
+                raise ValueError(
+                    f"argument --task: {source} is not of the kind {own}, but "
+                    f"{task.kind}"
+                )
         need(arguments.parser, found.entry.needs, "train")
         options = task_options(arguments, task, what)
         with naming_flags(arguments, task):
@@ -55,29 +62,14 @@ def read_input(
         what = f"{source} is measured already" if measured else what
         refuse_options(arguments, task, what, but=found.applicable(given))
     if isinstance(given, Problem):
-        return Input(task, given if truth else _blind(given), options, measured)
-    options = options if truth else task.options_without_truth(options)
-    with naming_flags(arguments, task):
-        problem = task.measure(given, options)
-    return Input(task, problem if truth else _blind(problem), options, False)
-
-
-def _check_task(arguments: argparse.Namespace, source: str, task: Task) -> None:
-    """Refuse, by a ValueError, a file of another task than the one that is named."""
-    if arguments.task is None:
-        return
-    from svdinv.unroll.tasks import task_named
-
-    named = task_named(arguments.task)
-    if named.kind != task.kind:
-        raise ValueError(
-            f"argument --task: {source} is not of the kind {named.kind}, but "
-            f"{task.kind}"
-        )
-
-
-def _blind(problem: Problem) -> Problem:
-    return dataclasses.replace(problem, truth=None)
+        problem = given
+    else:
+        options = options if truth else task.options_without_truth(options)
+        with naming_flags(arguments, task):
+            problem = task.measure(given, options)
+    if not truth:
+        problem = dataclasses.replace(problem, truth=None)
+    return Input(task, problem, options, measured)
 
 
 def check_memory(task: Task, name: str, needed: float, device: str) -> None:

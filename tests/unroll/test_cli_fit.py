@@ -145,12 +145,12 @@ def test_ctrl_c_keeps_the_best_so_far(photo, tmp_path, monkeypatch, capsys):
 
 
 def test_ctrl_c_in_the_step_leaves_the_average(photo, tmp_path, monkeypatch, capsys):
-    from svdinv.unroll.untrained import Fitting
+    from svdinv.unroll.untrained import fitting
 
-    def press(self, average):
+    def press(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Fitting, "_towards_data", press)
+    monkeypatch.setattr(fitting, "towards_data", press)
     assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 130
     assert "Interrupted at iteration 10" in capsys.readouterr().out
     assert (tmp_path / "photo-fit-dip.png").exists()

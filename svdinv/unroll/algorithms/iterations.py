@@ -489,7 +489,7 @@ def conjugate_gradients(
     size = inner(right, precondition(right), axes, keepdims=True)
     rounding = rounding * (size + power)
     for _ in range(iterations):
-        if rtol and as_float(power) <= rtol**2 * as_float(first):
+        if rtol and as_float(xp.max(power)) <= rtol**2 * as_float(xp.max(first)):
             break
         image = normal(direction)
         curvature = inner(direction, image, axes, keepdims=True)

@@ -171,7 +171,13 @@ def solve(
     like = problem.adjoint() if problem.A.linear else x0
     _check_shapes(problem, like, x0)
     present = _first_state(algorithm, problem, like, x0, state)
-    p = _parameters(algorithm, problem, like, prior, parameters)
+    given = dict(parameters or {})
+    if unknown := sorted(given.keys() - algorithm.parameters.keys()):
+        raise ValueError(
+            f"{algorithm!r} has the parameters {sorted(algorithm.parameters)}, got "
+            f"{unknown} as well"
+        )
+    p = algorithm.completed(given, problem, like, prior)
     history: list[float] = []
     done = 0
     stopped: Stop = "iterations"
@@ -258,22 +264,6 @@ def _first_state(
             f"{got}"
         )
     return {name: cast_like(state[name], array, xp) for name, array in start.items()}
-
-
-def _parameters(
-    algorithm: Algorithm,
-    problem: Problem,
-    x: Array,
-    prior: Any,
-    given: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    given = dict(given or {})
-    names = set(algorithm.parameters)
-    if unknown := sorted(set(given) - names):
-        raise ValueError(
-            f"{algorithm!r} has the parameters {sorted(names)}, got {unknown} as well"
-        )
-    return algorithm.completed(given, problem, x, prior)
 
 
 def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -> bool:

@@ -244,8 +244,12 @@ class Fitting:
                 step,
             )
 
+        image, step = best, 0.0
         try:
-            image, step = self._towards_data(best)
+            if self.options.consistent and self.left_out is not None:
+                held, known = self.left_out, self.measured
+                with torch.no_grad():
+                    image, step = towards_data(self.problem, best, held, known)
         except KeyboardInterrupt as press:
             raise Interrupted(found(best, 0.0, "stopped")) from press
         return found(image, step, ending)
@@ -314,7 +318,10 @@ class Fitting:
             if self.options.preconditioned:
                 weighted = target.A.preconditioned(rest)
             loss = (rest.conj() * weighted).real.sum() / 2
-        loss = loss + self._regularised(image, state)
+        if self.options.prior is not None:
+            loss = loss + self.options.prior.value(image)
+        if self.options.penalty:
+            loss = loss + self.options.penalty * state["penalty"]
         measured = target.fidelity.expected(Ax.detach())
         data = distance.detach() / self.count
         return image.detach(), measured, loss / self.count, data
@@ -340,15 +347,6 @@ class Fitting:
         kind = torch.complex64 if like.is_complex() else torch.float32
         return (size * torch.randn(like.shape, generator=rng, dtype=kind)).to(like)
 
-    def _regularised(self, image: Tensor, state: Any) -> Any:
-        """Return the regularisation terms of the loss."""
-        options, total = self.options, 0
-        if options.prior is not None:
-            total = total + options.prior.value(image)
-        if options.penalty:
-            total = total + options.penalty * state["penalty"]
-        return total
-
     @torch.no_grad()
     def _look(self, told: list[float], image: Tensor) -> Record:
         kept, y = self.kept, self.problem.y
@@ -365,13 +363,6 @@ class Fitting:
         record = Record(self.iteration, loss, data, criterion, decibels)
         self.trajectory.append(record)
         return record
-
-    @torch.no_grad()
-    def _towards_data(self, average: Tensor) -> tuple[Tensor, float]:
-        """Take the step towards the data, if the options allow it."""
-        if not self.options.consistent or self.left_out is None:
-            return average, 0.0
-        return towards_data(self.problem, average, self.left_out, self.measured)
 
     @property
     def _lost(self) -> bool:

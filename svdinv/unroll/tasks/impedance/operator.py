@@ -150,15 +150,12 @@ class Impedance(WrappedNonlinear):
         self._rest = _contacts(mesh, z)
         self._last: tuple[Any, ...] = (None,)
         super().__init__(
-            self._solve,
+            lambda x: self._fields(x)[0],
             self._push,
             self._pull,
             (len(mesh.triangles),),
             (self.currents.shape[1], self.voltages.shape[1]),
         )
-
-    def _solve(self, x: Floats) -> Floats:
-        return self._fields(x)[0]
 
     def _push(self, x: Floats, dx: Floats) -> Floats:
         _, u, w = self._fields(x)
