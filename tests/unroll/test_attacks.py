@@ -228,7 +228,8 @@ def test_any_dataset_is_a_source():
             return Problem(one.y[0], A, truth=one.truth[0], name=str(i))
 
     dataset = Dataset(noise())
-    source = FromDataset(dataset, [dataset[0]]).of_width(4)
+    source = FromDataset(dataset, [dataset[0]])
+    source.width = 4
     seen = [source.batch(1, step, range(4)).y for step in (1, 2, 3)]
     rows = {row.tobytes() for row in np.concatenate(seen)}
     assert len(rows) == 6  # two epochs of six, in twelve items

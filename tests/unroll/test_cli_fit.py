@@ -156,6 +156,15 @@ def test_ctrl_c_in_the_step_leaves_the_average(photo, tmp_path, monkeypatch, cap
     assert (tmp_path / "photo-fit-dip.png").exists()
 
 
+def test_a_folder_named_as_weights_does_not_stand_in_their_way(tmp_path, monkeypatch):
+    """`svdinv reconstruct` looked in it for the weights that are its own default."""
+    (tmp_path / "ct").mkdir()
+    monkeypatch.chdir(tmp_path)
+    small = ("ellipses", "--size", "16", "--views", "4")
+    assert main(["reconstruct", *small, "--no-baselines", "--output", "out"]) == 0
+    assert run(*small, "--prior", "edip", "--iterations", "1", "--output", "out") == 0
+
+
 def test_a_grey_picture_is_fitted_in_one_channel(tmp_path, monkeypatch):
     from svdinv.unroll.evaluation import fitting
 

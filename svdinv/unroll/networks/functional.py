@@ -142,6 +142,15 @@ def low_rank(maps: Array, share: Array, block: int | None, layers: Any) -> Array
     return from_blocks(layers.svt(to_blocks(maps, block, xp), share), maps, xp)
 
 
+def low_rank_parts(v: Array, layers: Any) -> Array:
+    """``v + D(SVT(E(v)))`` of complex series, E and D on real and imaginary part."""
+    xp = namespace(v)
+    channels = to_channels(v, xp)
+    maps = to_complex(layers.analysis(channels), v, xp)
+    maps = layers.svt(maps, fraction(layers.threshold, xp))
+    return to_complex(channels + layers.synthesis(to_channels(maps, xp)), v, xp)
+
+
 def sampled_where(A: Operator, x: Array, what: str) -> Array:
     """Return 1 where a pixel is measured and 0 elsewhere, as `what` needs it.
 

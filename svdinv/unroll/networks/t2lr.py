@@ -21,12 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from svdinv.unroll.arrays import like, namespace
-from svdinv.unroll.networks.functional import (
-    fraction,
-    positive,
-    to_channels,
-    to_complex,
-)
+from svdinv.unroll.networks.functional import low_rank_parts, positive
 from svdinv.unroll.networks.recipe import (
     Convolutions,
     Layer,
@@ -80,10 +75,7 @@ class T2LR(SeriesRecipe):
         x, l = state["x"], state["l"]
         xp = namespace(x)
         v = x + l
-        channels = to_channels(v, xp)
-        maps = to_complex(layers.analysis(channels), v, xp)
-        maps = layers.svt(maps, fraction(layers.threshold, xp))
-        a = to_complex(channels + layers.synthesis(to_channels(maps, xp)), v, xp)
+        a = low_rank_parts(v, layers)
         mu = like(positive(layers.mu, xp), v, xp)
         x = a - l - mu / (1 + mu) * problem.gradient(a - l)
         if layers.eta is not None:

@@ -36,9 +36,8 @@ from svdinv.unroll.networks.functional import (
     check_floats,
     check_image,
     fraction,
+    low_rank_parts,
     root,
-    to_channels,
-    to_complex,
 )
 from svdinv.unroll.networks.recipe import (
     Convolutions,
@@ -217,12 +216,10 @@ class Convolved(LearnedPrior):
 
     def prox(self, v: Array, step: Any, layers: Layers) -> Array:
         xp = namespace(v)
+        if is_complex(v, xp):
+            return low_rank_parts(v, layers)
         share = fraction(layers.threshold, xp)
-        if not is_complex(v, xp):
-            return v + layers.synthesis(layers.svt(layers.analysis(v), share))
-        channels = to_channels(v, xp)
-        maps = layers.svt(to_complex(layers.analysis(channels), v, xp), share)
-        return to_complex(channels + layers.synthesis(to_channels(maps, xp)), v, xp)
+        return v + layers.synthesis(layers.svt(layers.analysis(v), share))
 
 
 @register

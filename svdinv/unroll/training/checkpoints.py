@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,7 @@ class Checkpoint:
     step: int  # steps that were done
     config: str  # as TOML
     tensors: dict[str, Tensor]  # weights, means, what the optimiser keeps, by name
-    # What else the bits depend on, such as versions; empty in older files.
-    origin: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, str]  # what else the bits depend on, such as versions
 
     def restore(
         self, network: nn.Module, mean: nn.Module, optimiser: torch.optim.Optimizer

@@ -133,7 +133,7 @@ class Run:
         if source is None and not self._finished:
             source = config.task.load()
         if isinstance(source, FromDataset):
-            source.of_width(config.training.batch)
+            source.width = config.training.batch
         self._source = source
         if output is not None and not self._finished:
             self._origin = {"svdinv": __version__, "torch": torch.__version__}

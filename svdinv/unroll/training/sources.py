@@ -24,6 +24,7 @@ class FromDataset:
         if not len(dataset):
             raise ValueError("dataset must not be empty")
         self.dataset, self._validation = dataset, list(validation)
+        self.width = 1  # items in a step, over all processes: `Run` sets it
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
         """Return items of a step; each epoch uses every item once, reshuffled."""
@@ -31,7 +32,7 @@ class FromDataset:
         chosen = []
         # Items of a step are counted on from those of the steps before.
         for item in items:
-            epoch, place = divmod((step - 1) * self._width + item, count)
+            epoch, place = divmod((step - 1) * self.width + item, count)
             order = np.random.default_rng([seed, epoch]).permutation(count)
             chosen.append(self.dataset[int(order[place])])
         return batch(chosen)
@@ -39,13 +40,6 @@ class FromDataset:
     def validation(self) -> list[Problem]:
         """Return the problems for validation."""
         return self._validation
-
-    _width = 1
-
-    def of_width(self, width: int) -> FromDataset:
-        """Return the number of items in a step, over all processes."""
-        self._width = width
-        return self
 
 
 class Prefetcher:
