@@ -12,9 +12,9 @@ from svdinv.unroll.data import TEST, photograph
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.evaluation.evaluation import Evaluation
 from svdinv.unroll.evaluation.methods import Row
+from svdinv.unroll.operators import MRI
 from svdinv.unroll.tasks.cine import training as cine_training
 from svdinv.unroll.tasks.cine.moving import unseen_series
-from svdinv.unroll.tasks.cine.sampling import measured
 from svdinv.unroll.tasks.cine.task import Cine, CineOptions
 from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
 from svdinv.unroll.tasks.non_local import NAME
@@ -155,7 +155,7 @@ def test_measured_files_are_taken_as_they_are_and_once(tmp_path, capsys, one_lin
     h5py = pytest.importorskip("h5py")
     series = unseen_series(2, 3, 32)
     mask = np.ones(series.shape, bool)
-    kspace = measured(series, mask)
+    kspace = MRI(mask)(series).astype(np.complex64)
     write_h5(tmp_path / "raw.h5", kspace=kspace, mask=mask, truth=series)
     options = ["--no-baselines", "--no-ensemble", "--output", tmp_path / "out"]
     assert run("cine", "--images", tmp_path / "raw.h5", *options) == 0

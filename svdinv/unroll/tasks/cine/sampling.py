@@ -78,15 +78,6 @@ def sampling(
     raise ValueError(f"mask must be one of {', '.join(PATTERNS)}, got {name!r}")
 
 
-def measured(
-    series: NDArray[np.complex64],
-    mask: NDArray[np.bool_],
-    maps: NDArray[np.complex64] | None = None,
-) -> NDArray[np.complex64]:
-    """Return the k-space of a series, (T, H, W) or (T, C, H, W), 0 off the mask."""
-    return MRI(mask, maps)(series).astype(np.complex64)
-
-
 def sampled(
     name: str,
     series: NDArray[np.complex64],
@@ -98,4 +89,4 @@ def sampled(
     The problem has k-space (T, H, W), or (T, C, H, W) with maps.
     """
     A = MRI(mask, maps)
-    return Problem(measured(series, mask, maps), A, truth=series, name=name)
+    return Problem(A(series).astype(np.complex64), A, truth=series, name=name)

@@ -20,7 +20,7 @@ from svdinv.unroll.tasks.cine.moving import (
     phantom_series,
 )
 from svdinv.unroll.tasks.cine.phantom import coil_maps
-from svdinv.unroll.tasks.cine.sampling import measured, sampling
+from svdinv.unroll.tasks.cine.sampling import sampling
 from svdinv.unroll.tasks.task import InputImage
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ class Hearts:
         ]
         mask = sampling(pattern, series.shape, rng, rate)
         maps = self._maps(coils, int(rng.integers(16))) if coils else None
-        kspace = measured(series, mask, maps)
+        A = MRI(mask, maps)
+        kspace = A(series).astype(np.complex64)
         if task.noise:  # also where nothing is sampled: nobody looks there
             deviation = np.float32(task.noise * rng.random())
             noise = white_noise(kspace.shape, kspace.dtype, rng)
@@ -137,7 +138,7 @@ class Hearts:
             noise = white_noise(kspace.shape, kspace.dtype, rng)
             kspace = kspace + np.float32(np.sqrt(power)) * noise
         # Noise where nothing is sampled is no data.
-        kspace = MRI(mask, maps).project_to_samples(kspace)
+        kspace = A.project_to_samples(kspace)
         return kspace, mask, maps, np.ascontiguousarray(series)
 
     def _case(self, name: str, series: Any, mask: str, seed: int) -> Problem:
