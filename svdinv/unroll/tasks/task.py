@@ -60,15 +60,24 @@ Method: TypeAlias = Callable[[Problem], Reconstruction]
 """From a problem of the task to an image, and what was chosen for it."""
 
 
+def _always(problem: Problem) -> bool:
+    """Whatever the problem."""
+    return True
+
+
+def _never(problem: Problem) -> bool:
+    """For no problem."""
+    return False
+
+
 @dataclass(frozen=True)
 class Baseline:
     """A classical method, with what says when others are compared with it."""
 
     method: Method
     lengthy: bool = False  # takes more than some seconds: if asked for
-    # Whether it is for such a problem, and whether that takes minutes: if named.
-    applies: Callable[[Problem], bool] = lambda problem: True
-    slow: Callable[[Problem], bool] = lambda problem: False
+    applies: Callable[[Problem], bool] = _always  # whether it is for such a problem
+    slow: Callable[[Problem], bool] = _never  # whether that takes minutes: if named
 
     def __call__(self, problem: Problem) -> Reconstruction:
         """Reconstruct."""
