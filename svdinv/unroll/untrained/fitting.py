@@ -52,10 +52,10 @@ from svdinv.unroll.training.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from svdinv.unroll.untrained.model import Kept, Model, NoRule, has_encoder
+from svdinv.unroll.untrained.model import Kept, Model, has_encoder
 from svdinv.unroll.untrained.options import Fit, Options, Record
 from svdinv.unroll.untrained.residual import STEPS, towards_data
-from svdinv.unroll.untrained.stopping import Seen
+from svdinv.unroll.untrained.stopping import Rule, Seen
 
 
 class Fitting:
@@ -96,7 +96,7 @@ class Fitting:
         single = replace(problem, truth=None).single()
         self.problem = single.replace_arrays(convert).only_measured()
         self.measured, y = self.problem.sampled_mask(), self.problem.y
-        self.rule = rule = options.rule or NoRule()
+        self.rule = rule = options.rule or Rule()
         rule.check(self.problem)
         self.count = int(self.measured.sum())
         if not self.count:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,15 +14,7 @@ from svdinv.unroll.networks import Recipe
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network
 from svdinv.unroll.untrained.options import Options
-from svdinv.unroll.untrained.stopping import Rule, Seen
-
-
-class NoRule(Rule):
-    """Fit to the end."""
-
-    def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Return infinity: no iterate is better than another."""
-        return math.inf
+from svdinv.unroll.untrained.stopping import Rule
 
 
 class Kept(nn.Module):

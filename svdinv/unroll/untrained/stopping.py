@@ -35,7 +35,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A rule: subclasses say what is to be small.
+    """A rule: subclasses say what is to be small; by default it fits to the end.
 
     Attributes
     ----------
@@ -73,10 +73,10 @@ class Rule:
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
         """Return the criterion, which is to be small.
 
-        Infinity where it cannot be told yet. `own` is what `buffers` returned, to be
-        changed in place.
+        Infinity where it cannot be told yet, by default always. `own` is what `buffers`
+        returned, to be changed in place.
         """
-        raise NotImplementedError
+        return math.inf
 
     def reached(self, value: float) -> bool:
         """Return whether a value of the criterion ends the fit at once."""
