@@ -25,7 +25,7 @@ from svdinv.unroll.algorithms import PDHG
 from svdinv.unroll.networks import Skip
 from svdinv.unroll.operators import MRI, Sampling
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.untrained import Fitting, Options
+from svdinv.unroll.untrained import Options, fitting
 
 
 def linear(matrix):
@@ -177,10 +177,10 @@ def test_ctrl_c_in_a_classical_method_ends_the_program(call, tmp_path, monkeypat
 
 
 def test_ctrl_c_in_the_step_of_an_untrained_prior_is_no_answer(monkeypatch):
-    def press(self, average):
+    def press(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Fitting, "_towards_data", press)
+    monkeypatch.setattr(fitting, "towards_data", press)
     A = Sampling(np.ones((1, 8, 8), bool))
     truth = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
     problem = Problem(truth, A, truth=truth)

@@ -33,7 +33,7 @@ _MOST_LINKS = 64  # on the way to one object
 @contextmanager
 def open_hdf5(path: str | Path, expected: str) -> Iterator[Datasets]:
     """Open an HDF5 file to read, with errors that name it."""
-    with reading(path, expected), closing(held_hdf5(path, expected)) as file:
+    with closing(held_hdf5(path, expected)) as file, reading(path, expected):
         yield file
 
 

@@ -304,16 +304,17 @@ class Cine(Task):
 
         Or k-space that was measured, of the formats that hold such.
         """
-        path, takes = Path(source), self.file_options(source)
+        path, built_in = Path(source), str(source) in (*PHANTOMS, *HEARTS)
+        format = None if built_in else format_of(path)
+        takes = format.options if format else self.file_options(source)
         for given in options.of_files():
             said = getattr(options, given) is not None and given not in takes
             # That of a mask may be meant.
             mask = given == "time_axis" and options.mask not in (None, *PATTERNS)
             if said and not mask:
                 raise ValueError(f"{given}: does not apply to {source}")
-        if str(source) in (*PHANTOMS, *HEARTS):
+        if built_in:
             return _built_in(str(source), options)
-        format = format_of(path)
         if format is None:
             raise ValueError(f"{source} is not {self.entry.inputs}")
         scan = format.read(path, **{given: getattr(options, given) for given in takes})
