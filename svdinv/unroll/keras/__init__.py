@@ -38,7 +38,7 @@ from svdinv.unroll.networks import (
 )
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import doubled, svt, to_channels, to_complex
-from svdinv.unroll.networks.recipe import EPSILON, choose, forward_operator
+from svdinv.unroll.networks.recipe import EPSILON, choose, given_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
@@ -139,10 +139,10 @@ class Network(keras.Model):
         y, *measurement = inputs if isinstance(inputs, tuple | list) else (inputs,)
         y = self._in_precision(y)
 
-        def make(*measurement: Any) -> Operator:
-            return forward_operator(self.recipe, self.operator, measurement)
+        def make(y: Array, measurement: Sequence[Any]) -> Problem:
+            return given_problem(self.recipe, self.operator, y, tuple(measurement))
 
-        problem = Problem(y, make(*measurement), self.recipe.fidelity(*measurement))
+        problem = make(y, measurement)
         state = self.recipe.begin(problem)
         penalised = bool(self.penalty) and training
         if penalised:
@@ -321,7 +321,7 @@ class _Cell(keras.layers.Layer):
         self,
         state: State,
         y: Array,
-        make: Callable[..., Operator],
+        make: Callable[[Array, Sequence[Any]], Problem],
         measurement: Sequence[Any],
     ) -> State:
         """Iterate, and again in the backward: only the state is kept."""
@@ -335,9 +335,7 @@ class _Cell(keras.layers.Layer):
         def step(*arrays: Array) -> tuple[Array, ...]:
             before = _joined(arrays, given)
             own = [before.pop(i, x) for i, x in parts.items()]
-            y = before.pop("measured")
-            problem = Problem(y, make(*own), self.recipe.fidelity(*own))
-            new = self.iterate(before, problem)
+            new = self.iterate(before, make(before.pop("measured"), own))
             return _split(new[name] for name in state)
 
         return _joined(keras.remat(step)(*_split(given.values())), state)

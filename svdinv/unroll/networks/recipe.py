@@ -325,36 +325,6 @@ def choose(recipe: Recipe | None, kind: str, options: Any) -> Recipe:
     return recipe
 
 
-def forward_operator(
-    recipe: Recipe,
-    own: Any,
-    measurement: tuple[Any, ...],
-    named: Mapping[str, Any] | None = None,
-) -> Operator:
-    """Return the forward operator for a call of a network.
-
-    One that is given comes before the network's own, which is an operator, what makes
-    one, or None for that of the recipe. Raises TypeError if the arguments behind the
-    measured values do not make one.
-    """
-    named = named or {}
-    if len(measurement) == 1 and not named and isinstance(measurement[0], Operator):
-        return measurement[0]
-    if isinstance(own, Operator):
-        if measurement or named:
-            raise TypeError(
-                "this network has its operator: nothing but another goes beside y"
-            )
-        return own
-    if own is None:
-        A = recipe.operator(*in_order(recipe, measurement, named))
-    else:
-        A = own(*measurement, **named)
-    if not isinstance(A, Operator):
-        raise TypeError(f"operator must give an Operator, got {type(A).__name__}")
-    return A
-
-
 def given_problem(
     recipe: Recipe,
     own: Any,
@@ -364,24 +334,33 @@ def given_problem(
 ) -> Problem:
     """Return the problem for a call of a network, without the truth.
 
-    Of data, or a problem itself; the rest as for `forward_operator`.
+    Of data, or a problem itself. A forward operator that is given comes before the
+    network's own, which is an operator, what makes one, or None for that of the recipe.
+    Raises TypeError if the arguments behind the measured values do not make one.
     """
+    named = named or {}
     if isinstance(y, Problem):
         if measurement or named:
             raise TypeError("nothing goes beside a problem, which has its operator")
         return dataclasses.replace(y, truth=None)
-    A = forward_operator(recipe, own, measurement, named)
-    return Problem(y, A, recipe.fidelity(*_beside(recipe, measurement, named)))
-
-
-def _beside(
-    recipe: Recipe, measurement: tuple[Any, ...], named: Mapping[str, Any] | None
-) -> tuple[Any, ...]:
-    """Return the arguments beside the data, without the operator."""
-    if any(isinstance(each, Operator) for each in measurement):
-        return ()
-    known = {n: x for n, x in (named or {}).items() if n in recipe.measurement}
-    return in_order(recipe, measurement, known)
+    if len(measurement) == 1 and not named and isinstance(measurement[0], Operator):
+        return Problem(y, measurement[0], recipe.fidelity())
+    if isinstance(own, Operator):
+        if measurement or named:
+            raise TypeError(
+                "this network has its operator: nothing but another goes beside y"
+            )
+        return Problem(y, own, recipe.fidelity())
+    if own is None:
+        beside = in_order(recipe, measurement, named)
+        A = recipe.operator(*beside)
+    else:
+        A = own(*measurement, **named)
+        known = {n: x for n, x in named.items() if n in recipe.measurement}
+        beside = in_order(recipe, measurement, known)
+    if not isinstance(A, Operator):
+        raise TypeError(f"operator must give an Operator, got {type(A).__name__}")
+    return Problem(y, A, recipe.fidelity(*beside))
 
 
 def in_order(
