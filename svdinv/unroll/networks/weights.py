@@ -53,15 +53,21 @@ _KEY, _TASK = "svdinv", "svdinv.task"
 _MOST_WEIGHTLESS = 100
 
 
-def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
+def shapes(recipe: Recipe, *, foreign: bool = False) -> dict[str, tuple[int, ...]]:
     """Name the weights of a network and give their shapes, by cells and their layers.
 
-    Raises TypeError if a layer is a framework's own, no `Convolutions` or `Number`.
+    Raises TypeError if a layer is a framework's own, no `Convolutions` or `Number`;
+    with `foreign` those are left out.
     """
+    found: dict[str, tuple[int, ...]] = {}
     for prefix, layer in _layers(recipe):
-        if not (layer is None or isinstance(layer, Number | Convolutions)):
+        if isinstance(layer, Number):
+            found[prefix] = ()
+        elif isinstance(layer, Convolutions):
+            found |= {f"{prefix}.{name}": n for name, n in layer.shapes().items()}
+        elif layer is not None and not foreign:
             raise TypeError(f"{prefix} is a layer of one framework only")
-    return _named_shapes(recipe)
+    return found
 
 
 def first_kernel(
@@ -182,7 +188,7 @@ def read(path: str | Path) -> Stored:
         if recipe.cells > max(len(weights), _MOST_WEIGHTLESS):
             raise ValueError(f"{recipe.cells} cells of {len(weights)} weights in all")
         # Layers of a framework's own are left to it.
-        expected = _named_shapes(recipe)
+        expected = shapes(recipe, foreign=True)
         check({n: weights[n] for n in expected if n in weights}, expected)
     return Stored(recipe, weights, str(metadata.get(_TASK, "")))
 
@@ -209,16 +215,6 @@ def _layers(recipe: Recipe) -> Iterator[tuple[str, Layer]]:
     for i in range(recipe.cells):
         for name, layer in recipe.layers(i == recipe.cells - 1).items():
             yield f"cells.{i}.{name}", layer
-
-
-def _named_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
-    for prefix, layer in _layers(recipe):
-        if isinstance(layer, Number):
-            found[prefix] = ()
-        elif isinstance(layer, Convolutions):
-            found |= {f"{prefix}.{name}": n for name, n in layer.shapes().items()}
-    return found
 
 
 def _check_numbers(weights: Weights) -> None:
