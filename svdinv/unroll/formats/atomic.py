@@ -23,25 +23,21 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
     Raises OSError if it cannot be written; what was there before is left as it was.
     """
-    path = Path(path)
-    draft = _draft(path)
     # Readable as the umask says, unlike a file of `tempfile`, and without asking for
     # the umask: that sets it for a moment, for all threads.
     how = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    handle = os.open(draft, how, 0o666)
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            # Else a power cut could leave the new name on data never written.
-            file.flush()
-            os.fsync(handle)
-        os.replace(draft, path)
-    except BaseException as error:
-        draft.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # of a full disk, say
-        raise
-    _sync_names(path.parent)
+    with replacing_all([Path(path)]) as (draft,):
+        handle = os.open(draft, how, 0o666)
+        try:
+            with os.fdopen(handle, "w+b") as file:
+                yield file
+                # Else a power cut could leave the new name on data never written.
+                file.flush()
+                os.fsync(handle)
+        except OSError as error:
+            if error.errno and error.filename is None:
+                error.filename = str(path)  # of a full disk, say
+            raise
 
 
 @contextlib.contextmanager

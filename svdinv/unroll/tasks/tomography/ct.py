@@ -87,18 +87,15 @@ class Geometry(NamedTuple):
     source: float = 0.0
     distance: float = 0.0
 
-    def operator(self, angles: tuple[float, ...], detectors: int | None) -> Operator:
-        """Return the projector over a bound on its norm.
-
-        Raises ValueError if the geometry makes no sense.
-        """
-        return _operator(self, angles, detectors)
-
 
 @functools.lru_cache(maxsize=32)
 def _operator(
     geometry: Geometry, angles: tuple[float, ...], detectors: int | None
 ) -> Operator:
+    """Return the projector over a bound on its norm.
+
+    Raises ValueError if the geometry makes no sense.
+    """
     rows, columns, pixel, spacing, offset, source, distance = geometry
     fan = {"source": source, "distance": distance} if source else {}
     kind: Any = FanBeam if fan else ParallelBeam
@@ -307,7 +304,7 @@ class Ct(Task):
                 rows, columns, pixel, pixel * grown, 0.0, _SOURCE * self.side,
                 _DISTANCE * self.side,
             )  # fmt: skip
-        A = place.operator(angles, None)
+        A = _operator(place, angles, None)
         y, unit = A(given.image), _unit(A)
         rng = np.random.default_rng([options.seed, 1])
         photons = photons_of(options)
@@ -446,7 +443,7 @@ def _unit(A: Operator) -> float:
 
 def _problem(sinogram: Any, place: Geometry, angles: Any) -> Problem:
     """Make a problem of measured line integrals, of densities of about 1 at most."""
-    A = place.operator(tuple(map(float, angles)), sinogram.shape[-1])
+    A = _operator(place, tuple(map(float, angles)), sinogram.shape[-1])
     views = Views(place, tuple(angles), _unit(A))
     problem = Tomogram(sinogram / np.float32(views.unit), A, scan=views)
     highest = float(np.percentile(_inverted(problem, "ram-lak"), _HIGHEST))
