@@ -52,9 +52,13 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_finish():
-    """Let the garbage collector no longer go through all modules and tests."""
+    """Let the garbage collector no longer go through all modules and tests.
+
+    Nor often through what frameworks keep of programs: that took a tenth of the time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 10)
     gc.enable()
 
 

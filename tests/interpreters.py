@@ -6,6 +6,7 @@ whether it failed: `keras_checks` starts it where one process has one backend.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -70,6 +71,7 @@ def keras_checks(backend, folder, *scripts):
 
 
 def _call_checks(folder, *scripts):
+    gc.set_threshold(50_000, 20, 10)  # as in `conftest`
     failed = {script.stem: {} for script in scripts}
     for script in scripts:
         sys.path.insert(0, str(script.parent))
