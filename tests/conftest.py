@@ -28,12 +28,14 @@ def pinned(package):
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# XLA's fusions are compiled by way of MLIR, which takes as long again as all the rest.
+# XLA's fusions are compiled by way of MLIR, which takes as long again as all the rest,
+# and programs in parts, side by side, which makes one core a seventh slower.
 # A flag that a version does not know ends the process, so they are for the pinned ones.
 if all(map(pinned, ("jaxlib", "tensorflow", "tensorflow-cpu"))):
     os.environ.setdefault(
         "XLA_FLAGS",
-        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        " --xla_cpu_parallel_codegen_split_count=1",
     )
 sys.path.insert(0, str(Path(__file__).parent))
 
