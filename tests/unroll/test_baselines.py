@@ -75,8 +75,7 @@ def test_without_a_truth_the_threshold_is_the_usual_one(photo):
 
 
 @pytest.mark.parametrize(
-    ("name", "noise"),
-    [("low-rank", 0), ("L+S", 0.02), ("local low-rank", 0.02)],
+    ("name", "noise"), [("low-rank", 0), ("L+S", 0.02), ("local low-rank", 0.02)]
 )
 def test_samples_that_are_left_out_tell_the_weight(name, noise, series):
     problem = noisy(series, noise, seed=0) if noise else series

@@ -13,11 +13,7 @@ from svdinv.unroll.operators import Dense, ParallelBeam, Stack
 from svdinv.unroll.priors import HuberVariation, Tikhonov
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.tomography.densities import density
-from svdinv.unroll.tasks.tomography.kinetics import (
-    kinetic_phantom,
-    plasma,
-    two_tissues,
-)
+from svdinv.unroll.tasks.tomography.kinetics import kinetic_phantom, plasma, two_tissues
 
 ANGLES = np.arange(0, 180, 10.0)
 

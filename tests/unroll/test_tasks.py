@@ -11,11 +11,7 @@ from small_trainings import batch_of, cine, measurement_of, pictures
 from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph, read_picture
 from svdinv.unroll.data.noise import generator
-from svdinv.unroll.data.pictures import (
-    fingerprint,
-    shrunk,
-    training_photographs,
-)
+from svdinv.unroll.data.pictures import fingerprint, shrunk, training_photographs
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators import MRI, Identity
 from svdinv.unroll.problem import Problem

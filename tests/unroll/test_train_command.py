@@ -272,18 +272,17 @@ def test_killed_before_its_first_step_it_can_go_on(config, whole, tmp_path):
         assert torch.equal(one, two)
 
 
-def test_without_its_configuration_the_checkpoint_has_it(config, whole, tmp_path):
+@pytest.mark.parametrize("kept", ["nothing", "no comments"])
+def test_the_file_of_the_configuration_may_be_older_or_lost(
+    config, whole, tmp_path, kept
+):
+    """Comments may change from version to version, and the checkpoint has the rest."""
     Run(config, None, tmp_path).train(stop=lambda: True)
-    (tmp_path / CONFIG).unlink()
-    assert train("--resume", tmp_path) == 0
-    assert results(tmp_path) == results(whole)
-
-
-def test_an_older_file_of_the_same_options_is_gone_on_with(config, whole, tmp_path):
-    """Comments may change from version to version."""
-    Run(config, None, tmp_path).train(stop=lambda: True)
-    text = (tmp_path / CONFIG).read_text()
-    (tmp_path / CONFIG).write_text(re.sub(r" +#.*", "", text))
+    file = tmp_path / CONFIG
+    if kept == "nothing":
+        file.unlink()
+    else:
+        file.write_text(re.sub(r" +#.*", "", file.read_text()))
     assert train("--resume", tmp_path) == 0
     assert results(tmp_path) == results(whole)
 
@@ -352,23 +351,19 @@ def test_says_how_to_go_on_as_it_was_run(count, device, command):
 
 
 @pytest.mark.parametrize(
-    "more",
+    ("more", "message"),
     [
-        ["colour"],
-        ["--set", "seed=1"],
-        ["--steps", "3"],
-        ["--overwrite"],
-        ["--seed", "0"],
+        (["colour"], "argument --resume"),
+        (["--set", "seed=1"], "argument --resume"),
+        (["--steps", "3"], "argument --resume"),
+        (["--overwrite"], "argument --resume"),
+        (["--seed", "0"], "argument --resume"),
+        (["--output", "here"], "not allowed with argument"),
     ],
 )
-def test_other_options_beside_resume_are_refused(whole, more, one_line):
+def test_other_options_beside_resume_are_refused(whole, more, message, one_line):
     assert train("--resume", whole, *more) == 2
-    assert "argument --resume" in one_line()
-
-
-def test_output_beside_resume_is_refused(whole, tmp_path, one_line):
-    assert train("--resume", whole, "--output", tmp_path) == 2
-    assert "not allowed with argument" in one_line()
+    assert message in one_line()
 
 
 # What there is already
@@ -738,42 +733,34 @@ def test_a_breakdown_is_told_with_its_cause(tmp_path, capsys):
 # Signals
 
 
+# The fixture `_interruptible` lets Ctrl-C through, and puts its handler back afterwards.
+
+
 def test_the_first_signal_is_noted_and_the_second_is_as_usual(monkeypatch):
     monkeypatch.setattr("svdinv.unroll.interrupts._ONE_PRESS", 0.0)
-    # Python ignores Ctrl-C where a shell began it in the background.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt), interrupts() as noted:  # noqa: PT012
-            assert not noted()
-            signal.raise_signal(signal.SIGINT)
-            assert noted()
-            time.sleep(0.001)
-            signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt), interrupts() as noted:  # noqa: PT012
+        assert not noted()
+        signal.raise_signal(signal.SIGINT)
+        assert noted()
+        time.sleep(0.001)
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_signal_that_is_ignored_stays_so():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with interrupts() as noted:
-            signal.raise_signal(signal.SIGINT)
-            assert not noted()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupts() as noted:
+        signal.raise_signal(signal.SIGINT)
+        assert not noted()
 
 
 def test_ctrl_c_is_noted_from_the_first_line_on(file, tmp_path, monkeypatch, capsys):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        monkeypatch.setattr(
-            "svdinv.unroll.training.command._announce",
-            lambda run, output: signal.raise_signal(signal.SIGINT),
-        )
-        assert train(file, "--output", tmp_path) == 130
-    finally:
-        signal.signal(signal.SIGINT, before)
+    monkeypatch.setattr(
+        "svdinv.unroll.training.command._announce",
+        lambda run, output: signal.raise_signal(signal.SIGINT),
+    )
+    assert train(file, "--output", tmp_path) == 130
     assert "Interrupted. 1 of 20 steps" in capsys.readouterr().out
 
 

@@ -13,12 +13,7 @@ import torch
 
 from svdinv.unroll.algorithms import ADMM, conjugate_gradients
 from svdinv.unroll.fidelity import L2, PoissonKL
-from svdinv.unroll.networks import (
-    SLR,
-    Decoder,
-    PrimalDual,
-    Skip,
-)
+from svdinv.unroll.networks import SLR, Decoder, PrimalDual, Skip
 from svdinv.unroll.operators import MRI, Identity, ParallelBeam, Sampling
 from svdinv.unroll.priors import HuberVariation
 from svdinv.unroll.problem import Problem
