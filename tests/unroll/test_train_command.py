@@ -731,9 +731,7 @@ def test_a_breakdown_is_told_with_its_cause(tmp_path, capsys):
 
 
 # Signals
-
-
-# The fixture `_interruptible` lets Ctrl-C through, and puts its handler back afterwards.
+# The fixture `_interruptible` lets Ctrl-C through, and restores its handler afterwards.
 
 
 def test_the_first_signal_is_noted_and_the_second_is_as_usual(monkeypatch):
