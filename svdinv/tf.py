@@ -40,6 +40,7 @@ class SUVResult(_NamedTuple):
     v: _tf.Tensor
 
 
+@_tf.autograph.experimental.do_not_convert
 @_documented
 def svd(
     tensor: _Any,

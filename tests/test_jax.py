@@ -173,6 +173,35 @@ def test_single_precision_mode():
         assert jnp.isfinite(gA).all()
 
 
+def test_double_precision_is_refused_in_single_precision_mode():
+    A = matrices((3, 4, 4))
+    value, pullback = jax.vjp(face.nuclear_norm, A)
+    with jax.enable_x64(False):
+        for function in (svd, face.eigh, jax.jit(face.polar), jax.grad(loss)):
+            with pytest.raises(TypeError, match="float64, and jax_enable_x64 is off"):
+                function(A)
+        assert pullback(value)[0].dtype == A.dtype
+
+
+def test_without_compilation():
+    A = matrices((2, 4, 3))
+
+    def derivatives(A):
+        along = jax.jvp(lambda A: face.svt(A, 0.1), (A,), (A,))[1]
+        return along, jax.grad(loss)(A), jax.vmap(face.nuclear_norm)(A)
+
+    expected = derivatives(A)
+    with jax.disable_jit():
+        close(derivatives(A), expected, 1e-12)
+
+
+def test_nan_is_reported_where_it_is_computed():
+    with jax.debug_nans(True):
+        with pytest.raises(FloatingPointError, match="svdinv_operation"):
+            face.sqrtm(-jnp.eye(3))
+        assert jnp.isfinite(face.robust_pca(jnp.eye(3), iterations=2).low_rank).all()
+
+
 def close(found, expected, tolerance):
     for x, y in zip(found, expected, strict=True):
         assert x.shape == y.shape

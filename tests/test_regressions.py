@@ -596,3 +596,76 @@ def test_rmsd_of_points_that_coincide_is_zero(value, count, options):
         assert not P.grad.any()
         traced = svn.kabsch(P.detach().numpy(), 2 * P.detach().numpy(), **options)
         assert not traced.rmsd.any()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e14, 1e15, 1e20])
+def test_whitening_and_correlations_of_any_scale(scale):
+    generator = torch.Generator().manual_seed(0)
+    X, G, Y = (
+        torch.randn(50, 4, generator=generator, dtype=torch.float64) for _ in range(3)
+    )
+
+    def gradients(scale, dtype):
+        x, y = (X * scale).to(dtype).requires_grad_(), (Y * scale).to(dtype)
+        white, found = svt.whiten(x), svt.cca(x, y)
+        losses = (white.white * G.to(dtype)).sum(), found.correlations.sum()
+        mean = white.mean / scale, found.x_weights.abs() * scale
+        found = [torch.autograd.grad(loss, x)[0] * scale for loss in losses]
+        return [t.detach().to(torch.float64) for t in (*found, *mean)]
+
+    found = gradients(scale, torch.float32)
+    torch.testing.assert_close(
+        found, gradients(1.0, torch.float64), rtol=1e-5, atol=1e-5
+    )
+    A = (X * scale).to(torch.float32)
+    torch.testing.assert_close(svt.procrustes(A, A), torch.eye(4))
+
+
+def test_svd_residual_refuses_complex_triplets_and_has_a_gradient_at_zero():
+    A = torch.eye(2, requires_grad=True)
+    U, S, Vh = (t.detach() for t in svt.svd(A))
+    with pytest.raises(TypeError, match="U must be real"):
+        svt.svd_residual(A, U + 0j, S, Vh)
+    svt.svd_residual(A, U, S, Vh).sum().backward()
+    torch.testing.assert_close(A.grad, torch.zeros(2, 2))
+
+
+def test_infinity_is_not_lost():
+    A = torch.tensor([[torch.inf, 1.0], [1.0, 1.0]])
+    assert torch.isnan(svt.null_vector(A)).all()
+    assert torch.isnan(svt.svt_divergence(A, 0.3))
+
+
+@pytest.mark.parametrize("tau", [np.complex64(1 + 5j), np.array(1j)])
+def test_complex_thresholds_of_numpy_are_refused(tau):
+    with pytest.raises(TypeError, match="tau must be real"):
+        svt.svt(torch.eye(3), tau)
+
+
+def test_spectral_map_of_an_inference_tensor():
+    with torch.inference_mode():
+        A = torch.eye(3)
+    torch.testing.assert_close(svt.spectral_map(A, torch.tanh), A * np.tanh(1))
+
+
+def test_whitening_layer_loads_complex_statistics():
+    layer, fresh = (svt.nn.Whitening(3) for _ in range(2))
+    x = torch.randn(20, 3, dtype=torch.complex64)
+    layer(x)
+    fresh.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(fresh.eval()(x), layer.eval()(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("name", ["svd", "null_vector", "pinv"])
+def test_complex_matrices_compile_whole(name):
+    def loss(A):
+        if name == "svd":
+            U, S, Vh = svt.svd(A)
+            return ((U * torch.relu(S - 0.5)[..., None, :]) @ Vh).abs().sum()
+        return getattr(svt, name)(A).abs().sum()
+
+    A = torch.randn(2, 3, 3, dtype=torch.complex64, requires_grad=True)
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    (found,) = torch.autograd.grad(compiled(A), A)
+    torch.testing.assert_close(found, torch.autograd.grad(loss(A), A)[0])

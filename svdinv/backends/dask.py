@@ -29,8 +29,8 @@ class DaskBackend(ArrayBackend):
                 f"{name} must have a known shape, got {shape}: call "
                 f"{name}.compute_chunk_sizes()"
             )
-        axis = -1 if shape[-2] >= shape[-1] else -2
-        if len(chunks[axis]) > 1:
+        axis = -1 if len(shape) < 2 or shape[-2] >= shape[-1] else -2
+        if len(shape) > 1 and len(chunks[axis]) > 1:
             raise ValueError(
                 f"{name} must be in one chunk along its shorter side, got chunks "
                 f"{chunks}: call {name}.rechunk({{{axis}: -1}})"

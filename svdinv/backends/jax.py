@@ -118,17 +118,28 @@ def _compiled_on_cpu(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _bound(operation: Operation, there: tuple[bool, ...], *x: Any) -> Any:
+@jax_kernels.implementing
+def svdinv_operation(operation: Operation, there: tuple[bool, ...], *x: Any) -> Any:
     return _call_p.bind(*x, operation=operation, there=there)
+
+
+def _check_precision(dtype: Any, name: str) -> None:
+    """Refuse double precision where JAX would compute some of it in single."""
+    if dtype in (jnp.float64, jnp.complex128) and not xp.double_precision:
+        raise TypeError(
+            f"{name} is {dtype.name}, and jax_enable_x64 is off: turn it on, or cast "
+            f"{name} to single precision"
+        )
 
 
 def _outputs(
     operation: Operation, there: tuple[bool, ...], avals: Any
 ) -> tuple[Any, Any]:
     """Abstract outputs, and their structure with None for those that are not there."""
-    return _known_outputs(
-        operation.anonymous(), there, tuple(avals), xp.double_precision
-    )
+    avals = tuple(avals)
+    for aval in avals:
+        _check_precision(aval.dtype, "an array")
+    return _known_outputs(operation.anonymous(), there, avals, xp.double_precision)
 
 
 @lru_cache(maxsize=1024)
@@ -189,7 +200,8 @@ def _is_composed(operation: Operation) -> bool:
 def _implementation(
     *x: Any, operation: Operation, there: tuple[bool, ...]
 ) -> list[Any]:
-    return _bound(operation.anonymous(), there, *x)
+    with jax.disable_jit(False):  # as for JAX's own primitives
+        return svdinv_operation(operation.anonymous(), there, *x)
 
 
 def _abstract(*avals: Any, operation: Operation, there: tuple[bool, ...]) -> Any:
@@ -341,10 +353,13 @@ class JAXBackend(Backend):
         return _bind(operation, *x)
 
     def asarray(self, x: Any, name: str) -> Any:
+        if isinstance(x, jax.Array):
+            _check_precision(x.dtype, name)
         try:
             return jnp.asarray(x)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"{name} must be an array, got {x!r}") from error
+            kind = f"{type(x).__name__} of {getattr(x, 'dtype', 'no dtype')}"
+            raise TypeError(f"{name} must be an array, got {kind}") from error
 
     def parameter(self, value: Any, like: Any, name: str = "value") -> Any:
         convert = getattr(value, "__jax_array__", None)  # None of a tracer

@@ -7,6 +7,7 @@ batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from math import prod
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "chosen",
     "decomposes_quickly",
     "eigh",
+    "implementing",
     "is_loaded",
     "svd",
     "tall_values",
@@ -118,14 +120,29 @@ _kernel_p = Primitive("svdinv_kernel")
 _kernel_p.multiple_results = True
 
 
+def implementing(bind: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark the binding of a primitive, which is compiled to implement it.
+
+    Where `jax_debug_nans` finds a NaN in its results, JAX then says so, and does not
+    run it again without compilation, as it would a function.
+    """
+    bind._apply_primitive = True  # type: ignore[attr-defined]
+    return bind
+
+
 @cache
 def _compiled(**parameters: Any) -> Any:
-    return jax.jit(partial(_kernel_p.bind, **parameters))
+    @implementing
+    def svdinv_kernel(*x: Any) -> Any:
+        return _kernel_p.bind(*x, **parameters)
+
+    return jax.jit(svdinv_kernel)
 
 
 @_kernel_p.def_impl
 def _(*x: Any, **parameters: Any) -> Any:
-    return _compiled(**parameters)(*x)
+    with jax.disable_jit(False):
+        return _compiled(**parameters)(*x)
 
 
 @_kernel_p.def_abstract_eval

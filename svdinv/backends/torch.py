@@ -277,6 +277,9 @@ class TorchBackend(Backend):
             if value.dtype.is_complex:
                 raise TypeError(f"{name} must be real, got {value.dtype}")
             return replicated(value.to(like.device, like.real.dtype), like)
+        dtype = getattr(value, "dtype", None)
+        if getattr(dtype, "kind", None) == "c":  # of NumPy, whose cast but warns
+            raise TypeError(f"{name} must be real, got {dtype}")
         try:
             tensor = torch.as_tensor(value, dtype=like.real.dtype, device=like.device)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -321,9 +324,10 @@ class TorchBackend(Backend):
                 y, pullback = torch.func.vjp(f, x)
                 return pullback(torch.ones_like(y))[0]
             # torch.func refuses hooks on what is saved, those of a checkpoint.
-            recorded = torch.is_grad_enabled()
+            recorded = _is_recorded((x,))
             with torch.enable_grad():
-                x = x if x.requires_grad else x.detach().requires_grad_()
+                if not x.requires_grad:  # autograd takes no inference tensors
+                    x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
                 y = f(x)
                 if not y.requires_grad:
                     return torch.zeros_like(x)

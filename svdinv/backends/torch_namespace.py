@@ -96,6 +96,8 @@ def matrix_transpose(x: Tensor) -> Tensor:
 
 def imag(x: Tensor) -> Tensor:
     """Imaginary part; of a conjugate, PyTorch's is a view that cannot be batched."""
+    if torch.compiler.is_compiling():  # which knows no `is_conj`, nor batches here
+        return x.imag
     return -x.conj().imag if x.is_conj() else x.imag
 
 

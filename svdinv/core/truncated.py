@@ -126,7 +126,11 @@ def triplet_residual(
     V, s = adjoint(Vh, xp), cast(S, U, xp)[..., None, :]
     left, right = times(V) - U * s, adjoint_times(U) - V * s
     sides = (xp.abs(left) ** 2, xp.abs(right) ** 2)
-    return xp.sqrt(0.5 * sum(xp.sum(side, axis=-2) for side in sides))
+    square = 0.5 * sum(xp.sum(side, axis=-2) for side in sides)
+    # At 0 the root has a kink, of slope 0, where its derivative would be NaN.
+    zero = square == 0
+    root = xp.sqrt(xp.where(zero, xp.ones_like(square), square))
+    return xp.where(zero, xp.zeros_like(root), root)
 
 
 def svd_lowrank_pullback(

@@ -19,7 +19,10 @@ from svdinv.core.functions import Polar, ProperRotation, proper_signs
 from svdinv.core.namespace import (
     Array,
     Namespace,
+    abs_max,
     adjoint,
+    binary_scale,
+    cast,
     is_complex,
     runs_kernels,
     sizes,
@@ -115,7 +118,10 @@ def procrustes(backend: Backend, A: Array, B: Array) -> Array:
     A, restore = backend.matrices(A, "A")
     B, _ = backend.matrices(B, "B")
     check_compatible(backend, A, B, "A", "B")
-    C = adjoint(A, xp) @ B
+    for_a, for_b = (
+        binary_scale(abs_max(backend.stop_gradient(x), xp), xp) for x in (A, B)
+    )
+    C = adjoint(A / cast(for_a, A, xp), xp) @ (B / cast(for_b, B, xp))
     factors = backend.evaluate(Factorise(Polar(), method="svd"), C, None)
     return restore(backend.call(Map(Polar()), C, None, *factors)[0])
 

@@ -9,7 +9,7 @@ from svdinv.core.backend import Backend
 from svdinv.core.clusters import whole_multiplets
 from svdinv.core.degenerate import Repeated
 from svdinv.core.gauge import Gauge
-from svdinv.core.namespace import Array, adjoint, cast, conj, real, sizes
+from svdinv.core.namespace import Array, adjoint, cast, conj, is_complex, real, sizes
 from svdinv.core.results import SVDResult
 from svdinv.core.svd_operations import SVD, LowRankSVD
 from svdinv.core.truncated import (
@@ -207,7 +207,8 @@ def null_vector(backend: Backend, A: Array, *, gauge: Gauge = "ignore") -> Array
     .. [1] R. Hartley and A. Zisserman, "Multiple View Geometry in Computer Vision",
        2nd edition, 2004, algorithm A5.4.
     """
-    shape = tuple(backend.matrices(A, "A", any_rank=True)[0].shape)
+    checked = backend.stop_gradient(backend.matrices(A, "A", any_rank=True)[0])
+    shape = tuple(checked.shape)
     m, n = shape[-2:]
     if m is None or n is None or not 1 <= n <= m + 1:
         raise backend.shape_error(
@@ -223,7 +224,9 @@ def null_vector(backend: Backend, A: Array, *, gauge: Gauge = "ignore") -> Array
     pivot = xp.sum(xp.where(first, v, xp.zeros_like(v)), axis=-1, keepdims=True)
     # Not abs: that of complex numbers has a wrong second derivative in MLX.
     length = xp.sqrt(real(conj(pivot, xp) * pivot, xp))
-    return v * (conj(pivot, xp) / cast(length, v, xp))
+    # LAPACK's vectors of a matrix with infinity may be finite.
+    lost = xp.sum(xp.abs(checked - checked), axis=(-2, -1))[..., None]
+    return v * (conj(pivot, xp) / cast(length + cast(lost, length, xp), v, xp))
 
 
 @operator
@@ -277,8 +280,12 @@ def svd_residual(
         times = example.__matmul__
         adjoint_times = partial(adjoint_product, example, xp=xp)
     kinds = {"U": example, "S": real(example, xp), "Vh": example}
-    given = (backend.asarray(x, n) for x, n in zip((U, S, Vh), kinds, strict=True))
-    factors = map(lambda x, kind: cast(x, kind, xp), given, kinds.values())
+    factors = []
+    for x, (name, kind) in zip((U, S, Vh), kinds.items(), strict=True):
+        x = backend.asarray(x, name)
+        if is_complex(x, xp) and not is_complex(kind, xp):
+            raise TypeError(f"{name} must be real, got {x.dtype}")
+        factors.append(cast(x, kind, xp))
     return restore(triplet_residual(times, adjoint_times, SVDResult(*factors), xp=xp))
 
 

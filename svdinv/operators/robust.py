@@ -124,7 +124,8 @@ def robust_pca(
         if report is not None:
             left = norm(backend.stop_gradient(rest), xp)[..., 0, 0]
             report(k, safe_divide(left, size, size > 0, xp))
-    unit = unit * xp.where(usual, one, xp.full_like(one, math.nan))[..., None, None]
+    if hasattr(penalty, "shape"):
+        unit = unit * xp.where(usual, one, xp.full_like(one, math.nan))[..., None, None]
     low_rank, sparse = (x * cast(unit, A, xp) for x in (low_rank, sparse))
     return LowRankAndSparse(restore(low_rank), restore(sparse))
 

@@ -10,7 +10,9 @@ from svdinv.core.gauge import Gauge
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.namespace import (
     Array,
+    abs_max,
     adjoint,
+    binary_scale,
     cast,
     first,
     identity_like,
@@ -93,9 +95,14 @@ def whiten(
         for name, x, axes in (("mean", mean, 1), ("covariance", covariance, 2))
     )
     m = _mean(backend, X) if m is None else m
-    centred = X - m[..., None, :]
-    C = _covariance(backend, centred, centred) if C is None else C
     tau = per_batch(backend, epsilon, X, 2, "epsilon")
+    centred, unit = _scaled(backend, X - m[..., None, :])
+    if C is None:
+        C = _covariance(backend, centred, centred)
+        given = C * cast(unit, C, xp) * cast(unit, C, xp)
+    else:
+        given, C = C, C / cast(unit, C, xp) / cast(unit, C, xp)
+    tau = tau / unit[..., 0, 0] / unit[..., 0, 0]
     if kind == "zca":
         W = powm(backend, _with_ridge(backend, C, tau), -0.5)
     else:
@@ -106,7 +113,7 @@ def whiten(
         scale = safe_divide(xp.ones_like(root), root, kept, xp)
         W = V * cast(scale, V, xp)[..., None, :]
     white = product(centred, W, backend.call, xp)
-    return Whitened(restore(white), restore(m), restore(C))
+    return Whitened(restore(white), restore(m), restore(given))
 
 
 @operator
@@ -182,15 +189,17 @@ def cca(
         raise ValueError(f"rank must be at most min(p, q) = {short}, got {rank}")
     tau = per_batch(backend, ridge, X, 2, "ridge")
     X, Y = (x - _mean(backend, x)[..., None, :] for x in (X, Y))
-    roots = [
-        powm(backend, _with_ridge(backend, _covariance(backend, x, x), tau), -0.5)
-        for x in (X, Y)
-    ]
+    (X, x_unit), (Y, y_unit) = _scaled(backend, X), _scaled(backend, Y)
+    roots = []
+    for x, unit in ((X, x_unit), (Y, y_unit)):
+        ridge = tau / unit[..., 0, 0] / unit[..., 0, 0]
+        covariance = _covariance(backend, x, x)
+        roots.append(powm(backend, _with_ridge(backend, covariance, ridge), -0.5))
     times = partial(product, call=backend.call, xp=xp)
     K = times(times(roots[0], _covariance(backend, X, Y)), roots[1])
     U, S, Vh = svd(backend, K, "X", gauge=gauge)
-    one = times(roots[0], U[..., :rank])
-    other = times(roots[1], adjoint(Vh, xp)[..., :rank])
+    one = times(roots[0], U[..., :rank]) / cast(x_unit, U, xp)
+    other = times(roots[1], adjoint(Vh, xp)[..., :rank]) / cast(y_unit, U, xp)
     return Correlations(restore(S[..., :rank]), restore(one), restore(other))
 
 
@@ -226,6 +235,13 @@ def _statistic(backend: Backend, x: Array, X: Array, name: str, axes: int) -> Ar
 
 def _mean(backend: Backend, X: Array) -> Array:
     return backend.xp.sum(X, axis=-2) / _count(backend, X)
+
+
+def _scaled(backend: Backend, X: Array) -> tuple[Array, Array]:
+    """Features over a power of two, and that, (..., 1, 1): powers of C overflow."""
+    xp = backend.xp
+    unit = binary_scale(abs_max(backend.stop_gradient(X), xp), xp)
+    return X / cast(unit, X, xp), unit
 
 
 def _covariance(backend: Backend, X: Array, Y: Array) -> Array:

@@ -116,7 +116,13 @@ class _Threshold(_Layer):
 
     def _double(self, threshold: Any) -> Tensor:
         # On the CPU, whatever the default device: that of a large model may be meta.
-        start = torch.as_tensor(threshold, dtype=torch.float64, device="cpu")
+        try:
+            start = torch.as_tensor(threshold, dtype=torch.float64, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = type(threshold).__name__
+            raise TypeError(
+                f"threshold must be a number or a tensor, got {kind}"
+            ) from error
         return start.detach().clone()
 
     def _learn(self, shape: tuple[int, ...]) -> None:
@@ -212,6 +218,15 @@ class Whitening(layers.Whitening, _Layer):
         last = x.movedim(self.axis, -1)
         rows = last.reshape(-1, self.num_features)
         return rows, lambda y: y.reshape(last.shape).movedim(-1, self.axis)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *arguments: Any
+    ) -> None:
+        for name in ("running_mean", "running_covariance"):
+            saved, own = state_dict.get(prefix + name), getattr(self, name)
+            if isinstance(saved, Tensor) and saved.is_complex():
+                setattr(self, name, own.to(torch.promote_types(own.dtype, saved.dtype)))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def _statistics(self) -> dict[str, Tensor]:
         return {"mean": self.running_mean, "covariance": self.running_covariance}
