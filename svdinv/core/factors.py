@@ -46,6 +46,7 @@ from svdinv.core.tolerances import (
     DOUBLE_EPS,
     GRAM_FLOOR,
     MIN_GRAM_WORK,
+    MIN_TALL_ELEMENTS,
     MOST_REPAIRED_SVD,
     SINGLE,
     WIDE_GRAM_FLOOR,
@@ -211,6 +212,17 @@ def _of_tall(A: Array, S: Array, V: Array, W: Array, xp: Namespace) -> SVDFactor
     return SVDFactors(V, S, image) if is_wide(A) else SVDFactors(image, S, Vh)
 
 
+def _exceeds(cutoff: Array, largest: Any, xp: Namespace) -> bool:
+    """Whether the cutoff is high enough for a Gram matrix, for all matrices."""
+    return any_on_host(~(cutoff >= GRAM_FLOOR * largest), xp) is False
+
+
+def _longest(A: Array, xp: Namespace) -> Array:
+    """Lower bound of s_1 in one pass, (..., 1): norm of the longest row or column."""
+    square = xp.sum(xp.abs(A) ** 2, axis=-1 if is_wide(A) else -2)
+    return xp.sqrt(xp.max(square, axis=-1, keepdims=True))
+
+
 def _about_largest(N: Array, xp: Namespace) -> Array:
     """Lower estimate of the root of the largest eigenvalue of Gram matrices, (..., 1).
 
@@ -238,9 +250,9 @@ def _cheaper(
 ) -> SVDFactors | GramFactors | None:
     """Factors by way of the Gram matrix, if that is faster and accurate enough."""
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
-    tall = long >= 2 * short
-    small = math.prod(A.shape) * short < MIN_GRAM_WORK
-    if small and not tall:
+    tall, elements = long >= 2 * short, math.prod(A.shape)
+    small = elements * short < (MIN_GRAM_WORK if tall else 4 * MIN_GRAM_WORK)
+    if small and not (tall and elements >= MIN_TALL_ELEMENTS):
         return None  # little to gain
     if any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None:
         return _cheaper_unseen(A, function, tau, relative, xp)
@@ -260,22 +272,22 @@ def _cheaper(
     if small:
         return None
     gram: Gram | None = None
-    if cutoff is not None:
+    largest: Any = 1.0 if relative or cutoff is None else _longest(A, xp)
+    if cutoff is not None and _exceeds(cutoff, largest, xp):
         gram = gram_matrix(A, False, xp)
         if gram is None:
             return None
-        largest: Any = 1.0 if relative else _about_largest(gram.N, xp) * gram.scale
-        if any_on_host(~(cutoff >= 0.5 * GRAM_FLOOR * largest), xp) is False:
+        largest = 1.0 if relative else _about_largest(gram.N, xp) * gram.scale
+        if _exceeds(cutoff, largest, xp):
             factors = from_gram(gram, A, xp)
             if _trusted(factors.S, *known, GRAM_FLOOR, eps(A, xp), xp):
                 return factors
-    if not tall:  # an SVD costs hardly more than what is left
+    if not tall or wide:  # an SVD costs hardly more, or less than double precision
         return None
-    if gram is None or wide:
-        gram = gram_matrix(A, wide, xp)
+    if gram is None:
+        gram = gram_matrix(A, False, xp)
         if gram is None:
             return None
     factors = from_gram(gram, A, xp)
-    floor = WIDE_GRAM_FLOOR if wide else GRAM_FLOOR
-    accurate = _trusted(factors.S, *known, floor, eps(gram.N, xp), xp)
+    accurate = _trusted(factors.S, *known, GRAM_FLOOR, eps(A, xp), xp)
     return factors if accurate else None

@@ -20,11 +20,11 @@ The three products halve the error of a function of the matrix, or better. Of la
 matrices they would cost a quarter of its gradient, and its error is larger anyway.
 """
 
-MOST_REPAIRED_SVD = 256
+MOST_REPAIRED_SVD = 64
 """Largest shorter side of matrices whose singular vectors are, likewise.
 
-There the products cost a fifth of a map and its gradient, and take a third off the
-error. The same holds for the eigenvectors of a Gram matrix.
+The same holds for the eigenvectors of a Gram matrix. At 200 x 200 the products would
+cost a third of a map and its gradient, and take a third off the error.
 """
 
 GRAM_FLOOR = 0.1
@@ -42,7 +42,13 @@ ASPECT_LIMIT = 3
 MIN_GRAM_WORK = 2**19
 """Size of a decomposition, batch m n min(m, n), from which a cheaper one is sought.
 
-The kernels' Gram matrix of tall matrices pays for smaller ones too.
+Four times that, unless one side is at least twice the other: less is gained then.
+"""
+
+MIN_TALL_ELEMENTS = 2**13
+"""Elements of tall matrices from which the kernels' Gram matrix pays.
+
+Below, kernels compute all behind the SVD, which costs less than the steps in between.
 """
 
 

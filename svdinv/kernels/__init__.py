@@ -64,10 +64,10 @@ _MOST_SLENDER = 64
 _SLENDER, _SOME_ELEMENTS = 8, 4096
 # Elements up to which the kernels are not slower for one matrix of any ratio.
 _TINY = 256
-# Elements per matrix of the batch up to which products in lanes are faster than array
-# functions. The limit is lower for kernels that replace fewer array functions.
-_MOST = dict.fromkeys(("map", "spectral", "derivative", "hermitian"), 1024)
-_MOST |= {"eigh_pull": 2304, "svd_pull": 4096}
+# Work m n min(m, n) for each matrix of the batch up to which products in lanes are
+# faster than array functions, though one matrix leaves most lanes empty.
+_MOST_WORK = 2**18
+_OF_PRODUCTS = "map", "spectral", "derivative", "hermitian", "svd_pull", "eigh_pull"
 # Shorter sides, and ratios of the sides, for which one tall matrix alone is worth it.
 _ONE_SHORT, _ONE_LONG = 32, 32
 # Values of which close ones are looked for, in memory for three matrices of them.
@@ -169,9 +169,9 @@ def supports(
     if kind == "clusters":  # replaces many passes over such arrays
         return (batch > 0) & (n > 0) & (n <= _MOST_CLUSTERED)
     fits = (short > 0) & (short <= _LARGEST) & (batch > 0) & (m * n <= _MOST_ELEMENTS)
-    if kind in _MOST:
-        fits = fits & (m * n <= _MOST[kind] * batch)
-    if kind in ("map", "derivative", "hermitian", "product", "svd_pull", "eigh_pull"):
+    if kind in _OF_PRODUCTS:
+        fits = fits & (m * n * short <= _MOST_WORK * batch)
+    if kind in (*_OF_PRODUCTS, "product") and kind != "spectral":
         return fits
     if kind.startswith("align"):  # whose decompositions are of n x n matrices
         few = (batch >= _LEAST_BATCH) | (n * n <= _FEW_ELEMENTS)
