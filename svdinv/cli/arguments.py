@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         self.set_defaults(parser=self)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Declare what is left to declare, then parse."""
+        """Declare the remaining options, then parse."""
         if self.late is not None:
             declare, self.late = self.late, None
             declare(self, list(args or ()))
@@ -105,7 +105,7 @@ def add_truth(parser: argparse.ArgumentParser) -> None:
 
 
 def begin(arguments: argparse.Namespace) -> None:
-    """Begin a reconstruction: see that its packages are there, and set the threads."""
+    """Begin a reconstruction: check for its packages, and set the threads."""
     need(arguments.parser, _RECONSTRUCTING, "train")
 
     import torch
@@ -292,7 +292,7 @@ def naming_flags(arguments: argparse.Namespace, task: Task) -> Iterator[None]:
 def refuse_options(
     arguments: argparse.Namespace, task: Task, why: str, *, but: tuple[str, ...] = ()
 ) -> None:
-    """Refuse, by a ValueError, options of a task that are given, but for some."""
+    """Raise ValueError for options of a task that are given, except for some."""
     for name in task.options.names():
         value = getattr(arguments, name)
         if value is not None and name not in but:
@@ -301,7 +301,7 @@ def refuse_options(
 
 
 def _flag(name: str, several: bool) -> str:
-    """Return the flag of an option, where it takes several values by its plural."""
+    """Return the flag of an option, in the plural if it takes several values."""
     from svdinv.unroll.tasks.registry import entries
 
     plurals = {

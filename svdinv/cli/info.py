@@ -91,7 +91,7 @@ _KERNELS = {
     "jax": "svdinv.backends.jax_kernels",
     "dask": "svdinv.kernels",
 }
-"""The modules that know whether kernels serve a framework."""
+"""The modules that report whether kernels serve a framework."""
 
 _WITHOUT = {
     "cupy": "none: they run on the CPU",

@@ -1,4 +1,4 @@
-"""What ``reconstruct`` and ``fit`` take: one input, and a network."""
+"""Inputs of ``reconstruct`` and ``fit``: one measurement, and a network."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
-    """Make the folder to write to, and spare what is in it."""
+    """Make the folder to write to; files in it are kept."""
     from svdinv.unroll.training.command import holds_training
 
     parser: Parser = arguments.parser
@@ -210,7 +210,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """Read a value as TOML would, and what is none as a string."""
+    """Read a value as TOML would; as a string if it is no TOML."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,4 +1,4 @@
-"""Unrolled networks with a low-rank step, and what it takes to train and judge one.
+"""Unrolled networks with a low-rank step, their training and evaluation.
 
 Import the modules by name. Those marked need the framework; the others work on the
 arrays of any, or on NumPy's alone.

@@ -74,7 +74,7 @@ class DemoConfig:
 
 
 def run(config: DemoConfig, network: Network, groups: Network | None = None) -> int:
-    """Run the demonstration, and print what it finds.
+    """Run the demonstration, and print its results.
 
     The network was trained on colour images at many sampling rates; `groups` is one
     with low rank of groups of patches behind it, which takes longer. Gives the exit
@@ -125,7 +125,7 @@ def run(config: DemoConfig, network: Network, groups: Network | None = None) -> 
 
 
 class _Table:
-    """Lines of results, printed as they come, and what is shown in the picture."""
+    """Results, printed as they come, and their images for the picture."""
 
     def __init__(self, given: Problem, truth: Image) -> None:
         self.given, self.truth = given, truth

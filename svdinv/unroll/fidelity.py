@@ -54,7 +54,7 @@ class DataFidelity:
         raise NotImplementedError(f"{self!r} has no proximal operator")
 
     def curvature(self, y: Array) -> float:
-        """Return the Lipschitz constant of `slope`; infinity if there is none."""
+        """Return the Lipschitz constant of `slope`, or infinity."""
         return math.inf
 
     def check(self, y: Array) -> None:
@@ -281,7 +281,7 @@ class PoissonKL(DataFidelity):
 
 
 def _check_number(name: str, value: Any) -> None:
-    """Refuse what is neither a number nor an array, such as a list."""
+    """Raise TypeError for what is neither a number nor an array, such as a list."""
     if not isinstance(value, int | float) and not hasattr(value, "dtype"):
         raise TypeError(
             f"{name} must be a number or an array, got {type(value).__name__}"

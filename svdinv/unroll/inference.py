@@ -143,7 +143,7 @@ def learned(
 
 
 def _tiled(network: Network, task: Task, problem: Problem, device: str) -> Arrays:
-    """Reconstruct, what is too large in tiles on the grid of the network's blocks."""
+    """Reconstruct; large images in tiles on the grid of the network's blocks."""
     height, width = problem.y.shape[-2:]
     block = getattr(network.recipe, "block", None)
     if block is None or max(height, width) <= _LARGEST or not task.tiled(problem):

@@ -1,4 +1,4 @@
-"""Work that takes long: its progress bar, and Ctrl-C where its results are whole."""
+"""Long work: its progress bar, and Ctrl-C at points where results are complete."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def progress_bar(total: int, *, shown: bool | None = None, **options: Any) -> An
 def interrupts() -> Iterator[Callable[[], bool]]:
     """Note the first Ctrl-C or SIGTERM; the second ends the program as usual.
 
-    Yields what tells whether there was one.
+    Yields a function that returns whether there was one.
     """
     first: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # signals reach the main thread only
         return
     handlers = {int(number): signal.getsignal(number) for number in _SIGNALS}
-    # Whoever has them ignored wants that, and None could not be put back.
+    # Ignored signals stay ignored, and a handler None could not be restored.
     before = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)}
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -31,7 +31,7 @@ def load(name: str) -> Any:
 
 
 def late_attributes(package: str) -> tuple[Callable[[str], Any], list[str]]:
-    """Make a package's ``__getattr__``, which imports what is asked for when it is.
+    """Make the ``__getattr__`` of a package, which imports a name at its first use.
 
     What there is, the ``__all__`` returned with it, are the names that the package's
     own ``__init__`` imports for type checkers from its modules.

@@ -1,4 +1,4 @@
-"""A problem: what was measured, by what, and what is known of the noise."""
+"""A problem: measured data, forward operator, and model of the noise."""
 
 from __future__ import annotations
 

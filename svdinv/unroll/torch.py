@@ -246,7 +246,7 @@ class Cell(nn.Module):
     def svt(
         self, matrices: Tensor, fraction: Tensor, scale: Tensor | None = None
     ) -> Tensor:
-        """Soft-threshold singular values, as `Layers.svt` tells."""
+        """Soft-threshold singular values, as `Layers.svt` describes."""
         if self.svd is None:
             # Not by `parts.svt`, where Dynamo stumbles over the search for the face.
             if scale is None:
@@ -258,7 +258,7 @@ class Cell(nn.Module):
             return (u * F.relu(s - fraction * unit).unsqueeze(-2)) @ vh
 
     def doubled(self, maps: Tensor) -> Tensor:
-        """Double the size of maps, as `Layers.doubled` tells."""
+        """Double the size of maps, as `Layers.doubled` describes."""
         flat = maps.flatten(1, -3) if maps.ndim > 4 else maps
         wide = F.interpolate(flat, scale_factor=2, mode="bilinear", align_corners=False)
         return wide.reshape(*maps.shape[:-2], *wide.shape[-2:])

@@ -78,7 +78,7 @@ class Algorithm:
         raise NotImplementedError
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
-        """Return the algorithm for a prior, and what its `iterate` takes as `prox`."""
+        """Return the algorithm for a prior, and the `prox` for its `iterate`."""
         return self, prior.prox
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:

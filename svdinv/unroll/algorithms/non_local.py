@@ -37,7 +37,7 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.tiles import tiles
 
 DEVIATIONS = (0.3, 0.2, 0.12, 0.07, 0.045, 0.03, 0.02, 0.013, 0.008, 0.005)
-"""What is taken for noise in turn, relative to the largest magnitude."""
+"""Levels of noise that are tried, relative to the largest magnitude."""
 
 _PENALTY = 0.25  # in units of the mean eigenvalue of A^H A
 _GROUPS = ("patch", "stride", "count", "reach")
@@ -200,7 +200,7 @@ def _check_noise(noise: float) -> None:
 
 
 def _check_axes(name: str, shape: tuple[int, ...]) -> None:
-    """Refuse what is no image (C, H, W); of colours behind it nobody would be told."""
+    """Raise for what is no image (C, H, W): (H, W, C) would pass silently."""
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"{name} must be (C, H, W), got shape {shape}")
     if shape[0] > _COLOURS >= shape[2] > 1:

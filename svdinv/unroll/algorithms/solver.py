@@ -73,7 +73,7 @@ class Solution:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with what has been reached, which is never taken for a result unasked.
+    """Ctrl-C during a solution: carries the state reached, which is no result.
 
     Attributes
     ----------

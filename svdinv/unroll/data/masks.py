@@ -263,7 +263,7 @@ def broadcast_mask(mask: Any, shape: tuple[int, ...]) -> Any:
 def _draw_apart(
     density: _Array, count: int, before: Mask, rng: np.random.Generator
 ) -> Mask:
-    """Draw `count` lines, none of those of the frame before if that can be."""
+    """Draw `count` lines, if possible none of the frame before."""
     new = np.flatnonzero(~before)
     if len(new) <= count:  # all of these, and the rest again
         chosen, pool = ~before, np.flatnonzero(before)

@@ -1,4 +1,4 @@
-"""Pictures: photographs at hand, files, and patches of them.
+"""Pictures: installed photographs, files, and patches of them.
 
 Nothing is downloaded: the photographs named here lie in the wheels of scikit-image and
 scikit-learn.
@@ -27,14 +27,14 @@ _Number = TypeVar("_Number", np.uint8, np.float32)
 
 
 HELD_OUT = "chelsea"
-"""The photograph that is never trained on unless another takes its place."""
+"""The photograph left out of training, unless another is chosen."""
 
 PHOTOS = (
     "astronaut", "chelsea", "coffee", "rocket", "immunohistochemistry",
     "hubble_deep_field", "retina", "motorcycle_left", "motorcycle_right", "china",
     "flower",
 )  # fmt: skip
-"""Names of the photographs at hand."""
+"""Names of the photographs of installed packages."""
 
 TEST = (
     "astronaut", "chelsea", "coffee", "rocket", "immunohistochemistry",

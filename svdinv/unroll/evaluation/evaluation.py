@@ -40,7 +40,7 @@ _FOOTNOTE = (
 class Evaluation:
     """Methods on problems: a row for each, in the order of the work.
 
-    `complete` tells whether all problems were done.
+    `complete`: whether all problems were done.
     """
 
     task: Task

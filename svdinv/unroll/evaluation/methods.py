@@ -1,4 +1,4 @@
-"""Methods applied to one problem: how well each did, and what is written of it."""
+"""Methods applied to one problem: their scores, and the files written of them."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def files(
 class Compared(NamedTuple):
     """How a comparison went: its rows, and whether Ctrl-C left some methods out.
 
-    `written` tells whether the image was made before that, and so was written.
+    `written`: whether the image was made before that, and so was written.
     """
 
     rows: list[Row]
@@ -159,7 +159,7 @@ def method_named(
     *,
     ensemble: bool = False,
 ) -> str:
-    """Return the table name of the method that is asked for.
+    """Return the name in the table of the chosen method.
 
     `name` is that, in whatever case and with hyphens for spaces; by default the network
     is it, or without one that is for such problems the last classical method. Raises
@@ -186,7 +186,7 @@ def method_named(
 
 
 def slug(name: str) -> str:
-    """Write the name of a method as the command line takes it."""
+    """Write the name of a method as on the command line."""
     return re.sub(r"[^a-z0-9+]+", "-", name.lower().replace("'", "")).strip("-")
 
 
@@ -202,7 +202,7 @@ def compare(
 
     The first is applied first, then the one that is chosen, whose image is
     written at once: Ctrl-C after that leaves some out of the comparison, and no more.
-    `stopped` tells whether one of them took note of it.
+    `stopped`: whether one of them noticed it.
     """
     width = 2 + max(18, *map(len, task.baselines()))
     rows: list[Row] = []

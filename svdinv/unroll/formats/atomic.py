@@ -19,7 +19,7 @@ _LOCK = ".lock"
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file to write that takes its name only when it is complete.
+    """Open a temporary file to write, renamed to `path` only when it is complete.
 
     Raises OSError if it cannot be written; what was there before is left as it was.
     """
@@ -100,7 +100,7 @@ def _draft(path: Path) -> Path:
 
 
 def _sync_names(folder: Path) -> None:
-    """Bring new names in a folder to the disk, where the system knows how."""
+    """Flush new names in a folder to the disk, where the system can."""
     if os.name != "posix":
         return
     with contextlib.suppress(OSError):  # not in every folder, on every file system

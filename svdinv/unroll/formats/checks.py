@@ -32,7 +32,7 @@ class FileError(ValueError):
 
 
 def most_bytes(path: str | Path) -> int:
-    """Return how many bytes of memory an array of a file may take.
+    """Return the largest size of an array of a file, in bytes.
 
     Raises FileError if the environment variable is no number.
     """
@@ -90,7 +90,7 @@ def quiet() -> Iterator[None]:
 
 
 def check_regular(path: str | Path) -> None:
-    """Refuse what is no regular file by ValueError: a pipe might wait for ever."""
+    """Raise ValueError for what is no regular file: a pipe might block for ever."""
     if Path(path).is_file():
         return
     if Path(path).is_dir():
@@ -125,7 +125,7 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 
 def matlab_names(path: str | Path) -> set[str]:
-    """Name the variables of a file of MATLAB; none of what cannot be read as such."""
+    """Name the variables of a file of MATLAB; empty if it cannot be read as one."""
     if Path(path).suffix.lower() != ".mat" or not Path(path).is_file():
         return set()
     try:

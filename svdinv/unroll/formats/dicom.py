@@ -21,7 +21,7 @@ _NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # an orientation, where none is said
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """A frame of a file: what it belongs to, when it is, and how it is scaled."""
+    """A frame of a file: its slice, its time and its scaling."""
 
     file: Path
     index: int
@@ -94,7 +94,7 @@ def _has_preamble(path: Path) -> bool:
 
 
 def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
-    """Describe the frames of a file; none if it holds something else."""
+    """Describe the frames of a file; empty if it holds something else."""
     if "Rows" not in dataset:
         return
     if dataset.get("SamplesPerPixel", 1) != 1:

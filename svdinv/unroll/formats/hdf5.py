@@ -190,7 +190,7 @@ class Datasets:
         return FileError(f"{self.path}: {name} {what}")
 
     def _found(self, name: str) -> Any:
-        """Follow links to an object one by one, and none into another file."""
+        """Follow links to an object one by one, never into another file."""
         found, left, steps = self._file, name.split("/"), 0
         while left:
             part, *left = left

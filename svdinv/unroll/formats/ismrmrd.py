@@ -289,7 +289,7 @@ def _counting(idx: NDArray[Any], select: Mapping[str, int], path: str | Path) ->
 
 
 def _check_rest(idx: NDArray[Any], counter: str, path: str | Path) -> None:
-    """See that no other counter takes several values."""
+    """Raise if another counter has several values."""
     if len(np.unique(idx["kspace_encode_step_2"])) > 1:
         raise FileError(f"{path} is encoded in three dimensions; only two are read")
     for name in _COUNTERS:

@@ -17,7 +17,7 @@ _LISTED = 8  # slices in a message
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where the pixels of a series lie, and how long a frame takes.
+    """The position of the pixels of a series, and the time of a frame.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Scan:
 
 
 class SeveralSlices(FileError):
-    """A file holds several slices, described in their order, and none was chosen."""
+    """A file holds several slices, described in order, and none was chosen."""
 
     def __init__(self, path: str | Path, slices: Sequence[str]) -> None:
         self.slices = tuple(slices)
@@ -85,7 +85,7 @@ class SeveralSlices(FileError):
 
 
 def chosen(path: str | Path, number: int | None, slices: Sequence[str]) -> int:
-    """Return the number of the slice to read: the one asked for, or the only one.
+    """Return the number of the slice to read: the chosen one, or the only one.
 
     `slices` describes what there is; texts may be empty. Raises ValueError if there are
     several and none was asked for, or there is no such one.

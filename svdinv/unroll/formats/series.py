@@ -114,7 +114,7 @@ def read_scan(
 
 
 def names_in(path: str | Path) -> set[str]:
-    """List the arrays of an ``.npz`` file; none of what is no such archive."""
+    """List the arrays of an ``.npz`` file; empty if it is no such archive."""
     if not Path(path).is_file():  # a pipe might wait for ever
         return set()
     try:

@@ -41,7 +41,7 @@ def fraction(c: Array, xp: Namespace) -> Array:
 
 
 def svt(matrices: Array, fraction: Array, scale: Array | None = None) -> Array:
-    """Soft-threshold singular values, as `Layers.svt` tells."""
+    """Soft-threshold singular values, as `Layers.svt` describes."""
     if scale is None:
         return operators(matrices).svt(matrices, fraction, relative=True)
     return operators(matrices).svt(matrices, fraction * scale)

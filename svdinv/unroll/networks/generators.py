@@ -280,7 +280,7 @@ class Skip(Generator):
         return layers.image(maps)
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Generate, or correct what is seen."""
+        """Generate an image, or correct the one that is the input."""
         new = super().cell(state, problem, layers)
         return new | {"x": state["x"] + new["x"]} if self.residual else new
 

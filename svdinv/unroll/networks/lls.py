@@ -82,12 +82,12 @@ _Row: TypeAlias = tuple[float, float, int, int]
 
 _RESTART = 10  # iterations
 _CONCAVE = 1.5  # where the penalty turns from linear to logarithmic, in thresholds
-# Noise relative to the series that is told from none: about 50 dB below it.
+# Noise relative to the series that is distinguished from none: about 50 dB below.
 _FAINT = 0.003
 # Noise relative to the root of the energy of a pixel, of which half is taken for edges.
 _EDGES = 0.004
 _EULER = 0.5772156649  # Euler's constant
-_LEAST = 1e-3  # energy relative to the largest that is told from none
+_LEAST = 1e-3  # energy relative to the largest that is distinguished from none
 _ROUNDED = 10  # units of rounding, relative to the root of the largest energy
 _SHRUNK = 0.1  # of the square of the mean, added to the variance
 

@@ -245,7 +245,7 @@ class NonLocal(ImageOrSeriesRecipe):
         return x
 
     def _numbers(self, step: int) -> dict[str, float]:
-        """Name what is learned in a step, with the first values."""
+        """Names and first values of the numbers that are learned in a step."""
         size = self.channels * self.patch**2
         values, total = min(size, self.count), self.rounds * self.steps
         if self.alone:

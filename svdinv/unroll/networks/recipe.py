@@ -27,7 +27,7 @@ State: TypeAlias = dict[str, Array]
 
 
 EPSILON = 1e-5
-"""What is added to a variance before the root of it divides."""
+"""Added to a variance, by whose root is then divided."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Recipe:
     """Axes of the image, such as "B C H W"."""
 
     measurement: ClassVar[tuple[str, ...]] = ("mask",)
-    """Names of what `operator` takes, which a call may use."""
+    """Names of the arguments of `operator`, which a call may use."""
 
     has_penalty: ClassVar[bool] = False
     """Whether ``"penalty"``, where it is in the state, is added to."""
@@ -223,7 +223,7 @@ class Recipe:
         raise NotImplementedError
 
     def operator(self, *measurement: Array) -> Operator:
-        """Make the forward operator of what is given beside the measured values.
+        """Make the forward operator from the arguments behind the measured values.
 
         Parameters
         ----------
@@ -366,7 +366,7 @@ def given_problem(
 def in_order(
     recipe: Recipe, measurement: tuple[Any, ...], named: Mapping[str, Any]
 ) -> tuple[Any, ...]:
-    """Put what is given by name behind what is given by place, None for what is not.
+    """Append keyword arguments to positional ones, with None for missing ones.
 
     Raises TypeError if a name is unknown, or given twice.
     """

@@ -41,7 +41,7 @@ class SeriesRecipe(Recipe):
 class ImageOrSeriesRecipe(Recipe):
     """A network of real images (B, C, H, W), or of complex series (B, T, H, W).
 
-    With an operator of one's own `images` tells only whether they are real or complex.
+    With an operator of one's own `images` says only whether they are real or complex.
     """
 
     images: Literal["image", "series"]
@@ -66,7 +66,7 @@ class ImageOrSeriesRecipe(Recipe):
 
 
 def mri(recipe: Recipe, measurement: tuple[Any, ...]) -> Operator:
-    """Make the operator of MRI for a recipe, as `SeriesRecipe.operator` tells."""
+    """Make the operator of MRI for a recipe, as `SeriesRecipe.operator` describes."""
     check_measurement(recipe, measurement, optional=1)
     mask, maps = (*measurement, None)[:2]
     if maps is None:

@@ -320,7 +320,7 @@ class _Learned:
         return self.prior.prox(v, step, self.layers)
 
     def gradient(self, x: Array) -> Array:
-        """Return the prior's gradient, of an algorithm that asks for one."""
+        """Return the gradient of the prior, for an algorithm that needs it."""
         return self.prior.prox(x, 1.0, self.layers)
 
 

@@ -39,7 +39,7 @@ Weights = dict[str, NDArray[Any]]
 class Stored(NamedTuple):
     """What a file of weights holds: the network, its weights, and their task.
 
-    That is the one they were trained for, as `write` was told; empty if unknown.
+    The task is the one they were trained for, as passed to `write`; empty if unknown.
     """
 
     recipe: Recipe

@@ -146,7 +146,7 @@ class Operator:
         return x - self.adjoint(self.forward(x) - y)
 
     def project_to_samples(self, y: Array) -> Array:
-        """Set to 0 what is no measurement, such as NaN off a mask; here nothing."""
+        """Set to 0 what was not measured, such as NaN outside a mask; here nothing."""
         return y
 
     def __mul__(self, other: Any) -> Operator:

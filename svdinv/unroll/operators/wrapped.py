@@ -222,7 +222,7 @@ def from_matrix(
 
 @dataclass(frozen=True)
 class _Side:
-    """One of both functions, and the shapes of what it takes and gives."""
+    """One of the two functions, and the shapes of its argument and result."""
 
     function: Function
     given: tuple[int, ...]

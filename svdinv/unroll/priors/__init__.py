@@ -1,4 +1,4 @@
-"""Priors: what is known of images before they are measured.
+"""Priors: penalties on images.
 
 Each has the `value` of R(x), weight included, summed over a batch, and the proximal
 operator of a multiple of it (Parikh & Boyd, "Proximal algorithms", 2014)::

@@ -98,7 +98,7 @@ class Groups:
         return namespace(x).concat(list(self.parts(x)), axis=-3)
 
     def parts(self, x: Array) -> Iterator[Array]:
-        """Yield the matrices of `cut` in parts, which takes less memory.
+        """Yield the matrices of `cut` in parts, which needs less memory.
 
         Raises ValueError if the image has another shape than the guide.
         """

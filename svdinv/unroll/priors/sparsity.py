@@ -165,7 +165,7 @@ class TotalVariation(Prior):
 
 @dataclass(frozen=True)
 class Tikhonov(Prior):
-    """Half the sum of squares of an image, or of what an operator makes of it.
+    """Half the sum of squares of an image, or of an operator applied to it.
 
     Parameters
     ----------

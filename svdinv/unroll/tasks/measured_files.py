@@ -1,4 +1,4 @@
-"""Measured data of any task in HDF5 files: what is in them, reading, writing."""
+"""Measured data of any task in HDF5 files: layout, reading and writing."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Source:
 
     @cached_property
     def task(self) -> Task:
-        """The task, imported when it is first asked for."""
+        """The task, imported at the first access."""
         return cast(Task, self.entry.load()())
 
     def read(self, options: Options) -> InputImage | Problem:

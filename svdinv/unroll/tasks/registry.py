@@ -1,4 +1,4 @@
-"""Tasks by what is known of them before they are imported: names, files and options.
+"""Tasks before they are imported: their names, files and options.
 
 Each task of svdinv has a `TaskEntry` in the ``__init__`` of its folder. Those of other
 packages come by the entry-point group ``svdinv.tasks``; `add` takes one that a program

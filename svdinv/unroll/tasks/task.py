@@ -1,4 +1,4 @@
-"""What a task is: everything about what is reconstructed, from what.
+"""The class of a task: how its images are read, measured, judged and shown.
 
 The command line, training and evaluation go through the methods of `Task` alone. A
 task is named by ``package.module:Class`` in a configuration and by ``--task``, or found
@@ -50,7 +50,7 @@ _T = TypeVar("_T")
 
 
 class Reconstruction(NamedTuple):
-    """What a method makes of a problem: an image, and what it chose, as a weight."""
+    """The image of a method, and the parameters that it chose, such as a weight."""
 
     image: Arrays
     note: str = ""
@@ -123,7 +123,7 @@ def moved_views(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How images of a task are read and measured, as the command line takes it.
+    """Options of a task: how its images are read and measured.
 
     Subclasses declare each as an `option`; None stands for what is not said.
 
@@ -180,7 +180,7 @@ class Source(Protocol):
     """Problems to train on, loaded or made."""
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw items of a step: the same whoever asks, and whatever came before."""
+        """Draw the items of a step; they depend on nothing but its number."""
         ...
 
     def validation(self) -> list[Problem]:
@@ -190,7 +190,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Simulated:
-    """A source of problems that are made as they are asked for; subclasses say how.
+    """A source that makes problems when they are needed; subclasses define how.
 
     The task has the number of problems for validation, `validation`.
     """
@@ -244,7 +244,7 @@ class Task:
 
     @classmethod
     def described(cls) -> TaskEntry:
-        """Return the entry, or one made of the class where it has none of its own."""
+        """Return the entry, or one made from the class if it has none."""
         entry = cls.__dict__.get("entry")
         if entry is not None:
             return cast(TaskEntry, entry)
@@ -277,7 +277,7 @@ class Task:
     # Reading and measuring.
 
     def files(self, folder: Path) -> list[Path]:
-        """List the files of this task in a folder; ValueError if there are none."""
+        """List the files of this task in a folder; ValueError if it has none."""
         entry = self.described()
         found = [path for path in sorted(folder.iterdir()) if entry.recognises(path)]
         if not found:
@@ -317,7 +317,7 @@ class Task:
         return [given for given in found if isinstance(given, InputImage)]
 
     def built_in(self) -> dict[str, dict[str, str]]:
-        """List what comes with svdinv: under headings, names and what they are.
+        """List the built-in data: under headings, names and descriptions.
 
         Those of images `read` takes; `save_picture_of` takes all.
         """

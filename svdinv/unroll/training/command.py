@@ -23,7 +23,7 @@ from svdinv.unroll.training.run import Outcome, Run
 
 
 class Refused(ValueError):
-    """What a user asked for cannot be done."""
+    """A request of the user that cannot be carried out; the message says why."""
 
 
 def train(

@@ -141,7 +141,7 @@ class Config:
 
 
 def read(path: str | Path) -> Config:
-    """Read a configuration from a TOML file; what it does not name has its default.
+    """Read a configuration from a TOML file, with defaults for missing entries.
 
     Raises ValueError if it is missing, is no TOML, or an option is unknown or wrong.
     """
@@ -234,7 +234,7 @@ def to_toml(config: Config) -> str:
 
 
 def _add(table: Any, field: dataclasses.Field[Any], value: Any) -> None:
-    """Add an option; TOML has no None, so what is None stays away."""
+    """Add an option, unless it is None, which TOML does not have."""
     import tomlkit
 
     if value is None:

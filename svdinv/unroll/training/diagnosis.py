@@ -150,7 +150,7 @@ class _Witness:
         fraction: Tensor,
         scale: Tensor | None = None,
     ) -> Tensor:
-        """Threshold singular values as ever, and look at what comes of it."""
+        """Threshold singular values as usual, and check the result."""
         # A view of its own: a hook would see the gradients of all uses of it.
         matrices = matrices.view_as(matrices)
         held = matrices.detach()

@@ -52,7 +52,7 @@ Ending = Literal["finished", "stopped", "broken"]
 
 @dataclass
 class Outcome:
-    """How a training, or a part of it, ended.
+    """The result of a training, or of a part of it.
 
     All steps were done; or it was stopped from outside; or a loss or gradient was not
     finite.
@@ -158,9 +158,9 @@ class Run:
         on_validation: Callable[[int, float], None] = lambda step, decibels: None,
         on_gradient: Callable[[int, float], None] = lambda step, length: None,
     ) -> Outcome:
-        """Train to the end, or until told to stop.
+        """Train to the end, or until `stop` is true.
 
-        `stop` is asked after each step. `on_step` is told the number of each step, from
+        `stop` is called after each step. `on_step` gets the number of each step, from
         1, and its loss; `on_validation` that number, and the PSNR of each validation in
         dB; `on_gradient`, before the update, that number and the length of the gradient
         before it is clipped, if both this and the loss are finite.
@@ -427,7 +427,7 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def _learned(network: nn.Module, parts: tuple[str, ...]) -> list[nn.Parameter]:
-    """Freeze the weights whose names contain none of the given parts."""
+    """Freeze the weights whose names contain none of the parts."""
     named = dict(network.named_parameters())
     for part in parts:
         if not any(part in name for name in named):

@@ -400,7 +400,7 @@ class Fitting:
                 raise ValueError(f"{name} needs an L2 fidelity without weights")
 
     def _around(self, around: Any, known: Problem, convert: Any) -> Any:
-        """Return the image to which what is generated is added."""
+        """Return the image that the generated one is added to."""
         shape = tuple(self.states[-1]["x"].shape)
         if around is None:
             return None
@@ -432,7 +432,7 @@ class Fitting:
         return f"{to_json(self.recipe)}\n{options!r}"
 
     def _data(self) -> str:
-        """Sum up the data, the operator by what it gives, and the first weights."""
+        """Checksum of the data, products with the operator, and the first weights."""
         whole = hashlib.sha256(repr(self.problem.fidelity).encode())
         own = [x for x in vars(self.problem.fidelity).values() if hasattr(x, "dtype")]
         arrays = [self.problem.y, self.problem.adjoint(), *self.arounds, *own]
@@ -551,7 +551,7 @@ _MOST_ROLLBACKS = 20
 
 
 def _without(problem: Problem, left_out: Tensor) -> Problem:
-    """Replace what is left out by what least squares make of the rest.
+    """Replace left-out data by the least-squares solution from the others.
 
     Zeros among line integrals would be streaks in the filtered back-projection.
     """

@@ -42,7 +42,7 @@ class Kept(nn.Module):
 
 
 class Model(nn.Module):
-    """A generator with what is fitted of it."""
+    """A generator and its weights that are fitted."""
 
     def __init__(
         self, recipe: Recipe, options: Options, weights: Network | None, state: Any

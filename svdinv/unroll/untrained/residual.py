@@ -21,7 +21,7 @@ Image = NDArray[Any]
 _PARTS = (0.25, 0.5, 0.75, 1.0)
 
 STEPS = 10
-"""Steps of conjugate gradients, in place of what is left out."""
+"""Steps of conjugate gradients that replace left-out data."""
 
 # Of the distance from the average in the step towards the data, relative to |A|^2.
 _WEIGHTS = tuple(10 ** (1 - i / 3) for i in range(13))

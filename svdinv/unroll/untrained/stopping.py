@@ -51,10 +51,10 @@ class Rule:
     patience: int = option(400, low=1)
 
     withholds: ClassVar[bool] = False
-    """Whether what it chooses is left out of the fit."""
+    """Whether the data that it chooses are left out of the fit."""
 
     probes: ClassVar[float] = 0.0
-    """Other than 0, a second fit is to data moved by so much of what it chooses."""
+    """If not 0, a second fit is to data perturbed by that multiple of its choice."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -259,7 +259,7 @@ def _best(
 
 
 class _Judge(NamedTuple):
-    """What tells how good an image is: the truth, or samples that were left out.
+    """Scores of images: against the truth, or by samples that were left out.
 
     `problem` is what is solved meanwhile; `distance` is that of the truth from an
     image, or an estimate of it.
@@ -325,7 +325,7 @@ def _largest_singular_value(problem: Problem) -> float:
 
 
 def _described(judge: _Judge | None, image: Arrays, *weights: float) -> str:
-    """Describe which weights were taken, and why."""
+    """Describe which weights are used, and why."""
     word = "weight" if len(weights) == 1 else "weights"
     told = f"{word} {', '.join(f'{w:.2g}' for w in weights)}"
     if math.inf in weights:

@@ -31,7 +31,7 @@ _MARGIN = 0.16  # no tissue moves farther than this
 
 
 class Phantom(NamedTuple):
-    """A series of the heart, and what it was made from.
+    """A series of the heart, with the maps that it was made from.
 
     The images (T, H, W), of which the largest magnitude is 1; coil sensitivities (C, H,
     W), whose squared magnitudes add up to 1 at every pixel, or None; the index into

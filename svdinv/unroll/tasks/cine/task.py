@@ -341,7 +341,7 @@ class Cine(Task):
         return InputImage(name, divided(series, scale), scale, scan.geometry)
 
     def read_measured(self, file: Datasets) -> Problem:
-        """Read ``kspace``, ``mask``, and ``maps`` and ``truth``, if they are there.
+        """Read ``kspace``, ``mask``, and ``maps`` and ``truth`` if the file has them.
 
         ``kspace`` (T, H, W) or (T, C, H, W), complex, with the zero frequency at
         (H // 2, W // 2); ``mask`` (T, H, W), or (H, W) or (T, 1, W) for all alike;

@@ -215,7 +215,7 @@ class Colour(Task):
         return InputImage(path.stem, channels_first(image))
 
     def read_measured(self, file: Datasets) -> Problem:
-        """Read ``samples`` and ``mask``, (3, H, W), and ``truth``, if it is there.
+        """Read ``samples`` and ``mask``, (3, H, W), and ``truth`` if the file has it.
 
         Samples are of floating point, in [0, 1] apart from noise.
         """
@@ -309,7 +309,7 @@ class Colour(Task):
         }
 
     def suits_network(self, problem: Problem, recipe: Any) -> bool:
-        """Return whether values are missing, or there is noise that it may take out.
+        """Return whether values are missing, or noise can be removed.
 
         Noise that all channels share is none that a network has seen, and of very small
         pictures it cannot tell it.
@@ -321,7 +321,7 @@ class Colour(Task):
         return large and self.without_repeats(problem) is problem
 
     def weights_for(self, problem: Problem) -> str:
-        """Name those for noise alone, or for gaps, but for pictures that take long."""
+        """Name those for noise alone or for gaps, without those that take too long."""
         if math.prod(problem.y.shape[-2:]) > _GROUPED:
             return self.kind
         return "colour-groups" if _has_gaps(problem) else "denoise"

@@ -92,7 +92,7 @@ class Eit(Task):
         return Tanks(self)
 
     def files(self, folder: Path) -> list[Path]:
-        """List the measurements of a level; ValueError if there are none."""
+        """List the measurements of a level; ValueError if it has none."""
         found = [path for path in sorted(folder.iterdir()) if holds_tank(path)]
         if not found:
             raise ValueError(f"{folder} holds no measurements of the Kuopio challenge")

@@ -164,7 +164,7 @@ class CtOptions(Options):
 
 
 def photons_of(options: Any) -> float:
-    """Return how many photons are counted, or 0 where there is other noise or none."""
+    """Return the number of photons, or 0 for other noise or none."""
     return float(options.photons or (PHOTONS if options.noise is None else 0))
 
 

@@ -203,7 +203,7 @@ class Pet(Task):
         return InputImage(Path(name).stem, _positive(name, grey)[None])
 
     def read_measured(self, file: Datasets) -> Problem:
-        """Read ``counts``, ``angles`` and what is known of the scan.
+        """Read ``counts``, ``angles`` and the parameters of the scan.
 
         ``counts`` (views, detectors), or (T, views, detectors) of frames; ``angles`` of
         the views in degrees; ``geometry``, the four numbers of `Ring`. There may be
@@ -326,7 +326,7 @@ class Pet(Task):
         }
 
     def suits_network(self, problem: Problem, recipe: Any) -> bool:
-        """Return whether a network that takes all frames together has some."""
+        """Return whether there are several frames, for a network that sees them all."""
         return len(problem.y) > 1 or not getattr(recipe, "components", 0)
 
     def weights_for(self, problem: Problem) -> str:
@@ -463,7 +463,7 @@ def _positive(name: str, image: Any) -> Any:
 
 
 def _body(image: Any) -> Any:
-    """Return 1 where there is tissue: what has activity, and what it encloses."""
+    """Mask of the tissue: pixels with activity, and those enclosed by them."""
     from scipy.ndimage import binary_closing, binary_fill_holes
 
     mean = image.mean(axis=0)

@@ -177,7 +177,7 @@ class SpectralCt(Ct):
         return [replace(options, photons=n) for n in (PHOTONS, PHOTONS / 5)]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
-        """Project each bin, and count; what fewer photons tell has less weight.
+        """Project each bin, and count; data of fewer photons have less weight.
 
         The weights of least squares are the counts, the inverse variance of their
         logarithm (Sauer & Bouman, IEEE Trans. Signal Process. 1993).
@@ -196,7 +196,7 @@ class SpectralCt(Ct):
         return counted(y * unit, each, rng, electronic=0) / unit
 
     def noisy(self, rng: np.random.Generator) -> dict[str, Any]:
-        """Draw noise and photons, and tell the bins."""
+        """Draw noise and photons of each bin."""
         photons = float(np.exp(rng.uniform(*np.log(self.photons))))
         return {**super().noisy(rng), "photons": photons, "bins": self.bins}
 
