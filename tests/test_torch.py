@@ -717,7 +717,7 @@ def test_the_guard_falls_back(dtype, decomposed):
 
 
 def test_one_bad_matrix_in_a_batch_is_noticed(decomposed):
-    batch = torch.eye(160, 72).repeat(4, 1, 1)
+    batch = torch.eye(160, 72, dtype=torch.float64).repeat(4, 1, 1)
     svdinv.torch.svt(batch, 1e-6)
     assert "svd" not in decomposed
     batch[2, 0, 0] = 1e-5
