@@ -669,3 +669,13 @@ def test_complex_matrices_compile_whole(name):
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     (found,) = torch.autograd.grad(compiled(A), A)
     torch.testing.assert_close(found, torch.autograd.grad(loss(A), A)[0])
+
+
+def test_traced_arrays_are_not_added_to_numpys_in_place():
+    def norm(A):
+        total = np.ones((3, 3))
+        total += A
+        return svn.nuclear_norm(total)
+
+    with pytest.raises(TypeError, match="would lose its derivative"):
+        svn.vjp(norm, np.eye(3))

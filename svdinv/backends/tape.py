@@ -213,6 +213,8 @@ class Traced:
     def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kw: Any) -> Any:
         if method != "__call__":
             return NotImplemented
+        if "out" in kw:  # as of `x += traced`
+            self._known("an array of NumPy")
         return self.tape.xp.named(ufunc.__name__)(*args, **kw)
 
 
