@@ -45,8 +45,8 @@ from svdinv.cli.inputs import check_network, read_input
 from svdinv.unroll import pretrained
 from svdinv.unroll.algorithms import PDHG, solve
 from svdinv.unroll.algorithms.search import best_solution
+from svdinv.unroll.display import comma_separated
 from svdinv.unroll.display.pictures import new_figure
-from svdinv.unroll.display.tables import comma_separated
 from svdinv.unroll.evaluation.methods import file_stem
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.formats.atomic import replacing

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from derivative_study.plans import METHODS, Study
 from derivative_study.study import Row
+from svdinv.unroll.display import comma_separated, markdown
 from svdinv.unroll.display.pictures import new_figure
-from svdinv.unroll.display.tables import comma_separated, markdown
 from svdinv.unroll.formats.atomic import replacing
 
 if TYPE_CHECKING:

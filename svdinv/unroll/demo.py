@@ -18,8 +18,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from svdinv.unroll.data import HELD_OUT, PHOTOS, Image, centre_crop, photograph, split
+from svdinv.unroll.display import cells, line
 from svdinv.unroll.display.panels import Entry, save_panel
-from svdinv.unroll.display.tables import cells, line
 from svdinv.unroll.evaluation.methods import applied
 from svdinv.unroll.inference import apply
 from svdinv.unroll.interrupts import interrupts

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from svdinv.unroll.arrays import namespace
 from svdinv.unroll.networks import TLR, Convolutions
-from svdinv.unroll.networks.fill import SCALES, normalised_fill
-from svdinv.unroll.networks.functional import folded, unfolded
+from svdinv.unroll.networks.functional import SCALES, folded, normalised_fill, unfolded
 from svdinv.unroll.networks.weights import first_kernel, first_weights, initial, shapes
 from svdinv.unroll.torch import Network, _Chain, _Conv3d
 

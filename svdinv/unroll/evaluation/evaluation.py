@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from svdinv.unroll.display import cells, comma_separated, line, markdown
 from svdinv.unroll.display.panels import Entry
-from svdinv.unroll.display.tables import cells, comma_separated, line, markdown
 from svdinv.unroll.evaluation.methods import (
     Row,
     Which,

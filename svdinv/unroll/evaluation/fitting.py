@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from svdinv.unroll.algorithms import Interrupted
-from svdinv.unroll.display.tables import comma_separated
+from svdinv.unroll.display import comma_separated
 from svdinv.unroll.evaluation.methods import Files, classical, compare
 from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.inference import NAMES, learned

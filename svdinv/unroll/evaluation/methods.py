@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from threadpoolctl import threadpool_limits
 
+from svdinv.unroll.display import cells, line
 from svdinv.unroll.display.panels import Entry
-from svdinv.unroll.display.tables import cells, line
 from svdinv.unroll.formats.table import ending
 from svdinv.unroll.inference import NAMES, learned
 from svdinv.unroll.interrupts import progress_bar

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from svdinv.unroll.arrays import Array, namespace, sizes
-from svdinv.unroll.networks.fill import blur
 from svdinv.unroll.networks.functional import (
     at_least,
+    blur,
     check_features,
     folded,
     halved,

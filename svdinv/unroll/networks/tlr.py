@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from svdinv.unroll.arrays import Array, namespace
-from svdinv.unroll.networks.fill import normalised_fill
 from svdinv.unroll.networks.functional import (
     at_least,
     check_channels,
     folded,
     fraction,
     low_rank,
+    normalised_fill,
     one_of,
     positive,
     residual_gains,

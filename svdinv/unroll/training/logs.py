@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from svdinv.unroll.display.tables import comma_separated
+from svdinv.unroll.display import comma_separated
 from svdinv.unroll.formats.atomic import replacing
 
 LOG = "log.csv"
