@@ -74,17 +74,17 @@ def test_formula(recipe):
     }
     way = torch.linspace(0, 1, 9, dtype=torch.float64)
     for step in range(2):
-        count = 1 if recipe.alone else 9
+        count = 9 if recipe.exact else 1
         power = torch.stack([number(step, f"tau_{k}") for k in range(count)])
         for name, fact in facts.items():
             own = number(step, name)
-            if not recipe.alone:
+            if recipe.exact:
                 own = own + number(step, f"{name}_tilt") * way
             power = power + fact[:, None] * own
         G = groups.cut(x + u)
-        mean = G.mean(-2, keepdim=True)
+        mean = G.mean(-2, keepdim=True) if recipe.exact or recipe.alone else 0.0
         U, S, Vh = torch.linalg.svd(G - mean, full_matrices=False)
-        if recipe.alone:
+        if not recipe.exact:
             S = power.exp() * log_sum(S / power.exp(), 0.25, 0.002)
         else:
             S = (S - power.exp()).clamp_min(0)
@@ -97,16 +97,16 @@ def test_formula(recipe):
         # The mean of the prior, of which all weights are one.
         z = groups.join(weight * (kept + mean)) / groups.join(weight.expand_as(G))
         z = z + number(step, "push") * (z - x)
-        rest = mask[0] * (y[0] - z)
         if recipe.alone and step == 1:
             x = z
             break
-        if not recipe.exact:
-            power = number(step, "trust") + number(step, "trust_noise") * noise
-            rest = power.sigmoid() * rest
-        x = z + rest
+        if recipe.exact:
+            x = torch.where(mask[0], y[0], z)
+        else:
+            mu = (-number(step, "trust") - number(step, "trust_noise") * noise).exp()
+            x = (y[0] + mu * (z - u)) / (mask[0] + mu)
         if step == 0 and not recipe.alone:
-            u = number(step, "gain") * rest
+            u = number(step, "gain") * (x - z)
     found = net(y, mask)[0]
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-10)
     assert (found - y[0]).abs().max() > 0.05

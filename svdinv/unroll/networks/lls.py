@@ -237,7 +237,7 @@ class LLS(SeriesRecipe):
         scale = root(energy / pixels, xp)
         known: State = {"scale": scale}
         if self.noise or self.finish or self.start_coils[1] > 0:
-            known["deviation"] = _deviation(problem.y, problem.A, scale)
+            known["deviation"] = noise_of_kspace(problem.y, problem.A, scale)
         x, before = self._classical(x, problem, known)
         return {"x": x, "before": before} | known
 
@@ -363,7 +363,7 @@ def _several_coils(A: Operator) -> bool:
     return isinstance(A, MRI) and A.maps is not None and A.maps.shape[-3] != 1
 
 
-def _deviation(y: Array, A: Operator, scale: Array) -> Array:
+def noise_of_kspace(y: Array, A: Operator, scale: Array) -> Array:
     """Estimate the standard deviation of the noise of each series, (B,).
 
     It is the same in every combination of the coils. Of the series some see more than

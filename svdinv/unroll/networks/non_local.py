@@ -8,21 +8,29 @@ alone. In each round the groups are found on the current image, and kept for som
     G = SVT(G, tau)                     tau of each singular value
     z = weighted mean of the patches, where they lie
     z = z + p (z - x)
-    x = z + w A^H (y - A z)               towards the data, if need be several times
+    x = z + A^H (y - A z)               if need be several times
     u = k u + g (x - z)
+
+Data with noise are not put back. Then the last but one line is, as the method has it,
+
+    x = argmin |A x - y|^2 + mu |x - (z - u)|^2     by conjugate gradients
+
+and the penalty of a group is the logarithmic one, of G with its mean and with one
+threshold for all singular values. Of k-space mu knows the noise, which its outer
+samples tell.
 
 Learned are the thresholds, each for its singular value and as a power of what a group
 tells: the part of its values that is measured, its contrast, and the least contrast of
 the groups of the image, which is that of the noise; the weights of a patch, as powers
 of its group's contrast after the threshold and of what the threshold took from it; and
-p, w, k and g.
+p, mu, k and g.
 
-Of white noise alone, of images of which all values are known, the penalty of a group is
-that of `svdinv.unroll.algorithms.non_local.denoise_non_local` (WNNM, Gu, Zhang, Zuo &
-Feng, CVPR 2014), with one threshold for all singular values. In the place of the part
-that is measured a group tells over how many singular values it is spread, and the noise
-is what `noise_deviation` finds in the data. There is no u, and the last image is z. No
-gradient goes through which patches are a group's: the positions are whole numbers.
+Of white noise alone, of images of which all values are known, these are the steps of
+`svdinv.unroll.algorithms.non_local.denoise_non_local` (WNNM, Gu, Zhang, Zuo & Feng,
+CVPR 2014), of groups without their mean. In the place of the part that is measured a
+group tells over how many singular values it is spread, and the noise is what
+`noise_deviation` finds in the data. There is no u, and the last image is z. No gradient
+goes through which patches are a group's: the positions are whole numbers.
 """
 
 from __future__ import annotations
@@ -36,6 +44,7 @@ from typing import Any, Literal
 import numpy as np
 
 from svdinv.backends.tape import untraced
+from svdinv.unroll.algorithms.iterations import conjugate_gradients
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
@@ -51,7 +60,8 @@ from svdinv.unroll.arrays import (
     sizes,
     times,
 )
-from svdinv.unroll.networks.functional import at_least, check_channels, fraction
+from svdinv.unroll.networks.functional import at_least, check_channels
+from svdinv.unroll.networks.lls import noise_of_kspace
 from svdinv.unroll.networks.recipe import (
     Layer,
     Layers,
@@ -62,7 +72,7 @@ from svdinv.unroll.networks.recipe import (
     register,
 )
 from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
-from svdinv.unroll.operators import Operator, Sampling
+from svdinv.unroll.operators import MRI, Operator, Sampling
 from svdinv.unroll.operators.wrapped import on_host
 from svdinv.unroll.priors.patch_matching import (
     alike,
@@ -80,7 +90,8 @@ _LEAST_DENSITY = 0.02
 # About the means over photographs: where a threshold is as its first value says.
 _DENSITY, _CONTRAST, _SPREAD, _NOISE = -1.2, -3.0, 1.0, -4.5
 _FIRST = {"push": 0.1, "keep": 1.0, "gain": 0.5}
-_TRUST = {"trust": 4.0, "trust_noise": -1.5}
+# mu as `non_local_low_rank` begins: at least, and in units of noise by threshold.
+_PENALTY, _BESIDE_DATA = 0.06, 0.45
 # Of noise alone, as `denoise_non_local` begins: what is fed back, and the threshold of
 # the first step and of the others in units of the largest singular value of the noise.
 _FED_BACK, _ALONE, _LEFT = -2.2, 0.5, 0.14
@@ -114,13 +125,14 @@ class NonLocal(ImageOrSeriesRecipe):
     steps : int
         Steps with the same groups.
     data_steps : int
-        Steps towards the data after each of these: one will do for an operator with
-        singular values 0 and 1, such as a mask, and several coils want some more.
+        Steps towards the data after each of these, of conjugate gradients if they have
+        noise: one will do for an operator with singular values 0 and 1, such as a mask,
+        and several coils want some more.
     patch, stride, count, reach : int
         As for `svdinv.unroll.priors.patch_matching.Groups`.
     exact : bool
-        Whether the data have no noise: w is 1 at the top of this module. Otherwise it
-        is learned, and falls with the noise of the image.
+        Whether the data have no noise, and are put back. Otherwise mu at the top of
+        this module is learned, and a power of the noise.
     alone : bool
         Whether there is white noise alone, and all values are known: not with `exact`,
         nor behind a network, nor of series.
@@ -220,29 +232,43 @@ class NonLocal(ImageOrSeriesRecipe):
         xp = namespace(x)
         density = _density(problem.A, x, xp)
         u = xp.zeros_like(x)
-        known = None
+        A, y, known = problem.A, problem.y, self._noise(x, problem)
         for step in range(self.rounds * self.steps):
             own = Part(layers, _label(step))
             if step % self.steps == 0:
                 index = self._found(x, xp)
-                if self.alone and known is None:
-                    known = _deviation(x)
                 told, noise = self._told(x, density, index, known, xp)
             z = self._low_rank(x + u, told, index, own, xp)
             z = z + times(own.push, z - x, xp)
             if self.alone and step == self.rounds * self.steps - 1:
                 return z
-            x = z
-            moved: Any = 0.0
-            for _ in range(self.data_steps):
-                rest = problem.A.adjoint(problem.y - problem.A.forward(x))
-                if not self.exact:
-                    trust = fraction(own.trust + own.trust_noise * noise, xp)
-                    rest = times(trust[:, None, None, None], rest, xp)
-                x, moved = x + rest, moved + rest
+            if self.exact:
+                x = z
+                for _ in range(self.data_steps):
+                    x = x + A.adjoint(y - A.forward(x))
+            else:
+                mu = xp.exp(-own.trust - own.trust_noise * noise)[:, None, None, None]
+                x = conjugate_gradients(
+                    lambda v, mu=mu: A.adjoint(A.forward(v)) + times(mu, v, xp),
+                    A.adjoint(y) + times(mu, z - u, xp),
+                    z - u,
+                    self.data_steps,
+                    batch_axes=1,
+                )
             if not self.alone and step < self.rounds * self.steps - 1:
-                u = times(own.keep, u, xp) + times(own.gain, moved, xp)
+                u = times(own.keep, u, xp) + times(own.gain, x - z, xp)
         return x
+
+    def _noise(self, x: Array, problem: Problem) -> Array | None:
+        """Return the logarithm of the noise, less `_NOISE`, if the data tell it."""
+        xp = namespace(x)
+        if self.alone:
+            return _deviation(x)
+        A = getattr(problem.A, "operator", problem.A)  # of one that a tape records
+        if self.exact or not isinstance(A, MRI):
+            return None
+        found = noise_of_kspace(problem.y, A, real(x, xp)[:, 0, 0, 0])
+        return xp.log(found + _QUIET) - _NOISE
 
     def _numbers(self, step: int) -> dict[str, float]:
         """Names and first values of the numbers that are learned in a step."""
@@ -260,13 +286,16 @@ class NonLocal(ImageOrSeriesRecipe):
         way = step / max(1, total - 1)
         deviation = self.first * (self.last / self.first) ** way
         largest = deviation * (math.sqrt(size) + math.sqrt(self.count))
-        shape = [0.35 + 0.65 * k / max(1, values - 1) for k in range(values)]
-        numbers = {f"tau_{k}": math.log(largest * shape[k]) for k in range(values)}
-        for name in self._powers:
-            numbers |= {name: 0.0, f"{name}_tilt": 0.0}
-        numbers |= {"kept_power": 0.0, "taken_power": 0.0} | _FIRST
-        if not self.exact:
-            numbers |= _TRUST | {"noise": 1.0}
+        numbers = dict.fromkeys((*self._powers, "kept_power", "taken_power"), 0.0)
+        if self.exact:
+            shape = [0.35 + 0.65 * k / max(1, values - 1) for k in range(values)]
+            numbers |= {f"tau_{k}": math.log(largest * shape[k]) for k in range(values)}
+            numbers |= {f"{name}_tilt": 0.0 for name in self._powers} | _FIRST
+        else:
+            known = (_BESIDE_DATA * math.exp(_NOISE) / deviation) ** 2
+            numbers |= {"tau_0": math.log(largest), "push": 0.0, "keep": 1.0, "gain": 1}
+            numbers |= {"trust": -math.log(max(_PENALTY, known))}
+            numbers |= {"trust_noise": -2.0 if known > _PENALTY else 0.0}
         idle = ("keep", "gain") if step == total - 1 else ()
         return {name: x for name, x in numbers.items() if name not in idle}
 
@@ -350,11 +379,11 @@ class NonLocal(ImageOrSeriesRecipe):
     ) -> Array:
         """Threshold the groups, and take the weighted mean of their patches."""
         values = min(index.shape[-1], self.channels * self.patch**2)
-        values = 1 if self.alone else values
+        values = values if self.exact else 1
         numbers = xp.stack([getattr(own, f"tau_{k}") for k in range(values)])
         log_tau = cast_like(numbers, told, xp)
         way = count_up(values, log_tau, xp) / max(1, values - 1)
-        tilts = [0.0 if self.alone else getattr(own, f"{n}_tilt") for n in self._powers]
+        tilts = [getattr(own, f"{n}_tilt") if self.exact else 0.0 for n in self._powers]
         powers = xp.stack(
             [
                 like(getattr(own, n), told, xp) + times(tilt, way, xp)
@@ -370,9 +399,11 @@ class NonLocal(ImageOrSeriesRecipe):
             facts = told if some is None else told[first : first + some]
             first += some or 0
             tau = xp.exp(log_tau + facts @ powers)
-            mean = xp.mean(part, axis=-2, keepdims=True)
+            mean: Any = 0.0
+            if self.exact or self.alone:
+                mean = xp.mean(part, axis=-2, keepdims=True)
             centred = part - mean
-            if self.alone:
+            if not self.exact:
                 # Without units, as no gradient goes through the penalty's epsilon.
                 unit, prox = tau[:, :, None], operators(part).log_sum_threshold
                 kept = prox(times(1 / unit, centred, xp), 0.25, _EPSILON)
