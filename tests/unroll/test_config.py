@@ -44,6 +44,7 @@ def test_presets_are_complete_configurations():
         "denoise",
         "eit",
         "frame",
+        "frame-coils",
         "pet",
         "pet-frames",
         "spectral-ct",

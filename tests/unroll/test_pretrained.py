@@ -60,13 +60,14 @@ def test_what_comes_with_the_package_can_be_loaded():
         "ct",
         "denoise",
         "frame",
+        "frame-coils",
         "pet",
         "pet-frames",
         "tlr",
     ]
     axes = [pretrained.load(name).recipe.axes for name in pretrained.names()]
     assert axes == [
-        "B T H W" if name in ("cine", "frame") else "B C H W"
+        "B T H W" if name in ("cine", "frame", "frame-coils") else "B C H W"
         for name in pretrained.names()
     ]
 
@@ -146,10 +147,11 @@ def test_the_weights_for_one_frame_are_far_ahead_of_those_for_series(coils):
     options = CineOptions(mask="radial", acceleration=4, coils=coils, noise=0.01)
     task = Cine()
     case = task.measure(InputImage("heart", series), options)
-    assert task.weights_for(case) == "frame"
+    name = "frame-coils" if coils else "frame"
+    assert task.weights_for(case) == name
     one, other = (
         snr(series, apply(pretrained.load(name), task, case).image)
-        for name in ("frame", "cine")
+        for name in (name, "cine")
     )
     assert one > other + 2
 
@@ -159,7 +161,7 @@ def test_one_frame_of_several_coils_has_weights_by_its_noise(noise):
     series, task = heart_series("short-axis")[:1], Cine()
     options = CineOptions(mask="radial", acceleration=4, coils=8, noise=noise)
     case = task.measure(InputImage("heart", series), options)
-    assert task.weights_for(case) == ("frame" if noise else "cine")
+    assert task.weights_for(case) == ("frame-coils" if noise else "cine")
 
 
 def test_mirrored_views_of_one_frame():

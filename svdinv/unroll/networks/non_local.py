@@ -248,13 +248,7 @@ class NonLocal(ImageOrSeriesRecipe):
                     x = x + A.adjoint(y - A.forward(x))
             else:
                 mu = xp.exp(-own.trust - own.trust_noise * noise)[:, None, None, None]
-                x = conjugate_gradients(
-                    lambda v, mu=mu: A.adjoint(A.forward(v)) + times(mu, v, xp),
-                    A.adjoint(y) + times(mu, z - u, xp),
-                    z - u,
-                    self.data_steps,
-                    batch_axes=1,
-                )
+                x = self._explained(z - u, problem, mu)
             if not self.alone and step < self.rounds * self.steps - 1:
                 u = times(own.keep, u, xp) + times(own.gain, x - z, xp)
         return x
@@ -269,6 +263,16 @@ class NonLocal(ImageOrSeriesRecipe):
             return None
         found = noise_of_kspace(problem.y, A, real(x, xp)[:, 0, 0, 0])
         return xp.log(found + _QUIET) - _NOISE
+
+    def _explained(self, v: Array, problem: Problem, mu: Array) -> Array:
+        """Return the argmin of ``|A x - y|^2 + mu |x - v|^2``, or nearly so."""
+        A, xp = problem.A, namespace(v)
+
+        def normal(x: Array) -> Array:
+            return A.adjoint(A.forward(x)) + times(mu, x, xp)
+
+        right = problem.adjoint() + times(mu, v, xp)
+        return conjugate_gradients(normal, right, v, self.data_steps, batch_axes=1)
 
     def _numbers(self, step: int) -> dict[str, float]:
         """Names and first values of the numbers that are learned in a step."""

@@ -474,14 +474,15 @@ class Cine(Task):
         return getattr(recipe, "channels", None) in (None, len(problem.y))
 
     def weights_for(self, problem: Problem) -> str:
-        """Name those for one frame, or those for series.
+        """Name those for one frame, of one coil or several, or those for series.
 
         For one frame as well where it is large, or has several coils and hardly noise.
         """
-        grouped = len(problem.y) == 1 and math.prod(problem.y.shape[-2:]) <= _GROUPED
-        if grouped and problem.y.ndim == 4 and problem.y.shape[1] > 1:
-            grouped = _outermost(problem) > _CLEAN
-        return "frame" if grouped else self.kind
+        if len(problem.y) > 1 or math.prod(problem.y.shape[-2:]) > _GROUPED:
+            return self.kind
+        if problem.y.ndim < 4 or problem.y.shape[1] == 1:
+            return "frame"
+        return "frame-coils" if _outermost(problem) > _CLEAN else self.kind
 
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror a series along its rows, its columns and in time, in all eight ways.
