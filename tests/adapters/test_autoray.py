@@ -218,7 +218,8 @@ def optimizer(qtn, case, backend="torch", **options):
 
 @pytest.mark.filterwarnings("ignore")  # quimb's and SciPy's own
 class TestQuimb:
-    @pytest.mark.parametrize("case", ["GHZ", "Neel", "W", "PEPS"])
+    # Not the Néel state: where rounding separates its values PyTorch's own is right.
+    @pytest.mark.parametrize("case", ["GHZ", "W", "PEPS"])
     def test_breaks_without_and_runs_with_it(self, ours, network, case):
         qtn = network
         found = optimizer(qtn, case)
@@ -228,7 +229,7 @@ class TestQuimb:
         found = optimizer(qtn, case)
         slopes = found.vectorized_value_and_grad(start)[1].copy()
         assert np.isfinite(slopes).all()
-        assert not np.allclose(without, slopes, rtol=0.1, atol=0.1)  # NaN, here
+        assert not np.allclose(without, slopes, rtol=0.1, atol=0.1)  # NaN or wrong
         found.optimize(20)
         assert np.isfinite(found.losses).all()
         assert found.losses[-1] < found.losses[0] - 0.5
