@@ -47,7 +47,7 @@ from svdinv.core.tolerances import (
     GRAM_FLOOR,
     MIN_GRAM_WORK,
     MIN_TALL_ELEMENTS,
-    MOST_REPAIRED_SVD,
+    MOST_REPAIRED_ELEMENTS,
     SINGLE,
     WIDE_GRAM_FLOOR,
     eps,
@@ -122,8 +122,8 @@ def factorise(
 def _decomposed(A: Array, quick: bool, xp: Namespace) -> SVDFactors:
     """Factors by an SVD, by kernels if `quick`."""
     U, S, Vh = xp.linalg.svd(A, full_matrices=False)
-    sides = known_shape(A)[-2:]
-    large = min(n or 0 for n in sides) > MOST_REPAIRED_SVD  # if both are known
+    m, n = known_shape(A)[-2:]
+    large = (m or 0) * (n or 0) > MOST_REPAIRED_ELEMENTS  # if both are known
     if quick or large or eps(A, xp) <= SINGLE or 0 in known_shape(A):
         return SVDFactors(U, S, Vh)
     return repaired(A, U, S, Vh, xp)

@@ -45,7 +45,7 @@ from svdinv.core.spectral import (
 )
 from svdinv.core.tolerances import (
     ASPECT_LIMIT,
-    MOST_REPAIRED_SVD,
+    MOST_REPAIRED_ELEMENTS,
     eps,
     rounding_rtol,
     smallest,
@@ -173,7 +173,7 @@ def from_gram(gram: Gram, given: Array, xp: Namespace) -> SVDFactors | GramFacto
     """Factors of the matrix `given` by the eigenvectors of its Gram matrix."""
     eigenvalues, V = _descending(gram.N, xp)
     short, long = min(given.shape[-2:]), max(given.shape[-2:])
-    if V.dtype == given.dtype and short <= MOST_REPAIRED_SVD:
+    if V.dtype == given.dtype and short**2 <= MOST_REPAIRED_ELEMENTS:
         V = orthonormal(V, xp)
     usual = isinstance(gram.scale, float)
     if usual and V.dtype == given.dtype and long >= ASPECT_LIMIT * short:
