@@ -45,7 +45,7 @@ MIN_GRAM_WORK = 2**19
 Four times that, unless one side is at least twice the other: less is gained then.
 """
 
-MIN_TALL_ELEMENTS = 2**13
+MIN_TALL_ELEMENTS = 2**15
 """Elements of tall matrices from which the kernels' Gram matrix pays.
 
 Below, kernels compute all behind the SVD, which costs less than the steps in between.
