@@ -261,7 +261,7 @@ class TorchBackend(Backend):
         y = by_kernel(operation, x, memory, xp)
         if y is None:
             with torch.no_grad(), without_autocast(x[0]):
-                y = value(operation, x, memory, xp)
+                y = value(operation, x, None, xp)
         return y
 
     def asarray(self, x: Any, name: str) -> Tensor:
