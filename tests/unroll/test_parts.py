@@ -10,7 +10,13 @@ from torch.nn import functional as F
 
 from svdinv.unroll.arrays import namespace
 from svdinv.unroll.networks import TLR, Convolutions
-from svdinv.unroll.networks.functional import SCALES, folded, normalised_fill, unfolded
+from svdinv.unroll.networks.functional import (
+    SCALES,
+    blur,
+    folded,
+    normalised_fill,
+    unfolded,
+)
 from svdinv.unroll.networks.weights import first_kernel, first_weights, initial, shapes
 from svdinv.unroll.torch import Network, _Chain, _Conv3d
 
@@ -206,6 +212,15 @@ def test_one_scale_is_a_mean_weighted_by_a_gaussian(arrays, rng):
     filled = normalised_fill(arrays.array(mask * image), arrays.array(mask), (1.5,))
     expected = np.where(mask, image, mean)
     np.testing.assert_allclose(arrays.numpy(filled), expected, atol=1e-12)
+
+
+def test_a_batch_of_one_channel_is_blurred_within_its_memory(arrays, rng):
+    """TensorFlow's product of such a batch and a matrix is not, with AVX-512."""
+    images = rng.random((2, 1, 12, 13)).astype(np.float32)
+    due = bell(12, 4.0) @ images @ bell(13, 4.0)
+    for _ in range(50):
+        found = arrays.numpy(blur(arrays.array(images), 4.0))
+        np.testing.assert_allclose(found, due, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5])

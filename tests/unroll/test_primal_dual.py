@@ -82,6 +82,19 @@ def test_every_framework_begins_alike(name):
         np.testing.assert_allclose(framework.numpy(found[key]), array, atol=1e-5)
 
 
+@pytest.mark.parametrize("outside", [7.0, np.nan])
+def test_what_is_outside_the_mask_is_not_looked_at(rng, outside):
+    network = Network(PrimalDual(cells=2, features=4, channels=3), seed=0)
+    image = torch.as_tensor(rng.random((2, 3, 9, 8)), dtype=torch.float32)
+    mask = torch.as_tensor(rng.random((2, 3, 9, 8)) < 0.5)
+    due = network(image * mask, mask)
+    y = torch.where(mask, image, outside).requires_grad_()
+    found = network(y, mask)
+    torch.testing.assert_close(found, due)
+    found.sum().backward()
+    assert torch.equal(y.grad[~mask], torch.zeros_like(y)[~mask])
+
+
 def test_zeros_have_finite_gradients():
     made = problem()
     network = Network(PrimalDual(cells=2, features=2), seed=0)

@@ -334,11 +334,22 @@ def given_problem(
 ) -> Problem:
     """Return the problem for a call of a network, without the truth.
 
-    Of data, or a problem itself. A forward operator that is given comes before the
-    network's own, which is an operator, what makes one, or None for that of the recipe.
-    Raises TypeError if the arguments behind the measured values do not make one.
+    Of data, or a problem itself; what lies where nothing was measured becomes 0. A
+    forward operator that is given comes before the network's own, which is an operator,
+    what makes one, or None for that of the recipe. Raises TypeError if the arguments
+    behind the measured values do not make one.
     """
-    named = named or {}
+    problem = _problem(recipe, own, y, measurement, named or {})
+    return dataclasses.replace(problem, y=problem.A.project_to_samples(problem.y))
+
+
+def _problem(
+    recipe: Recipe,
+    own: Any,
+    y: Any,
+    measurement: tuple[Any, ...],
+    named: Mapping[str, Any],
+) -> Problem:
     if isinstance(y, Problem):
         if measurement or named:
             raise TypeError("nothing goes beside a problem, which has its operator")
