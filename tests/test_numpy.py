@@ -145,6 +145,15 @@ def test_functions_of_numpy_and_methods_on_traced_arrays():
         svn.vjp(np.linalg.qr, A)
     with pytest.raises(TypeError, match="no derivative of"):
         svn.vjp(lambda A: np.sort(A), A)
+    with pytest.raises(TypeError, match="no derivative of numpy.diagonal with these"):
+        svn.vjp(lambda A: np.diagonal(A, 1), A)
+    with pytest.raises(TypeError, match="no derivative of numpy.dot of batches"):
+        svn.vjp(lambda A: np.dot(A, np.ones((2, 3, 3))), A)
+    capped, pullback = svn.vjp(lambda A: np.clip(A, None, 0.1) * np.dot(A, 2.0), A)
+    np.testing.assert_allclose(capped, np.minimum(A, 0.1) * 2 * A)
+    np.testing.assert_allclose(
+        pullback(np.ones((3, 3)))[0], np.where(A < 0.1, 4 * A, 0.2), rtol=1e-12
+    )
     with pytest.raises(AttributeError, match="no 'flatten'; take Python's operators"):
         svn.vjp(lambda A: A.flatten(), A)
 

@@ -224,7 +224,7 @@ def for_namespace(xp: Namespace) -> SimpleNamespace:
     """
     from numpy.random import default_rng
 
-    if not hasattr(xp, "linalg"):
+    if not (hasattr(xp, "linalg") and hasattr(xp, "isdtype")):
         raise TypeError(
             f"xp must be an array-API namespace with linear algebra, got {xp!r}"
         )

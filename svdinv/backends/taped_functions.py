@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial, reduce
+from inspect import signature
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
@@ -29,11 +30,11 @@ _ALIASES = {
 }  # fmt: skip
 # Functions of NumPy that the array API lacks or has with another meaning.
 _OF_NUMPY: dict[str, Callable[..., Any]] = {
-    "clip": lambda xp, x, low, high: xp.minimum(xp.maximum(x, low), high),
+    "clip": lambda xp, x, low, high: _clipped(xp, x, low, high),
     "diagonal": lambda xp, x: xp.linalg.diagonal(
         xp.permute_dims(x, (*range(2, x.ndim), 0, 1))
     ),
-    "dot": lambda xp, a, b: xp.matmul(a, b),
+    "dot": lambda xp, a, b: _dot(xp, a, b),
     "expand_dims": lambda xp, x, axis: xp.stack([x], axis=axis),
     "outer": lambda xp, a, b: xp.reshape(a, (-1, 1)) * xp.reshape(b, (1, -1)),
     "ravel": lambda xp, x: xp.reshape(x, (-1,)),
@@ -71,6 +72,35 @@ _FACTORS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "cos": lambda xp, a, y: (-xp.sin(a),),
     "tanh": lambda xp, a, y: (1.0 - y * y,),
 }
+
+
+def _with_arguments(name: str, xp: Namespace, *args: Any, **options: Any) -> Array:
+    """Call a function of `_OF_NUMPY`; TypeError for arguments that it does not have."""
+    function = _OF_NUMPY[name]
+    try:
+        signature(function).bind(xp, *args, **options)
+    except TypeError as error:
+        raise TypeError(
+            f"no derivative of numpy.{name} with these arguments is known here: {error}"
+        ) from None
+    return function(xp, *args, **options)
+
+
+def _clipped(xp: Namespace, x: Array, low: Any, high: Any) -> Array:
+    x = x if low is None else xp.maximum(x, low)
+    return x if high is None else xp.minimum(x, high)
+
+
+def _dot(xp: Namespace, a: Array, b: Array) -> Array:
+    axes = [getattr(x, "ndim", 0) for x in (a, b)]
+    if 0 in axes:
+        return xp.multiply(a, b)
+    if axes[0] > 1 and axes[1] > 2:
+        raise TypeError(
+            "no derivative of numpy.dot of batches of matrices is known here; "
+            "numpy.matmul multiplies them one by one"
+        )
+    return xp.matmul(a, b)
 
 
 def _of_roll(xp: Namespace, a: Array, shift: Any, axis: Any = None) -> Any:
@@ -197,7 +227,7 @@ class TapedNamespace:
         elif part == "linalg":
             found = self.matmul if name == "matmul" else None
         elif name in _OF_NUMPY:
-            found = partial(_OF_NUMPY[name], self)
+            found = partial(_with_arguments, name, self)
         else:
             found = getattr(self, name, None)
         if found is None:

@@ -213,11 +213,13 @@ def _show_options(parser: Parser, entry: TaskEntry, several: bool) -> NoReturn:
         if field.name == "seed":
             continue
         plural = field.metadata["plural"] if several else None
+        range_ = field.metadata["range"]
+        due = f"; must {range_}" if any(end is not None for end in range_) else ""
         shown.add_argument(
             f"--{(plural or field.name).replace('_', '-')}",
             nargs="+" if plural else None,
             metavar=field.name.upper(),
-            help=field.metadata["help"].replace("%", "%%"),
+            help=(field.metadata["help"] + due).replace("%", "%%"),
         )
     shown.print_help()
     parser.exit()

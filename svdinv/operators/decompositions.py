@@ -44,6 +44,7 @@ def svd(
     The modules of the frameworks have a function around it, each with the arguments
     and the order of results of the framework's own.
     """
+    full_matrices = bool(full_matrices)
     # SVD checks the options, as long as it takes to decompose a very small matrix.
     usual = repeated == "consistent" and rtol is None and gauge == "ignore"
     simple = usual and full_matrices is False

@@ -113,7 +113,7 @@ def _divergence(backend: Backend, S: Array, tau: Array, A: Array) -> Array:
     c = coefficients(Soft(), S, tau[..., None], True, has_phase, xp)
     inside = 0.5 * xp.sum(c.difference + c.sum_quotient, axis=(-2, -1))
     # Not c.phi: MLX cannot differentiate a diagonal twice.
-    phi = safe_divide(c.y, c.s, c.s > 0, xp)
+    phi = safe_divide(c.y, c.s, c.y > 0, xp)
     trace = inside + abs(m - n) * xp.sum(phi, axis=-1)
     trace = trace + xp.sum(S - S, axis=-1)  # NaN, which comparisons lose
     return 2 * trace if has_phase else trace

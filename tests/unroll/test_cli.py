@@ -47,7 +47,9 @@ def test_help_has_examples(example, capsys):
 )
 def test_help_of_a_task_has_its_options_alone(command, several, kind, capsys):
     assert main([command, kind, "--help"]) == 0
-    shown = re.findall(r"^  --([\w-]+)", capsys.readouterr().out, re.M)
+    told = capsys.readouterr().out
+    assert " ".join(told.split()).count("; must ") >= 3  # the ranges
+    shown = re.findall(r"^  --([\w-]+)", told, re.M)
     expected = [
         (entry.metadata["plural"] if several else None) or entry.name
         for entry in dataclasses.fields(entries()[kind].load().options)

@@ -383,6 +383,9 @@ def test_masks_by_name(name, size):
 def test_unknown_masks_are_refused():
     with pytest.raises(ValueError, match="mask must be one of radial"):
         sampling("spiral", (4, 32, 32), np.random.default_rng(0))
+    for name in ("vista", "equispaced"):  # whose frames fill each other's gaps
+        with pytest.raises(ValueError, match="radial or variable-density for one"):
+            sampling(name, (1, 32, 32), np.random.default_rng(0))
 
 
 def test_validation_goes_through_the_masks_with_series_of_its_own():

@@ -72,6 +72,8 @@ class Groups:
         image = to_numpy(guide)
         if np.iscomplexobj(image):
             image = np.concatenate([image.real, image.imag])
+        if not np.isfinite(image).all():
+            raise ValueError("guide must be finite")
         self.patch, self._shape = patch, shape
         self._corners = shape[1] - patch + 1, shape[2] - patch + 1
         self._index = alike(image, patch, stride, count, reach)
@@ -222,11 +224,11 @@ def alike(
 ) -> NDArray[Any]:
     """Return, for each reference patch, the positions of its nearest patches.
 
-    Of a real image (C, H, W); shape as `group_shape`. Raises ValueError if the image is
-    not finite.
+    Of a real image (C, H, W); shape as `group_shape`. Raises FloatingPointError if the
+    image is not finite.
     """
     if not np.isfinite(image).all():
-        raise ValueError("guide must be finite")
+        raise FloatingPointError("the image whose patches are compared is not finite")
     # Its scale is of no account, but squares of single precision end somewhere.
     image = image - image.mean(axis=(-2, -1), keepdims=True)
     image = (image / (np.abs(image).max() or 1)).astype(np.float32)
