@@ -145,9 +145,9 @@ def test_functions_of_numpy_and_methods_on_traced_arrays():
         svn.vjp(np.linalg.qr, A)
     with pytest.raises(TypeError, match="no derivative of"):
         svn.vjp(lambda A: np.sort(A), A)
-    with pytest.raises(TypeError, match="no derivative of numpy.diagonal with these"):
+    with pytest.raises(TypeError, match=r"numpy\.diagonal with these"):
         svn.vjp(lambda A: np.diagonal(A, 1), A)
-    with pytest.raises(TypeError, match="no derivative of numpy.dot of batches"):
+    with pytest.raises(TypeError, match=r"numpy\.dot of batches"):
         svn.vjp(lambda A: np.dot(A, np.ones((2, 3, 3))), A)
     capped, pullback = svn.vjp(lambda A: np.clip(A, None, 0.1) * np.dot(A, 2.0), A)
     np.testing.assert_allclose(capped, np.minimum(A, 0.1) * 2 * A)

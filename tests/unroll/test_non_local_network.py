@@ -199,13 +199,6 @@ def test_begins_with_the_network_inside_and_keeps_its_weights():
     torch.testing.assert_close(net(truth * mask, mask), expected, rtol=0, atol=1e-12)
 
 
-def test_an_image_that_is_not_finite_is_named():
-    net = network(RECIPE)
-    truth, mask = problem(1, 3, 17, 16)
-    with pytest.raises(FloatingPointError, match="whose patches are compared"):
-        net(truth * torch.inf, mask)
-
-
 def test_complex_images_of_k_space():
     recipe = replace(RECIPE, channels=1)
     net = network(recipe)
@@ -263,7 +256,7 @@ def test_wrong_input_is_refused():
         net(truth[..., :2, :], mask[..., :2, :])
     with pytest.raises(ValueError, match="3 channels"):
         net(truth[:, :1], mask[:, :1])
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(FloatingPointError, match="whose patches are compared"):
         net(truth * math.nan, mask)
 
 
