@@ -241,6 +241,20 @@ def test_interrupted_they_go_on_to_the_same_bits(whole, pair, tmp_path, pressed)
     assert events(parts) == events(whole)
 
 
+# What still holds the group when it is destroyed may wait for its threads for ever.
+WATCHED = """
+import gc
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+destroy = distributed.destroy_process_group
+def watched():
+    held = [x for x in gc.get_objects() if type(x) is DistributedDataParallel]
+    print("networks that hold the group:", len(held))
+    destroy()
+distributed.destroy_process_group = watched
+"""
+
+
 def test_a_disk_that_is_full_ends_both(folder, pair, tmp_path):
     """The one that cannot write waits for the other, which has nothing to say."""
     steps = replace(TRAINING, steps=300, checkpoint_every=5, validate_every=300)
@@ -249,13 +263,14 @@ def test_a_disk_that_is_full_ends_both(folder, pair, tmp_path):
     write(config, tmp_path / "mine.toml")
     output = tmp_path / "run"
     arguments = ["train", str(tmp_path / "mine.toml"), "--output", str(output)]
-    code = (
+    code = WATCHED + (
         "import resource, sys\nfrom svdinv.cli import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (11_300, resource.RLIM_INFINITY))\n"
         f"sys.exit(main({arguments!r}))\n"
     )
-    codes, _, err = ended(pair(code=code))
+    codes, out, err = ended(pair(code=code))
     assert codes == [2, 2]
+    assert out.count("networks that hold the group: 0") == 2
     assert complaints(err) == ["svdinv: [Errno 27] File too large"]
     assert "Traceback" not in err
     step = read_checkpoint(output / CHECKPOINT).step

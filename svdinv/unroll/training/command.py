@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
+from traceback import clear_frames
 
 import torch
 import torch.distributed as dist
@@ -179,6 +180,11 @@ def processes(device: str) -> Iterator[tuple[int, torch.device]]:
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         yield dist.get_rank(), place
+    except BaseException as error:
+        # PyTorch's threads wait for the interpreter's lock if the network in a frame of
+        # the traceback is the last to hold the group.
+        clear_frames(error.__traceback__)
+        raise
     finally:
         dist.destroy_process_group()
 
