@@ -861,8 +861,19 @@ def test_numbers_beside_a_mode_of_torch_function():
 
 
 class Thresholding(torch.nn.Module):
-    def forward(self, A):
-        return svdinv.torch.svt(A, 0.3)
+    def forward(self, A, tau=0.3):
+        return svdinv.torch.svt(A, tau)
+
+
+def test_an_exported_batch_may_be_as_long_as_thresholds():
+    A, tau = torch.randn(2, 3, 5, 4), torch.rand(3)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(
+        Thresholding(), (A, tau), dynamic_shapes=({0: batch}, None)
+    )
+    A = torch.randn(3, 3, 5, 4)
+    expected = svdinv.torch.svt(A, tau)
+    torch.testing.assert_close(program.module()(A, tau), expected)
 
 
 @pytest.mark.parametrize("f", [torch.square, torch.zeros_like])

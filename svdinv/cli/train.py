@@ -104,7 +104,7 @@ def add(commands: Subparsers, help: str) -> None:
         type=folder,
         metavar="FILE",
         help="begin with the weights in this file, of the same network or of the one "
-        "that it refines (default: such as the seed draws)",
+        "that it refines (default: drawn from the seed)",
     )
     train.add_argument(
         "--device",

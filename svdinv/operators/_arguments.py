@@ -46,7 +46,9 @@ def per_batch(
 
 
 def _fitted(backend: Backend, values: Array, A: Array, batch: tuple[Any, ...]) -> Array:
-    if None not in batch and tuple(values.shape) == batch:
+    # Lengths first: torch.export would keep that (B, 3) is not (3,) because B is not 3.
+    alike = len(values.shape) == len(batch) and None not in batch
+    if alike and tuple(values.shape) == batch:
         return values
     return backend.xp.broadcast_to(values, sizes(A, backend.xp)[: len(batch)])
 

@@ -16,7 +16,7 @@ from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators import MRI, Identity
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.moving import moving_photograph, phantom_series, warped
-from svdinv.unroll.tasks.cine.sampling import MASKS, sampling
+from svdinv.unroll.tasks.cine.sampling import MASKS, PATTERNS, sampling
 from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.colour.task import (
     Colour,
@@ -383,9 +383,15 @@ def test_masks_by_name(name, size):
 def test_unknown_masks_are_refused():
     with pytest.raises(ValueError, match="mask must be one of radial"):
         sampling("spiral", (4, 32, 32), np.random.default_rng(0))
-    for name in ("vista", "equispaced"):  # whose frames fill each other's gaps
-        with pytest.raises(ValueError, match="radial or variable-density for one"):
-            sampling(name, (1, 32, 32), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("mask", PATTERNS)
+def test_masks_of_series_are_marked_for_one_frame(mask):
+    task = Cine()
+    options = task.options(mask=mask, frames=1, size=32)
+    problem = task.measure(task.read("cine", options), options)
+    marked = problem.setting == f"{mask} (made for several frames)"
+    assert marked == (mask in ("vista", "equispaced"))
 
 
 def test_validation_goes_through_the_masks_with_series_of_its_own():

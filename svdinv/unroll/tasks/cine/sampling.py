@@ -56,7 +56,8 @@ PATTERNS: Mapping[str, str] = {name: what for name, (what, _) in _SAMPLED.items(
 MASKS = ("radial", "variable-density", "vista")
 """Those that are evaluated, and trained on unless a configuration says more."""
 
-_OF_SERIES = ("vista", "equispaced")  # each frame fills the gaps of others
+OF_SERIES = ("vista", "equispaced")
+"""Those whose frames fill each other's gaps: of one frame the centre may be missing."""
 
 ACCELERATION = 8
 """One part in this many of k-space is sampled, unless something is said."""
@@ -71,14 +72,11 @@ def sampling(
     """Draw a sampling pattern of `PATTERNS`, bool (T, H, W), true where sampled.
 
     One part in `acceleration` of k-space is sampled; of radial lines as many are taken
-    as that is of the rows. Raises ValueError if there is no such pattern, nothing would
-    be left, or the pattern is for several frames and there is one.
+    as that is of the rows. Raises ValueError if there is no such pattern, or nothing
+    would be left.
     """
     if name in _SAMPLED:
         frames, height, width = shape
-        if frames == 1 and name in _OF_SERIES:
-            others = " or ".join(n for n in PATTERNS if n not in _OF_SERIES)
-            raise ValueError(f"mask must be {others} for one frame, got {name!r}")
         return _SAMPLED[name][1]((frames, height, width), acceleration, rng)
     raise ValueError(f"mask must be one of {', '.join(PATTERNS)}, got {name!r}")
 

@@ -52,6 +52,7 @@ from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
 from svdinv.unroll.tasks.cine.sampling import (
     ACCELERATION,
     MASKS,
+    OF_SERIES,
     PATTERNS,
     sampled,
     sampling,
@@ -430,6 +431,8 @@ class Cine(Task):
             rng = np.random.default_rng(options.seed)
             mask = sampling(pattern, series.shape, rng, rate)
             setting = pattern if rate == ACCELERATION else f"{pattern}, {rate:g} x"
+            if len(series) == 1 and pattern in OF_SERIES:
+                setting += " (made for several frames)"
         else:
             read = read_mask(pattern, key=None, time_axis=options.axis)
             mask, setting = broadcast_mask(read, series.shape), "own mask"
