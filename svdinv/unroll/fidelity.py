@@ -219,6 +219,8 @@ class PoissonKL(DataFidelity):
             raise ValueError(f"background must not be negative, got {self.background}")
 
     def check(self, y: Array) -> None:
+        if bool(namespace(y).any(y < 0)):
+            raise ValueError("y must hold no negative counts")
         if hasattr(self.background, "dtype"):
             _largest("background", self.background, y)
 

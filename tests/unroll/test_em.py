@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from svdinv.unroll.algorithms import EM, solve
 from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.operators import Dense, ParallelBeam, Stack
-from svdinv.unroll.priors import HuberVariation, Tikhonov
+from svdinv.unroll.priors import HuberVariation, Tikhonov, TotalVariation
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.tomography.densities import density
 from svdinv.unroll.tasks.tomography.kinetics import kinetic_phantom, plasma, two_tissues
@@ -101,6 +101,8 @@ def test_em_refuses_what_it_cannot_do():
         solve(Problem(problem.y, problem.A), None, algorithm=EM())
     with pytest.raises(ValueError, match="y must hold no negative counts"):
         solve(Problem(problem.y - 9, problem.A, PoissonKL()), None, algorithm=EM())
+    with pytest.raises(ValueError, match="y must hold no negative counts"):
+        solve(Problem(problem.y - 9, problem.A, PoissonKL()), TotalVariation(1.0))
 
 
 # Kinetics

@@ -129,6 +129,25 @@ def test_every_framework_projects_and_inverts_alike(name, rng):
     )
 
 
+@pytest.mark.parametrize("name", ["filtered_back_projection", "preconditioned"])
+def test_filters_are_linear_in_complex_data(name, rng):
+    A = ParallelBeam((9, 8), ANGLES)
+    y = rng.standard_normal((2, *A.data_shape))
+    invert = getattr(A, name)
+    expected = invert(y[0]) + 1j * invert(y[1])
+    np.testing.assert_allclose(invert(y[0] + 1j * y[1]), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_half_precision_is_projected(name):
+    torch = pytest.importorskip("torch")
+    dtype, A = getattr(torch, name), ParallelBeam((9, 8), ANGLES)
+    x = torch.ones(9, 8)
+    found = A(x.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), A(x), rtol=1e-2, atol=1e-6)
+
+
 def test_a_ray_through_a_row_sums_it(rng):
     """Whatever the framework of rounding: along the axes there is no interpolation."""
     image = rng.random((6, 4))

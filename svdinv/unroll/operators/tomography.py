@@ -496,5 +496,7 @@ def _ramp(detectors: int, spacing: float, window: Window) -> NDArray[Any]:
 
 
 def _filtered(y: NDArray[Any], response: NDArray[Any]) -> NDArray[Any]:
+    if np.iscomplexobj(y):
+        return _filtered(y.real, response) + 1j * _filtered(y.imag, response)
     size = 2 * (len(response) - 1)
     return np.fft.irfft(np.fft.rfft(y, size) * response, size)[..., : y.shape[-1]]

@@ -243,8 +243,8 @@ class _Side:
         """Apply it to NumPy arrays (..., *given)."""
         x = np.asarray(x)
         batch = x.shape[: x.ndim - len(self.given)]
-        # SciPy knows no bfloat16, nor do many functions.
-        wide = x.astype(np.float32) if x.dtype.name == "bfloat16" else x
+        # SciPy knows no half precision, nor do many functions.
+        wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
         made = [np.asarray(y) for y in self(wide.reshape(-1, *self.given))]
         if x.dtype.kind != "c" and any(y.dtype.kind == "c" for y in made):
             raise TypeError(_COMPLEX)
