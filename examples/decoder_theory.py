@@ -332,3 +332,7 @@ class TwoLayer:
             signal = np.maximum(before, 0) @ v
             yield signal, C
             C = C - step * (U.T @ (slope(signal)[:, None] * (before > 0) * v))
+
+
+if __name__ == "__main__":
+    print("A module: docs/untrained-theory.md has programs that import it.")

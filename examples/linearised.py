@@ -433,3 +433,7 @@ class _Evidence:
             low, high = middle - step, middle + step
         variance = noise_of(ratio)
         return float(1 / (ratio * variance)[best]), math.sqrt(float(variance[best]))
+
+
+if __name__ == "__main__":
+    print("A module: docs/untrained-linearised.md has programs that import it.")

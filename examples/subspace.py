@@ -240,3 +240,7 @@ def fit_in_subspace(
 
 
 _TRIES = 8  # of a larger damping
+
+
+if __name__ == "__main__":
+    print("A module: docs/untrained.md has programs that import it.")
