@@ -7,6 +7,9 @@ turned and with their colours in another order. It takes steps of Muon (Jordan e
 1 by five iterations of Newton and Schulz.
 
     python benchmarks/train_colour.py photographs --output refined.safetensors
+
+With ``--inside denoise`` it is that of photographs with noise, of which all values are
+known.
 """
 
 from __future__ import annotations
@@ -30,12 +33,16 @@ from svdinv.unroll.networks import Refined
 from svdinv.unroll.networks.recipe import Part
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.colour.task import Colour, channels_first, sampled
+from svdinv.unroll.tasks.colour.task import Colour, ColourOptions, channels_first
+from svdinv.unroll.tasks.task import InputImage
 from svdinv.unroll.torch import Network, load, save
 
-CROP, PATCH = 192, 64  # pixels a side
+PATCH = 64  # pixels a side
 RATES = (0.04, 0.5)
-_FLAT = 1e-5  # mean squared error of a patch below which little is to be won
+NOISES = (0.01, 0.2)
+# Mean squared error of a patch below which little is to be won: in all, and beside the
+# variance of its noise.
+_FLAT, _FLAT_OF_NOISE = 1e-5, 0.02
 _LAST = 0.2  # learning rate of the last convolution, relative to that of the others
 
 
@@ -76,52 +83,73 @@ def polar(matrix: Tensor) -> Tensor:
     return x
 
 
-def crops(inside: Network, photos: list[Any], count: int, seed: int) -> list[Any]:
-    """Draw crops and masks; give for each what the network makes of it."""
+def crops(
+    inside: Network, photos: list[Any], count: int, crop: int, seed: int
+) -> list[Any]:
+    """Draw crops and their data; give for each what the network makes of it.
+
+    They are the estimate, the truth, the data and the mask, and the deviation of the
+    noise.
+    """
     sizes = [photos, *([shrunk(x, max(x.shape) // 2 + 1) for x in photos],) * 2]
     found = []
     for item in range(count):
         rng = generator(seed, item)
-        pool = [x for x in sizes[rng.integers(3)] if min(x.shape[:2]) >= CROP]
-        (patch,) = patches(pool, 1, CROP, rng)
-        rate = math.exp(rng.uniform(*map(math.log, RATES)))
-        mask = channels_first(uniform_mask(patch.shape, rate, rng))
+        pool = [x for x in sizes[rng.integers(3)] if min(x.shape[:2]) >= crop]
+        (patch,) = patches(pool, 1, crop, rng)
         truth = channels_first(patch)
-        found.append((reconstructed(inside, truth, mask), truth, mask))
+        if _exact(inside):
+            noise, rate = 0.0, math.exp(rng.uniform(*map(math.log, RATES)))
+            mask = channels_first(uniform_mask(patch.shape, rate, rng))
+            y = np.where(mask, truth, np.float32(0))
+        else:
+            noise, mask = rng.uniform(*NOISES), np.ones_like(truth, dtype=bool)
+            drawn = rng.standard_normal(truth.shape, dtype=np.float32)
+            y = truth + np.float32(noise) * drawn
+        arrays = reconstructed(inside, y, mask), truth, y, mask
+        found.append((arrays, noise))
     return found
 
 
+def _exact(network: Network) -> bool:
+    return bool(getattr(network.recipe, "exact", True))
+
+
 @torch.no_grad()
-def reconstructed(network: Network, truth: Any, mask: Any) -> Any:
-    """Apply a network to the samples of one image."""
-    samples = torch.from_numpy(np.where(mask, truth, np.float32(0)))
-    return network(samples[None], torch.from_numpy(mask)[None])[0].numpy()
+def reconstructed(network: Network, y: Any, mask: Any) -> Any:
+    """Apply a network to the data of one image."""
+    arrays = (torch.from_numpy(x)[None] for x in (y, mask))
+    return network(*arrays)[0].numpy()
 
 
 def batch(items: list[Any], size: int, rng: np.random.Generator) -> list[Tensor]:
-    """Cut patches out: estimates, truths and masks."""
-    drawn = []
+    """Cut patches out: estimates, truths, data and masks; and their noise."""
+    drawn, noises = [], []
     for _ in range(size):
-        item = items[rng.integers(len(items))]
-        top, left = rng.integers(CROP - PATCH + 1, size=2)
+        arrays, noise = items[rng.integers(len(items))]
+        top, left = rng.integers(arrays[0].shape[-1] - PATCH + 1, size=2)
         colours, turns, flip = rng.permutation(3), rng.integers(4), rng.integers(2)
-        for x in item:
+        for x in arrays:
             part = x[colours, top : top + PATCH, left : left + PATCH]
             part = np.rot90(part, turns, (1, 2))
             drawn.append(part[:, :, ::-1] if flip else part)
-    return [torch.from_numpy(np.stack(drawn[i::3])) for i in range(3)]
+        noises.append(noise)
+    parts = [torch.from_numpy(np.stack(drawn[i::4])) for i in range(4)]
+    return [*parts, torch.tensor(noises, dtype=torch.float32)]
 
 
 def validate(network: Network, aside: dict[str, Any]) -> str:
-    """Score whole photographs, at a rate each: mean PSNR in dB."""
-    found = []
-    for rate in (0.1, 0.3, 0.4):
+    """Score whole photographs, at a rate or noise each: mean PSNR in dB."""
+    exact, found = _exact(network), []
+    for level in (0.1, 0.3, 0.4) if exact else (0.03, 0.1, 0.2):
         values = []
         for seed, (name, photo) in enumerate(aside.items()):
-            case = sampled(name, centre_crop(photo, 256), rate, seed=seed)
-            image = reconstructed(network, case.truth, case.A.mask)
+            given = InputImage(name, channels_first(centre_crop(photo, 256)))
+            how = {"rate": level} if exact else {"rate": 1.0, "noise": level}
+            case = Colour().measure(given, ColourOptions(**how, seed=seed))
+            image = reconstructed(network, case.y, case.A.mask)
             values.append(Colour().decibels(case, image))
-        found.append(f"{rate}: {np.mean(values):.2f} dB")
+        found.append(f"{level}: {np.mean(values):.2f} dB")
     return ", ".join(found)
 
 
@@ -130,22 +158,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photographs", help="folder of photographs")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--inside", default="tlr", help="weights that stay as they are")
     parser.add_argument("--first", type=Path, help="refined weights to go on from")
     parser.add_argument("--features", type=int, nargs="+", default=[48, 96, 128])
     parser.add_argument("--fold", type=int, default=2)
     parser.add_argument("--crops", type=int, default=1100)
+    parser.add_argument("--crop", type=int, default=192, help="side of one in pixels")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=0.012)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    inside = pretrained.load("tlr")
+    inside = pretrained.load(options.inside)
     photos = Colour(photographs=(options.photographs,)).load()
-    items = crops(inside, photos.training, options.crops, options.seed)
+    items = crops(inside, photos.training, options.crops, options.crop, options.seed)
 
     features = tuple(options.features)
-    recipe = Refined(network=inside.recipe, features=features, fold=options.fold)
+    recipe = Refined(
+        network=inside.recipe,
+        features=features,
+        fold=options.fold,
+        exact=_exact(inside),
+    )
     network = Network(recipe, seed=options.seed)
     network.load_state_dict(network.state_dict() | inside.state_dict())
     if options.first is not None:
@@ -166,11 +201,15 @@ def main() -> int:
         rate = options.learning_rate * min(1.0, step / 100) * fall
         for group, factor in zip(optimiser.param_groups, (1.0, _LAST), strict=True):
             group["lr"] = rate * factor
-        x, truth, mask = batch(items, options.batch, rng)
-        problem = Problem(torch.where(mask, truth, 0.0), Sampling(mask))
-        error = (recipe.refine(x, problem, layers) - truth).square().mean((1, 2, 3))
+        x, truth, y, mask, noise = batch(items, options.batch, rng)
+        if recipe.exact:
+            image = recipe.refine(x, Problem(y, Sampling(mask)), layers)
+        else:
+            image = recipe.denoise(x, y, noise, layers)
+        error = (image - truth).square().mean((1, 2, 3))
+        flat = _FLAT + _FLAT_OF_NOISE * noise**2
         optimiser.zero_grad()
-        (error + _FLAT).log().mean().backward()
+        (error + flat).log().mean().backward()
         optimiser.step()
         weight = max(1e-3, 19 / (20 + step))
         with torch.no_grad():

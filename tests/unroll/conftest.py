@@ -67,12 +67,13 @@ def fork(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory):
     """A folder with weights of small networks, by the names of those in the package."""
-    from svdinv.unroll.networks import LS, TLR, NonLocal
+    from svdinv.unroll.networks import LS, TLR, NonLocal, Refined
     from svdinv.unroll.torch import Network, save
 
     folder = tmp_path_factory.mktemp("weights")
     alone = NonLocal(exact=False, alone=True, rounds=2, steps=1)
-    save(Network(alone, seed=0), folder / "denoise.safetensors")
+    refined = Refined(network=alone, features=(2,), exact=False)
+    save(Network(refined, seed=0), folder / "denoise-refined.safetensors")
     recipe = TLR(cells=1, features=2, block=8, start="fill", side="samples")
     save(Network(recipe, seed=0), folder / "colour.safetensors")
     save(Network(LS(cells=2, features=2), seed=0), folder / "cine.safetensors")

@@ -11,7 +11,8 @@ from small_trainings import NETWORK, TRAINING, colour, pictures
 from torch.nn import functional as F
 
 from svdinv.unroll import pretrained
-from svdinv.unroll.networks import LS, TLR, Convolved, Refined, Unrolled
+from svdinv.unroll.algorithms.non_local import noise_deviation
+from svdinv.unroll.networks import LS, TLR, Convolved, NonLocal, Refined, Unrolled
 from svdinv.unroll.networks.weights import WEIGHTS, shapes
 from svdinv.unroll.operators import gaussian_sensing
 from svdinv.unroll.torch import Network, load, save
@@ -60,17 +61,8 @@ def test_formula(size, fold):
     inside.load_state_dict(own)
     x = inside(mask * truth, mask)
 
-    offsets = torch.arange(-12, 13, dtype=torch.float64)
-    line = torch.exp(-((offsets / 4) ** 2) / 2)
-
-    def mean(x):
-        window = (line[:, None] * line)[None, None]
-        sums = F.conv2d(x.flatten(0, 1)[:, None], window, padding=12)
-        weight = F.conv2d(torch.ones_like(x[:1, :1]), window, padding=12)
-        return (sums / weight).reshape(x.shape)
-
-    detail = x - mean(x)
-    contrast = (mean(detail.square().mean(1, keepdim=True)) + 1e-5).sqrt()
+    detail = x - local_mean(x)
+    contrast = (local_mean(detail.square().mean(1, keepdim=True)) + 1e-5).sqrt()
     seen = detail / contrast
     maps = torch.cat([seen, mask * seen, mask], 1)
     H, W = size
@@ -92,6 +84,39 @@ def test_formula(size, fold):
     found = net(mask * truth, mask)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert (found - x).abs().max() > 1e-3
+
+
+def test_formula_of_noise_alone():
+    inside = NonLocal(exact=False, alone=True, rounds=1, steps=1, count=9, reach=3)
+    recipe = Refined(network=inside, features=(3,), fold=1, exact=False)
+    net = trained(recipe, torch.float64)
+    y, mask = problem(2, 3, 20, 17, dtype=torch.float64)
+    mask = torch.ones_like(mask)
+    behind = Network(inside).double()
+    own = {k: v for k, v in net.state_dict().items() if k in behind.state_dict()}
+    behind.load_state_dict(own)
+    x = behind(y, mask)
+    noise = y.new_tensor([noise_deviation(item.numpy()) for item in y])
+    noise = noise[:, None, None, None]
+
+    seen = [(x - local_mean(x)) / noise, (y - x) / noise, torch.ones_like(x)]
+    maps = torch.cat(seen, 1)
+    for name in ("encoder_0", "image"):
+        for convolution in getattr(net.cells[-1], f"refinement_{name}"):
+            maps = F.conv2d(maps, convolution.weight, padding=1)
+            maps = F.leaky_relu(maps, 0.1) if name == "encoder_0" else maps
+    found = net(y, mask)
+    torch.testing.assert_close(found, x + noise * maps, rtol=1e-10, atol=1e-12)
+    assert (found - x).abs().max() > 1e-3
+
+
+def local_mean(x):
+    offsets = torch.arange(-12, 13, dtype=torch.float64)
+    line = torch.exp(-((offsets / 4) ** 2) / 2)
+    window = (line[:, None] * line)[None, None]
+    sums = F.conv2d(x.flatten(0, 1)[:, None], window, padding=12)
+    weight = F.conv2d(torch.ones_like(x[:1, :1]), window, padding=12)
+    return (sums / weight).reshape(x.shape)
 
 
 def halved(x):
@@ -138,8 +163,10 @@ def test_bad_options(make, message):
         make()
 
 
-def test_needs_samples_of_pixels():
-    net = Network(Refined(network=TLR(cells=1, features=2), features=(2,)))
+@pytest.mark.parametrize("exact", [True, False])
+def test_needs_samples_of_pixels(exact):
+    inside = TLR(cells=1, features=2)
+    net = Network(Refined(network=inside, features=(2,), exact=exact))
     A = gaussian_sensing(40, (3, 5, 4), 0)
     with pytest.raises(TypeError, match="Refined needs an operator that samples"):
         net(A(torch.rand(1, 3, 5, 4)), A)

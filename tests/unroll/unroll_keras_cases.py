@@ -48,6 +48,11 @@ CASES = {
     ),
     "TLR, refined": Refined(network=TLR(cells=1, features=4), features=(4, 5)),
     "NonLocal, noise alone": NonLocal(**GROUPS, exact=False, alone=True),
+    "Refined, noise alone": Refined(
+        network=NonLocal(**GROUPS, exact=False, alone=True),
+        features=(4, 5),
+        exact=False,
+    ),
     "NonLocal": NonLocal(
         rounds=2, steps=1, patch=3, stride=2, count=6, reach=3, first=0.1, last=0.05
     ),

@@ -257,7 +257,7 @@ class NonLocal(ImageOrSeriesRecipe):
         """Return the logarithm of the noise, less `_NOISE`, if the data tell it."""
         xp = namespace(x)
         if self.alone:
-            return _deviation(x)
+            return xp.log(noise_of_images(x)) - _NOISE
         A = getattr(problem.A, "operator", problem.A)  # of one that a tape records
         if self.exact or not isinstance(A, MRI):
             return None
@@ -450,8 +450,11 @@ def _spread(groups: Array, square: Array, xp: Namespace) -> Array:
     return xp.log((square * square + _LEAST**2) / (fourth + _LEAST**2))
 
 
-def _deviation(x: Array) -> Array:
-    """Return the logarithm of the noise of images (B, C, H, W), less `_NOISE`."""
+def noise_of_images(x: Array) -> Array:
+    """Estimate the standard deviation (B,) of white noise in images (B, C, H, W).
+
+    As `noise_deviation` does, but at least 1e-4; no gradient goes through it.
+    """
     from svdinv.unroll.algorithms.non_local import noise_deviation
 
     guide = untraced(backend(x).stop_gradient(x))
@@ -460,8 +463,7 @@ def _deviation(x: Array) -> Array:
     )
     xp = namespace(found)
     found = real(found, xp)
-    found = xp.where(found > _QUIET, found, xp.zeros_like(found) + _QUIET)
-    return xp.log(found[:, 0]) - _NOISE
+    return xp.where(found > _QUIET, found, xp.zeros_like(found) + _QUIET)[:, 0]
 
 
 def _density(A: Operator, x: Array, xp: Namespace) -> Array:

@@ -13,6 +13,12 @@ one whatever the brightness and the contrast of the place, and what it adds is a
 as the detail there. Its last convolution is zero at first: a network whose refinement
 has not been trained gives the image of the network inside, bit for bit where that ends
 in data consistency.
+
+Of white noise alone all values are known, and none is put back. What the network inside
+has taken for noise may hold detail, so U sees that too, and all in units of the noise,
+whose deviation s is that which `noise_deviation` finds in the data:
+
+    x = x + s U((x - G x) / s, (y - x) / s, 1)
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from svdinv.unroll.arrays import Array, namespace, sizes
+from svdinv.unroll.arrays import Array, cast_like, namespace, sizes
 from svdinv.unroll.networks.functional import (
     at_least,
     blur,
@@ -31,6 +37,7 @@ from svdinv.unroll.networks.functional import (
     sampled_where,
     unfolded,
 )
+from svdinv.unroll.networks.non_local import noise_of_images
 from svdinv.unroll.networks.recipe import (
     Convolutions,
     Layer,
@@ -70,6 +77,9 @@ class Refined(Recipe):
         scale, as in `TLR`.
     slope : float
         Slope of its ReLUs below zero.
+    exact : bool
+        Whether data have no noise, and are put back. Otherwise all values are known,
+        with white noise.
     """
 
     cells: int = 0
@@ -77,6 +87,7 @@ class Refined(Recipe):
     features: tuple[int, ...] = (48, 96, 128)
     fold: int = 2
     slope: float = 0.1
+    exact: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.network, Recipe):
@@ -143,12 +154,37 @@ class Refined(Recipe):
         """
         xp = namespace(x)
         mask = sampled_where(problem.A, x, "Refined")
+        if not self.exact:
+            return self.denoise(x, problem.y, noise_of_images(problem.y), layers)
         detail = x - _mean(x, xp)
         variance = _mean(xp.mean(detail * detail, axis=1, keepdims=True), xp)
         contrast = xp.sqrt(variance + _VARIANCE)
         seen = detail / contrast
         change = self._maps(xp.concat([seen, mask * seen, mask], axis=1), layers)
         return problem.A.consistent(x + contrast * change, problem.y)
+
+    def denoise(self, x: Array, y: Array, noise: Array, layers: Layers) -> Array:
+        """Refine images of which all values are known, with white noise.
+
+        Parameters
+        ----------
+        x, y : array, shape (B, C, H, W)
+            What the network inside gives, and the data.
+        noise : array, shape (B,)
+            Standard deviation of the noise in the data.
+        layers : Layers
+            Those of the refinement.
+
+        Returns
+        -------
+        array, shape (B, C, H, W)
+            The images.
+        """
+        xp = namespace(x)
+        unit = cast_like(noise, x, xp)[:, None, None, None]
+        detail, rest = (x - _mean(x, xp)) / unit, (y - x) / unit
+        seen = xp.concat([detail, rest, xp.ones_like(x)], axis=1)
+        return x + unit * self._maps(seen, layers)
 
     def _chains(self) -> dict[str, Convolutions]:
         """Name the convolutions of the encoder and the decoder."""

@@ -324,7 +324,7 @@ class Colour(Task):
         """Name those for noise alone or for gaps, without those that take too long."""
         if math.prod(problem.y.shape[-2:]) > _GROUPED:
             return self.kind
-        return "colour-groups" if _has_gaps(problem) else "denoise"
+        return "colour-groups" if _has_gaps(problem) else "denoise-refined"
 
     def options_without_truth(self, options: Any) -> Any:
         """Sample all of a noisy picture, unless a rate or a mask is given."""
