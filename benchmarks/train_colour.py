@@ -42,7 +42,7 @@ RATES = (0.04, 0.5)
 NOISES = (0.01, 0.2)
 # Mean squared error of a patch below which little is to be won: in all, and beside the
 # variance of its noise.
-_FLAT, _FLAT_OF_NOISE = 1e-5, 0.02
+_FLAT, _FLAT_OF_NOISE = 1e-5, 0.1
 _LAST = 0.2  # learning rate of the last convolution, relative to that of the others
 
 

@@ -253,7 +253,7 @@ def test_noise_alone_is_taken_out(picture, tmp_path, capsys):
     table = rows(printed)
     assert "rate 1, noise 0.1" in printed
     assert list(table) == ["zero-filled", "network"]
-    assert "Its weights: denoise." in printed
+    assert "Its weights: denoise-refined." in printed
     found = decibels(tmp_path / "out.png", picture)
     assert found == pytest.approx(table["network"][0], abs=0.1)
     assert found > table["zero-filled"][0] + 3

@@ -262,7 +262,8 @@ def check_unknown_sizes(folder):
         model = models.load(path)
         # A generator draws noise of the size of the image; groups of patches are
         # counted by it.
-        sized = isinstance(model.recipe, Generator | NonLocal)
+        recipes = model.recipe, getattr(model.recipe, "network", None)
+        sized = any(isinstance(recipe, Generator | NonLocal) for recipe in recipes)
         shapes = [(None, *x.shape[1:]) if sized else (None,) * x.ndim for x in inputs]
         signature = [
             tf.TensorSpec(shape, x.dtype)
