@@ -19,6 +19,7 @@ from oracle import FUNCTIONS, draw, relative_error
 
 tf = pytest.importorskip("tensorflow")
 
+import svdinv.numpy
 import svdinv.tf
 import svdinv.tf as face
 from svdinv.backends import tensorflow_kernels
@@ -715,3 +716,31 @@ class TestKeras:
         np.testing.assert_array_equal(
             again.predict(x, verbose=0), model.predict(x, verbose=0)
         )
+
+
+def spd(rng, *shape):
+    A = rng.standard_normal(shape).astype(np.float32)
+    return A @ np.swapaxes(A, -1, -2) + np.eye(shape[-1], dtype=np.float32)
+
+
+@pytest.mark.parametrize("batches", [((2, 1), ()), ((), (3, 1)), ((2, 1), (1,))])
+@pytest.mark.parametrize("graph", [False, True])
+def test_products_of_batches_that_broadcast(monkeypatch, batches, graph):
+    """TensorFlow's own, of several batch axes, writes beyond its memory."""
+    rng, multiply, seen = np.random.default_rng(0), tf.matmul, []
+
+    def watched(A, B, **options):
+        seen.append((A.shape.rank, B.shape.rank))
+        return multiply(A, B, **options)
+
+    monkeypatch.setattr(tf, "matmul", watched)
+    A, B = (spd(rng, *batch, 16, 16) for batch in batches)
+    eigenvalues = lambda A, B: svdinv.tf.eigh_generalized(A, B)[0]  # noqa: E731
+    if graph:
+        lengths = [tf.TensorSpec([None] * len(b) + [16, 16]) for b in batches]
+        eigenvalues = tf.function(eigenvalues, input_signature=lengths)
+    found = eigenvalues(tf.constant(A), tf.constant(B)).numpy()
+    assert seen
+    assert all(a == b for a, b in seen)
+    expected = svdinv.numpy.eigh_generalized(np.float64(A), np.float64(B))[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -96,6 +96,24 @@ def astype(x: tf.Tensor, dtype: tf.DType, *, copy: bool = True) -> tf.Tensor:
     return tf.cast(x, dtype)
 
 
+def matmul(A: tf.Tensor, B: tf.Tensor) -> tf.Tensor:
+    """Multiply matrices whose batches may broadcast.
+
+    They are broadcast before: of several batch axes TensorFlow 2.21, with oneDNN,
+    writes beyond its memory (tensorflow/tensorflow#117700).
+    """
+    shapes = [x.shape[:-2].as_list() if x.shape.rank else None for x in (A, B)]
+    if None in shapes:  # of unknown rank
+        return tf.matmul(A, B)
+    a, b = shapes
+    if (len(a) > 1 or len(b) > 1) and (a != b or None in a):
+        (a, m), (b, n) = ((tf.shape(x)[:-2], tf.shape(x)[-2:]) for x in (A, B))
+        batch = tf.broadcast_dynamic_shape(a, b)
+        A = tf.broadcast_to(A, tf.concat([batch, m], 0))
+        B = tf.broadcast_to(B, tf.concat([batch, n], 0))
+    return tf.matmul(A, B)
+
+
 def broadcast_to(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
     """Broadcast to a shape, of ints and traced numbers."""
     return tf.broadcast_to(x, tf.stack(shape) if shape else ())

@@ -29,8 +29,12 @@ class Product(Operation):
 
 
 def product(A: Array, B: Array, call: Call, xp: Namespace) -> Array:
-    """Multiply A by B, by kernels where these are faster than the framework."""
-    return call(Product(), A, B)[0] if multiplies_quickly(A, B, xp) else A @ B
+    """Multiply A by B, by kernels where these are faster than the framework.
+
+    Their batches may broadcast.
+    """
+    quick = multiplies_quickly(A, B, xp)
+    return call(Product(), A, B)[0] if quick else xp.matmul(A, B)
 
 
 def multiplies_quickly(A: Array, B: Array, xp: Namespace) -> bool:

@@ -27,6 +27,7 @@ from svdinv.core.namespace import (
     runs_kernels,
     sizes,
 )
+from svdinv.core.product_operations import product
 from svdinv.core.results import Alignment, Similarity
 from svdinv.core.spectral_operations import Factorise, Map
 from svdinv.core.tolerances import rounding_rtol
@@ -121,7 +122,8 @@ def procrustes(backend: Backend, A: Array, B: Array) -> Array:
     for_a, for_b = (
         binary_scale(abs_max(backend.stop_gradient(x), xp), xp) for x in (A, B)
     )
-    C = adjoint(A / cast(for_a, A, xp), xp) @ (B / cast(for_b, B, xp))
+    A, B = A / cast(for_a, A, xp), B / cast(for_b, B, xp)
+    C = product(adjoint(A, xp), B, backend.call, xp)
     factors = backend.evaluate(Factorise(Polar(), method="svd"), C, None)
     return restore(backend.call(Map(Polar()), C, None, *factors)[0])
 
