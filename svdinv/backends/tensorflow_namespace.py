@@ -102,7 +102,9 @@ def matmul(A: tf.Tensor, B: tf.Tensor) -> tf.Tensor:
     They are broadcast before: of several batch axes TensorFlow 2.21, with oneDNN,
     writes beyond its memory (tensorflow/tensorflow#117700).
     """
-    shapes = [x.shape[:-2].as_list() if x.shape.rank else None for x in (A, B)]
+    shapes: list[Any] = [
+        x.shape[:-2].as_list() if x.shape.rank else None for x in (A, B)
+    ]
     if None in shapes:  # of unknown rank
         return tf.matmul(A, B)
     a, b = shapes
