@@ -69,11 +69,6 @@ class Soft(_Above):
         slope = 1 - distinct_quotient(tau, xp.matrix_transpose(tau), a.s, b.s, xp)
         return xp.where(both, slope, distinct_quotient(a.y, b.y, a.s, b.s, xp))
 
-    def sum_quotient(self, a, b, minus, xp):
-        # Not of values that are dropped: squares of their reciprocals overflow.
-        total = a.y + b.y
-        return safe_divide(total, a.s + b.s, total > 0, xp, minus)
-
     def second_difference(self, points, d, tau, xp):
         return distinct_extreme(points, d, xp)
 
