@@ -48,8 +48,7 @@ class EM(Algorithm):
         """Begin with a positive image, and add the sensitivities of the subsets.
 
         By default the image is flat, and has as many counts as there are. Raises
-        TypeError if the data fidelity is another than `PoissonKL`, ValueError if counts
-        are negative.
+        TypeError if the data fidelity is another than `PoissonKL`.
         """
         if not isinstance(problem.fidelity, PoissonKL):
             raise TypeError(
@@ -57,8 +56,6 @@ class EM(Algorithm):
             )
         like_x = problem.adjoint() if x is None else x
         xp = namespace(like_x)
-        if bool(xp.any(problem.y < 0)):
-            raise ValueError("y must hold no negative counts")
         parts = subsets(problem, like_x)
         seen = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in parts])
         one = xp.ones_like(like_x)

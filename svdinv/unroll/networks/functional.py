@@ -127,16 +127,7 @@ def doubled(maps: Array) -> Array:
     xp = namespace(maps)
     H, W = sizes(maps, xp)[-2:]
     down, right = (_between(n, maps, xp) for n in (H, W))
-    return _each_row(down @ maps, xp.matrix_transpose(right), xp)
-
-
-def _each_row(images: Array, matrix: Array, xp: Namespace) -> Array:
-    """Multiply the rows of images (..., H, W) by a matrix (W, n)."""
-    # One product: that of (B, 1, H, W) and a matrix writes beyond its memory in
-    # TensorFlow (2.21), on processors with AVX-512.
-    *before, W = sizes(images, xp)
-    _, n = sizes(matrix, xp)
-    return xp.reshape(xp.reshape(images, (-1, W)) @ matrix, (*before, n))
+    return xp.matmul(xp.matmul(down, maps), xp.matrix_transpose(right))
 
 
 def _between(size: int, like: Array, xp: Namespace) -> Array:
@@ -300,7 +291,7 @@ def blur(images: Array, width: float) -> Array:
     """
     xp = namespace(images)
     rows, columns = (_bells(n, width, images, xp) for n in sizes(images, xp)[-2:])
-    return _each_row(rows @ images, columns, xp)
+    return xp.matmul(xp.matmul(rows, images), columns)
 
 
 def _bells(size: int, width: float, like: Array, xp: Namespace) -> Array:
