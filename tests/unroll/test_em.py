@@ -103,6 +103,8 @@ def test_em_refuses_what_it_cannot_do():
         solve(Problem(problem.y - 9, problem.A, PoissonKL()), None, algorithm=EM())
     with pytest.raises(ValueError, match="y must hold no negative counts"):
         solve(Problem(problem.y - 9, problem.A, PoissonKL()), TotalVariation(1.0))
+    with pytest.raises(ValueError, match="y must hold no negative counts"):
+        EM().start(Problem(problem.y - 9, problem.A, PoissonKL()))
 
 
 # Kinetics

@@ -48,12 +48,13 @@ class EM(Algorithm):
         """Begin with a positive image, and add the sensitivities of the subsets.
 
         By default the image is flat, and has as many counts as there are. Raises
-        TypeError if the data fidelity is another than `PoissonKL`.
+        TypeError if the data fidelity is another than `PoissonKL`, and as its `check`.
         """
         if not isinstance(problem.fidelity, PoissonKL):
             raise TypeError(
                 f"EM is for the data fidelity PoissonKL, not {problem.fidelity!r}"
             )
+        problem.fidelity.check(problem.y)  # which networks do not do
         like_x = problem.adjoint() if x is None else x
         xp = namespace(like_x)
         parts = subsets(problem, like_x)
