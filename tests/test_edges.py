@@ -190,6 +190,106 @@ def test_infinite_parameters_are_their_limits(framework, tau):
                 np.testing.assert_allclose(x, y, atol=2e-5)
 
 
+WITHOUT_THRESHOLD = {
+    **{
+        f"svt, {method}": lambda f, A, method=method: f.svt(A, 0.0, method=method)
+        for method in ("auto", "svd", "gram", "matmul")
+    },
+    "svt of a ratio": lambda f, A: f.svt(A, 0.0, relative=True),
+    "svt of each value": lambda f, A: f.svt(A, np.zeros(3, "f")),
+    "svht": lambda f, A: f.svht(A, 0.0),
+    "firm": lambda f, A: f.firm_threshold(A, 0.0),
+    "log_sum": lambda f, A: f.log_sum_threshold(A, 0.0, 0.5),
+    "schatten": lambda f, A: f.schatten_prox(A, 0.0, 0.5),
+    "huber": lambda f, A: f.huber_threshold(A, 0.0, 0.5),
+}
+
+
+@pytest.mark.parametrize("framework", params(), indirect=True)
+@pytest.mark.parametrize("name", WITHOUT_THRESHOLD)
+def test_a_threshold_of_0_is_the_identity_at_zero_singular_values(framework, name):
+    rng = np.random.default_rng(4)
+    X, G = rng.standard_normal((2, 3, 70, 3)).astype("f")
+    A = np.stack([0 * X[0], X[1][:, :1] * [1, 2, 0], X[2]]).astype("f")
+
+    def f(A):
+        return WITHOUT_THRESHOLD[name](framework.module, A)
+
+    for A_, X_, G_ in (A, X, G), (A[:, :3], X[:, :3], G[:, :3]):
+        found = framework.derivatives(f, [A_], [X_], [G_])
+        for x, expected in zip(found, (A_, G_, X_, 0 * A_), strict=True):
+            if x is not None:
+                np.testing.assert_allclose(x[0], expected, atol=2e-5)
+
+
+def test_a_ratio_of_the_largest_value_keeps_nothing_of_a_zero_matrix():
+    A, G = np.zeros((5, 3)), np.ones((5, 3))
+    for method in ("auto", "gram", "matmul"):
+        pullback = svdinv.numpy.vjp(
+            lambda A, method=method: svdinv.numpy.svt(
+                A, 0.5, relative=True, method=method
+            ),
+            A,
+        )[1]
+        assert not pullback(G)[0].any()
+
+
+def test_huber_threshold_scales_small_zero_matrices_in_a_large_batch():
+    A = np.random.default_rng(5).standard_normal((4, 1024, 64)).astype("f")
+    A[2] = 0
+    _, pullback = svdinv.numpy.vjp(
+        lambda A: svdinv.numpy.huber_threshold(A, 0.5, 0.25), A
+    )
+    np.testing.assert_allclose(pullback(np.ones_like(A))[0][2], 1 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3, 3), (3, 6)])
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+def test_divergence_is_the_trace_of_the_jacobian_at_low_rank(shape, dtype):
+    ones, number = np.ones(shape, dtype), np.prod(shape)
+    units = np.eye(number).reshape(-1, *shape).astype(dtype)
+    units = np.concatenate([units, 1j * units]) if dtype == np.complex128 else units
+    for A in (0 * ones, ones, np.eye(*shape, dtype=dtype)):
+        for tau in (0.0, 0.3, 1.0):
+            _, moved = svdinv.numpy.jvp(
+                lambda A, tau=tau: svdinv.numpy.svt(A, tau), (A + 0 * units,), (units,)
+            )
+            trace = np.sum(np.real(np.conj(units) * moved))
+            found = svdinv.numpy.svt_divergence(A, tau)
+            np.testing.assert_allclose(found, trace, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.1, 4.0])
+def test_second_derivatives_of_risk_at_values_whose_squares_are_0(tau):
+    torch = pytest.importorskip("torch")
+    import svdinv.torch
+
+    for values in ([4.0, 1e-3, 1e-20, 1e-22], [4.0, 1e-30, 0.0, 0.0]):
+        A = torch.diag(torch.tensor(values)).requires_grad_()
+        risk = svdinv.torch.sure(A, tau, 0.5)
+        (gradient,) = torch.autograd.grad(risk, A, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.square().sum(), A)
+        assert torch.isfinite(gradient).all()
+        assert torch.isfinite(second).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+def test_schatten_2_norm_has_the_second_derivative_of_the_frobenius_norm(dtype):
+    rng = np.random.default_rng(6)
+    X = rng.standard_normal((4, 3)).astype(dtype)
+    for A in (X[:, :1] * X[:1], X[:, :1] * X[:1] * [1, 0, 0], X):
+        _, tangent = svdinv.numpy.jvp(
+            lambda A: svdinv.numpy.vjp(
+                lambda A: svdinv.numpy.schatten_norm(A, 2.0), A
+            )[1](np.ones(()))[0],
+            (A,),
+            (X,),
+        )
+        size = np.linalg.norm(A)
+        expected = X / size - A * np.sum(np.real(np.conj(A) * X)) / size**3
+        np.testing.assert_allclose(tangent, expected, rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.complex64])
 def test_schatten_norm_refuses_powers_whose_roots_overflow(dtype):
     A = np.diag([2.0, 2.0, 0.0]).astype(dtype)

@@ -242,7 +242,9 @@ class Threshold(SpectralFunction):
         apart = distinct_quotient(a.y, b.y, a.s, b.s, xp)
         one = xp.ones_like(apart)
         y1, y2 = xp.where(both, a.y, one), xp.where(both, b.y, one)
-        return xp.where(both, one / (1 + self.r1(y1, y2, tau, xp)), apart)
+        slope = xp.where(both, one / (1 + self.r1(y1, y2, tau, xp)), apart)
+        # Without a threshold y = s, at 0, too.
+        return xp.where(tau == 0, one, slope) if self.has_tau else slope
 
     def second_difference(self, points, d, tau, xp):
         first, second, third = points
@@ -351,6 +353,8 @@ class Power(SpectralFunction):
         return self.exponent >= 1
 
     def value(self, s, tau, xp):
+        if self.exponent == 1:
+            return s
         positive = s > rounding_rtol(s, xp) * first(s)
         power = xp.where(positive, s, xp.ones_like(s)) ** self.exponent
         return xp.where(positive, power, xp.zeros_like(s))
@@ -364,7 +368,10 @@ class Power(SpectralFunction):
         level = self.exponent * xp.ones_like(base)
         steep = safe_divide(growth, ratio, ratio > 0, xp, level)
         smooth = steep * base ** (self.exponent - 1)
-        return xp.where(near, smooth, quotient(a.y, b.y, a.s, b.s, xp))
+        apart = quotient(a.y, b.y, a.s, b.s, xp)
+        if self.exponent == 1:
+            apart = xp.where(high == 0, xp.ones_like(apart), apart)
+        return xp.where(near, smooth, apart)
 
     def second_difference(self, points, d, tau, xp):
         apart = extreme_difference(tuple(point.s for point in points), d, xp)

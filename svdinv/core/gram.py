@@ -37,6 +37,7 @@ from svdinv.core.spectral import (
     Direction,
     SVDFactors,
     diagonal_matrices,
+    over_s,
     pair,
     real_diagonal,
     through_largest,
@@ -93,7 +94,9 @@ class GramFactors(NamedTuple):
         function, tau, X = d.function, d.tau, d.X
         y = function.value(S, tau, xp)
         positive = S > 0
-        phi = safe_divide(y, S, positive, xp)
+        zero = xp.zeros_like(S)
+        slopes = function.difference(*pair(zero, zero), wider(tau), xp)
+        phi = over_s(y, S, slopes, xp)
         Vh = adjoint(V, xp)
         Z = Vh @ all_reduce(adjoint(A, xp) @ X, xp) @ V
         block = cast(_difference(function, S, y, phi, tau, xp), Z, xp) * (

@@ -193,6 +193,11 @@ class Sum(_OfFactors):
         return (cast(g[0], gradient, xp)[..., None, None] * gradient,)
 
 
+def _times(ratio: Array, top: Array, xp: Namespace) -> Array:
+    """Threshold of ratio s_1; of a zero matrix it is the ratio, which keeps nothing."""
+    return xp.where(top == 0, ratio, ratio * top)
+
+
 class RelativeMap(_OfFactors):
     """(A, ratio, factors) -> F(A, ratio s_1), in as many products as `Map`."""
 
@@ -209,7 +214,8 @@ class RelativeMap(_OfFactors):
         if dA is not None:
             (slope,) = call(Map(TopSubgradient(1), self.kind), A, None, *factors)
             dtau = add(dtau, ratio * inner(slope, dA, xp)[..., None])
-        return call(Push(self.function, self.kind), A, ratio * top, dA, dtau, *factors)
+        tau, push = _times(ratio, top, xp), Push(self.function, self.kind)
+        return call(push, A, tau, dA, dtau, *factors)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, ratio, *factors = x
@@ -224,14 +230,15 @@ class RelativePull(_OfFactors):
     def value(self, x, xp):
         A, ratio, G, *factors = x
         known = self.kind(*factors)
-        tau = ratio * known.largest(A, xp)
+        tau = _times(ratio, known.largest(A, xp), xp)
         direction = Direction(self.function, tau, G, transposed=True, ratio=ratio)
         return known.derivative(A, direction, xp)
 
     def composed(self, x, call, xp):
         A, ratio, G, *factors = x
         top = leading_sum(A, 1, self.kind(*factors), call, xp)[..., None]
-        gA, gtau = call(Pull(self.function, self.kind), A, ratio * top, G, *factors)
+        tau, pull = _times(ratio, top, xp), Pull(self.function, self.kind)
+        gA, gtau = call(pull, A, tau, G, *factors)
         (slope,) = call(Map(TopSubgradient(1), self.kind), A, None, *factors)
         gtop = xp.sum(ratio * gtau, axis=-1, keepdims=True)
         return gA + cast(gtop[..., None], slope, xp) * slope, gtau * top

@@ -58,15 +58,18 @@ class Soft(_Above):
 
     def difference(self, a, b, tau, xp):
         if not self.weighted:
-            # 1 where both are kept, 0 where neither is.
-            kept = a.y > 0
-            alike, level = kept == (b.y > 0), xp.astype(kept, a.s.dtype)
+            # 1 where both are kept, 0 where neither is; tau = 0 keeps zeros, too.
+            every = tau == 0
+            kept = (a.y > 0) | every
+            alike = kept == ((b.y > 0) | every)
+            level = xp.astype(kept, a.s.dtype)
             rise = xp.where(alike, level, a.y - b.y)
             return rise / xp.where(alike, xp.ones_like(level), a.s - b.s)
         # Of f = s - tau_i, the quotient of tau alone is singular at equal s; that of
         # the rounded y is 0, 1 or 2 for neighbouring floats and equal weights.
-        both = (a.y > 0) & (b.y > 0)
-        slope = 1 - distinct_quotient(tau, xp.matrix_transpose(tau), a.s, b.s, xp)
+        turned = xp.matrix_transpose(tau)
+        both = ((a.y > 0) | (tau == 0)) & ((b.y > 0) | (turned == 0))
+        slope = 1 - distinct_quotient(tau, turned, a.s, b.s, xp)
         return xp.where(both, slope, distinct_quotient(a.y, b.y, a.s, b.s, xp))
 
     def second_difference(self, points, d, tau, xp):

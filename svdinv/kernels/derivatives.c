@@ -121,17 +121,19 @@ int64_t NAME(derivative_memory)(int m, int n) {
 }
 
 /* y = max(s - tau, 0), or NaN; tau is one number for each matrix, in an array, and a
- * multiple of the largest value if it is `relative`. */
-static void soft_threshold(V *y, const V *s, const Array *tau, int relative,
-                           int64_t begin, int64_t end, int n) {
+ * multiple of the largest value if it is `relative`, or of 1 if that is 0.  Gives the
+ * threshold. */
+static V soft_threshold(V *y, const V *s, const Array *tau, int relative,
+                        int64_t begin, int64_t end, int n) {
   V t;
   load_reals(&t, tau, begin, end, 1);
-  if (relative) t *= s[0];
+  if (relative) t *= SELECT(s[0] == (V){0}, fill(1), s[0]);
   I known = t == t;
   for (int i = 0; i < n; i++) {
     I kept = s[i] > t;
     y[i] = SELECT(known, SELECT(kept, s[i] - t, (V){0}), t);
   }
+  return t;
 }
 
 /* U diag(y) V^H.  Arrays: 0 U, 1 y or none for 1, 2 V^H, 3 tau or none, 4 result; with
@@ -199,18 +201,21 @@ void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
   }
 }
 
-/* Divided differences D- and D+ of the soft threshold y of s, and phi = y / s. */
-static void soft_differences(V *minus, V *plus, V *phi, const V *s, const V *y, int n) {
+/* Divided differences D- and D+ of the soft threshold y of s, and phi = y / s; a tau of 0
+ * keeps zeros, too. */
+static void soft_differences(V *minus, V *plus, V *phi, const V *s, const V *y, V tau,
+                             int n) {
   const V zero = {0}, one = fill(1);
+  const I every = tau == zero;
   for (int i = 0; i < n; i++) {
-    I kept = y[i] > zero, positive = s[i] > zero;
+    I kept = (y[i] > zero) | every, positive = s[i] > zero;
     V level = SELECT(kept, one, zero);
     phi[i] = SELECT(positive, safe_quotient(y[i], s[i], positive), level);
     for (int j = 0; j < n; j++) {
-      I alike = kept == (y[j] > zero);
+      I alike = kept == ((y[j] > zero) | every);
       V both = s[i] + s[j], gap = SELECT(alike, one, s[i] - s[j]);
       minus[i * n + j] = SELECT(alike, level, y[i] - y[j]) / gap;
-      plus[i * n + j] = safe_quotient(y[i] + y[j], both, both > zero);
+      plus[i * n + j] = SELECT(both > zero, safe_quotient(y[i] + y[j], both, both > zero), level);
     }
   }
 }
@@ -283,8 +288,8 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
       if (in[4].data) load_reals(y, &in[4], begin, end, n);
       step_differences(minus, plus, phi, s, y, m == n, n);
     } else {
-      soft_threshold(y, s, &in[4], relative, begin, end, n);
-      soft_differences(minus, plus, phi, s, y, n);
+      const V tau = soft_threshold(y, s, &in[4], relative, begin, end, n);
+      soft_differences(minus, plus, phi, s, y, tau, n);
     }
     V dtau = {0}, gtau = {0};
     if (in[5].data) load_reals(&dtau, &in[5], begin, end, 1);

@@ -8,10 +8,11 @@ from svdinv.core.namespace import (
     abs_max,
     binary_scale,
     cast,
+    identity_like,
     is_complex,
     safe_divide,
 )
-from svdinv.core.spectral import coefficients
+from svdinv.core.spectral import pair, wider
 from svdinv.core.svd_operations import SVD
 from svdinv.core.thresholds import Soft
 from svdinv.operators._arguments import lengths, per_batch
@@ -109,11 +110,20 @@ def _unit(backend: Backend, A: Array, *sizes: Array) -> Array:
 def _divergence(backend: Backend, S: Array, tau: Array, A: Array) -> Array:
     """Sum of the eigenvalues D-_ij, D+_ij and phi_i of the derivative [1]_."""
     xp, (m, n) = backend.xp, lengths(backend, A)
-    has_phase = is_complex(A, xp)
-    c = coefficients(Soft(), S, tau[..., None], True, has_phase, xp)
-    inside = 0.5 * xp.sum(c.difference + c.sum_quotient, axis=(-2, -1))
-    # Not c.phi: MLX cannot differentiate a diagonal twice.
-    phi = safe_divide(c.y, c.s, c.y > 0, xp)
+    has_phase, soft, tau = is_complex(A, xp), Soft(), tau[..., None]
+    a, b = pair(S, soft.value(S, tau, xp))
+    difference = soft.difference(a, b, wider(tau), xp)
+    # Derivatives of (y_i + y_j) / (s_i + s_j) cancel, or are 0 times infinity.
+    kept = (S > tau) | (tau == 0)
+    row, column = kept[..., :, None], kept[..., None, :]
+    both, total = row & column, a.s + b.s
+    less = safe_divide(2 * wider(tau), total, both & (total > 0), xp)
+    mean = safe_divide(a.y + b.y, total, row != column, xp)
+    mean = mean + (xp.astype(both, S.dtype) - less)
+    if not has_phase:
+        mean = xp.where(identity_like(total, xp) == 1, difference, mean)
+    inside = 0.5 * xp.sum(difference + mean, axis=(-2, -1))
+    phi = xp.astype(kept, S.dtype) - safe_divide(tau, S, kept & (S > 0), xp)
     trace = inside + abs(m - n) * xp.sum(phi, axis=-1)
     trace = trace + xp.sum(S - S, axis=-1)  # NaN, which comparisons lose
     return 2 * trace if has_phase else trace
