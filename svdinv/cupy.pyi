@@ -792,9 +792,10 @@ def null_vector(A: cupy.ndarray, *, gauge: Gauge = "ignore") -> cupy.ndarray:
 
     Notes
     -----
-    Repeated values among the others do no harm, but to second derivatives. Where the
-    smallest one is repeated, v is some vector of its space, and has no derivative: a
-    finite one is taken, and `gauge` reports it.
+    Repeated values among the others and rank n - 1 do no harm, but to second
+    derivatives: these need distinct values above 0. Where the smallest value is
+    repeated, v is some vector of its space, and has no derivative: a finite one is
+    taken, and `gauge` reports it.
 
     References
     ----------

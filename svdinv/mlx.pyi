@@ -856,9 +856,10 @@ def null_vector(A: array, *, gauge: Gauge = "ignore") -> array:
 
     Notes
     -----
-    Repeated values among the others do no harm, but to second derivatives. Where the
-    smallest one is repeated, v is some vector of its space, and has no derivative: a
-    finite one is taken, and `gauge` reports it.
+    Repeated values among the others and rank n - 1 do no harm, but to second
+    derivatives: these need distinct values above 0. Where the smallest value is
+    repeated, v is some vector of its space, and has no derivative: a finite one is
+    taken, and `gauge` reports it.
 
     References
     ----------

@@ -114,7 +114,7 @@ def _divergence(backend: Backend, S: Array, tau: Array, A: Array) -> Array:
     a, b = pair(S, soft.value(S, tau, xp))
     difference = soft.difference(a, b, wider(tau), xp)
     # Derivatives of (y_i + y_j) / (s_i + s_j) cancel, or are 0 times infinity.
-    kept = (S > tau) | (tau == 0)
+    kept = (tau < S) | (tau == 0)
     row, column = kept[..., :, None], kept[..., None, :]
     both, total = row & column, a.s + b.s
     less = safe_divide(2 * wider(tau), total, both & (total > 0), xp)
