@@ -119,11 +119,12 @@ def _divergence(backend: Backend, S: Array, tau: Array, A: Array) -> Array:
     both, total = row & column, a.s + b.s
     less = safe_divide(2 * wider(tau), total, both & (total > 0), xp)
     mean = safe_divide(a.y + b.y, total, row != column, xp)
-    mean = mean + (xp.astype(both, S.dtype) - less)
+    mean = mean - less + xp.astype(both, S.dtype)
     if not has_phase:
         mean = xp.where(identity_like(total, xp) == 1, difference, mean)
     inside = 0.5 * xp.sum(difference + mean, axis=(-2, -1))
-    phi = xp.astype(kept, S.dtype) - safe_divide(tau, S, kept & (S > 0), xp)
+    lost = safe_divide(tau, S, kept & (S > 0), xp)
+    phi = -lost + xp.astype(kept, S.dtype)
     trace = inside + abs(m - n) * xp.sum(phi, axis=-1)
     trace = trace + xp.sum(S - S, axis=-1)  # NaN, which comparisons lose
     return 2 * trace if has_phase else trace
