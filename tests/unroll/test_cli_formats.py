@@ -233,6 +233,7 @@ def test_of_several_inputs_one_is_in_memory(tmp_path, monkeypatch):
         np.save(tmp_path / f"{name}.npy", unseen_series(0, 3, SIZE))
     before: list[weakref.ref] = []
     inner = reading.Source.read
+    gc.freeze()  # what frameworks keep of earlier tests takes seconds to go through
 
     def watched(*arguments):
         gc.collect()
