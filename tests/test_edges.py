@@ -190,7 +190,7 @@ def test_infinite_parameters_are_their_limits(framework, tau):
                 np.testing.assert_allclose(x, y, atol=2e-5)
 
 
-WITHOUT_THRESHOLD = {
+KEEPING_ALL = {
     **{
         f"svt, {method}": lambda f, A, method=method: f.svt(A, 0.0, method=method)
         for method in ("auto", "svd", "gram", "matmul")
@@ -202,18 +202,20 @@ WITHOUT_THRESHOLD = {
     "log_sum": lambda f, A: f.log_sum_threshold(A, 0.0, 0.5),
     "schatten": lambda f, A: f.schatten_prox(A, 0.0, 0.5),
     "huber": lambda f, A: f.huber_threshold(A, 0.0, 0.5),
+    "low_rank of all": lambda f, A: f.low_rank(A, 3),
+    "low_rank of more": lambda f, A: f.low_rank(A, 10**20, method="gram"),
 }
 
 
 @pytest.mark.parametrize("framework", params(), indirect=True)
-@pytest.mark.parametrize("name", WITHOUT_THRESHOLD)
-def test_a_threshold_of_0_is_the_identity_at_zero_singular_values(framework, name):
+@pytest.mark.parametrize("name", KEEPING_ALL)
+def test_what_keeps_all_is_the_identity_at_zero_singular_values(framework, name):
     rng = np.random.default_rng(4)
     X, G = rng.standard_normal((2, 3, 70, 3)).astype("f")
     A = np.stack([0 * X[0], X[1][:, :1] * [1, 2, 0], X[2]]).astype("f")
 
     def f(A):
-        return WITHOUT_THRESHOLD[name](framework.module, A)
+        return KEEPING_ALL[name](framework.module, A)
 
     for A_, X_, G_ in (A, X, G), (A[:, :3], X[:, :3], G[:, :3]):
         found = framework.derivatives(f, [A_], [X_], [G_])

@@ -116,6 +116,12 @@ class Rank(Threshold):
         index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
         return (index <= self.rank) & (s > 0)
 
+    def difference(self, a, b, tau, xp):
+        slope = super().difference(a, b, tau, xp)
+        # All values are A itself, zeros included.
+        number = xp.sum(xp.ones_like(a.s), axis=-2, keepdims=True)
+        return xp.where(number <= self.rank, xp.ones_like(slope), slope)
+
 
 def _share_below(knee: Any, y1: Array, y2: Array, xp: Namespace) -> Array:
     """How much of the way from y1 to y2 lies below the knee of two lines."""
