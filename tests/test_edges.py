@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from frameworks import params
 
 import svdinv.numpy
+from svdinv.core.functions import Threshold
 from svdinv.core.tensors import Tiling
 
 EMPTY = [(0, 3), (3, 0), (2, 0, 3), (0, 4, 3), (0, 0)]
@@ -222,6 +225,39 @@ def test_what_keeps_all_is_the_identity_at_zero_singular_values(framework, name)
         for x, expected in zip(found, (A_, G_, X_, 0 * A_), strict=True):
             if x is not None:
                 np.testing.assert_allclose(x[0], expected, atol=2e-5)
+
+
+@dataclass(frozen=True)
+class ElasticNet(Threshold):
+    """Proximal operator of tau s + s^2 / 2, which halves what it keeps."""
+
+    has_tau = True
+
+    def kept(self, s, tau, xp):
+        return s > tau
+
+    def solve(self, s, tau, xp):
+        return (s - tau) / 2
+
+    def q0(self, y, tau, xp):
+        return xp.ones_like(y)
+
+    def r1(self, y1, y2, tau, xp):
+        return 1.0
+
+    def r2(self, y1, y2, y3, tau, xp):
+        return 0.0
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5])
+def test_a_penalty_that_is_not_proportional_to_tau_at_zero_singular_values(tau):
+    G = np.random.default_rng(7).standard_normal((4, 3))
+    for A in (np.zeros((4, 3)), 2 * np.eye(4, 3), np.diag([2.0, 1.0, 0.0, 0.0])[:, :3]):
+        _, pullback = svdinv.numpy.vjp(
+            lambda A: svdinv.numpy.spectral_operator(A, ElasticNet(), tau), A
+        )
+        _, expected = svdinv.numpy.vjp(lambda A: svdinv.numpy.svt(A, tau) / 2, A)
+        np.testing.assert_allclose(pullback(G)[0], expected(G)[0], atol=1e-14)
 
 
 def test_a_ratio_of_the_largest_value_keeps_nothing_of_a_zero_matrix():

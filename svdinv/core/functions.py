@@ -238,13 +238,13 @@ class Threshold(SpectralFunction):
         return xp.where(tau == tau, y, tau + y) if self.has_tau else y
 
     def difference(self, a, b, tau, xp):
-        both = self._moving(a.y) & self._moving(b.y)
         apart = distinct_quotient(a.y, b.y, a.s, b.s, xp)
-        one = xp.ones_like(apart)
-        y1, y2 = xp.where(both, a.y, one), xp.where(both, b.y, one)
-        slope = xp.where(both, one / (1 + self.r1(y1, y2, tau, xp)), apart)
-        # Without a threshold y = s, at 0, too.
-        return xp.where(tau == 0, one, slope) if self.has_tau else slope
+        one, first, second = xp.ones_like(apart), self._moving(a.y), self._moving(b.y)
+        y1, y2 = xp.where(first, a.y, one), xp.where(second, b.y, one)
+        smooth = first & second
+        if self.has_tau:
+            smooth = smooth | (tau == 0)  # which keeps zeros, too
+        return xp.where(smooth, one / (1 + self.r1(y1, y2, tau, xp)), apart)
 
     def second_difference(self, points, d, tau, xp):
         first, second, third = points

@@ -214,8 +214,9 @@ static void soft_differences(V *minus, V *plus, V *phi, const V *s, const V *y, 
     for (int j = 0; j < n; j++) {
       I alike = kept == ((y[j] > zero) | every);
       V both = s[i] + s[j], gap = SELECT(alike, one, s[i] - s[j]);
+      V more = safe_quotient(y[i] + y[j], both, both > zero);
       minus[i * n + j] = SELECT(alike, level, y[i] - y[j]) / gap;
-      plus[i * n + j] = SELECT(both > zero, safe_quotient(y[i] + y[j], both, both > zero), level);
+      plus[i * n + j] = SELECT(both > zero, more, level);
     }
   }
 }
