@@ -18,7 +18,7 @@ find-python = for python in python3.11 python3.12 python3.13 python3 python; do 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test pytest lint stubs docs bench dist lock clean
+.PHONY: help demo test lint stubs docs bench dist lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 8
@@ -28,10 +28,7 @@ demo: .venv-demo/.ready ## install what the demonstration needs and run it
 	$(DEMO)/svdinv demo $(DEMO_ARGS)
 
 test: .venv-test/.ready ## install every framework; run the checks, the docs build, pytest
-	$(MAKE) -j 3 lint docs pytest
-
-# Beside the others, which leave half of two processors idle.
-pytest: .venv-test/.ready
+	$(MAKE) -j 2 lint docs
 	$(TEST)/python -m pytest -n 2 --timeout 600 $(PYTEST_ARGS)
 
 # Where a module has a stub, mypy reads that, unless it is told to read the module.
