@@ -360,6 +360,8 @@ class Power(SpectralFunction):
         return xp.where(positive, power, xp.zeros_like(s))
 
     def difference(self, a, b, tau, xp):
+        if self.exponent == 1:
+            return xp.ones_like(a.s - b.s)
         low, high = xp.minimum(a.s, b.s), xp.maximum(a.s, b.s)
         near = (low > 0.5 * high) & (high > 0)
         base = xp.where(near, low, xp.ones_like(low))
@@ -368,10 +370,7 @@ class Power(SpectralFunction):
         level = self.exponent * xp.ones_like(base)
         steep = safe_divide(growth, ratio, ratio > 0, xp, level)
         smooth = steep * base ** (self.exponent - 1)
-        apart = quotient(a.y, b.y, a.s, b.s, xp)
-        if self.exponent == 1:
-            apart = xp.where(high == 0, xp.ones_like(apart), apart)
-        return xp.where(near, smooth, apart)
+        return xp.where(near, smooth, quotient(a.y, b.y, a.s, b.s, xp))
 
     def second_difference(self, points, d, tau, xp):
         apart = extreme_difference(tuple(point.s for point in points), d, xp)

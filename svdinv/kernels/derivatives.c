@@ -121,7 +121,7 @@ int64_t NAME(derivative_memory)(int m, int n) {
 }
 
 /* y = max(s - tau, 0), or NaN; tau is one number for each matrix, in an array, and a
- * multiple of the largest value if it is `relative`, or of 1 if that is 0.  Gives the
+ * multiple of the largest value if it is `relative`, or of 1 if that is 0.  Returns the
  * threshold. */
 static V soft_threshold(V *y, const V *s, const Array *tau, int relative,
                         int64_t begin, int64_t end, int n) {
