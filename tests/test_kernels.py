@@ -224,6 +224,18 @@ def test_any_size_of_number(variant, dtype, svd):
     assert np.isfinite(svd(tiny)[1]).all()
 
 
+@pytest.mark.parametrize("count", [1, 20])
+def test_vectors_of_graded_matrices_have_no_subnormal_elements(variant, count):
+    """Each would take a hundred cycles; outside the kernels they are what they were."""
+    tiny = np.finfo(np.float32).smallest_normal
+    s = 10.0 ** -np.linspace(0, 6, 48)
+    above = np.diag(0.1 * s[1:], 1)
+    A = np.repeat((np.diag(s) + above).astype(np.float32)[None], count, axis=0)
+    for x in (*svd(A), *eigh(A + np.swapaxes(above, 0, 1).astype(np.float32))):
+        assert not ((x != 0) & (np.abs(x) < tiny)).any()
+    assert np.float32(tiny) * np.float32(0.5) > 0
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_matrix_that_is_not_finite_fails(variant, dtype, bad):

@@ -307,6 +307,7 @@ void NAME(svd)(const Task *task, int64_t begin, int64_t end, void *work) {
   for (int64_t b = begin; b < end; b++) {
     I left_over;
     take(&z, &task->array[0], b, m, n, 0);
+    const uint64_t before = flush_subnormal();
     bidiagonalise(&z, m, n);
     eye(&z.P, n);
     eye(&z.Q, n);
@@ -320,9 +321,10 @@ void NAME(svd)(const Task *task, int64_t begin, int64_t end, void *work) {
       z.d[i] = magnitude(z.d[i]);
     }
     order(z.d, n, 1, z.place);
-    store_values(&z, &task->array[1], b, n);
     finish(&z, &z.P, n, m, z.left, 0, n, z.tau_left, 0, &task->array[2], b);
     finish(&z, &z.Q, n, n, z.right, 1, n - 1, z.tau_right, 1, &task->array[3], b);
+    keep_subnormal(before);
+    store_values(&z, &task->array[1], b, n);
   }
 }
 
@@ -332,13 +334,15 @@ void NAME(eigh)(const Task *task, int64_t begin, int64_t end, void *work) {
   for (int64_t b = begin; b < end; b++) {
     I left_over;
     take(&z, &task->array[0], b, n, n, 1);
+    const uint64_t before = flush_subnormal();
     tridiagonalise(&z, n);
     eye(&z.P, n);
     tridiagonal_qr(z.d, z.e, n, &z.P, &left_over);
     task->failed[b] = z.bad ? 1 : left_over[0] ? 2 : 0;
     z.bad = task->failed[b] != 0;
     order(z.d, n, 0, z.place);
-    store_values(&z, &task->array[1], b, n);
     finish(&z, &z.P, n, n, z.left, 1, n - 1, z.tau_left, 0, &task->array[2], b);
+    keep_subnormal(before);
+    store_values(&z, &task->array[1], b, n);
   }
 }
