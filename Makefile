@@ -54,6 +54,7 @@ bench: .venv-test/.ready ## time svdinv beside the frameworks' own SVDs
 	@echo 'BENCH_ARGS=--quick takes a minute or two.'
 	$(TEST)/python benchmarks/speed.py $(BENCH_ARGS)
 	$(TEST)/python benchmarks/kernels.py $(filter --quick,$(BENCH_ARGS))
+	$(TEST)/python benchmarks/auto.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/one_matrix.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/batches.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/graphs.py $(filter --quick,$(BENCH_ARGS))

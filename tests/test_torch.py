@@ -20,7 +20,10 @@ import svdinv.torch
 from svdinv import kernels
 from svdinv.backends import torch_namespace
 from svdinv.backends.torch import _constant
-from svdinv.core.thresholds import Firm
+from svdinv.core.gram import GramFactors
+from svdinv.core.spectral import SVDFactors
+from svdinv.core.spectral_operations import Factorise
+from svdinv.core.thresholds import Firm, Soft
 from svdinv.torch import svd, svdvals
 
 # Raised by PyTorch's own forward mode and code generation, on their first use.
@@ -692,7 +695,7 @@ def test_the_guard_falls_back(dtype, decomposed):
     def matrix(least):
         s = torch.linspace(1.0, 0.6, 72, dtype=torch.float64)
         s[-1] = least
-        return ((U * s) @ V.mT).to(dtype).expand(4, 160, 72).contiguous()
+        return ((U * s) @ V.mT).to(dtype).expand(6, 160, 72).contiguous()
 
     def route(A, tau, **options):
         decomposed.clear()
@@ -716,13 +719,51 @@ def test_the_guard_falls_back(dtype, decomposed):
     assert (gA - expected).norm() < tolerance * expected.norm()
 
 
-def test_one_bad_matrix_in_a_batch_is_noticed(decomposed):
-    batch = torch.eye(160, 72, dtype=torch.float64).repeat(4, 1, 1)
-    svdinv.torch.svt(batch, 1e-6)
-    assert "svd" not in decomposed
+def factors_of(A, tau):
+    """Factors that `svt` takes."""
+    tau = torch.full((*A.shape[:-2], 1), tau, dtype=A.real.dtype)
+    return svdinv.torch._backend.evaluate(Factorise(Soft()), A, tau)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
+def test_one_small_value_in_a_batch_is_noticed(dtype, turned):
+    """Of a triangle the vectors of the longer side are computed for small values."""
+    batch = torch.eye(160, 72, dtype=dtype).repeat(4, 1, 1)
+    batch = batch.mT.contiguous() if turned else batch
+    assert isinstance(factors_of(batch, 1e-6), GramFactors)
     batch[2, 0, 0] = 1e-5
-    svdinv.torch.svt(batch, 1e-6)
-    assert "svd" in decomposed
+    found = factors_of(batch, 1e-6)
+    assert isinstance(found, SVDFactors)
+    for Q in (found.U, found.Vh.mH):
+        assert (Q.mH @ Q - torch.eye(72)).abs().max() < 1e-5
+    product = (found.U * found.S[..., None, :]) @ found.Vh
+    assert (product - batch).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("bad", ["zero", "tiny", "huge", "nan"])
+def test_unusual_matrices_among_tall_ones(bad):
+    """Each matrix of a batch has the threshold that it has alone."""
+    batch = torch.tensor(numbers((4, 160, 72)))
+    scale = {"zero": 0.0, "tiny": 1e-200, "huge": 1e200}.get(bad)
+    if scale is None:
+        batch[2, 3, 3] = float(bad)
+    else:
+        batch[2] *= scale
+    if bad == "nan":
+        with pytest.raises(torch.linalg.LinAlgError):
+            svdinv.torch.svt(batch, 1.0)
+        return
+    batch.requires_grad_()
+    result = svdinv.torch.svt(batch, 1.0)
+    (gradient,) = torch.autograd.grad(result, batch, torch.ones_like(result))
+    for i in range(4):
+        single = batch[i].detach().requires_grad_()
+        expected = svdinv.torch.svt(single, 1.0, method="svd")
+        scale = expected.abs().max() + 1
+        assert (result[i] - expected).abs().max() < 1e-13 * scale
+        (alone,) = torch.autograd.grad(expected, single, torch.ones_like(expected))
+        assert (gradient[i] - alone).abs().max() < 1e-12
 
 
 @pytest.mark.skipif(not kernels.variants(), reason="no kernels")

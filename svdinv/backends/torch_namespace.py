@@ -57,6 +57,7 @@ __all__ = [
     "sum",
     "tall_values",
     "tall_vectors",
+    "triangle",
     "tril",
     "triu",
     "where",
@@ -79,6 +80,20 @@ def any_on_host(mask: Tensor) -> bool | None:
         return mask.any().item()
     except RuntimeError:  # under vmap, or a fake tensor: there is no value
         return None
+
+
+def triangle(A: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
+    """See `svdinv.core.namespace`; on the CPU."""
+    if not A.is_cpu:
+        return None
+    reflections, scales = torch.geqrf(A)
+    n = A.shape[-1]
+
+    def multiplied(X: Tensor) -> Tensor:
+        below = X.new_zeros((*A.shape[:-2], A.shape[-2] - n, X.shape[-1]))
+        return torch.ormqr(reflections, scales, torch.cat((X, below), dim=-2))
+
+    return reflections[..., :n, :].triu(), multiplied
 
 
 def on_host(report: Callable[[Tensor], None], x: Tensor) -> None:

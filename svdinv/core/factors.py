@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.gram import (
-    Gram,
     GramFactors,
     completed,
     from_gram,
@@ -35,9 +34,9 @@ from svdinv.core.namespace import (
     known_equal,
     known_shape,
     may_ask,
-    norm,
     real,
     tall_values,
+    triangle,
 )
 from svdinv.core.polynomial_iteration import IterationFactors, iteration_factors
 from svdinv.core.spectral import SVDFactors
@@ -47,8 +46,10 @@ from svdinv.core.tolerances import (
     GRAM_FLOOR,
     MIN_GRAM_WORK,
     MIN_TALL_ELEMENTS,
+    MIN_TALL_WORK,
     MOST_REPAIRED_ELEMENTS,
     SINGLE,
+    TRIANGLE_FLOOR,
     WIDE_GRAM_FLOOR,
     eps,
     vanishing,
@@ -113,7 +114,7 @@ def factorise(
     quick = decomposes_quickly(A, xp)
     known = None not in shape and 0 not in shape
     if method == "auto" and not quick and known and may_ask(xp):
-        found = _cheaper(A, function, tau, relative, wide, xp)
+        found = _cheaper(A, function, tau, relative, xp)
         if found is not None:
             return found
     return _decomposed(A, quick, xp)
@@ -217,27 +218,51 @@ def _exceeds(cutoff: Array, largest: Any, xp: Namespace) -> bool:
     return any_on_host(~(cutoff >= GRAM_FLOOR * largest), xp) is False
 
 
-def _longest(A: Array, xp: Namespace) -> Array:
-    """Lower bound of s_1 in one pass, (..., 1): norm of the longest row or column."""
-    square = xp.sum(xp.abs(A) ** 2, axis=-1 if is_wide(A) else -2)
-    return xp.sqrt(xp.max(square, axis=-1, keepdims=True))
+def _about_largest(A: Array, cutoff: Array, xp: Namespace) -> Array:
+    """Lower bound of s_1, (..., 1): |A v| / |v| after a step of the power method.
 
-
-def _about_largest(N: Array, xp: Namespace) -> Array:
-    """Lower estimate of the root of the largest eigenvalue of Gram matrices, (..., 1).
-
-    By three steps of the power method.
+    NaN where v is 0, as of a zero matrix: no cutoff is known to be high enough then.
     """
-    trace = xp.sum(real(xp.linalg.diagonal(N), xp), axis=-1)[..., None, None]
-    unit = xp.where(trace > 0, trace, xp.ones_like(trace))
-    index = xp.cumulative_sum(xp.ones_like(real(N[..., :1], xp)), axis=-2)
-    # A sequence without a period is hardly orthogonal to any eigenvector.
-    x = cast(xp.sqrt(index) % 1 - 0.4, N, xp)
-    for _ in range(3):
-        size = norm(x, xp)
-        size = unit * xp.where(size > 0, size, xp.ones_like(size))
-        x = N @ (x / cast(size, x, xp))
-    return xp.sqrt(norm(x, xp) * trace)[..., 0]
+    # It starts from one half of the columns: rows whose sum is 0 are common.
+    half = xp.sum(A[..., : A.shape[-1] // 2 + 1], axis=-1, keepdims=True)
+    unit = cast(cutoff[..., :1, None] ** 2, A, xp)  # so that v is of the order of 1
+    v = adjoint(A, xp) @ (half / unit)
+    w = A @ v
+    squares = (adjoint(w, xp) @ w) / (adjoint(v, xp) @ v)
+    return xp.sqrt(real(squares, xp)[..., 0])
+
+
+def _by_triangle(
+    A: Array, function: SpectralFunction, tau: Any, relative: bool, xp: Namespace
+) -> SVDFactors | GramFactors | None:
+    """Factors of tall or wide A by the SVD of the triangle of its QR decomposition.
+
+    As LAPACK's SVD of such matrices begins. Two of its three products over the longer
+    side make the vectors of that side, which are needed for small kept values alone.
+    """
+    wide = is_wide(A)
+    found = triangle(adjoint(A, xp) if wide else A, xp)
+    if found is None:
+        return None
+    R, multiplied = found
+    if any_on_host(~xp.isfinite(R), xp) is not False:
+        return None
+    left, S, righth = xp.linalg.svd(R, full_matrices=False)
+    if _is_usual(S, xp) and _trusted(
+        S, function, tau, relative, TRIANGLE_FLOOR, eps(A, xp), xp
+    ):
+        return GramFactors(S, adjoint(righth, xp))
+    U = multiplied(left)
+    if wide:
+        return SVDFactors(adjoint(righth, xp), S, adjoint(U, xp))
+    return SVDFactors(U, S, righth)
+
+
+def _is_usual(S: Array, xp: Namespace) -> bool:
+    """Whether squares of the largest values are numbers, as `GramFactors` need."""
+    top, least = S[..., :1], vanishing(S, xp)
+    usual = ((top > least) & (top < 1 / least)) | (top == 0)
+    return any_on_host(~usual, xp) is False
 
 
 def _cheaper(
@@ -245,14 +270,15 @@ def _cheaper(
     function: SpectralFunction,
     tau: Any,
     relative: bool,
-    wide: bool,
     xp: Namespace,
 ) -> SVDFactors | GramFactors | None:
-    """Factors by way of the Gram matrix, if that is faster and accurate enough."""
+    """Factors without an SVD of A, if that is faster and accurate enough."""
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
-    tall, elements = long >= 2 * short, math.prod(A.shape)
-    small = elements * short < (MIN_GRAM_WORK if tall else 4 * MIN_GRAM_WORK)
-    if small and not (tall and elements >= MIN_TALL_ELEMENTS):
+    elements = math.prod(A.shape)
+    many, work = elements >= MIN_TALL_ELEMENTS, elements * short
+    tall = long >= 2 * short and (many or work >= MIN_TALL_WORK)
+    small = work < MIN_GRAM_WORK
+    if small and not tall:
         return None  # little to gain
     if any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None:
         return _cheaper_unseen(A, function, tau, relative, xp)
@@ -262,32 +288,17 @@ def _cheaper(
     if values is not None:
         S, V, W = values
         if cutoff is not None and long >= ASPECT_LIMIT * short:
-            top, least = S[..., :1], vanishing(S, xp)  # squares must be numbers
-            usual = any_on_host(~((top > least) & (top < 1 / least)), xp) is False
+            usual = _is_usual(S, xp)
             if usual and _trusted(S, *known, GRAM_FLOOR, DOUBLE_EPS, xp):
                 return GramFactors(S, V)
-        if not _trusted(S, *known, WIDE_GRAM_FLOOR, DOUBLE_EPS, xp):
-            return None
-        return _of_tall(A, S, V, W, xp)
-    if small:
-        return None
-    gram: Gram | None = None
-    largest: Any = 1.0 if relative or cutoff is None else _longest(A, xp)
-    if cutoff is not None and _exceeds(cutoff, largest, xp):
-        gram = gram_matrix(A, False, xp)
-        if gram is None:
-            return None
-        largest = 1.0 if relative else _about_largest(gram.N, xp) * gram.scale
-        if _exceeds(cutoff, largest, xp):
+        if _trusted(S, *known, WIDE_GRAM_FLOOR, DOUBLE_EPS, xp):
+            return _of_tall(A, S, V, W, xp)
+    elif cutoff is not None and not small:
+        largest = 1.0 if relative else _about_largest(A, cutoff, xp)
+        gram = gram_matrix(A, False, xp) if _exceeds(cutoff, largest, xp) else None
+        if gram is not None:
             factors = from_gram(gram, A, xp)
-            if _trusted(factors.S, *known, GRAM_FLOOR, eps(A, xp), xp):
+            largest = 1.0 if relative else factors.S[..., :1]
+            if _exceeds(cutoff, largest, xp):  # and so does all that f keeps
                 return factors
-    if not tall or wide:  # an SVD costs hardly more, or less than double precision
-        return None
-    if gram is None:
-        gram = gram_matrix(A, False, xp)
-        if gram is None:
-            return None
-    factors = from_gram(gram, A, xp)
-    accurate = _trusted(factors.S, *known, GRAM_FLOOR, eps(A, xp), xp)
-    return factors if accurate else None
+    return _by_triangle(A, *known, xp) if tall and many else None

@@ -228,6 +228,15 @@ def tall_values(A: Array, xp: Namespace) -> tuple[Array, Array, Array] | None:
     return None if compute is None else compute(A)
 
 
+def triangle(A: Array, xp: Namespace) -> tuple[Array, Callable[[Array], Array]] | None:
+    """R of the thin QR decomposition of tall A, and the function from X to Q X.
+
+    None where the namespace has no R without Q.
+    """
+    compute = getattr(xp, "triangle", None)
+    return compute and compute(A)
+
+
 def decomposes_in_double(xp: Namespace) -> bool:
     """Whether `linalg` computes single precision in double, and rounds once."""
     return getattr(xp, "decomposes_in_double", False)

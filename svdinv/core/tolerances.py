@@ -36,17 +36,24 @@ Squaring makes its relative error eps (s_1 / s)^2 / 2, that is 50 eps here.
 WIDE_GRAM_FLOOR = 1e-4
 """The same for the Gram matrix of single precision data in double precision."""
 
+TRIANGLE_FLOOR = 0.02
+"""The same where the right singular vectors are as accurate as those of an SVD.
+
+What takes A V / s for the left ones has an error of eps s_1 / s.
+"""
+
 ASPECT_LIMIT = 3
 """Ratio of the sides from which products with U cost more than they save."""
 
-MIN_GRAM_WORK = 2**19
-"""Size of a decomposition, batch m n min(m, n), from which a cheaper one is sought.
+MIN_GRAM_WORK = 2**22
+"""Size of a decomposition, batch m n min(m, n), from which the Gram matrix is tried.
 
-Four times that, unless one side is at least twice the other: less is gained then.
+Below, to find out whether tau is high enough for it costs more than 5 % of an SVD.
 """
 
-MIN_TALL_ELEMENTS = 2**15
-"""Elements of tall matrices from which the kernels' Gram matrix pays.
+MIN_TALL_ELEMENTS, MIN_TALL_WORK = 2**15, 2**19
+"""Elements, or their number times n, from which the kernels' Gram matrix of tall
+matrices pays; a triangle from so many elements alone.
 
 Below, kernels compute all behind the SVD, which costs less than the steps in between.
 """
