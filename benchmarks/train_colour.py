@@ -27,7 +27,6 @@ from torch import Tensor
 
 from svdinv.unroll import pretrained
 from svdinv.unroll.data.masks import uniform_mask
-from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import centre_crop, patches, shrunk
 from svdinv.unroll.networks import Refined
 from svdinv.unroll.networks.recipe import Part
@@ -94,7 +93,7 @@ def crops(
     sizes = [photos, *([shrunk(x, max(x.shape) // 2 + 1) for x in photos],) * 2]
     found = []
     for item in range(count):
-        rng = generator(seed, item)
+        rng = np.random.default_rng((seed, item))
         pool = [x for x in sizes[rng.integers(3)] if min(x.shape[:2]) >= crop]
         (patch,) = patches(pool, 1, crop, rng)
         truth = channels_first(patch)

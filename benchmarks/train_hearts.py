@@ -26,7 +26,6 @@ import numpy as np
 import torch
 
 from svdinv.unroll import pretrained
-from svdinv.unroll.data.noise import generator
 from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.networks import weights as files
@@ -87,13 +86,13 @@ class Kept:
         source = step
         if not self._makes(seed, step):
             before = [s for s in range(1, step) if self._makes(seed, s)]
-            rng = generator(seed, step, items.start, _CHOICE)
+            rng = np.random.default_rng((seed, step, items.start, _CHOICE))
             source = before[int(rng.integers(len(before)))]
         key = seed, source, items.start, items.stop
         if key not in self._kept:
             self._kept[key] = self._make(seed, source, items)
         arrays = self._kept[key]
-        rng = generator(seed, step, items.start, _TURNS)
+        rng = np.random.default_rng((seed, step, items.start, _TURNS))
         flips, swap, back = rng.integers(2, size=2), rng.integers(2), rng.integers(2)
         factor = np.exp(2j * np.pi * rng.random()).astype(np.complex64)
         turned = {}
@@ -118,7 +117,7 @@ class Kept:
 
     def _makes(self, seed: int, step: int) -> bool:
         fresh = step <= self.fresh
-        return fresh or generator(seed, step, _CHOICE).random() < self.new
+        return fresh or np.random.default_rng((seed, step, _CHOICE)).random() < self.new
 
     def _make(self, seed: int, step: int, items: range) -> dict[str, Any]:
         batch = self.hearts.batch(seed, step, items)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.data import TEST, Image, centre_crop, photograph
 from svdinv.unroll.data.masks import uniform_mask
-from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import patches
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
@@ -59,7 +58,9 @@ class Patches:
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
         """Draw samples (B, 3, H, W), what sampled them, and the patches themselves."""
-        drawn = [self._item(generator(seed, step, item)) for item in items]
+        drawn = [
+            self._item(np.random.default_rng((seed, step, item))) for item in items
+        ]
         truth = np.stack([patch for patch, _ in drawn])
         mask = np.stack([mask for _, mask in drawn])
         samples = np.where(mask, truth, np.float32(0))
@@ -175,7 +176,7 @@ class TestCrops:
         The masks depend on the rate alone.
         """
         masks = [
-            uniform_mask(truth.shape, rate, generator(_TEST, i))
+            uniform_mask(truth.shape, rate, np.random.default_rng((_TEST, i)))
             for i, truth in enumerate(self.truths)
         ]
         truth, mask = self.tiles(self.truths), self.tiles(np.stack(masks))

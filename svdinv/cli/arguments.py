@@ -135,9 +135,12 @@ def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
         from svdinv.unroll.tasks.registry import entries
     except ImportError:  # what is missing is said by the command
         return
-    own = _value_of("--task", words)
-    if own:
-        _add_own_task(parser, own)
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+        flag, equals, value = word.partition("=")
+        own = value if equals else following
+        if flag == "--task" and own:
+            _add_own_task(parser, own)
+            break
     known = entries()
     if {"-h", "--help"} & set(words):
         asked = next((known[word] for word in words if word in known), None)
@@ -148,18 +151,15 @@ def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
             "options of a task",
             "  ".join([f"{parser.prog} TASK --help lists them:", *known]),
         )
-    plurals: dict[str, str | None] = {}
+    plurals: dict[str, str] = {}
     for entry in known.values():
-        for name in entry.options:
-            plurals.setdefault(name, None)
-            plurals[name] = plurals[name] or entry.plurals.get(name)
-    for name, plural in plurals.items():
-        plural = plural if several else None
+        plurals |= entry.plurals if several else {}
+    for name in dict.fromkeys(n for entry in known.values() for n in entry.options):
         parser.add_argument(
-            f"--{(plural or name).replace('_', '-')}",
+            f"--{plurals.get(name, name).replace('_', '-')}",
             dest=name,
             type=filled,
-            nargs="+" if plural else None,
+            nargs="+" if name in plurals else None,
             help=argparse.SUPPRESS,
         )
 
@@ -177,16 +177,6 @@ def _refuse_unknown(parser: Parser, word: str, tasks: list[str]) -> None:
         near = difflib.get_close_matches(word, tasks, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
         parser.error(f"there is no task {word}{meant}\n  tasks: {', '.join(tasks)}")
-
-
-def _value_of(flag: str, words: list[str]) -> str | None:
-    """Return the value of an option before the command line is parsed."""
-    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
-        if word == flag:
-            return following
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
 
 
 def _add_own_task(parser: Parser, name: str) -> None:
@@ -207,73 +197,54 @@ def _show_options(parser: Parser, entry: TaskEntry, several: bool) -> NoReturn:
         f"{parser.prog} --help.",
         add_help=False,
     )
-    task = entry.load()
-    known = dataclasses.fields(task.options) if entry.options else ()
-    for field in known:
-        if field.name == "seed":
-            continue
+    for field in dataclasses.fields(entry.load().options) if entry.options else ():
         plural = field.metadata["plural"] if several else None
         range_ = field.metadata["range"]
         due = f"; must {range_}" if any(end is not None for end in range_) else ""
-        shown.add_argument(
-            f"--{(plural or field.name).replace('_', '-')}",
-            nargs="+" if plural else None,
-            metavar=field.name.upper(),
-            help=(field.metadata["help"] + due).replace("%", "%%"),
-        )
+        if field.name != "seed":
+            shown.add_argument(
+                f"--{(plural or field.name).replace('_', '-')}",
+                nargs="+" if plural else None,
+                metavar=field.name.upper(),
+                help=(field.metadata["help"] + due).replace("%", "%%"),
+            )
     shown.print_help()
     parser.exit()
-
-
-def task_options(arguments: argparse.Namespace, task: Task, what: str) -> Options:
-    """Return the options of a task, and refuse those of others by a ValueError.
-
-    `what` is what the options are for, such as "cat.png is a picture".
-    """
-    (options,) = task_settings(arguments, task, what)
-    return options
 
 
 def task_settings(
     arguments: argparse.Namespace, task: Task, what: str
 ) -> list[Options]:
-    """Return, as `task_options`, one for every combination of several values."""
+    """Return the options of a task, one for every combination of several values.
+
+    Those of other tasks are refused by a ValueError; `what` is what the options are
+    for, such as "cat.png is a picture".
+    """
     from svdinv.unroll.tasks.registry import entries
 
     every = {name for entry in entries().values() for name in entry.options}
-    said = {name: getattr(arguments, name, None) for name in sorted(every)}
-    said = {name: value for name, value in said.items() if value is not None}
     hints = get_type_hints(task.options)
     lists = {}
-    for name, value in said.items():
-        flag = _flag(name, isinstance(value, list))
+    for name in sorted(every):
+        value = getattr(arguments, name, None)
+        if value is None:
+            continue
+        flag = _flag(arguments, name)
         if name not in hints:
             raise ValueError(f"argument {flag}: does not apply: {what}")
-        several = [
-            _typed(each, hints[name], flag)
-            for each in (value if isinstance(value, list) else [value])
-        ]
-        if len({str(each) for each in several}) < len(several):
+        kinds = get_args(hints[name]) or (hints[name],)
+        (kind,) = (each for each in kinds if each is not type(None))
+        read = _READERS[kind]
+        with naming(f"argument {flag}", argparse.ArgumentTypeError):
+            lists[name] = list(map(read, value if isinstance(value, list) else [value]))
+        if len({str(each) for each in lists[name]}) < len(lists[name]):
             raise ValueError(f"argument {flag}: names one twice")
-        lists[name] = several
     settings = []
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
         with naming_flags(arguments, task):
             settings.append(task.options(seed=arguments.seed, **chosen))
     return settings
-
-
-def _typed(value: Any, hint: Any, flag: str) -> Any:
-    """Convert the text of an option to the type of its field; ValueError if it fails.
-
-    A command may have put a value of that type in its place already.
-    """
-    if not isinstance(value, str):
-        return value
-    (kind,) = (h for h in get_args(hint) or (hint,) if h is not type(None))
-    with naming(f"argument {flag}", argparse.ArgumentTypeError):
-        return _READERS[kind](value)
 
 
 @contextlib.contextmanager
@@ -284,10 +255,9 @@ def naming_flags(arguments: argparse.Namespace, task: Task) -> Iterator[None]:
     except ValueError as error:
         name, _, rest = str(error).partition(" ")
         bare = name.rstrip(":")
-        value = getattr(arguments, bare, None)
-        if bare not in task.options.names() or value is None:
+        if bare not in task.options.names() or getattr(arguments, bare, None) is None:
             raise
-        flag = _flag(bare, isinstance(value, list))
+        flag = _flag(arguments, bare)
         raise ValueError(f"argument {flag}: {rest}") from error
 
 
@@ -296,22 +266,19 @@ def refuse_options(
 ) -> None:
     """Raise ValueError for options of a task that are given, except for some."""
     for name in task.options.names():
-        value = getattr(arguments, name)
-        if value is not None and name not in but:
-            flag = _flag(name, isinstance(value, list))
+        if getattr(arguments, name) is not None and name not in but:
+            flag = _flag(arguments, name)
             raise ValueError(f"argument {flag}: does not apply: {why}")
 
 
-def _flag(name: str, several: bool) -> str:
-    """Return the flag of an option, in the plural if it takes several values."""
-    from svdinv.unroll.tasks.registry import entries
-
-    plurals = {
-        plural
-        for entry in entries().values()
-        if several and (plural := entry.plurals.get(name))
-    }
-    return "--" + next(iter(plurals), name).replace("_", "-")
+def _flag(arguments: argparse.Namespace, name: str) -> str:
+    """Return the flag under which a command takes an option: perhaps in the plural."""
+    found: str = next(
+        action.option_strings[0]
+        for action in arguments.parser._actions
+        if action.dest == name
+    )
+    return found
 
 
 def filled(text: str) -> str:

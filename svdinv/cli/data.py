@@ -17,7 +17,7 @@ from svdinv.cli.arguments import (
     refuse_options,
     same_file,
     seed,
-    task_options,
+    task_settings,
     writable_folder,
 )
 from svdinv.cli.inputs import read_input
@@ -79,33 +79,12 @@ def add(commands: Subparsers, help: str) -> None:
     actions = data.add_subparsers(
         dest="action", title="subcommands", metavar="subcommand", parser_class=Parser
     )
-    _add_list(actions)
-    _add_show(actions)
-    _add_inspect(actions)
-    _add_write(actions)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Do what the subcommand says."""
-    if arguments.perform is None:
-        arguments.parser.error("what to do? list, show, inspect or write")
-    try:
-        arguments.perform(arguments)
-    except (ValueError, ImportError) as error:
-        arguments.parser.error(str(error))
-    return 0
-
-
-def _add_list(actions: Subparsers) -> None:
     listing = actions.add_parser(
         "list",
         help="list all there is",
         description="List what comes with svdinv: images and sampling masks.",
     )
     listing.set_defaults(perform=_list)
-
-
-def _add_show(actions: Subparsers) -> None:
     show = actions.add_parser(
         "show",
         help="write a picture of one of them",
@@ -119,9 +98,6 @@ def _add_show(actions: Subparsers) -> None:
     show.add_argument("name", metavar="NAME", help="a name of 'svdinv data list'")
     _add_output(show, "a .png or .gif file")
     add_task_options(show, several=False)
-
-
-def _add_inspect(actions: Subparsers) -> None:
     inspect = actions.add_parser(
         "inspect",
         help="say what is in a file, and which options fit",
@@ -131,13 +107,8 @@ def _add_inspect(actions: Subparsers) -> None:
     inspect.add_argument(
         "file", type=filled, metavar="FILE", help="a file, or a built-in name"
     )
-    inspect.add_argument(
-        "--seed", type=seed, default=0, help="draws what is random (default 0)"
-    )
+    _add_seed(inspect)
     add_task_options(inspect, several=False)
-
-
-def _add_write(actions: Subparsers) -> None:
     write = actions.add_parser(
         "write",
         help="write undersampled data to an HDF5 file",
@@ -165,9 +136,24 @@ def _add_output(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--output", type=folder, required=True, metavar="FILE", help=what
     )
+    _add_seed(parser)
+
+
+def _add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=seed, default=0, help="draws what is random (default 0)"
     )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the subcommand says."""
+    if arguments.perform is None:
+        arguments.parser.error("what to do? list, show, inspect or write")
+    try:
+        arguments.perform(arguments)
+    except (ValueError, ImportError) as error:
+        arguments.parser.error(str(error))
+    return 0
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -203,7 +189,7 @@ def _show(arguments: argparse.Namespace) -> None:
             f"argument --output: {name} is written to {' or '.join(suffixes)}, got "
             f"{arguments.output}"
         )
-    options = task_options(arguments, task, f"{name} is one of {task.images}")
+    (options,) = task_settings(arguments, task, f"{name} is one of {task.images}")
     refuse_options(
         arguments, task, f"{name} is shown as it is", but=task.picture_options(name)
     )
@@ -225,7 +211,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
         task = found.task
         format = None if found.file else format_of(source)
         head = f"{source}: {f'{format.name}, ' if format else ''}task {task.kind}, "
-        options = task_options(arguments, task, f"{source} is one of {task.images}")
+        what = f"{source} is one of {task.images}"
+        (options,) = task_settings(arguments, task, what)
         try:
             with naming_flags(arguments, task):
                 given = found.read(options)

@@ -167,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace, task: Task) -> list[Options]:
     """Check the options, and give one of them for each setting."""
     if "crop" in task.options.names() and arguments.crop is None:
-        arguments.crop = _CROP
+        arguments.crop = str(_CROP)
     settings = task_settings(arguments, task, f"these weights are for {task.images}")
     return settings if len(settings) > 1 else task.settings(settings[0])
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from svdinv.cli.arguments import naming_flags, need, refuse_options, task_options
+from svdinv.cli.arguments import naming_flags, need, refuse_options, task_settings
 
 if TYPE_CHECKING:
     from svdinv.unroll.problem import Problem
@@ -54,7 +54,7 @@ def read_input(
                     f"{task.kind}"
                 )
         need(arguments.parser, found.entry.needs, "train")
-        options = task_options(arguments, task, what)
+        (options,) = task_settings(arguments, task, what)
         with naming_flags(arguments, task):
             given = found.read(options)
         check(task, given, options)

@@ -275,10 +275,13 @@ def _prepared(
 
 def _check_apart(sources: list[str], every: list[Files]) -> None:
     """See that nothing that is read, or written for another input, is replaced."""
-    for path in (path for written in every for path in written if path is not None):
-        if any(same_file(path, source) for source in sources):
-            raise ValueError(f"argument --output: would replace {path}")
-    images = [written.image for written in every]
-    for image in images:
-        if images.count(image) > 1:
-            raise ValueError(f"argument INPUT: two of them would be written to {image}")
+    images: set[Path] = set()
+    for written in every:
+        for path in filter(None, written):
+            if any(same_file(path, source) for source in sources):
+                raise ValueError(f"argument --output: would replace {path}")
+        if written.image in images:
+            raise ValueError(
+                f"argument INPUT: two of them would be written to {written.image}"
+            )
+        images.add(written.image)

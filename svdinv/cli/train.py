@@ -202,16 +202,11 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         if value is not None:
             given[name] = value
     for text in arguments.set:
-        name, equals, value = text.partition("=")
+        name, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             arguments.parser.error(f"argument --set: NAME=VALUE expected, got {text!r}")
-        given[name.strip()] = _value(value.strip())
+        try:
+            given[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:  # a string without quotes
+            given[name] = value
     return given
-
-
-def _value(text: str) -> Any:
-    """Read a value as TOML would; as a string if it is no TOML."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

@@ -99,8 +99,12 @@ def run(config: DemoConfig, network: Network, groups: Network | None = None) -> 
         table.add("samples, zero-filled", zero_filled)
         table.add("SVT completion", svt_completion)
         table.add("biharmonic inpainting", biharmonic)
-    table.add("unrolled network", _ensemble(network))
-    table.conclude()
+    table.add("unrolled network", partial(apply, network, Colour(), ensemble=True))
+    *_, completion, smooth, own = table.decibels
+    print(
+        f"  The network: {own - completion:+.2f} dB on SVT completion, "
+        f"{own - smooth:+.2f} dB on biharmonic inpainting."
+    )
     if groups is not None:
         table.add("low rank of groups behind it", partial(apply, groups, Colour()))
     _save(config, table)
@@ -118,7 +122,8 @@ def run(config: DemoConfig, network: Network, groups: Network | None = None) -> 
     if ours.breakdown is not None:
         return 1
     print()
-    table.add("unrolled network, trained on", _ensemble(tuned))
+    again = partial(apply, tuned, Colour(), ensemble=True)
+    table.add("unrolled network, trained on", again)
     _save(config, table)
     print(f"Picture: {config.output / PANEL}\nTime: {time.monotonic() - began:.0f} s")
     return 0
@@ -139,17 +144,6 @@ class _Table:
         print(line(f"  {full}", cells(row.values), _WIDTH), flush=True)
         self.entries.append(entry)
         self.decibels.append(next(iter(row.values.values())))
-
-    def conclude(self) -> None:
-        *_, completion, smooth, network = self.decibels
-        print(
-            f"  The network: {network - completion:+.2f} dB on SVT completion, "
-            f"{network - smooth:+.2f} dB on biharmonic inpainting."
-        )
-
-
-def _ensemble(network: Network) -> Method:
-    return partial(apply, network, Colour(), ensemble=True)
 
 
 def _save(config: DemoConfig, table: _Table) -> None:
@@ -203,10 +197,15 @@ def _tuned(config: DemoConfig, network: Network, svd: str) -> tuple[Outcome, Net
 
 def _compared(theirs: Outcome, ours: Outcome) -> str:
     """Summarise how the two trainings ended."""
-    lines = [
-        f"  torch.linalg.svd: {_describe_outcome(theirs)}",
-        f"  svdinv.torch.svt: {_describe_outcome(ours)}",
-    ]
+    each = {"torch.linalg.svd": theirs, "svdinv.torch.svt": ours}
+    lines = []
+    for name, outcome in each.items():
+        how = str(outcome.breakdown).replace("\n", "\n  ")
+        if outcome.breakdown is None:
+            early = "" if outcome.ending == "finished" else ", stopped early"
+            how = f"{outcome.step} steps in {outcome.seconds:.0f} s{early}"
+            how += ", every gradient finite"
+        lines.append(f"  {name}: {how}")
     if theirs.breakdown is None:
         lines.append("  No difference to be seen this time.")
     elif ours.breakdown is None and ours.step < theirs.breakdown.step:
@@ -214,12 +213,3 @@ def _compared(theirs: Outcome, ours: Outcome) -> str:
     elif ours.breakdown is None:
         lines.append("  Same weights, same batches, that step included.")
     return "\n".join(lines)
-
-
-def _describe_outcome(outcome: Outcome) -> str:
-    if outcome.breakdown is not None:
-        return str(outcome.breakdown).replace("\n", "\n  ")
-    early = "" if outcome.ending == "finished" else ", stopped early"
-    return (
-        f"{outcome.step} steps in {outcome.seconds:.0f} s{early}, every gradient finite"
-    )

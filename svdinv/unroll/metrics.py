@@ -60,9 +60,8 @@ def psnr(truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0) -> floa
     Raises ValueError if the shapes differ, `peak` is neither positive nor "max", or the
     images are of integers and it is not given.
     """
-    a, b = _pair(truth, image, peak)
+    a, b, top = _pair(truth, image, peak)
     error = float(np.mean((a - b) ** 2))
-    top = _peak(peak, a)
     return float("inf") if error == 0 else 10 * float(np.log10(top**2 / error))
 
 
@@ -81,8 +80,7 @@ def ssim(
 
     Raises ValueError as `psnr`, and if an image is smaller than the window.
     """
-    a, b = _pair(truth, image, peak)
-    top = _peak(peak, a)
+    a, b, top = _pair(truth, image, peak)
     if frames and a.ndim >= 2:  # like channels, behind
         a, b = (np.moveaxis(x.reshape(-1, *x.shape[-2:]), 0, -1) for x in (a, b))
     if a.ndim not in (2, 3) or min(a.shape[:2]) <= 2 * _RADIUS:
@@ -135,25 +133,23 @@ def _alike(truth: ArrayLike, image: ArrayLike) -> tuple[NDArray, NDArray]:
 
 def _pair(
     truth: ArrayLike, image: ArrayLike, peak: float | str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both in double precision, or their magnitudes if either is complex."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return both, or magnitudes if either is complex, in double precision; the peak.
+
+    Raises ValueError if shapes differ, or the peak is none or not given where due.
+    """
     a, b = _alike(truth, image)
     if peak == 1 and any(x.dtype.kind in "iu" for x in (a, b)):
         raise ValueError("peak must be given for images of integers, such as 255")
     if np.iscomplexobj(a) or np.iscomplexobj(b):
         a, b = np.abs(a.astype(np.complex128)), np.abs(b.astype(np.complex128))
-    return a.astype(np.float64), b.astype(np.float64)
-
-
-def _peak(peak: float | str, truth: NDArray[np.float64]) -> float:
-    if isinstance(peak, str) and peak == "max":
-        top = float(truth.max(initial=0))
-        if top <= 0:
-            raise ValueError('truth is zero, so peak="max" has no meaning')
-        return top
-    if isinstance(peak, str) or not peak > 0:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    top = float(a.max(initial=0)) if peak == "max" else peak
+    if peak == "max" and top == 0:
+        raise ValueError('truth is zero, so peak="max" has no meaning')
+    if isinstance(top, str) or not top > 0:
         raise ValueError(f'peak must be positive or "max", got {peak!r}')
-    return peak
+    return a, b, top
 
 
 def _window_mean(image: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 Window = tuple[slice, slice]
@@ -26,21 +27,13 @@ def tiles(height: int, width: int, size: int, margin: int) -> Iterator[Tile]:
     What they keep, at most `size` pixels a side, covers the image, every pixel once;
     they see from multiples of the greatest common divisor of `size` and `margin` on.
     """
-    for seen_rows, inside_rows, rows in _cuts(height, size, margin):
-        for seen_columns, inside_columns, columns in _cuts(width, size, margin):
-            yield Tile(
-                (seen_rows, seen_columns),
-                (inside_rows, inside_columns),
-                (rows, columns),
-            )
 
+    def cuts(length: int) -> Iterator[tuple[slice, slice, slice]]:
+        for first in range(0, length, size):
+            last = min(first + size, length)
+            start, stop = max(0, first - margin), min(last + margin, length)
+            inside = slice(first - start, last - start)
+            yield slice(start, stop), inside, slice(first, last)
 
-def _cuts(length: int, size: int, margin: int) -> Iterator[tuple[slice, slice, slice]]:
-    for first in range(0, length, size):
-        last = min(first + size, length)
-        start, stop = max(0, first - margin), min(last + margin, length)
-        yield (
-            slice(start, stop),
-            slice(first - start, last - start),
-            slice(first, last),
-        )
+    for rows, columns in product(cuts(height), cuts(width)):
+        yield Tile(*zip(rows, columns, strict=True))

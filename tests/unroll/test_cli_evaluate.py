@@ -120,10 +120,10 @@ def test_the_tables(tmp_path):
         for image, metrics in values:
             shifted = {name: value + shift for name, value in metrics.items()}
             result.rows.append(Row(image, "rate 0.1", method, shifted, 2.0))
-    assert list(result.means("rate 0.1")) == [
-        ("network", 2, [25.0, pytest.approx(0.6), 2.0]),
-        ("other", 2, [24.0, pytest.approx(-0.4), 2.0]),
-    ]
+    ((heading, means),) = result.means()
+    assert heading == "rate 0.1, 2 images"
+    assert list(means["network"].values()) == [25.0, pytest.approx(0.6), 2.0]
+    assert list(means["other"].values()) == [24.0, pytest.approx(-0.4), 2.0]
     lines = result.markdown().splitlines()
     assert "| network | **25.00** | **0.6000** | 2.00 |" in lines
     assert "| other | 24.00 | -0.4000 | 2.00 |" in lines

@@ -1,4 +1,4 @@
-"""Randomness that belongs to an item, and noise in measured data."""
+"""Noise in measured data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,6 @@ from numpy.typing import DTypeLike, NDArray
 from svdinv.unroll.problem import Problem
 
 Arrays = NDArray[Any]
-
-
-def generator(*key: int) -> np.random.Generator:
-    """Return the random generator of a seed, a step and an item."""
-    return np.random.default_rng(key)
 
 
 def white_noise(

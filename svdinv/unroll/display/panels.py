@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.data import Image
 from svdinv.unroll.display.pictures import new_figure, save_animation
 from svdinv.unroll.formats.atomic import replacing
 
@@ -58,12 +57,14 @@ def save_panel(
     """
     from matplotlib.patches import Rectangle
 
-    columns = [*_known(truth), *entries]
+    columns = [truth, *entries] if truth else entries
     image = columns[0 if truth else -1].image
     height, width = image.shape[:2]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     side = max(16, min(height, width) // _ZOOM)
-    top, left = _contrasty_window(image, side)
+    grey = image.mean(axis=-1, dtype=np.float64)
+    mean, square = (_box_mean(values, side) for values in (grey, grey**2))
+    top, left = _largest(square - mean**2)
     tall = _WIDTH * height / width
     sheet = _Sheet(len(columns), [tall, _WIDTH, *([tall] if truth else [])], title)
     for column, entry in enumerate(columns):
@@ -81,9 +82,9 @@ def save_panel(
         errors = [
             np.abs(_reduced(entry.image) - known).mean(axis=-1) for entry in entries
         ]
-        grey = (known == known[..., :1]).all()
-        meaning = "absolute error" if grey else "mean absolute error\nover the channels"
-        sheet.errors(2, errors, meaning)
+        colours = (known != known[..., :1]).any()
+        over = "mean absolute error\nover the channels" if colours else "absolute error"
+        sheet.errors(2, errors, over)
     sheet.save(path)
 
 
@@ -105,41 +106,38 @@ def save_series_panel(
     """
     from matplotlib.patches import Rectangle
 
-    columns = [*_known(truth), *entries]
+    columns = [truth, *entries] if truth else entries
     magnitudes = [np.abs(entry.image) for entry in columns]
     reference = magnitudes[0 if truth else -1]
-    view = _moving_view(reference)
     frames, height, width = reference.shape
+    shown, top, left, side = _moving_window(reference)
+    window = np.s_[top : top + side, left : left + side]
     tall = _WIDTH * height / width
     rows = [tall, _WIDTH, _PROFILE, *([tall] if truth else [])]
     sheet = _Sheet(len(columns), rows, title, side=_SIDE)
     grey: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": _white(reference)}
-    window = np.s_[view.top : view.top + view.side, view.left : view.left + view.side]
     for column, (entry, series) in enumerate(zip(columns, magnitudes, strict=True)):
         sheet.head(column, entry)
-        frame = series[view.frame]
+        frame = series[shown]
         whole = sheet.axes[0, column]
         whole.imshow(frame, interpolation="antialiased", **grey)
-        corner, side = (view.left - 0.5, view.top - 0.5), view.side
+        corner = (left - 0.5, top - 0.5)
         whole.add_patch(
             Rectangle(corner, side, side, fill=False, edgecolor=_MARK, lw=1.4)
         )
         zoomed = sheet.framed(1, column)
         zoomed.imshow(frame[window], interpolation="nearest", **grey)
-        middle = view.row - view.top
-        zoomed.plot([0, side - 1], [middle] * 2, color=_MARK, lw=0.8, ls=(0, (4, 4)))
-        profile = sheet.axes[2, column]
-        profile.imshow(
-            series[:, view.row, window[1]],
-            aspect="auto",
-            interpolation="nearest",
-            **grey,
+        middle = [side // 2] * 2
+        zoomed.plot([0, side - 1], middle, color=_MARK, lw=0.8, ls=(0, (4, 4)))
+        row = series[:, top + side // 2, window[1]]
+        sheet.axes[2, column].imshow(
+            row, aspect="auto", interpolation="nearest", **grey
         )
-    sheet.caption(0, f"frame {view.frame + 1} of {frames}")
+    sheet.caption(0, f"frame {shown + 1} of {frames}")
     sheet.caption(1, "magnified")
     sheet.caption(2, "time ↓")
     if truth:
-        errors = [np.abs(e.image - truth.image)[view.frame] for e in entries]
+        errors = [np.abs(e.image - truth.image)[shown] for e in entries]
         sheet.errors(3, errors, "magnitude of the error\nin this frame")
     sheet.save(path)
 
@@ -160,7 +158,7 @@ def save_series_animation(
         from PIL import Image as pillow
         from PIL import ImageDraw, ImageFont
 
-    columns = [*_known(truth), *entries]
+    columns = [truth, *entries] if truth else entries
     magnitudes = [np.abs(entry.image) for entry in columns]
     white = _white(magnitudes[0 if truth else -1])
     count, height, width = magnitudes[0].shape
@@ -254,34 +252,23 @@ class _Sheet:
         )  # fmt: skip
 
 
-class _View(NamedTuple):
-    """What to look at in a series: a frame, a square, and a row through it."""
+def _moving_window(series: NDArray[np.floating]) -> tuple[int, int, int, int]:
+    """Find where most moves, and when it is farthest from its mean.
 
-    frame: int
-    top: int
-    left: int
-    side: int
-    row: int
-
-
-def _moving_view(series: NDArray[np.floating]) -> _View:
-    """Find where most moves, and when it is farthest from its mean."""
-    _, height, width = series.shape
-    side = min(height, width, max(16, round(_HEART * min(height, width))))
-    variance = series.astype(np.float64).var(axis=0)
-    means = _box_mean(variance, side)
-    top, left = map(int, np.unravel_index(int(means.argmax()), means.shape))
+    Returns the frame, and the top, left and side of a square.
+    """
+    side = min(series.shape[1:])
+    side = min(side, max(16, round(_HEART * side)))
+    top, left = _largest(_box_mean(series.astype(np.float64).var(axis=0), side))
     window = series[:, top : top + side, left : left + side]
     change = ((window - window.mean(axis=0)) ** 2).sum(axis=(1, 2))
-    return _View(int(change.argmax()), top, left, side, top + side // 2)
+    return int(change.argmax()), top, left, side
 
 
-def _contrasty_window(image: Image, side: int) -> tuple[int, int]:
-    """Find the square with the largest variance: top and left."""
-    grey = image.mean(axis=-1, dtype=np.float64)
-    mean, square = (_box_mean(values, side) for values in (grey, grey**2))
-    top, left = np.unravel_index(int((square - mean**2).argmax()), mean.shape)
-    return int(top), int(left)
+def _largest(values: NDArray[np.float64]) -> tuple[int, int]:
+    """Find the row and the column of the largest value."""
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
+    return int(row), int(column)
 
 
 def _box_mean(values: NDArray[np.float64], side: int) -> NDArray[np.float64]:
@@ -292,7 +279,3 @@ def _box_mean(values: NDArray[np.float64], side: int) -> NDArray[np.float64]:
 
 def _white(magnitudes: NDArray[np.floating]) -> float:
     return float(np.quantile(magnitudes, _WHITE)) or 1.0
-
-
-def _known(truth: Entry | None) -> list[Entry]:
-    return [] if truth is None else [truth]

@@ -48,49 +48,45 @@ class Evaluation:
     rows: list[Row] = field(default_factory=list)
     complete: bool = False
 
-    def means(self, setting: str) -> Iterator[tuple[str, int, list[float]]]:
-        """Average over the images of a setting.
+    def means(self) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
+        """Average over the images of each setting, in the order of the work.
 
-        Yields the name of each method, in the order of the work, the number of images,
-        and the means of each metric and of the seconds.
+        Yields the setting with the number of its images, and by method the means of
+        each metric and of the seconds.
         """
-        rows = [row for row in self.rows if row.setting == setting]
-        for method in dict.fromkeys(row.method for row in rows):
-            own = [[*r.values.values(), r.seconds] for r in rows if r.method == method]
-            yield method, len(own), [float(v) for v in np.mean(own, axis=0)]
-
-    @property
-    def settings(self) -> list[str]:
-        """How the images were sampled, in the order of the work."""
-        return list(dict.fromkeys(row.setting for row in self.rows))
+        for setting in dict.fromkeys(row.setting for row in self.rows):
+            rows = [row for row in self.rows if row.setting == setting]
+            means: dict[str, dict[str, float]] = {}
+            for method in dict.fromkeys(row.method for row in rows):
+                own = [
+                    [*r.values.values(), r.seconds] for r in rows if r.method == method
+                ]
+                mean = map(float, np.mean(own, axis=0))
+                means[method] = dict(zip(self._columns, mean, strict=True))
+            count = len(own)
+            yield f"{setting}, {count} image{'s' if count > 1 else ''}", means
 
     def text(self) -> str:
         """Return the means as tables for the terminal."""
         blocks = []
         width = 2 + max((len(row.method) for row in self.rows), default=0)
-        for setting in self.settings:
-            means = list(self.means(setting))
-            lines = [line(_over(setting, means[0][1]), self._columns, width)]
-            lines += [
-                line(f"  {method}", self._cells(values), width)
-                for method, _, values in means
-            ]
+        for heading, means in self.means():
+            lines = [line(heading, self._columns, width)]
+            lines += [line(f"  {m}", cells(own), width) for m, own in means.items()]
             blocks.append("\n".join(lines))
         return "\n\n".join(blocks)
 
     def markdown(self) -> str:
         """Return the means as tables in Markdown, with the best values in bold."""
         blocks = [f"# {self.title}"]
-        for setting in self.settings:
-            means = list(self.means(setting))
-            best = np.max([values[:-1] for _, _, values in means], axis=0)
+        for heading, means in self.means():
+            best = {n: max(own[n] for own in means.values()) for n in self.task.metrics}
             rows = []
-            for method, _, values in means:
-                cells = self._cells(values)
-                for i, top in enumerate(best):
-                    cells[i] = f"**{cells[i]}**" if values[i] == top else cells[i]
-                rows.append([method, *cells])
-            blocks.append(f"## {_over(setting, means[0][1])}")
+            for method, own in means.items():
+                pairs = zip(cells(own), own.items(), strict=True)
+                bold = (f"**{x}**" if best.get(n) == v else x for x, (n, v) in pairs)
+                rows.append([method, *bold])
+            blocks.append(f"## {heading}")
             blocks.append("\n".join(markdown(["method", *self._columns], rows)))
         methods = {row.method for row in self.rows}
         _, *slow = self.task.baselines()
@@ -120,9 +116,6 @@ class Evaluation:
     @property
     def _columns(self) -> list[str]:
         return [*self.task.metrics, "seconds"]
-
-    def _cells(self, values: Sequence[float]) -> list[str]:
-        return cells(dict(zip(self._columns, values, strict=True)))
 
 
 def evaluate(
@@ -197,7 +190,3 @@ def evaluate(
                 pictured[problem.setting] += 1
     evaluation.complete = True
     return evaluation
-
-
-def _over(setting: str, count: int) -> str:
-    return f"{setting}, {count} image{'s' if count > 1 else ''}"

@@ -71,7 +71,10 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
         raise FileError(f"{path} holds no DICOM image")
     every = [slices[key] for key in sorted(slices)]
     told = [f"{frames[0].described}, {len(frames)} frames" for frames in every]
-    frames = _sorted(every[chosen(path, slice, told)])
+    frames = every[chosen(path, slice, told)]
+    times = {frame.time for frame in frames}
+    timed = None not in times and len(times) == len(frames)
+    frames.sort(key=lambda f: (f.time or 0.0,) if timed else f.number)
     series, last = [], None
     pixels: NDArray[Any] = np.empty(0)
     for frame in frames:
@@ -83,7 +86,11 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
             slope, intercept = frame.scale
             values = pixels[frame.index] * slope + intercept
             series.append(to_complex(values, frame.file, "the frame"))
-    return Scan(np.stack(series), geometry=_timed(frames))
+    place = frames[0].geometry
+    if place is not None and None not in times and len(frames) > 1:
+        between = float(np.median(np.diff([frame.time for frame in frames]))) / 1000
+        place = Geometry(place.affine, max(between, 0.0))
+    return Scan(np.stack(series), geometry=place)
 
 
 def _has_preamble(path: Path) -> bool:
@@ -120,7 +127,12 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
         if position is not None and spacing is not None:
             deep = find("SpacingBetweenSlices", find("SliceThickness", 1))
             steps = (float(spacing[1]), float(spacing[0]), float(deep))
-            geometry = _geometry((along, down, normal), steps, position)
+            # From the left, the back and the head to the right, the front and the head.
+            affine = np.eye(4)
+            affine[:3, :3] = np.stack([along, down, normal], axis=1) * steps
+            affine[:3, 3] = np.array(position, float)
+            affine[:2] *= -1
+            geometry = Geometry(affine)
         series = int(find("SeriesNumber", 0)), str(find("SeriesInstanceUID", ""))
         kinds = tuple(map(str, find("ImageType", ())))
         rounded = tuple(round(x, 3) for x in orientation)
@@ -153,31 +165,3 @@ def _finder(dataset: Any, index: int) -> Callable[..., Any]:
         return next((x for x in found if x is not None and x != ""), default)
 
     return find
-
-
-def _geometry(
-    directions: tuple[NDArray[Any], ...], steps: tuple[float, ...], corner: Any
-) -> Geometry:
-    """From DICOM's directions, to the left, the back and the head, to those of RAS."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.stack(directions, axis=1) * steps
-    affine[:3, 3] = np.array(corner, float)
-    affine[:2] *= -1
-    return Geometry(affine)
-
-
-def _sorted(frames: list[_Frame]) -> list[_Frame]:
-    times = {frame.time for frame in frames}
-    if None in times or len(times) < len(frames):
-        return sorted(frames, key=lambda frame: frame.number)
-    return sorted(frames, key=lambda frame: frame.time or 0.0)
-
-
-def _timed(frames: list[_Frame]) -> Geometry | None:
-    """Return the place of the first frame, with the usual time between two."""
-    first = frames[0].geometry
-    times = [frame.time for frame in frames]
-    if first is None or None in times or len(times) < 2:
-        return first
-    between = float(np.median(np.diff(np.array(times, float)))) / 1000
-    return Geometry(first.affine, max(between, 0.0))

@@ -129,9 +129,26 @@ def read_ismrmrd(
         records = records[of_images(records["head"])]
         if not len(records):
             raise FileError(f"{path} has no readout of an image")
-        records = _selected(records, select, path)
-        counter = time or _counting(records["head"]["idx"], select, path)
-        _check_rest(records["head"]["idx"], counter, path)
+        for name, value in select.items():
+            values = np.unique(records["head"]["idx"][name])
+            records = records[records["head"]["idx"][name] == value]
+            if not len(records):
+                raise FileError(f"{path} has no {name} {value}, but {_list(values)}")
+        idx = records["head"]["idx"]
+        free = [name for name in _TIMES if name not in select]
+        counting = [name for name in free if len(np.unique(idx[name])) > 1]
+        if time is None and len(counting) > 1:
+            raise FileError(
+                f"{path} counts phases and repetitions: name one as time, select the "
+                "other"
+            )
+        counter = time or (counting or free)[0]
+        if len(np.unique(idx["kspace_encode_step_2"])) > 1:
+            raise FileError(f"{path} is encoded in three dimensions; only two are read")
+        for name in _COUNTERS:
+            values = np.unique(idx[name])
+            if name != counter and len(values) > 1:
+                raise FileError(f"{path}: select one {name} of {_list(values)}")
         kspace, mask = _place(records, counter, encoding, path)
     if crop_readout:
         kspace, mask = cropped_readout(kspace, mask, header, path)
@@ -264,38 +281,6 @@ def of_images(head: NDArray[Any]) -> NDArray[np.bool_]:
     if "encoding_space_ref" in (head.dtype.names or ()):
         keep &= head["encoding_space_ref"] == 0
     return keep
-
-
-def _selected(
-    records: NDArray[Any], select: Mapping[str, int], path: str | Path
-) -> NDArray[Any]:
-    for name, value in select.items():
-        values = np.unique(records["head"]["idx"][name])
-        records = records[records["head"]["idx"][name] == value]
-        if not len(records):
-            raise FileError(f"{path} has no {name} {value}, but {_list(values)}")
-    return records
-
-
-def _counting(idx: NDArray[Any], select: Mapping[str, int], path: str | Path) -> str:
-    """Find the counter of the frames."""
-    free = [name for name in _TIMES if name not in select]
-    counting = [name for name in free if len(np.unique(idx[name])) > 1]
-    if len(counting) > 1:
-        raise FileError(
-            f"{path} counts phases and repetitions: name one as time, select the other"
-        )
-    return (counting or free)[0]
-
-
-def _check_rest(idx: NDArray[Any], counter: str, path: str | Path) -> None:
-    """Raise if another counter has several values."""
-    if len(np.unique(idx["kspace_encode_step_2"])) > 1:
-        raise FileError(f"{path} is encoded in three dimensions; only two are read")
-    for name in _COUNTERS:
-        values = np.unique(idx[name])
-        if name != counter and len(values) > 1:
-            raise FileError(f"{path}: select one {name} of {_list(values)}")
 
 
 def _list(values: NDArray[Any]) -> str:

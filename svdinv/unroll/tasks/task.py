@@ -26,6 +26,7 @@ from typing import (
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.display import panels
 from svdinv.unroll.display.pictures import contact_sheet, save_frames, save_picture
 from svdinv.unroll.formats.table import WRITTEN, ending
@@ -60,24 +61,15 @@ Method: TypeAlias = Callable[[Problem], Reconstruction]
 """From a problem of the task to an image, and what was chosen for it."""
 
 
-def _always(problem: Problem) -> bool:
-    """Whatever the problem."""
-    return True
-
-
-def _never(problem: Problem) -> bool:
-    """For no problem."""
-    return False
-
-
 @dataclass(frozen=True)
 class Baseline:
     """A classical method, with what says when others are compared with it."""
 
     method: Method
     lengthy: bool = False  # takes more than some seconds: if asked for
-    applies: Callable[[Problem], bool] = _always  # whether it is for such a problem
-    slow: Callable[[Problem], bool] = _never  # whether that takes minutes: if named
+    # Whether it is for such a problem, and whether that takes minutes: if named.
+    applies: Callable[[Problem], bool] = lambda problem: True
+    slow: Callable[[Problem], bool] = lambda problem: False
 
     def __call__(self, problem: Problem) -> Reconstruction:
         """Reconstruct."""
@@ -277,9 +269,16 @@ class Task:
     # Reading and measuring.
 
     def files(self, folder: Path) -> list[Path]:
-        """List the files of this task in a folder; ValueError if it has none."""
+        """List the files of this task in a folder; ValueError if it has none.
+
+        Of a task whose names have a prefix, such as "density:", the pictures with it
+        where no file is its own.
+        """
         entry = self.described()
         found = [path for path in sorted(folder.iterdir()) if entry.recognises(path)]
+        if not found and entry.prefixes:
+            prefix = entry.prefixes[0]
+            return [Path(f"{prefix}{path}") for path in picture_files(folder)]
         if not found:
             looked = f"; looked for {', '.join(entry.suffixes)}" * bool(entry.suffixes)
             raise ValueError(f"no {self.images} in {folder}{looked}")
@@ -308,13 +307,12 @@ class Task:
         """Return the arrays that `read_measured` reads, by name, without the truth."""
         raise NotImplementedError
 
-    def examples(self, options: Any) -> list[InputImage]:
+    def examples(self, options: Any) -> list[InputImage | Problem]:
         """Return images that no shipped weights were trained on, to evaluate with.
 
         By default all that are built in.
         """
-        found = [self.read(name, options) for name in self.described().names]
-        return [given for given in found if isinstance(given, InputImage)]
+        return [self.read(name, options) for name in self.described().names]
 
     def built_in(self) -> dict[str, dict[str, str]]:
         """List the built-in data: under headings, names and descriptions.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import Image, shrunk
 from svdinv.unroll.tasks.cine.hearts import smooth_phase
 from svdinv.unroll.tasks.cine.phantom import heart
@@ -22,7 +21,7 @@ def phantom_series(
     Complex64, (frames, size, size), of largest magnitude 1; a share `perfusion` of the
     indices shows first-pass perfusion.
     """
-    rng = generator(3, index)
+    rng = np.random.default_rng((3, index))
     return heart(
         frames,
         size,

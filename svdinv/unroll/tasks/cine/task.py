@@ -384,7 +384,7 @@ class Cine(Task):
         maps = {} if A.maps is None else {"maps": A.maps}
         return {"kspace": problem.y, "mask": A.mask, **maps}
 
-    def examples(self, options: Any) -> list[InputImage]:
+    def examples(self, options: Any) -> list[InputImage | Problem]:
         for name in options.of_files():
             if name not in _SIZES and getattr(options, name) is not None:
                 raise ValueError(f"{name}: is for files, and none is given")

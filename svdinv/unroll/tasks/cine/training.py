@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data import Image
-from svdinv.unroll.data.noise import generator, white_noise
+from svdinv.unroll.data.noise import white_noise
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.hearts import cropped_series, smooth_phase
@@ -68,12 +68,11 @@ class Hearts:
         k-space (B, T, H, W), or with coils (B, T, C, H, W), and the truth (B, T, H, W).
         """
         task = self.task
-        common = generator(seed, step, _COMMON)
+        common = np.random.default_rng((seed, step, _COMMON))
         coils = int(common.choice(task.coils))
         frames = int(common.integers((2 * task.frames + 2) // 3, task.frames + 1))
-        drawn = [
-            self._item(generator(seed, step, item), coils, frames) for item in items
-        ]
+        every = (np.random.default_rng((seed, step, item)) for item in items)
+        drawn = [self._item(rng, coils, frames) for rng in every]
         kspace, masks, maps, truth = zip(*drawn, strict=True)
         own = np.stack(maps)[:, None] if coils else None
         A = MRI(np.stack(masks), own)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +23,7 @@ from svdinv.unroll.data import (
     split,
 )
 from svdinv.unroll.data.masks import broadcast_mask, read_mask, uniform_mask
-from svdinv.unroll.data.noise import generator, noisy
+from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.pictures import (
     fingerprint,
     patches,
@@ -199,7 +198,7 @@ class Colour(Task):
         return {"photographs": fingerprint(self.photographs)}
 
     def files(self, folder: Path) -> list[Path]:
-        return list(picture_files(folder))
+        return picture_files(folder)
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
         return ("crop",)
@@ -244,7 +243,7 @@ class Colour(Task):
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         return {"samples": problem.y, "mask": _mask(problem)}
 
-    def examples(self, options: Any) -> list[InputImage]:
+    def examples(self, options: Any) -> list[InputImage | Problem]:
         return [self.read(name, options) for name in TEST]
 
     def built_in(self) -> dict[str, dict[str, str]]:
@@ -346,7 +345,10 @@ class Colour(Task):
         Lim et al., EDSR, CVPRW 2017.
         """
         mask = _mask(problem)
-        moves = ((partial(_contiguous, t.forward), t.adjoint) for t in turns())
+        moves = (
+            (lambda x, t=turn: np.ascontiguousarray(t.forward(x)), turn.adjoint)
+            for turn in turns()
+        )
         return moved_views(problem, moves, lambda move: Sampling(move(mask)))
 
     def tiled(self, problem: Problem) -> bool:
@@ -382,7 +384,7 @@ class Photographs:
         low, high = map(math.log, self.task.rates)
         images, masks, noise = [], [], []
         for item in items:
-            rng = generator(seed, step, item)
+            rng = np.random.default_rng((seed, step, item))
             (patch,) = patches(self.training, 1, self.task.patch, rng)
             images.append(patch[..., rng.permutation(3)])
             rate = math.exp(rng.uniform(low, high))
@@ -433,10 +435,6 @@ def sampled(name: str, image: Image, rate: float, *, seed: int) -> Problem:
     """
     given = InputImage(name, channels_first(image))
     return Colour().measure(given, ColourOptions(rate=rate, seed=seed))
-
-
-def _contiguous(move: Callable[[Any], Any], x: Any) -> Any:
-    return np.ascontiguousarray(move(x))
 
 
 def _mask(problem: Problem) -> Any:

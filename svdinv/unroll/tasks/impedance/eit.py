@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.data.noise import generator
 from svdinv.unroll.metrics import snr, ssim
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.impedance import EIT, TANKS, holds_tank
+from svdinv.unroll.tasks.impedance import EIT, TANKS
 from svdinv.unroll.tasks.impedance.baselines import (
     boundary_angles,
     decibels,
@@ -90,13 +89,6 @@ class Eit(Task):
 
     def load(self) -> Tanks:
         return Tanks(self)
-
-    def files(self, folder: Path) -> list[Path]:
-        """List the measurements of a level; ValueError if it has none."""
-        found = [path for path in sorted(folder.iterdir()) if holds_tank(path)]
-        if not found:
-            raise ValueError(f"{folder} holds no measurements of the Kuopio challenge")
-        return found
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
         return ("size",)
@@ -187,13 +179,10 @@ class Eit(Task):
         }
         return {name: np.asarray(x, np.float32) for name, x in held.items()}
 
-    def examples(self, options: Any) -> list[InputImage]:
-        found = [
-            self.read("tank", replace(options, seed=1000 + options.seed + k))
-            for k in range(3)
-        ]
-        found.append(self.read("lungs", options))
-        return [given for given in found if isinstance(given, InputImage)]
+    def examples(self, options: Any) -> list[InputImage | Problem]:
+        seeds = (replace(options, seed=1000 + options.seed + k) for k in range(3))
+        found = [self.read("tank", each) for each in seeds]
+        return [*found, self.read("lungs", options)]
 
     def settings(self, options: Any) -> list[Any]:
         if options.noise is not None:
@@ -231,7 +220,12 @@ class Eit(Task):
         return {
             "TSVD, discrepancy": functools.partial(tsvd, keep="discrepancy"),
             "TSVD, SURE": functools.partial(tsvd, keep="sure"),
-            "D-bar": Baseline(direct, applies=_has_whole_boundary),
+            "D-bar": Baseline(
+                direct,
+                applies=lambda p: (
+                    boundary_angles(Tank.expect(p).scan.voltages) is not None
+                ),
+            ),
             "Tikhonov": functools.partial(penalised, name="Tikhonov"),
             "TV": functools.partial(penalised, name="TV"),
             "TV, Gauss-Newton": functools.partial(penalised, name="Gauss-Newton"),
@@ -256,10 +250,6 @@ class Eit(Task):
     }
 
 
-def _has_whole_boundary(problem: Problem) -> bool:
-    return boundary_angles(Tank.expect(problem).scan.voltages) is not None
-
-
 _HELD = "voltages", "deviation", "currents", "pairs", "contact", "water", "nodes"
 
 
@@ -270,7 +260,7 @@ class Tanks(Simulated):
     task: Eit
 
     def problem(self, *key: int) -> Problem:
-        task, rng = self.task, generator(*key)
+        task, rng = self.task, np.random.default_rng(key)
         image = random_tank(task.size, rng)
         options = EitOptions(
             electrodes=task.electrodes, noise=task.noise, seed=int(rng.integers(2**31))

@@ -14,8 +14,7 @@ import numpy as np
 from svdinv.unroll.algorithms import FISTA, PDHG, solve
 from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.data import centre_crop
-from svdinv.unroll.data.noise import counted, generator, white_noise
-from svdinv.unroll.data.pictures import picture_files
+from svdinv.unroll.data.noise import counted, white_noise
 from svdinv.unroll.metrics import COLOUR, psnr
 from svdinv.unroll.operators import FanBeam, Operator, ParallelBeam
 from svdinv.unroll.operators.tomography import Window
@@ -36,7 +35,7 @@ from svdinv.unroll.tasks.task import (
 )
 from svdinv.unroll.tasks.tomography import CT, DENSITIES
 from svdinv.unroll.tasks.tomography.densities import density, random_shapes, textured
-from svdinv.unroll.tasks.tomography.htc import holds_htc, read_htc
+from svdinv.unroll.tasks.tomography.htc import read_htc
 from svdinv.unroll.tasks.tomography.sinograms import (
     LEAST,
     MOST,
@@ -218,11 +217,6 @@ class Ct(Task):
     def load(self) -> Densities:
         return Densities(self)
 
-    def files(self, folder: Path) -> list[Path]:
-        """List the sinograms of a folder, or else its pictures, as densities."""
-        found = [path for path in sorted(folder.iterdir()) if holds_htc(path)]
-        return found or [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
-
     def file_options(self, source: str | Path) -> tuple[str, ...]:
         if str(source).startswith(_PREFIX):
             return ("crop",)
@@ -279,11 +273,10 @@ class Ct(Task):
             "geometry": np.asarray(place, np.float32),
         }
 
-    def examples(self, options: Any) -> list[InputImage]:
+    def examples(self, options: Any) -> list[InputImage | Problem]:
         """Return phantoms of other kinds than those of the training."""
         names = ("shepp-logan", "head-1", "walnut-1", "walnut-2")
-        found = [self.read(name, options) for name in names]
-        return [given for given in found if isinstance(given, InputImage)]
+        return [self.read(name, options) for name in names]
 
     def settings(self, options: Any) -> list[Any]:
         if options.views is not None or options.arc is not None:
@@ -404,10 +397,10 @@ class Densities(Simulated):
 
     def problem(self, *key: int, setting: _Setting | None = None) -> Problem:
         """Draw one, of the same setting as the others of its step."""
-        task, rng = self.task, generator(*key)
+        task, rng = self.task, np.random.default_rng(key)
         if setting is None:
-            every = self._settings()
-            setting = every[int(generator(*key[:-1]).integers(len(every)))]
+            every, common = self._settings(), np.random.default_rng(key[:-1])
+            setting = every[int(common.integers(len(every)))]
         size, views, arc, beam = setting
         image = random_shapes(size, rng, task.rectangles, task.hollow)
         if task.textures and rng.random() < task.textures:

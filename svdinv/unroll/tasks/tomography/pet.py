@@ -13,8 +13,6 @@ import numpy as np
 
 from svdinv.unroll.algorithms import EM, solve
 from svdinv.unroll.arrays import Array, cast_like, namespace, stacked
-from svdinv.unroll.data.noise import generator
-from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.display.panels import Entry, save_panel
 from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.metrics import SERIES
@@ -168,9 +166,6 @@ class Pet(Task):
     def load(self) -> Activities:
         return Activities(self)
 
-    def files(self, folder: Path) -> list[Path]:
-        return [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
-
     def file_options(self, source: str | Path) -> tuple[str, ...]:
         """Name the size of a phantom, and the frames of one that has some."""
         if str(source) == "kinetic":
@@ -255,20 +250,17 @@ class Pet(Task):
             "background": problem.fidelity.background,  # type: ignore[attr-defined]
         }
 
-    def examples(self, options: Any) -> list[InputImage]:
+    def examples(self, options: Any) -> list[InputImage | Problem]:
         """Return phantoms of other seeds and kinds than those of the training.
 
         With ``frames`` dynamic ones.
         """
+        seeds = [replace(options, seed=1000 + k) for k in range(6)]
         if options.frames:
-            seeds = [replace(options, seed=1000 + k) for k in range(3)]
-            found = [self.read("kinetic", each) for each in seeds]
-        else:
-            seeds = [replace(options, seed=1000 + k) for k in range(6)]
-            found = [self.read("activity-ellipses", each) for each in seeds]
-            found.append(self.read("kinetic-sum", seeds[0]))
-            found.append(self.read(f"{_PREFIX}head-1", options))
-        return [given for given in found if isinstance(given, InputImage)]
+            return [self.read("kinetic", each) for each in seeds[:3]]
+        found = [self.read("activity-ellipses", each) for each in seeds]
+        found.append(self.read("kinetic-sum", seeds[0]))
+        return [*found, self.read(f"{_PREFIX}head-1", options)]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
         """Count along lines of response, with scatter and randoms."""
@@ -430,9 +422,10 @@ class Activities(Simulated):
 
     def problem(self, *key: int) -> Problem:
         """Draw one, and measure it."""
-        task, rng = self.task, generator(*key)
+        task, rng = self.task, np.random.default_rng(key)
         # Those of one step make a batch.
-        frames = int(generator(*key[:2]).integers(*task.frames, endpoint=True))
+        common = np.random.default_rng(key[:2])
+        frames = int(common.integers(*task.frames, endpoint=True))
         if frames > 1:
             image = random_kinetics(task.size, frames, rng)
         else:

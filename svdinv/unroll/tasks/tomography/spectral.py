@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data.noise import counted
-from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.display.panels import save_panel
 from svdinv.unroll.display.pictures import save_frames
 from svdinv.unroll.fidelity import L2
@@ -134,9 +133,6 @@ class SpectralCt(Ct):
         low=0,
         rising=True,
     )
-
-    def files(self, folder: Path) -> list[Path]:
-        return [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
         named = str(source).removeprefix(_PREFIX) in DENSITIES
