@@ -82,15 +82,12 @@ def applies(problem: Problem) -> bool:
 
 def baseline(task: Task, largest: int = _LARGEST) -> Baseline:
     """Return the method for a task, slow for images with more pixels than `largest`."""
-    slow = partial(_slow, largest=largest)
+
+    def slow(problem: Problem) -> bool:
+        most = _LARGEST_ALONE if _noise_alone(problem) else largest
+        return math.prod(problem.adjoint().shape[-2:]) > most
+
     return Baseline(partial(non_local, task), lengthy=True, applies=applies, slow=slow)
-
-
-def _slow(problem: Problem, largest: int) -> bool:
-    """Return whether an image has more pixels than take some minutes."""
-    if _noise_alone(problem):
-        largest = _LARGEST_ALONE
-    return math.prod(problem.adjoint().shape[-2:]) > largest
 
 
 def _noise_alone(problem: Problem) -> bool:

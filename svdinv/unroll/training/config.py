@@ -187,20 +187,19 @@ def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
 
 def differences(one: Config, other: Config) -> list[str]:
     """Name options that differ, such as "training.steps is 100, not 200"."""
-    first, second = (_flat(tomllib.loads(to_toml(c))) for c in (one, other))
+    flat: list[dict[str, Any]] = [{}, {}]
+    for options, config in zip(flat, (one, other), strict=True):
+        for name, value in tomllib.loads(to_toml(config)).items():
+            if isinstance(value, dict):
+                options |= {f"{name}.{key}": each for key, each in value.items()}
+            else:
+                options[name] = value
+    first, second = flat
     return [
         f"{name} is {first.get(name)!r}, not {second.get(name)!r}"
         for name in first | second
         if first.get(name) != second.get(name)
     ]
-
-
-def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tables.items():
-        options = value.items() if isinstance(value, dict) else [("", value)]
-        flat |= {f"{name}.{key}".rstrip("."): option for key, option in options}
-    return flat
 
 
 def write(config: Config, path: str | Path) -> None:
@@ -293,28 +292,33 @@ def _merged(tables: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
 
 
 def _config(tables: Mapping[str, Any]) -> Config:
-    options = [f.name for f in fields(Config)]
+    hints = get_type_hints(Config)
     for name in tables:
-        if name not in options:
-            raise ValueError(f"unknown option {name!r}{_near(name, options)}")
-    sections: dict[str, Any] = {}
-    sections["task"] = _made(_table(tables, "task"), "task", task_named, entries())
+        if name not in hints:
+            raise ValueError(f"unknown option {name!r}{_near(name, list(hints))}")
+    tables = {"task": {}, "network": {}, "training": {}} | dict(tables)
     known = registered(Recipe)
     find = partial(class_named, base=Recipe, known=known)
-    sections["network"] = _made(_table(tables, "network"), "network", find, known)
-    sections["training"] = _section(Training, "training", _table(tables, "training"))
-    given = {name: tables[name] for name in ("seed", "threads") if name in tables}
-    hints = get_type_hints(Config)
-    plain = {name: _typed(value, hints[name], name) for name, value in given.items()}
-    return Config(**sections, **plain)
+    made: dict[str, Any] = {}
+    for name in ("task", "network", "training"):
+        table = tables[name]
+        if not isinstance(table, dict):
+            raise ValueError(f"{name} must be a section, [{name}], got {table!r}")
+    made["task"] = _made(tables["task"], "task", task_named, entries())
+    made["network"] = _made(tables["network"], "network", find, known)
+    made["training"] = _section(Training, "training", tables["training"])
+    for name in [name for name in tables if name not in made]:
+        made[name] = _typed(tables[name], hints[name], name)
+    return Config(**made)
 
 
 def _made(
-    table: dict[str, Any], name: str, find: Callable[[str], type], known: Iterable[str]
+    given: dict[str, Any], name: str, find: Callable[[str], type], known: Iterable[str]
 ) -> Any:
     """Make an object of the class that a table names as its kind."""
     if name.count(".") > _DEEPEST:
         raise ValueError(f"{name}: tables lie too deep in each other")
+    table = dict(given)
     kind = table.pop("kind", None)
     if not isinstance(kind, str):
         raise ValueError(f"{name}.kind must be one of {sorted(known)}, got {kind!r}")
@@ -323,13 +327,6 @@ def _made(
     except ValueError as error:
         raise ValueError(f"{name}.kind {error}") from error
     return _section(cls, name, table)
-
-
-def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
-    table = tables.get(name, {})
-    if not isinstance(table, dict):
-        raise ValueError(f"{name} must be a section, [{name}], got {table!r}")
-    return dict(table)
 
 
 def _section(cls: type, name: str, table: Mapping[str, Any]) -> Any:
@@ -360,7 +357,7 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     if isinstance(value, dict) and not (origin is Literal or hint in _PLAIN):
         # A part of a network: which classes fit, the class that has it checks.
         find = partial(class_named, base=object, known=registered())
-        return _made(dict(value), name, find, registered())
+        return _made(value, name, find, registered())
     if isinstance(value, list) and any(isinstance(each, dict) for each in value):
         return tuple(_typed(each, Any, f"{name}[{i}]") for i, each in enumerate(value))
     if origin in (Union, UnionType):

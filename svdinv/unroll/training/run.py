@@ -143,7 +143,6 @@ class Run:
         self._logs = Logs(None, self.step)
         self._saved = self.step
         self._failure: Exception | None = None
-        self._ahead: Prefetcher | None = None
 
     @cached_property
     def source(self) -> Source:
@@ -173,17 +172,23 @@ class Run:
         training, began = self.config.training, time.monotonic()
         outcome = Outcome("finished", self.step, self.step)
         if self._finished:
-            self._attempt(self._complete)
+            self._attempt(self._open)
             self._together(False)
             return outcome
         model: nn.Module = _Loss(self.network, self._loss)
         if self.processes > 1:  # for one the wrapper costs time
             model = nn.parallel.DistributedDataParallel(model)
         self._attempt(self._open)
+        ahead: Prefetcher | None = None
         try:
             self._together(False)
-            while self.step < training.steps:
-                batch = self._batch(self.step + 1)
+            share = training.batch // self.processes
+            items = range(self.rank * share, (self.rank + 1) * share)
+            seed, steps = self.config.seed, training.steps
+            while self.step < steps:
+                if ahead is None:
+                    ahead = Prefetcher(self.source)
+                batch = ahead.batch(seed, self.step + 1, items, steps)
                 loss, length = self._gradients(model, batch)
                 if not (math.isfinite(loss) and math.isfinite(length)):
                     outcome.ending = "broken"
@@ -215,9 +220,8 @@ class Run:
         finally:
             with suppress(OSError):  # what counts was flushed
                 self._logs.close()
-            if self._ahead is not None:
-                self._ahead.close()
-                self._ahead = None
+            if ahead is not None:
+                ahead.close()
         outcome.step, outcome.saved = self.step, self._saved
         outcome.seconds = time.monotonic() - began
         return outcome
@@ -285,14 +289,6 @@ class Run:
         self.strange += [
             f"{name} was {begun[name]}, is {now[name]}" for name in sorted(differing)
         ]
-
-    def _batch(self, step: int) -> Problem:
-        share = self.config.training.batch // self.processes
-        items = range(self.rank * share, (self.rank + 1) * share)
-        if self._ahead is None:
-            self._ahead = Prefetcher(self.source)
-        last = self.config.training.steps
-        return self._ahead.batch(self.config.seed, step, items, last)
 
     def _gradients(self, model: nn.Module, batch: Problem) -> tuple[float, float]:
         """Loss and length of the gradient, of all processes together."""
@@ -375,32 +371,25 @@ class Run:
                 self._failure = error
 
     def _open(self) -> None:
+        """Write what a training begins with, or what one that is finished leaves."""
         for damaged, aside in self._aside:
             damaged.replace(aside)
+        config = self._file(CONFIG)
         if self.resumed:
             self._save_weights()  # a kill between two files may have left older ones
-            write(self.config, self._file(CONFIG))
+            if not (self._finished and config.exists()):
+                write(self.config, config)
         else:
-            self._begin()
-        self._logs = Logs(self.output, self.step)
-
-    def _complete(self) -> None:
-        """See to it that what a finished training leaves is all there."""
-        for damaged, aside in self._aside:
-            damaged.replace(aside)
-        self._save_weights()
-        if not self._file(CONFIG).exists():
-            write(self.config, self._file(CONFIG))
-
-    def _begin(self) -> None:
-        """Put down a whole training: whenever it is killed, it can be gone on with."""
-        files = [self._file(name) for name in (CHECKPOINT, WEIGHTS, CONFIG)]
-        with replacing_all(files) as (checkpoint, weights, config):
-            self._save_checkpoint(checkpoint)
-            save(self.mean, weights)
-            write(self.config, config)
-            # Without it there is that of the checkpoint, be it the old one or the new.
-            self._file(CONFIG).unlink(missing_ok=True)
+            # All at once: whenever it is killed, it can be gone on with.
+            files = [self._file(CHECKPOINT), self._file(WEIGHTS), config]
+            with replacing_all(files) as (checkpoint, weights, draft):
+                self._save_checkpoint(checkpoint)
+                save(self.mean, weights)
+                write(self.config, draft)
+                # Without it there is that of the checkpoint, the old one or the new.
+                config.unlink(missing_ok=True)
+        if not self._finished:
+            self._logs = Logs(self.output, self.step)
 
     def _save(self) -> None:
         # Rows first and weights before the checkpoint: what is too new does no harm.

@@ -277,7 +277,12 @@ def _judge(problem: Problem) -> _Judge | None:
     """Return what judges images of a problem; None if there are too few samples."""
     whole, A = _measured(problem), problem.A
     if problem.truth is not None:
-        return _Judge(whole, functools.partial(_distance, problem))
+
+        def from_truth(image: Arrays) -> float:
+            truth, image = problem.compared(image)
+            return float(np.linalg.norm(truth - image))
+
+        return _Judge(whole, from_truth)
     known, coils = np.asarray(problem.sampled_mask()), tuple(range(1, whole.y.ndim - 2))
     sampled = np.any(known, coils, keepdims=True)
     often = np.mean(sampled, axis=0, keepdims=True)
@@ -307,11 +312,6 @@ def _finished(problem: Problem, prior: Any, **how: Any) -> Arrays:
     """Solve with all samples."""
     solution = solve(problem, prior, iterations=_ITERATIONS, objective=False, **how)
     return solution.image
-
-
-def _distance(problem: Problem, image: Arrays) -> float:
-    truth, image = problem.compared(image)
-    return float(np.linalg.norm(truth - image))
 
 
 def _measured(problem: Problem) -> Problem:

@@ -106,7 +106,13 @@ def estimate_maps(
             crop=crop,
             show_pbar=False,
         ).run()
-    return _normalise(np.asarray(maps))
+    maps = np.nan_to_num(np.asarray(maps))  # where SigPy divides by a first coil of 0
+    energy = np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))
+    size = np.abs(maps[0])
+    turn = np.where(size > 0, maps[0].conj() / np.where(size > 0, size, 1), 1)
+    turned = maps * turn / np.where(energy > 0, energy, 1)
+    turned[0] = np.abs(turned[0])
+    return turned.astype(np.complex64)
 
 
 def _time_average(
@@ -128,14 +134,3 @@ def _time_average(
     total = np.einsum("tchw,thw->chw", frames, where.astype(np.float32))
     counts = where.sum(axis=0)
     return (total / np.maximum(counts, 1)).astype(np.complex64), counts > 0
-
-
-def _normalise(maps: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """Scale to unit energy, and turn the first coil onto the positive real axis."""
-    maps = np.nan_to_num(maps)  # where SigPy divides by a first coil of zero
-    energy = np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))
-    size = np.abs(maps[0])
-    turn = np.where(size > 0, maps[0].conj() / np.where(size > 0, size, 1), 1)
-    turned = maps * turn / np.where(energy > 0, energy, 1)
-    turned[0] = np.abs(turned[0])
-    return turned.astype(np.complex64)

@@ -50,8 +50,11 @@ def read_hearts(places: Sequence[str]) -> dict[str, Series]:
     """
     found: dict[str, Series] = {}
     for file in _archives(places):
-        with reading(file, "real series"):
-            for key, array in _arrays(file):
+        # Opened here, because NumPy leaves a damaged archive open.
+        with reading(file, "real series"), file.open("rb") as stream:
+            held = np.load(stream, allow_pickle=False)
+            arrays = {file.stem: held} if file.suffix == ".npy" else held
+            for key, array in arrays.items():
                 if array.dtype.kind not in "iufc":
                     raise FileError(f"{file}: {key} is no array of numbers")
                 fits = array.ndim == 3 and min(array.shape[1:]) >= _LEAST
@@ -148,14 +151,3 @@ def _archives(places: Sequence[str]) -> Iterator[Path]:
         return sorted(p for p in folder.iterdir() if p.suffix in (".npy", ".npz"))
 
     return listed(places, inside)
-
-
-def _arrays(file: Path) -> Iterator[tuple[str, NDArray[Any]]]:
-    # Opened here, because NumPy leaves a damaged archive open.
-    with file.open("rb") as stream:
-        if file.suffix == ".npy":
-            yield file.stem, np.load(stream, allow_pickle=False)
-            return
-        with np.load(stream, allow_pickle=False) as archive:
-            for key in archive.files:
-                yield key, archive[key]

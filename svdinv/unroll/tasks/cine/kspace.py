@@ -41,17 +41,6 @@ def divided(x: Any, scale: float) -> Any:
     return (x.astype(np.complex128) / scale).astype(np.complex64)
 
 
-def _known_square(mask: NDArray[np.bool_]) -> int:
-    """Side of the largest middle square that all frames together sample."""
-    sampled: NDArray[np.bool_] = np.logical_or.reduce(mask, axis=0)
-    height, width = sampled.shape
-    for side in range(min(_CALIBRATION, height, width), 0, -1):
-        top, left = (n // 2 - side // 2 for n in (height, width))
-        if sampled[top : top + side, left : left + side].all():
-            return side
-    return 0
-
-
 def check_centred(mask: NDArray[np.bool_], what: str) -> None:
     """Refuse masks with the zero frequency in the corner, as FFTs order it."""
     frames, height, width = mask.shape
@@ -145,7 +134,15 @@ def problem_of_kspace(
 
 
 def _estimated(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Any:
-    calibration = _known_square(mask)
+    # The largest middle square that all frames together sample.
+    sampled: NDArray[np.bool_] = np.logical_or.reduce(mask, axis=0)
+    height, width = sampled.shape
+    calibration = min(_CALIBRATION, height, width)
+    while calibration:
+        top, left = (n // 2 - calibration // 2 for n in (height, width))
+        if sampled[top : top + calibration, left : left + calibration].all():
+            break
+        calibration -= 1
     if calibration < _LEAST_CALIBRATION:
         raise FileError(
             f"{path} has no maps, and they cannot be estimated: all frames "

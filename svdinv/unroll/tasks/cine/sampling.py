@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,40 +16,25 @@ from svdinv.unroll.data.masks import (
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 
-Pattern: TypeAlias = Callable[
-    [tuple[int, int, int], float, np.random.Generator], NDArray[np.bool_]
-]
-"""From the shape (T, H, W), the acceleration and randomness to a mask."""
-
-
-def _radial(
-    shape: tuple[int, int, int], acceleration: float, rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    lines = max(1, round(sum(shape[1:]) / 2 / acceleration))
-    return radial_mask(shape, lines, rng=rng)
-
-
-# A pattern is a line here, and nothing elsewhere.
-_SAMPLED: Mapping[str, tuple[str, Pattern]] = {
-    "radial": (
-        "golden-angle lines in each frame, an eighth of its rows: 16 of 128",
-        _radial,
+# A pattern is a line in both, and nothing elsewhere. From the shape (T, H, W), the
+# acceleration and randomness to a mask.
+_MASKS: Mapping[str, Callable[..., NDArray[np.bool_]]] = {
+    "radial": lambda shape, rate, rng: radial_mask(
+        shape, max(1, round(sum(shape[1:]) / 2 / rate)), rng=rng
     ),
-    "variable-density": (
-        "1/8 of the points, most of them near the centre",
-        lambda shape, rate, rng: variable_density_mask(shape, 1 / rate, rng),
+    "variable-density": lambda shape, rate, rng: variable_density_mask(
+        shape, 1 / rate, rng
     ),
-    "vista": (
-        "1/8 of the phase-encode lines, spread over k-space and time",
-        lambda shape, rate, rng: vista_like_mask(shape, rate, rng),
-    ),
-    "equispaced": (
-        "1/8 of the phase-encode lines at equal distances, moved each frame",
-        lambda shape, rate, rng: equispaced_mask(shape, rate, rng=rng),
-    ),
+    "vista": vista_like_mask,
+    "equispaced": lambda shape, rate, rng: equispaced_mask(shape, rate, rng=rng),
 }
 
-PATTERNS: Mapping[str, str] = {name: what for name, (what, _) in _SAMPLED.items()}
+PATTERNS: Mapping[str, str] = {
+    "radial": "golden-angle lines in each frame, an eighth of its rows: 16 of 128",
+    "variable-density": "1/8 of the points, most of them near the centre",
+    "vista": "1/8 of the phase-encode lines, spread over k-space and time",
+    "equispaced": "1/8 of the phase-encode lines at equal distances, moved each frame",
+}
 """Names of the sampling patterns, and what they are."""
 
 MASKS = ("radial", "variable-density", "vista")
@@ -75,10 +59,9 @@ def sampling(
     as that is of the rows. Raises ValueError if there is no such pattern, or nothing
     would be left.
     """
-    if name in _SAMPLED:
-        frames, height, width = shape
-        return _SAMPLED[name][1]((frames, height, width), acceleration, rng)
-    raise ValueError(f"mask must be one of {', '.join(PATTERNS)}, got {name!r}")
+    if name not in PATTERNS:
+        raise ValueError(f"mask must be one of {', '.join(PATTERNS)}, got {name!r}")
+    return _MASKS[name](shape, acceleration, rng)
 
 
 def sampled(

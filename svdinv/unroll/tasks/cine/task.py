@@ -164,11 +164,6 @@ class CineOptions(Options):
         if self.acceleration is not None:
             raise ValueError("acceleration: does not apply to a mask from a file")
 
-    @property
-    def axis(self) -> int:
-        """Axis of time."""
-        return -3 if self.time_axis is None else self.time_axis
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cine(Task):
@@ -434,8 +429,9 @@ class Cine(Task):
             if len(series) == 1 and pattern in OF_SERIES:
                 setting += " (made for several frames)"
         else:
-            read = read_mask(pattern, key=None, time_axis=options.axis)
-            mask, setting = broadcast_mask(read, series.shape), "own mask"
+            axis = -3 if options.time_axis is None else options.time_axis
+            mask = broadcast_mask(read_mask(pattern, time_axis=axis), series.shape)
+            setting = "own mask"
             check_centred(mask, "the mask")
         maps = None
         if options.coils:
@@ -500,7 +496,7 @@ class Cine(Task):
             return MRI(move(A.mask), maps)
 
         every = itertools.product(((), (-2,), (-1,), (-2, -1)), (False, True))
-        moves = [partial(_moved, axes=axes, back=back) for axes, back in every]
+        moves = [partial(_mirrored, axes=axes, back=back) for axes, back in every]
         return moved_views(problem, zip(moves, moves, strict=True), operator)
 
     def memory(self, given: InputImage | Problem, options: Any) -> float:
@@ -533,18 +529,17 @@ def _built_in(name: str, options: Any) -> InputImage:
     return InputImage(f"{name} {options.seed}", made.series)
 
 
-def _mirrored(x: Any, axes: tuple[int, ...]) -> Any:
-    """Mirror arrays along axes of even or odd length around their centre n // 2."""
+def _mirrored(x: Any, axes: tuple[int, ...], back: bool = False) -> Any:
+    """Mirror arrays along axes of even or odd length around their centre n // 2.
+
+    If they run `back`, their frames are reversed.
+    """
+    x = x[::-1] if back else x
     for axis in axes:
         x = np.flip(x, axis)
         if x.shape[axis] % 2 == 0:
             x = np.roll(x, 1, axis)
     return np.ascontiguousarray(x)
-
-
-def _moved(x: Any, *, axes: tuple[int, ...], back: bool) -> Any:
-    """Mirror a series, or its k-space, and reverse its frames if it runs `back`."""
-    return _mirrored(x[::-1] if back else x, axes)
 
 
 def _outermost(problem: Problem) -> float:

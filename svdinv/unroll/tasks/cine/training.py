@@ -56,11 +56,17 @@ class Hearts:
         real = real or {}
         self._aside = {name: real[name] for name in task.held_out}
         self._real = [real[name] for name in real if name not in self._aside]
-        kept = task.series + task.validation
-        self._series = functools.lru_cache(maxsize=kept)(self._make)
-        self._maps = functools.lru_cache(maxsize=64)(
-            lambda coils, seed: coil_maps(coils, task.size, task.size, seed=seed)
-        )
+
+        @functools.lru_cache(maxsize=task.series + task.validation)
+        def series(index: int) -> NDArray[np.complex64]:
+            size, share = task.size, task.perfusion
+            return phantom_series(index, task.frames, size, perfusion=share)
+
+        @functools.lru_cache(maxsize=64)
+        def maps(coils: int, seed: int) -> NDArray[np.complex64]:
+            return coil_maps(coils, task.size, task.size, seed=seed)
+
+        self._series, self._maps = series, maps
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
         """Draw the series and masks of some items of a step.
@@ -81,18 +87,19 @@ class Hearts:
     def validation(self) -> list[Problem]:
         """Return other series, one for each pattern in turn."""
         task = self.task
-        problems = []
-        for i, (name, magnitude) in enumerate(self._aside.items()):
-            series = in_the_middle(magnitude, task.frames, int(1.5 * task.size))
-            mask = task.masks[i % len(task.masks)]
-            problems.append(self._case(name, series, mask, i))
-        if problems:
-            return problems
-        for i in range(task.validation):
-            series = self._series(_FIRST_VALIDATION + i)
-            mask = task.masks[i % len(task.masks)]
-            problems.append(self._case(f"heart {i}", series, mask, i))
-        return problems
+        kind: Any = task.options
+        size = int(1.5 * task.size)
+        given = [
+            InputImage(name, in_the_middle(magnitude, task.frames, size))
+            for name, magnitude in self._aside.items()
+        ] or [
+            InputImage(f"heart {i}", self._series(_FIRST_VALIDATION + i))
+            for i in range(task.validation)
+        ]
+        return [
+            task.measure(each, kind(mask=task.masks[i % len(task.masks)], seed=i))
+            for i, each in enumerate(given)
+        ]
 
     def _item(
         self, rng: np.random.Generator, coils: int, frames: int
@@ -139,11 +146,3 @@ class Hearts:
         # Noise where nothing is sampled is no data.
         kspace = A.project_to_samples(kspace)
         return kspace, mask, maps, np.ascontiguousarray(series)
-
-    def _case(self, name: str, series: Any, mask: str, seed: int) -> Problem:
-        kind: Any = self.task.options
-        return self.task.measure(InputImage(name, series), kind(mask=mask, seed=seed))
-
-    def _make(self, index: int) -> NDArray[np.complex64]:
-        task = self.task
-        return phantom_series(index, task.frames, task.size, perfusion=task.perfusion)

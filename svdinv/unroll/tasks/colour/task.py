@@ -483,30 +483,18 @@ def svt_completion(problem: Problem) -> Reconstruction:
         return -20 * math.log10(float(np.linalg.norm(truth - completed(x))) or 1e-30)
 
     if truth is None:
+        note, usual = f"threshold {_FIXED_THRESHOLD} s₁", _FIXED_THRESHOLD
         solution = solve(
-            problem,
-            prior(_FIXED_THRESHOLD),
-            algorithm=DouglasRachford(),
-            rtol=_RTOL,
-            parameters=parameters(_FIXED_THRESHOLD),
-            objective=False,
-        )
-        return Reconstruction(
-            completed(solution.image), f"threshold {_FIXED_THRESHOLD} s₁"
-        )
-    threshold, solution = best_solution(
-        problem,
-        prior,
-        score,
-        algorithm=DouglasRachford(),
-        first=_FIRST_THRESHOLD,
-        low=_LEAST_THRESHOLD,
-        high=_MOST_THRESHOLD,
-        parameters=parameters,
-    )
-    return Reconstruction(
-        completed(solution.image), f"best threshold {threshold:.2g} s₁"
-    )
+            problem, prior(usual), algorithm=DouglasRachford(), rtol=_RTOL,
+            parameters=parameters(usual), objective=False,
+        )  # fmt: skip
+    else:
+        threshold, solution = best_solution(
+            problem, prior, score, algorithm=DouglasRachford(), parameters=parameters,
+            first=_FIRST_THRESHOLD, low=_LEAST_THRESHOLD, high=_MOST_THRESHOLD,
+        )  # fmt: skip
+        note = f"best threshold {threshold:.2g} s₁"
+    return Reconstruction(completed(solution.image), note)
 
 
 def biharmonic(problem: Problem) -> Reconstruction:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -482,21 +483,14 @@ def sirt(problem: Problem) -> Reconstruction:
     return Reconstruction(x, f"{_ITERATIONS} iterations")
 
 
-class _NotNegative:
-    """No pixel is negative."""
-
-    def value(self, x: Any) -> float:
-        return 0.0
-
-    def prox(self, x: Any, step: Any) -> Any:
-        return np.maximum(x, 0)
-
-
 def nnls(problem: Problem) -> Reconstruction:
     """Least squares without negative densities."""
+    not_negative = SimpleNamespace(
+        value=lambda x: 0.0, prox=lambda x, step: np.maximum(x, 0)
+    )
     found = solve(
         problem,
-        _NotNegative(),
+        not_negative,
         algorithm=FISTA(restart=True),
         iterations=_ITERATIONS,
         x0=np.zeros_like(problem.adjoint()),
@@ -532,11 +526,11 @@ def penalised(
         "algorithm": PDHG(nonnegative=nonnegative),
         "rtol": _CHANGE,
     }
-    weight = usual
     if problem.truth is None:
         x0 = np.maximum(problem.A.approximate_inverse(problem.y), 0)
-        found = solve(problem, prior(weight), x0=x0, objective=False, **how)
+        found = solve(problem, prior(usual), x0=x0, objective=False, **how)
+        note = f"weight {usual:.1e}"
     else:
         weight, found = best_solution(problem, prior, score, **_WEIGHTS, **how)
-    best = "" if problem.truth is None else "best "
-    return Reconstruction(np.maximum(found.image, 0), f"{best}weight {weight:.1e}")
+        note = f"best weight {weight:.1e}"
+    return Reconstruction(np.maximum(found.image, 0), note)

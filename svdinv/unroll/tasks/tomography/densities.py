@@ -65,7 +65,7 @@ def density(name: str, size: int, *, seed: int = 0) -> Image:
     if name in ("walnut-1", "walnut-2"):
         return walnut(size, np.random.default_rng(int(name[-1])))
     if name == "ellipses":
-        return random_ellipses(size, rng)
+        return random_shapes(size, rng, 0.0)
     if name == "shapes":
         return random_shapes(size, rng)
     raise ValueError(f"there is no phantom {name!r}; there are {', '.join(DENSITIES)}")
@@ -90,20 +90,14 @@ def drawn(shapes: Sequence[Ellipse], size: int) -> Image:
     return _coarser(image).clip(0, 1)
 
 
-def random_ellipses(size: int, rng: np.random.Generator) -> Image:
-    """Draw an image of ellipses within a disc, float32 (size, size) in [0, 1].
-
-    As Adler & Öktem train on (Inverse Problems 2017): some dozens, of any density.
-    """
-    return random_shapes(size, rng, 0.0)
-
-
 def random_shapes(
     size: int, rng: np.random.Generator, rectangles: float = 0.5, hollow: float = 0.0
 ) -> Image:
-    """Draw an image of ellipses and rectangles within a disc, as `random_ellipses`.
+    """Draw ellipses and rectangles within a disc, float32 (size, size) in [0, 1].
 
-    The first is a body, the others are in it, and the largest density is at least 0.5.
+    Without rectangles, some dozens of any density, as Adler & Öktem train on (Inverse
+    Problems 2017). The first is a body, the others are in it, and the largest density
+    is at least 0.5.
     `rectangles` says how likely each is a rectangle, `hollow` how likely a shell around
     something of another density.
     """

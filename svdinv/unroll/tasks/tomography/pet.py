@@ -32,7 +32,7 @@ from svdinv.unroll.tasks.task import (
     option,
 )
 from svdinv.unroll.tasks.tomography import ACTIVITIES, DENSITIES, PET
-from svdinv.unroll.tasks.tomography.densities import density, random_ellipses
+from svdinv.unroll.tasks.tomography.densities import density, random_shapes
 from svdinv.unroll.tasks.tomography.kinetics import (
     FRAMES,
     kinetic_phantom,
@@ -188,7 +188,8 @@ class Pet(Task):
             image = np.tensordot(np.array(FRAMES, np.float32), series, 1)[None]
             return InputImage(f"{name} {options.seed}", image / image.max())
         if name == "activity-ellipses":
-            image = random_ellipses(size, np.random.default_rng([options.seed, 7]))
+            rng = np.random.default_rng([options.seed, 7])
+            image = random_shapes(size, rng, 0.0)
             return InputImage(f"ellipses {options.seed}", _positive(name, image)[None])
         name = name.removeprefix(_PREFIX)
         if name in DENSITIES:
@@ -429,7 +430,7 @@ class Activities(Simulated):
         if frames > 1:
             image = random_kinetics(task.size, frames, rng)
         else:
-            image = _positive("ellipses", random_ellipses(task.size, rng))[None]
+            image = _positive("ellipses", random_shapes(task.size, rng, 0.0))[None]
         low, high = np.log(task.counts)
         options = PetOptions(
             views=task.projections,
