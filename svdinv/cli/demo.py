@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import Any
 
 from svdinv.cli.arguments import (
     NETWORKS,
@@ -130,16 +131,9 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll.demo import DemoConfig
     from svdinv.unroll.demo import run as demonstrate
 
-    config = DemoConfig(
-        rate=arguments.rate,
-        photo=arguments.photo,
-        picture=picture,
-        output=arguments.output,
-        seed=arguments.seed,
-        steps=arguments.steps,
-        minutes=arguments.minutes,
-        threads=arguments.threads,
-    )
+    same = ("rate", "photo", "output", "seed", "steps", "minutes", "threads")
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in same}
+    config = DemoConfig(picture=picture, **options)
     return demonstrate(
         config.quick() if arguments.quick else config,
         pretrained.load("colour"),

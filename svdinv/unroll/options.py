@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,6 +20,8 @@ def option(
     above: float | None = None,
     below: float | None = None,
     rising: bool = False,
+    some: bool = False,
+    choices: Collection[str] = (),
     plural: str | None = None,
     of_file: bool = False,
 ) -> _T:
@@ -26,34 +29,43 @@ def option(
 
     `low` and `high` are the range of a number, or of each of several, both ends
     included; `above` and `below` are ends that are not. Several that are `rising` do
-    not fall. `plural` is what ``svdinv evaluate`` calls it, which takes several values.
+    not fall, and of `some` there is at least one. `choices` are what a name, or each of
+    several, may be. `plural` is what ``svdinv evaluate`` calls it, which takes several
+    values.
     `of_file` is for options of reading a file, not of measuring an image.
     Returns a dataclass field, which type checkers take for the default.
     """
-    metadata = {"help": help, "plural": plural, "of_file": of_file, "rising": rising}
-    range_ = _Range(low, high, above, below)
-    return dataclasses.field(default=default, metadata=metadata | {"range": range_})
+    metadata = {
+        "help": help, "plural": plural, "of_file": of_file, "rising": rising,
+        "some": some, "choices": choices, "range": _Range(low, high, above, below),
+    }  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_ranges(options: Any) -> None:
-    """Check the numbers of a dataclass against the ranges of its options.
+    """Check the values of a dataclass against the ranges and choices of its options.
 
-    Raises ValueError for one that is out of its range, TypeError for one value where
-    there should be several; the message names the option.
+    Raises ValueError for one that is none of them, TypeError for one value where there
+    should be several; the message names the option.
     """
     for entry in dataclasses.fields(options):
-        value, range_ = getattr(options, entry.name), entry.metadata.get("range")
+        value, rules = getattr(options, entry.name), entry.metadata
         several = isinstance(value, tuple | list)
         if isinstance(entry.default, tuple) and not several:
             raise TypeError(f"{entry.name} must be a tuple, got {value!r}")
-        if range_ is None:
+        if "range" not in rules:
             continue
         every = value if several else (value,)
+        if rules["some"] and not every:
+            raise ValueError(f"{entry.name} must have at least one value")
         for each in every:
             number = isinstance(each, int | float) and not isinstance(each, bool)
-            if number and not range_.holds(each):
-                raise ValueError(f"{entry.name} must {range_}, got {value}")
-        pairs = pairwise(every) if entry.metadata["rising"] else ()
+            if number and not rules["range"].holds(each):
+                raise ValueError(f"{entry.name} must {rules['range']}, got {value}")
+            if rules["choices"] and each not in (None, *rules["choices"]):
+                due = ", ".join(rules["choices"])
+                raise ValueError(f"{entry.name} must be one of {due}, got {each!r}")
+        pairs = pairwise(every) if rules["rising"] else ()
         if not all(one <= other for one, other in pairs):
             raise ValueError(f"{entry.name} must not fall, got {value}")
 

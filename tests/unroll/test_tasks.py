@@ -442,5 +442,5 @@ def test_a_denoiser_is_validated_with_noise(images):
 
 
 def test_wrong_noises_are_refused():
-    with pytest.raises(ValueError, match="noises must be two ascending"):
+    with pytest.raises(ValueError, match="noises must not fall"):
         Colour(noises=(0.2, 0.1))

@@ -62,11 +62,23 @@ def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
         kspace = to_complex(array, path, "kspace")
         if kspace.ndim == 3:
             kspace = kspace[:, None]
-        name = next((name for name in _IMAGES if name in file), None)
-        image = (
-            None if name is None else _image(file.dataset(name), dataset, chosen, path)
-        )
-        mask = _mask(file.read("mask"), kspace, path) if "mask" in file else None
+        image = mask = None
+        if name := next((name for name in _IMAGES if name in file), None):
+            held = file.dataset(name)
+            if held.ndim != 3 or len(held) != len(dataset):
+                raise FileError(
+                    f"{path}: {held.name} has the shape {held.shape}, which is not "
+                    f"that of {len(dataset)} slices"
+                )
+            image = held[chosen].astype(np.float32)
+            if not np.isfinite(image).all():
+                raise FileError(f"{path}: {held.name} has numbers that are not finite")
+        if "mask" in file:
+            mask = np.asarray(file.read("mask")).astype(bool).reshape(-1)
+            if len(mask) != kspace.shape[-1]:
+                raise FileError(
+                    f"{path}: mask has {len(mask)} columns, kspace {kspace.shape[-1]}"
+                )
         header = file.read("ismrmrd_header") if "ismrmrd_header" in file else b""
         return FastMRI(
             kspace,
@@ -107,26 +119,3 @@ def read_scan(path: Path, *, slice: int | None = None) -> Scan:
         np.ascontiguousarray(kspace.swapaxes(-1, -2)),
         np.ascontiguousarray(mask.swapaxes(-1, -2)),
     )
-
-
-def _image(
-    dataset: Any, kspace: Any, chosen: slice, path: str | Path
-) -> NDArray[np.float32]:
-    if dataset.ndim != 3 or len(dataset) != len(kspace):
-        raise FileError(
-            f"{path}: {dataset.name} has the shape {dataset.shape}, which is not "
-            f"that of {len(kspace)} slices"
-        )
-    image = dataset[chosen].astype(np.float32)
-    if not np.isfinite(image).all():
-        raise FileError(f"{path}: {dataset.name} has numbers that are not finite")
-    return image
-
-
-def _mask(held: Any, kspace: NDArray[Any], path: str | Path) -> NDArray[np.bool_]:
-    mask = np.asarray(held).astype(bool).reshape(-1)
-    if len(mask) != kspace.shape[-1]:
-        raise FileError(
-            f"{path}: mask has {len(mask)} columns, kspace {kspace.shape[-1]}"
-        )
-    return mask

@@ -163,16 +163,13 @@ def _npz_header(
     archive: zipfile.ZipFile, name: str
 ) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of an array in an archive, without its numbers."""
+    form = np.lib.format
     with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        first = version == (1, 0)
-        read = np.lib.format.read_array_header_1_0 if first else _read_header
+        first = form.read_magic(file) == (1, 0)
+        # Version 3 differs from 2 in the encoding of the names of fields only.
+        read = form.read_array_header_1_0 if first else form.read_array_header_2_0
         shape, _, dtype = read(file)
         return shape, dtype
-
-
-# Of versions 2 and 3, which differ in the encoding of the names of fields only.
-_read_header = np.lib.format.read_array_header_2_0
 
 
 def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:

@@ -66,7 +66,7 @@ class Training:
     optimiser: str = option(
         "Adam", "a class of torch.optim, or package.module:Class, with its defaults"
     )
-    learning_rate: float = option(2e-3, "highest learning rate", high=1e6)
+    learning_rate: float = option(2e-3, "highest learning rate", above=0, high=1e6)
     schedule: Literal["cosine", "linear", "constant"] = option(
         "cosine", "how it falls after the warm-up"
     )
@@ -98,10 +98,6 @@ class Training:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if not self.learning_rate > 0:
-            raise ValueError(
-                f"learning_rate must be positive, got {self.learning_rate}"
-            )
         if ":" not in self.loss and self.loss not in LOSSES:
             raise ValueError(
                 f"loss must be one of {list(LOSSES)}, or package.module:function, got "

@@ -108,22 +108,15 @@ def diagnose(
     except torch.linalg.LinAlgError:
         witness.tell("start", "forward")  # of those in cells the witness was told
     else:
-        if witness.first is None:
-            witness.first = _at_the_ends(network, step, value)
+        if not _finite(value):
+            witness.tell("loss", "forward")
+        for name, parameter in network.named_parameters():
+            g = parameter.grad
+            # The square of its length has to be finite too.
+            if g is not None and not _finite(torch.linalg.vector_norm(g)):
+                witness.tell(name, "backward")
     network.zero_grad()
     return witness.first or Breakdown(step, _NOWHERE, "backward")
-
-
-def _at_the_ends(network: Network, step: int, value: Tensor) -> Breakdown | None:
-    """Check the loss and the gradients of the weights."""
-    if not _finite(value):
-        return Breakdown(step, "loss", "forward")
-    for name, parameter in network.named_parameters():
-        g = parameter.grad
-        # The square of its length has to be finite too.
-        if g is not None and not _finite(torch.linalg.vector_norm(g)):
-            return Breakdown(step, name, "backward")
-    return None
 
 
 class _Witness:
@@ -163,22 +156,16 @@ class _Witness:
             raise
         if _finite(held) and not _finite(result):
             self.tell(layer, "forward", _spectrum(held, _rows(result)))
-        if matrices.requires_grad and result.requires_grad:
-            self._await(layer, held, matrices, result)
-        return result
-
-    def _await(
-        self, layer: str, held: Tensor, matrices: Tensor, result: Tensor
-    ) -> None:
-        """Check the gradients as they are computed, that of the result first."""
-        came: list[bool] = []
-        result.register_hook(lambda g: came.append(_finite(g)))
+        came: list[bool] = []  # whether gradients of the result, the first, are finite
 
         def returned(g: Tensor) -> None:
             if all(came) and not _finite(g):
                 self.tell(layer, "backward", _spectrum(held, _rows(g)))
 
-        matrices.register_hook(returned)
+        if matrices.requires_grad and result.requires_grad:
+            result.register_hook(lambda g: came.append(_finite(g)))
+            matrices.register_hook(returned)
+        return result
 
     def start(self, module: nn.Module, inputs: Any) -> None:
         """Check the input of the first cell."""

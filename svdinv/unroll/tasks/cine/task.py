@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,7 +58,6 @@ from svdinv.unroll.tasks.cine.sampling import (
     sampling,
 )
 from svdinv.unroll.tasks.cine.training import Hearts
-from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
     Baseline,
     InputImage,
@@ -169,26 +168,27 @@ class CineOptions(Options):
 class Cine(Task):
     """Series of a beating heart from undersampled k-space."""
 
-    entry: ClassVar[TaskEntry] = CINE
-    options: ClassVar[type[Options]] = CineOptions
-    input_noise: ClassVar[float] = 0.01
-    metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
-    endings: ClassVar[tuple[str, ...]] = WRITTEN
-    moving: ClassVar[bool] = True
+    entry = CINE
+    options = CineOptions
+    input_noise = 0.01
+    metrics = SERIES
+    endings = WRITTEN
+    moving = True
 
     series: int = option(64, "series of the phantom to train on", low=1)
     frames: int = option(12, "frames of each; a step may take a third less", low=1)
     size: int = option(128, "rows and columns in pixels", low=32)
-    masks: tuple[str, ...] = option(MASKS, f"of {', '.join(PATTERNS)}")
+    masks: tuple[str, ...] = option(
+        MASKS, f"of {', '.join(PATTERNS)}", some=True, choices=PATTERNS
+    )
     accelerations: tuple[float, ...] = option(
-        (8.0,),
-        "of which each item draws one: 8 is an eighth of k-space",
-        low=1,
-        high=_MOST_ACCELERATED,
-    )
+        (8.0,), "of which each item draws one: 8 is an eighth of k-space", low=1,
+        high=_MOST_ACCELERATED, some=True,
+    )  # fmt: skip
     coils: tuple[int, ...] = option(
-        (0, 4), "numbers of coils, one of which each step draws; 0: no coil maps"
-    )
+        (0, 4), "numbers of coils, one of which each step draws; 0: no coil maps",
+        low=0, some=True,
+    )  # fmt: skip
     perfusion: float = option(
         0.4,
         "share of the phantoms that show first-pass perfusion, not cine",
@@ -214,6 +214,9 @@ class Cine(Task):
         (),
         "lowest and highest signal-to-noise ratio in dB, of the series to the noise in "
         "it were all of k-space sampled; empty: no such noise",
+        low=0,
+        high=_QUIETEST,
+        rising=True,
     )
     noisy: float = option(
         0.5, "share of the items that have noise of such a ratio", low=0, high=1
@@ -233,28 +236,10 @@ class Cine(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for mask in self.masks:
-            if mask not in PATTERNS:
-                raise ValueError(
-                    f"masks must be of {', '.join(PATTERNS)}, got {mask!r}"
-                )
-        if not self.masks:
-            raise ValueError("masks must name at least one")
-        if not self.coils or min(self.coils) < 0:
-            raise ValueError(f"coils must be 0 or more, got {self.coils}")
-        if not self.accelerations:
-            raise ValueError(
-                f"accelerations must lie in [1, {_MOST_ACCELERATED}], got ()"
-            )
-        if self.snr:
-            low, high = self.snr if len(self.snr) == 2 else (1.0, 0.0)
-            if not 0 <= low <= high <= _QUIETEST:
-                raise ValueError(
-                    "snr must be two ascending numbers of dB in "
-                    f"[0, {_QUIETEST:g}], or empty, got {self.snr}"
-                )
-            if self.noise:
-                raise ValueError("snr and noise are two ways to say it: give one")
+        if len(self.snr) not in (0, 2):
+            raise ValueError(f"snr must be two numbers of dB, or none, got {self.snr}")
+        if self.snr and self.noise:
+            raise ValueError("snr and noise are two ways to say it: give one")
         if self.held_out and not self.real:
             raise ValueError("held_out names real series, but real names no files")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,7 +38,6 @@ from svdinv.unroll.priors import Nuclear
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.colour import COLOUR_TASK
-from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
     Baseline,
     InputImage,
@@ -115,10 +114,10 @@ class ColourOptions(Options):
 class Colour(Task):
     """Photographs, of which each channel is sampled at random on its own."""
 
-    entry: ClassVar[TaskEntry] = COLOUR_TASK
-    options: ClassVar[type[Options]] = ColourOptions
-    metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
-    endings: ClassVar[tuple[str, ...]] = (".png",)
+    entry = COLOUR_TASK
+    options = ColourOptions
+    metrics = COLOUR
+    endings = (".png",)
 
     photographs: tuple[str, ...] = option(
         (), "folders and files of pictures to train on besides those built in"
@@ -134,27 +133,20 @@ class Colour(Task):
     )
     patch: int = option(64, "side of the patches in pixels", low=8)
     rates: tuple[float, float] = option(
-        (0.04, 0.5), "lowest and highest sampling rate; validation takes both"
-    )
+        (0.04, 0.5), "lowest and highest sampling rate; validation takes both",
+        low=0.01, high=0.99, rising=True,
+    )  # fmt: skip
     noisy: float = option(0.0, "part of the patches that have noise", high=1)
     complete: float = option(
         0.4, "part of the noisy patches of which all values are sampled", high=1
     )
     noises: tuple[float, float] = option(
-        (0.01, 0.1), "least and largest standard deviation of that noise"
-    )
+        (0.01, 0.1), "least and largest standard deviation of that noise", above=0,
+        high=1, rising=True,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low, high = self.rates
-        if not 0.01 <= low <= high <= 0.99:
-            raise ValueError(
-                f"rates must be two ascending numbers in [0.01, 0.99], got {self.rates}"
-            )
-        if not 0 < self.noises[0] <= self.noises[1] <= 1:
-            raise ValueError(
-                f"noises must be two ascending numbers in (0, 1], got {self.noises}"
-            )
         if self.longest < self.patch:
             raise ValueError(f"longest must be at least patch, got {self.longest}")
         unknown = [name for name in self.held_out if name not in PHOTOS]

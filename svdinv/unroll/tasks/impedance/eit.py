@@ -27,7 +27,6 @@ from svdinv.unroll.tasks.impedance.baselines import (
 )
 from svdinv.unroll.tasks.impedance.model import Tank, Voltages, problem_of
 from svdinv.unroll.tasks.impedance.phantom import phantom, random_tank, reduced
-from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
     Baseline,
     InputImage,
@@ -78,9 +77,9 @@ class EitOptions(Options):
 class Eit(Task):
     """Conductivities, of which voltages on the boundary are known."""
 
-    entry: ClassVar[TaskEntry] = EIT
-    has_views: ClassVar[bool] = False  # electrodes and mesh have no symmetry in general
-    options: ClassVar[type[Options]] = EitOptions
+    entry = EIT
+    has_views = False  # electrodes and mesh have no symmetry in general
+    options = EitOptions
 
     size: int = option(_SIZE, "rows and columns of what is trained on", low=16)
     electrodes: int = option(_ELECTRODES, "electrodes around each tank", low=4)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from svdinv.unroll.operators.tomography import Window
 from svdinv.unroll.priors import TotalVariation
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import non_local
-from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
     Baseline,
     InputImage,
@@ -124,7 +123,9 @@ class CtOptions(Options):
         high=360,
     )
     beam: str | None = option(
-        None, f"rays of a tomogram: {' or '.join(_BEAMS)} (default parallel)"
+        None,
+        f"rays of a tomogram: {' or '.join(_BEAMS)} (default parallel)",
+        choices=_BEAMS,
     )
     photons: float | None = option(
         None,
@@ -157,8 +158,6 @@ class CtOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.beam is not None and self.beam not in _BEAMS:
-            raise ValueError(f"beam must be {' or '.join(_BEAMS)}, got {self.beam!r}")
         if self.crop and self.crop < 32:
             raise ValueError(f"crop must be 0 or at least 32, got {self.crop}")
 
@@ -172,24 +171,27 @@ def photons_of(options: Any) -> float:
 class Ct(Task):
     """Densities, of which line integrals along few or limited angles are known."""
 
-    entry: ClassVar[TaskEntry] = CT
-    options: ClassVar[type[Options]] = CtOptions
-    input_noise: ClassVar[float] = 0.01
-    metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
-    layout: ClassVar[str] = "(views, detectors)"  # of a measured sinogram
-    side: ClassVar[float] = _ATTENUATION  # length of an image's side
+    entry = CT
+    options = CtOptions
+    input_noise = 0.01
+    metrics = COLOUR
+    layout = "(views, detectors)"  # of a measured sinogram
+    side = _ATTENUATION  # length of an image's side
 
     size: tuple[int, ...] = option(
         (128,), "rows and columns of what is trained on: a step takes one of these",
-        low=16,
+        low=16, some=True,
     )  # fmt: skip
-    projections: tuple[int, ...] = option((_VIEWS,), "views of each, likewise", low=1)
+    projections: tuple[int, ...] = option(
+        (_VIEWS,), "views of each, likewise", low=1, some=True
+    )
     arc: tuple[float, ...] = option(
-        (0.0,), "degrees that they lie in, likewise; 0: all", low=0, high=360
+        (0.0,), "degrees that they lie in, likewise; 0: all", low=0, high=360, some=True
     )
     beam: tuple[str, ...] = option(
-        _BEAMS[:1], f"{' or '.join(_BEAMS)}, or both, likewise"
-    )
+        _BEAMS[:1], f"{' or '.join(_BEAMS)}, or both, likewise", some=True,
+        choices=_BEAMS,
+    )  # fmt: skip
     noise: tuple[float, float] = option(
         (0.01, 0.01),
         "least and most noise relative to the mean of a sinogram, between which each "
@@ -205,15 +207,6 @@ class Ct(Task):
         0.0, "share of the phantoms that have a texture", low=0, high=1
     )
     validation: int = option(4, "phantoms to watch the training by", low=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("size", "projections", "arc", "beam"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} must have at least one value")
-        if not set(self.beam) <= set(_BEAMS):
-            due = " or ".join(_BEAMS)
-            raise ValueError(f"beam must be {due}, or both, got {self.beam}")
 
     def load(self) -> Densities:
         return Densities(self)

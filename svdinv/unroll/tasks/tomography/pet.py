@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.operators import Operator, ParallelBeam, Stack
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, TotalVariation
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
     Baseline,
     InputImage,
@@ -137,12 +136,12 @@ class PetOptions(Options):
 class Pet(Task):
     """Activities, of which counts along lines of response are known."""
 
-    entry: ClassVar[TaskEntry] = PET
-    options: ClassVar[type[Options]] = PetOptions
-    metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
-    peak: ClassVar[float | str] = "max"
-    moving: ClassVar[bool] = True
-    seconds: ClassVar[float] = 0.2
+    entry = PET
+    options = PetOptions
+    metrics = SERIES
+    peak = "max"
+    moving = True
+    seconds = 0.2
 
     size: int = option(_SIZE, "rows and columns of what is trained on", low=16)
     projections: int = option(_VIEWS, "angles of each", low=4)

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,10 @@ from svdinv.unroll.fidelity import L2
 from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.priors import Casorati, LocalLowRank, TotalVariation
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
     Baseline,
     InputImage,
     Method,
-    Options,
     Reconstruction,
     option,
 )
@@ -115,12 +113,12 @@ class SpectralOptions(CtOptions):
 class SpectralCt(Ct):
     """Attenuation in 1/cm, in bins of energy, from line integrals of each."""
 
-    entry: ClassVar[TaskEntry] = SPECTRAL
-    options: ClassVar[type[Options]] = SpectralOptions
-    metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
-    peak: ClassVar[float | str] = "max"
-    layout: ClassVar[str] = "(bins, views, detectors)"
-    side: ClassVar[float] = _SIDE
+    entry = SPECTRAL
+    options = SpectralOptions
+    metrics = SERIES
+    peak = "max"
+    layout = "(bins, views, detectors)"
+    side = _SIDE
 
     bins: int = option(_BINS, "bins of energy", low=2, high=80)
     photons: tuple[float, float] = option(
