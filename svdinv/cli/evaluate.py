@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll.evaluation.evaluation import RESULTS, TABLE, evaluate
     from svdinv.unroll.inference import device_of, open_network, task_of_network
     from svdinv.unroll.tasks.registry import entries
+    from svdinv.unroll.tasks.task import InputImage
 
     try:
         device = device_of(arguments.device)
@@ -121,10 +123,17 @@ def run(arguments: argparse.Namespace) -> int:
                 f"argument NAME|PATH: these are for {task.kind}, which has no options "
                 "of its images, so that it can only be trained"
             )
-        settings = _settings(arguments, task)
+        if "crop" in task.options.names() and arguments.crop is None:
+            arguments.crop = str(_CROP)
+        what = f"these weights are for {task.images}"
+        settings = task_settings(arguments, task, what)
+        settings = settings if len(settings) > 1 else task.settings(settings[0])
         with naming_flags(arguments, task):
             images = _images(arguments, task, settings[0])
-            _check_measured(task, images, settings)
+            # Masks and other options are to fit one image of each shape.
+            shapes = {x.image.shape: x for x in images if isinstance(x, InputImage)}
+            for options, given in itertools.product(settings, shapes.values()):
+                task.measure(given, options)
         for given in images if network else ():
             check_network(network, task, given.name, given, "NAME|PATH")
     except (ValueError, FileNotFoundError, ImportError) as error:
@@ -162,26 +171,6 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print("Interrupted: only images that all methods had done are counted.")
     return 130
-
-
-def _settings(arguments: argparse.Namespace, task: Task) -> list[Options]:
-    """Check the options, and give one of them for each setting."""
-    if "crop" in task.options.names() and arguments.crop is None:
-        arguments.crop = str(_CROP)
-    settings = task_settings(arguments, task, f"these weights are for {task.images}")
-    return settings if len(settings) > 1 else task.settings(settings[0])
-
-
-def _check_measured(task: Task, images: list[Any], settings: list[Options]) -> None:
-    """See that masks and other options fit, by one image of each shape."""
-    from svdinv.unroll.tasks.task import InputImage
-
-    shapes = {
-        given.image.shape: given for given in images if isinstance(given, InputImage)
-    }
-    for options in settings:
-        for given in shapes.values():
-            task.measure(given, options)
 
 
 def _images(arguments: argparse.Namespace, task: Task, options: Options) -> list[Any]:

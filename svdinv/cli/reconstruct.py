@@ -264,11 +264,10 @@ def _prepared(
         )
     if arguments.ensemble and method not in NAMES.values():
         raise ValueError(f"argument --ensemble: does not apply to --method {method}")
-    file = arguments.output.suffix[1:2].isalpha() and not arguments.output.is_dir()
-    if len(arguments.inputs) > 1 and file:
-        raise ValueError("argument --output: must be a folder for several inputs")
     movie = f".{arguments.movie or 'gif'}"
     written = files(arguments.output, task, problem, method, movie)
+    if len(arguments.inputs) > 1 and written.image == arguments.output:
+        raise ValueError("argument --output: must be a folder for several inputs")
     said = str(weights) if network is not None else ""
     return _Work(task, problem, network, method, written, said)
 

@@ -59,11 +59,8 @@ def fitted(
             image = np.broadcast_to(image, problem.y.shape)
         return task.finished(np.ascontiguousarray(image))
 
-    measure = None
-    if problem.truth is not None:
-
-        def measure(image: Any) -> float:
-            return task.decibels(problem, finished(image))
+    def measure(image: Any) -> float:
+        return task.decibels(problem, finished(image))
 
     fitting = Fitting(
         plain,
@@ -71,7 +68,7 @@ def fitted(
         options,
         around=task.initial_image if start else None,
         weights=weights,
-        measure=measure,
+        measure=None if problem.truth is None else measure,
         device=device,
     )
     if checkpoint is not None and checkpoint.exists():  # before anything takes long
@@ -85,10 +82,8 @@ def fitted(
         methods[name] = learned(weights, task, device=device)[name]
     around = fitting.arounds[0]
     if around is not None:
-        begun = around[0].cpu().numpy()
-        methods["start of the fit"] = lambda problem: Reconstruction(
-            task.finished(begun)
-        )
+        begun = Reconstruction(task.finished(around[0].cpu().numpy()))
+        methods["start of the fit"] = lambda problem: begun
     found: list[Fit] = []
 
     def fit(problem: Problem) -> Reconstruction:

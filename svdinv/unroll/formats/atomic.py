@@ -46,7 +46,7 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
     Raises OSError as `replacing`.
     """
-    drafts = [_draft(path) for path in paths]
+    drafts = [p.with_name(f".{p.name}.{secrets.token_hex(8)}") for p in paths]
     try:
         yield drafts
         for draft, path in zip(drafts, paths, strict=True):
@@ -93,10 +93,6 @@ def holding(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-
-
-def _draft(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 def _sync_names(folder: Path) -> None:

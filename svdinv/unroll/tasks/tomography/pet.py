@@ -362,17 +362,12 @@ class Scan(NamedTuple):
         """Return the projector of some of the views."""
         return _beam(self.ring, self.angles[part], self.detectors)
 
-    def parts(self) -> list[slice]:
-        """Cut the views into subsets."""
-        lengths = [len(k) for k in _interleaved(len(self.angles))]
-        ends = np.cumsum([0, *lengths])
-        return [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
-
     def problem(self, counts: Any, factors: Any, background: Any) -> Problem:
         """Return the problem of counts (T, views, detectors), subset by subset."""
+        ends = np.cumsum([0, *map(len, _interleaved(len(self.angles)))]).tolist()
         operators = [
-            Factors(np.ascontiguousarray(factors[..., part, :])) * self.beam(part)
-            for part in self.parts()
+            Factors(np.ascontiguousarray(factors[..., a:b, :])) * self.beam(slice(a, b))
+            for a, b in itertools.pairwise(ends)
         ]
         A = Stack(operators, axis=-2)
         return Emission(counts, A, PoissonKL(background), scan=self)
