@@ -63,8 +63,8 @@ def check_ranges(options: Any) -> None:
             if number and not rules["range"].holds(each):
                 raise ValueError(f"{entry.name} must {rules['range']}, got {value}")
             if rules["choices"] and each not in (None, *rules["choices"]):
-                due = ", ".join(rules["choices"])
-                raise ValueError(f"{entry.name} must be one of {due}, got {each!r}")
+                due = " or ".join(rules["choices"])
+                raise ValueError(f"{entry.name} must be {due}, got {each!r}")
         pairs = pairwise(every) if rules["rising"] else ()
         if not all(one <= other for one, other in pairs):
             raise ValueError(f"{entry.name} must not fall, got {value}")

@@ -177,7 +177,7 @@ def test_what_is_wrong_is_named(section, line, words):
     ("line", "message"),
     [
         ("masks = []", "task: masks must have at least one"),
-        ('masks = ["spiral"]', "task: masks must be one of radial, .*, got 'spiral'"),
+        ('masks = ["spiral"]', "task: masks must be radial or .*, got 'spiral'"),
         ("coils = []", "task: coils must have at least one"),
         ("coils = [-1]", r"task: coils must not be negative, got \(-1,\)"),
         ("size = 16", "task: size must be at least 32, got 16"),

@@ -132,7 +132,7 @@ def radial_mask(
     """
     frames, height, width = _frames(shape)
     _check_rng(rng, optional=True)
-    if not _is_integer(spokes) or spokes < 1:
+    if not is_integer(spokes) or spokes < 1:
         raise ValueError(f"spokes must be a positive integer, got {spokes!r}")
     degrees = _spoke_angles(frames, spokes, angle)
     if rng is not None:
@@ -184,7 +184,7 @@ def vista_like_mask(
     frames, *grid = _frames(shape, series=True)
     _check_rng(rng)
     _check_power(power)
-    if not _is_integer(sweeps) or sweeps < 0:
+    if not is_integer(sweeps) or sweeps < 0:
         raise ValueError(f"sweeps must be a non-negative integer, got {sweeps!r}")
     lines = grid[_check_axis(axis)]
     count = _line_count(lines, acceleration)
@@ -388,7 +388,7 @@ def _line_count(lines: int, acceleration: float) -> int:
 
 
 def _frames(shape: tuple[int, ...], series: bool = False) -> tuple[int, int, int]:
-    if len(shape) not in (2, 3) or not all(_is_integer(n) and n > 0 for n in shape):
+    if len(shape) not in (2, 3) or not all(is_integer(n) and n > 0 for n in shape):
         raise ValueError(
             f"shape must be (H, W) or (T, H, W) of positive integers, got {shape}"
         )
@@ -398,7 +398,8 @@ def _frames(shape: tuple[int, ...], series: bool = False) -> tuple[int, int, int
     return (shape[0] if len(shape) == 3 else 1), height, width
 
 
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
+    """Return whether a value is an integer, of Python or NumPy, and no bool."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
@@ -413,7 +414,7 @@ def _check_power(power: float) -> None:
 
 
 def _check_calibration(calibration: int, largest: int, least: int = 1) -> None:
-    if not _is_integer(calibration) or not least <= calibration <= largest:
+    if not is_integer(calibration) or not least <= calibration <= largest:
         raise ValueError(
             f"calibration must be an integer of {least} to {largest}, got "
             f"{calibration!r}"

@@ -12,7 +12,6 @@ from traceback import clear_frames
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from svdinv.unroll.formats.atomic import holding, remove_drafts
 from svdinv.unroll.interrupts import interrupts, progress_bar
@@ -53,7 +52,17 @@ def train(
                 there = "" if resume or overwrite else holds_training(output)
                 if there:
                     raise ValueError(f"{output} holds {there} already")
-            first = None if weights is None else _weights(weights, config)
+            first = None
+            if weights is not None:
+                network = load(weights)
+                # That of which a part of the names, and those alone, are names here.
+                inside = getattr(config.network, "network", None)
+                if network.recipe not in (config.network, inside):
+                    raise ValueError(
+                        f"{weights} holds weights of another network than the "
+                        f"configuration names: {network.recipe}"
+                    )
+                first = network.state_dict()
             return Run(config, None, output, resume=resume, weights=first, device=place)
 
         run = _agreed(make)
@@ -239,18 +248,6 @@ def train_with_bar(run: Run, stop: Callable[[], bool], name: str = "") -> Outcom
             bar.set_postfix(shown, refresh=False)
 
         return run.train(stop=stop, on_step=on_step, on_validation=on_validation)
-
-
-def _weights(path: Path, config: Config) -> dict[str, Tensor]:
-    network = load(path)
-    # That of which a part of the names, and those alone, are names here too.
-    inside = getattr(config.network, "network", None)
-    if network.recipe not in (config.network, inside):
-        raise ValueError(
-            f"{path} holds weights of another network than the configuration names: "
-            f"{network.recipe}"
-        )
-    return network.state_dict()
 
 
 class RunningMean:

@@ -53,7 +53,15 @@ class Breakdown:
 
     def __str__(self) -> str:
         """Describe the breakdown in a few lines."""
-        text = f"step {self.step}: {self._what()}"
+        what = "an output" if self.pass_ == "forward" else "a gradient"
+        what += f" that is not finite, first in {self.layer}, {self.pass_} pass"
+        known = {
+            _UNKNOWN: "a loss or gradient that is not finite; the search for it failed",
+            _NOWHERE: "a gradient that is not finite, but not when the step was "
+            "repeated",
+            "data": "the data are not finite",
+        }
+        text = f"step {self.step}: {known.get(self.layer, what)}"
         if self.spectrum is None:
             return text
         s = self.spectrum
@@ -63,16 +71,6 @@ class Breakdown:
         kept = s[: len(s) - zeros]
         pairs = int((kept[:-1] - kept[1:] <= _NEAR * s[0]).sum())
         return text + f"\n  of {len(s)}: {zeros} zero, {pairs} as large as the next one"
-
-    def _what(self) -> str:
-        if self.layer == _UNKNOWN:
-            return "a loss or gradient that is not finite; the search for it failed"
-        if not self.found:
-            return "a gradient that is not finite, but not when the step was repeated"
-        if self.layer == "data":
-            return "the data are not finite"
-        what = "an output" if self.pass_ == "forward" else "a gradient"
-        return f"{what} that is not finite, first in {self.layer}, {self.pass_} pass"
 
 
 def diagnose(

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.unroll.data.masks import is_integer
 from svdinv.unroll.tasks.cine.signals import CINE, contraction, first_pass, of_frames
 
 LABELS = ("other", "left ventricle", "myocardium", "right ventricle")
@@ -159,7 +160,7 @@ def coil_maps(
     16 or more.
     """
     _check_size(1, height, width)
-    if not _is_integer(coils) or coils < 1:
+    if not is_integer(coils) or coils < 1:
         raise ValueError(f"coils must be a positive integer, got {coils!r}")
     rng = np.random.default_rng([seed, 1])
     x, y = _grid(height, width)
@@ -563,12 +564,8 @@ def _turn(x: Array, y: Array, angle: Number) -> tuple[Array, Array]:
     return cos * x + sin * y, cos * y - sin * x
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
 def _check_size(frames: int, height: int, width: int) -> None:
-    if not all(_is_integer(n) for n in (frames, height, width)):
+    if not all(is_integer(n) for n in (frames, height, width)):
         raise ValueError("frames, height and width must be integers")
     if frames < 1 or min(height, width) < 16:
         raise ValueError(

@@ -48,7 +48,7 @@ def _deviation(y: Floats, error: float) -> float:
     return math.hypot(1, error * math.sqrt(float(np.mean(some**2)))) if some.size else 1
 
 
-def _aspicture_of_mesh(problem: Problem, change: Floats) -> Floats:
+def _picture(problem: Problem, change: Floats) -> Floats:
     """Return the picture of a linear change of the logarithm of the conductivity."""
     drawn = Tank.expect(problem).scan.picture.draw(change / (2 * DECADE))
     return np.clip(0.5 + drawn, 0, 1).astype(np.float32)
@@ -75,7 +75,7 @@ def tsvd(problem: Problem, *, keep: Any) -> Reconstruction:
         D * C, y, np.zeros(C.image_shape), rank=rank, keep=keep,
         noise=_deviation(problem.y, _LINEAR_ERROR),
     )  # fmt: skip
-    image = _aspicture_of_mesh(problem, C.forward(found.image))
+    image = _picture(problem, C.forward(found.image))
     return Reconstruction(image, f"{found.kept} of {rank} kept")
 
 
@@ -98,7 +98,7 @@ def penalised(problem: Problem, *, name: str) -> Reconstruction:
             variation=None if name == "Tikhonov" else _LITTLE,
             iterations={"Tikhonov": 1, "TV": 5}.get(name, 8),
         )  # fmt: skip
-        return _aspicture_of_mesh(problem, found)
+        return _picture(problem, found)
 
     weights, usual = _WEIGHTS[name], _FIXED[name]
     return best_of(decibels, problem, at, weights, usual, "weight {:g}")
@@ -125,12 +125,12 @@ def direct(problem: Problem) -> Reconstruction:
             change = np.log(np.clip(dbar(boundary, points, cutoff), 0.01, 100))
         except ValueError:  # the noise is too much for details as small
             continue
-        found[cutoff] = _aspicture_of_mesh(problem, change)
+        found[cutoff] = _picture(problem, change)
         if problem.truth is None:
             break
     if not found:
         return Reconstruction(
-            _aspicture_of_mesh(problem, 0 * points[:, 0]), "no cutoff is low enough"
+            _picture(problem, 0 * points[:, 0]), "no cutoff is low enough"
         )
     make, usual = found.__getitem__, max(found)
     return best_of(decibels, problem, make, found, usual, "cutoff {:g}")
