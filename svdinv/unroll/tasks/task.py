@@ -280,7 +280,8 @@ class Task:
             prefix = entry.prefixes[0]
             return [Path(f"{prefix}{path}") for path in picture_files(folder)]
         if not found:
-            looked = f"; looked for {', '.join(entry.suffixes)}" * bool(entry.suffixes)
+            due = ", ".join(entry.suffixes) or entry.inputs.replace(", nor ", " or ")
+            looked = f"; looked for {due}" if due else ""
             raise ValueError(f"no {self.images} in {folder}{looked}")
         return found
 
