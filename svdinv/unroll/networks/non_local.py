@@ -38,7 +38,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -73,7 +72,7 @@ from svdinv.unroll.networks.recipe import (
 )
 from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
 from svdinv.unroll.operators import MRI, Operator, Sampling
-from svdinv.unroll.operators.wrapped import on_host
+from svdinv.unroll.operators.wrapped import OnHost
 from svdinv.unroll.priors.patch_matching import (
     alike,
     folded,
@@ -316,16 +315,9 @@ class NonLocal(ImageOrSeriesRecipe):
         xp = namespace(guide)
         if is_complex(guide, xp):
             guide = xp.concat([xp.real(guide), xp.imag(guide)], axis=1)
-        find = partial(
-            alike,
-            patch=self.patch,
-            stride=self.stride,
-            count=self.count,
-            reach=self.reach,
-        )
-        channels = guide.shape[1]
-        made = on_host(find, guide, (channels, H, W), group_shape((H, W), *options))
-        return xp.astype(made, xp.int32)
+        shapes = ((guide.shape[1], H, W),), group_shape((H, W), *options)
+        found = OnHost(lambda image: alike(image, *options), *shapes)(guide)
+        return xp.astype(found, xp.int32)
 
     def _parts(self, rows: Array, index: Array, xp: Namespace) -> Iterator[Any]:
         """Yield groups of rows (B, places, values) of patches, some at a time.
@@ -458,9 +450,9 @@ def noise_of_images(x: Array) -> Array:
     from svdinv.unroll.algorithms.non_local import noise_deviation
 
     guide = untraced(backend(x).stop_gradient(x))
-    found = on_host(
-        lambda x: np.reshape(noise_deviation(x), (1,)), guide, x.shape[1:], (1,)
-    )
+    found = OnHost(
+        lambda x: np.reshape(noise_deviation(x), (1,)), (tuple(x.shape[1:]),), (1,)
+    )(guide)
     xp = namespace(found)
     found = real(found, xp)
     return xp.where(found > _QUIET, found, xp.zeros_like(found) + _QUIET)[:, 0]

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import array_api_compat as compat
@@ -27,7 +28,7 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators.linear import Operator
 
-Function = Callable[[Any], Any]
+Function = Callable[..., Any]
 
 _COMPLEX = "an operator's function gives complex data of real images"
 
@@ -106,10 +107,12 @@ class Wrapped(_OfFunctions):
         super().__init__(functions, image_shape, data_shape)
         if arrays not in ("numpy", "own"):
             raise ValueError(f"arrays must be 'numpy' or 'own', got {arrays!r}")
-        there = _Side(forward, self.image_shape, self.data_shape)
-        back = _Side(adjoint, self.data_shape, self.image_shape)
-        outside = [_Outside(side, arrays == "numpy") for side in (there, back)]
-        self._forward, self._adjoint = Linear(*outside), Linear(*outside[::-1])
+        there = OnHost(forward, (self.image_shape,), self.data_shape)
+        back = OnHost(adjoint, (self.data_shape,), self.image_shape)
+        pair = [there, back]
+        if arrays == "own":
+            pair = [partial(_in_framework, function) for function in pair]
+        self._forward, self._adjoint = Linear(*pair), Linear(*pair[::-1])
 
     def forward(self, x: Array) -> Array:
         """From images (..., *image_shape) to data (..., *data_shape)."""
@@ -149,17 +152,19 @@ class WrappedNonlinear(_OfFunctions):
     def __init__(
         self,
         forward: Function,
-        tangent: Callable[[Any, Any], Any],
-        cotangent: Callable[[Any, Any], Any],
+        tangent: Function,
+        cotangent: Function,
         image_shape: Sequence[int],
         data_shape: Sequence[int],
     ) -> None:
         functions = {"forward": forward, "tangent": tangent, "cotangent": cotangent}
         super().__init__(functions, image_shape, data_shape)
         image, data = self.image_shape, self.data_shape
-        push = _Side(_Pair(tangent, image, image), _flat(image, image), data)
-        pull = _Side(_Pair(cotangent, image, data), _flat(image, data), image)
-        self._operation = _Curved(_Side(forward, image, data), push, pull)
+        self._operation = _Nonlinear(
+            OnHost(forward, (image,), data),
+            OnHost(tangent, (image, image), data),
+            OnHost(cotangent, (image, data), image),
+        )
         self._tangent, self._cotangent = tangent, cotangent
 
     def forward(self, x: Array) -> Array:
@@ -221,16 +226,20 @@ def from_matrix(
 
 
 @dataclass(frozen=True)
-class _Side:
-    """One of the two functions, and the shapes of its argument and result."""
+class OnHost:
+    """A function of NumPy arrays, applied to arrays of any framework.
+
+    It takes single arrays of the shapes `given`, and returns one of the shape `made`.
+    No derivative goes through it; compiled functions call it.
+    """
 
     function: Function
-    given: tuple[int, ...]
+    given: tuple[tuple[int, ...], ...]
     made: tuple[int, ...]
 
-    def __call__(self, x: Any) -> Any:
-        """Apply it to each of a batch, (b, *given)."""
-        made = [self.function(x[i]) for i in range(x.shape[0])]
+    def each(self, *arrays: Any) -> list[Any]:
+        """Apply the function to each item of a batch, arrays (b, *given)."""
+        made = [self.function(*items) for items in zip(*arrays, strict=True)]
         for one in made:
             if tuple(one.shape) != self.made:
                 raise ValueError(
@@ -239,17 +248,62 @@ class _Side:
                 )
         return made
 
-    def on_host(self, x: np.ndarray) -> np.ndarray:
-        """Apply it to NumPy arrays (..., *given)."""
-        x = np.asarray(x)
-        batch = x.shape[: x.ndim - len(self.given)]
+    def of_numpy(self, *arrays: np.ndarray) -> np.ndarray:
+        """From arrays (..., *given) to one (..., *made), in the first one's dtype."""
+        arrays = tuple(map(np.asarray, arrays))
+        first = arrays[0]
+        batch = first.shape[: first.ndim - len(self.given[0])]
         # SciPy knows no half precision, nor do many functions.
-        wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
-        made = [np.asarray(y) for y in self(wide.reshape(-1, *self.given))]
-        if x.dtype.kind != "c" and any(y.dtype.kind == "c" for y in made):
+        half = first.dtype.itemsize == 2
+        flat = [
+            (x.astype(np.float32) if half else x).reshape(-1, *shape)
+            for x, shape in zip(arrays, self.given, strict=True)
+        ]
+        made = [np.asarray(y) for y in self.each(*flat)]
+        if first.dtype.kind != "c" and any(y.dtype.kind == "c" for y in made):
             raise TypeError(_COMPLEX)
         whole = np.stack(made) if made else np.empty((0, *self.made))
-        return np.ascontiguousarray(whole.reshape(*batch, *self.made), dtype=x.dtype)
+        whole = whole.reshape(*batch, *self.made)
+        return np.ascontiguousarray(whole, dtype=first.dtype)
+
+    def __call__(self, *arrays: Any) -> Any:
+        """As `of_numpy`, of arrays of any framework."""
+        x = arrays[0]
+        if compat.is_numpy_array(x):
+            return self.of_numpy(*arrays)
+        if compat.is_torch_array(x):
+            torch = sys.modules["torch"]
+            there = [x.detach().cpu().resolve_conj() for x in arrays]
+            # NumPy has no bfloat16.
+            there = [x.float() if x.dtype == torch.bfloat16 else x for x in there]
+            return torch.from_numpy(self.of_numpy(*(x.numpy() for x in there))).to(x)
+        shape = (*tuple(x.shape)[: len(x.shape) - len(self.given[0])], *self.made)
+        if compat.is_jax_array(x):
+            jax = sys.modules["jax"]
+            like = jax.ShapeDtypeStruct(shape, x.dtype)
+            call = jax.pure_callback
+            return call(self.of_numpy, like, *arrays, vmap_method="broadcast_all")
+        if is_tensorflow(x):
+            tf = sys.modules["tensorflow"]
+            if tf.executing_eagerly():
+                return tf.convert_to_tensor(self.of_numpy(*(x.numpy() for x in arrays)))
+            made = tf.numpy_function(self.of_numpy, list(arrays), x.dtype)
+            made.set_shape(shape)
+            return made
+        return namespace(x).asarray(self.of_numpy(*map(to_numpy, arrays)))
+
+
+def _in_framework(function: OnHost, x: Any) -> Any:
+    """Apply a function of arrays of the framework of `x`, (..., *given)."""
+    xp, (given,) = namespace(x), function.given
+    batch = tuple(x.shape)[: len(x.shape) - len(given)]
+    shape = (*batch, *function.made)
+    if 0 in batch:
+        return xp.reshape(x, shape)
+    made = xp.stack(function.each(xp.reshape(x, (-1, *given))))
+    if is_complex(made, xp) and not is_complex(x, xp):
+        raise TypeError(_COMPLEX)
+    return cast(xp.reshape(made, shape), x, xp)
 
 
 @dataclass(frozen=True)
@@ -273,56 +327,14 @@ class Linear(Operation):
 
 
 @dataclass(frozen=True)
-class _Outside:
-    """One of both functions, of arrays of any framework, or as one of NumPy's."""
-
-    side: _Side
-    in_numpy: bool
-
-    def __call__(self, x: Any) -> Any:
-        if self.in_numpy:
-            return _on_host(self.side, x)
-        xp, given = namespace(x), self.side.given
-        batch = tuple(x.shape)[: len(x.shape) - len(given)]
-        shape = (*batch, *self.side.made)
-        if 0 in batch:
-            return xp.reshape(x, shape)
-        made = xp.stack(self.side(xp.reshape(x, (-1, *given))))
-        if is_complex(made, xp) and not is_complex(x, xp):
-            raise TypeError(_COMPLEX)
-        return cast(xp.reshape(made, shape), x, xp)
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A function of two arrays, as one of both, flattened, one behind the other."""
-
-    function: Callable[[Any, Any], Any]
-    first: tuple[int, ...]
-    second: tuple[int, ...]
-
-    def __call__(self, z: Any) -> Any:
-        cut = math.prod(self.first)
-        x, y = z[:cut].reshape(self.first), z[cut:].reshape(self.second)
-        return self.function(x, y)
-
-
-@dataclass(frozen=True)
 class _Derivative(Operation):
     """(x, v) -> A'(x) v, or the adjoint of it."""
 
-    there: _Side
-    back: _Side
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]  # of x and v
+    there: OnHost
+    back: OnHost
 
     def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
-        shape, _ = self.shapes
-        batch = tuple(x[0].shape)[: len(x[0].shape) - len(shape)]
-        flat = [
-            xp.reshape(part, (*batch, math.prod(shape)))
-            for part, shape in zip(x, self.shapes, strict=True)
-        ]
-        return (_on_host(self.there, xp.concat(flat, axis=-1)),)
+        return (self.there(*x),)
 
     def tangent(self, x: Any, y: Any, dx: Any, call: Any, xp: Any) -> tuple[Any, ...]:
         self._refuse(dx[0] is not None)
@@ -332,8 +344,7 @@ class _Derivative(Operation):
         self, x: Any, y: Any, g: Any, wanted: Any, call: Any, xp: Any
     ) -> tuple[Any, ...]:
         self._refuse(wanted[0])
-        shapes = (self.shapes[0], self.there.made)
-        return None, *call(_Derivative(self.back, self.there, shapes), x[0], g[0])
+        return None, *call(_Derivative(self.back, self.there), x[0], g[0])
 
     def _refuse(self, asked: bool) -> None:
         if asked:
@@ -341,40 +352,23 @@ class _Derivative(Operation):
 
 
 @dataclass(frozen=True)
-class _Curved(Operation):
+class _Nonlinear(Operation):
     """x -> A(x) for an A that no framework sees into."""
 
-    there: _Side
-    push: _Side
-    pull: _Side
+    there: OnHost
+    push: OnHost
+    pull: OnHost
 
     def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
-        return (_on_host(self.there, x[0]),)
+        return (self.there(*x),)
 
     def tangent(self, x: Any, y: Any, dx: Any, call: Any, xp: Any) -> tuple[Any, ...]:
-        shape = self.there.given
-        return call(_Derivative(self.push, self.pull, (shape, shape)), x[0], dx[0])
+        return call(_Derivative(self.push, self.pull), x[0], dx[0])
 
     def cotangent(
         self, x: Any, y: Any, g: Any, wanted: Any, call: Any, xp: Any
     ) -> tuple[Any, ...]:
-        shapes = (self.there.given, self.there.made)
-        return call(_Derivative(self.pull, self.push, shapes), x[0], g[0])
-
-
-def on_host(
-    function: Function, x: Array, given: Sequence[int], made: Sequence[int]
-) -> Array:
-    """Apply a function of NumPy arrays to each of a batch, without a derivative.
-
-    From (..., *given) to (..., *made), of any framework and in compiled functions, in
-    the dtype of `x`.
-    """
-    return _on_host(_Side(function, tuple(given), tuple(made)), x)
-
-
-def _flat(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    return (sum(map(math.prod, shapes)),)
+        return call(_Derivative(self.pull, self.push), x[0], g[0])
 
 
 def _called(
@@ -388,33 +382,3 @@ def _called(
         wanted = "real floating point" if real else "floating point or complex"
         raise TypeError(f"{what} must be {wanted}, got {x.dtype}")
     return backend(x).call(operation, x)[0]
-
-
-def _on_host(side: _Side, x: Any) -> Any:
-    """Apply a function of NumPy arrays to an array of any framework."""
-    shape = tuple(x.shape)
-    shape = (*shape[: len(shape) - len(side.given)], *side.made)
-    if compat.is_numpy_array(x):
-        return side.on_host(x)
-    if compat.is_torch_array(x):
-        torch = sys.modules["torch"]
-        there = x.detach().cpu().resolve_conj()
-        # NumPy has no bfloat16.
-        there = there.float() if x.dtype == torch.bfloat16 else there
-        return torch.from_numpy(side.on_host(there.numpy())).to(x)
-    if compat.is_jax_array(x):
-        jax = sys.modules["jax"]
-        like = jax.ShapeDtypeStruct(shape, x.dtype)
-        return jax.pure_callback(side.on_host, like, x, vmap_method="broadcast_all")
-    if is_tensorflow(x):
-        tf = sys.modules["tensorflow"]
-        if tf.executing_eagerly():
-            return tf.convert_to_tensor(side.on_host(x.numpy()))
-        made = tf.numpy_function(side.on_host, [x], x.dtype)
-        made.set_shape(shape)
-        return made
-    if compat.is_cupy_array(x):
-        return namespace(x).asarray(side.on_host(x.get()))
-    xp = namespace(x)
-    made = side.on_host(np.asarray(x))
-    return xp.asarray(made, dtype=x.dtype)
