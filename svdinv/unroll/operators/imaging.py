@@ -71,16 +71,12 @@ class Sampling(Operator):
         zero = xp.zeros_like(x[..., :1])
         return xp.where(self._mask(x, xp), x, zero)
 
-    def adjoint(self, y: Array) -> Array:
-        return self.forward(y)
+    adjoint = project_to_samples = forward  # type: ignore[assignment]
 
     def consistent(self, x: Array, y: Array) -> Array:
         """Put the samples back in, bit by bit."""
         xp = namespace(x)
         return xp.where(self._mask(x, xp), y, x)
-
-    def project_to_samples(self, y: Array) -> Array:
-        return self.forward(y)
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         every = _of_one_class(self, others)

@@ -207,9 +207,27 @@ class Identity(Operator):
         return y
 
 
-class _Adjoint(Operator):
+class Compound(Operator):
+    """An operator made of others, `parts`, which `rebuilt` makes anew of such parts."""
+
+    parts: tuple[Operator, ...]
+
+    def rebuilt(self, parts: Sequence[Operator]) -> Operator:
+        """Return the same operator of other parts."""
+        raise NotImplementedError
+
+    def derivative(self, x: Array) -> Operator:
+        if self.linear:
+            return self
+        return self.rebuilt([part.derivative(x) for part in self.parts])
+
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
+        return self.rebuilt([part.replace_arrays(convert) for part in self.parts])
+
+
+class _Adjoint(Compound):
     def __init__(self, operator: Operator) -> None:
-        self.operator = operator
+        self.operator, self.parts = operator, (operator,)
         self.tight, self.unitary = operator.tight, operator.unitary
 
     def forward(self, x: Array) -> Array:
@@ -218,8 +236,8 @@ class _Adjoint(Operator):
     def adjoint(self, y: Array) -> Array:
         return self.operator.forward(y)
 
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        return self.operator.replace_arrays(convert).H
+    def rebuilt(self, parts: Sequence[Operator]) -> Operator:
+        return parts[0].H
 
     @property
     def H(self) -> Operator:
@@ -230,11 +248,11 @@ class _Adjoint(Operator):
         return f"({self.operator!r}).H" if compound else f"{self.operator!r}.H"
 
 
-class Product(Operator):
+class Product(Compound):
     """Operators one after the other, the last one first."""
 
     def __init__(self, factors: Sequence[Operator]) -> None:
-        self.factors = tuple(factors)
+        self.factors = self.parts = tuple(factors)
         others = [factor for factor in self.factors if not factor.unitary]
         self.linear = all(factor.linear for factor in self.factors)
         self.unitary = not others
@@ -268,8 +286,8 @@ class Product(Operator):
             x = factor.forward(x)
         return Product(chain)
 
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        return Product([f.replace_arrays(convert) for f in self.factors])
+    def rebuilt(self, parts: Sequence[Operator]) -> Operator:
+        return Product(parts)
 
     def data_length(self, axis: int) -> int | None:
         for factor in self.factors:
@@ -302,9 +320,9 @@ def factors_of(operator: Operator) -> tuple[Operator, ...]:
     return operator.factors if type(operator) is Product else (operator,)
 
 
-class _Sum(Operator):
+class _Sum(Compound):
     def __init__(self, first: Operator, second: Operator) -> None:
-        self.first, self.second = first, second
+        self.first, self.second = self.parts = first, second
         self.linear = first.linear and second.linear
 
     def forward(self, x: Array) -> Array:
@@ -313,14 +331,8 @@ class _Sum(Operator):
     def adjoint(self, y: Array) -> Array:
         return self.first.adjoint(y) + self.second.adjoint(y)
 
-    def derivative(self, x: Array) -> Operator:
-        if self.linear:
-            return self
-        return _Sum(self.first.derivative(x), self.second.derivative(x))
-
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        first, second = self.first, self.second
-        return _Sum(first.replace_arrays(convert), second.replace_arrays(convert))
+    def rebuilt(self, parts: Sequence[Operator]) -> Operator:
+        return _Sum(*parts)
 
     def data_length(self, axis: int) -> int | None:
         return self.first.data_length(axis)
@@ -329,12 +341,12 @@ class _Sum(Operator):
         return f"({self.first!r} + {self.second!r})"
 
 
-class _Multiple(Operator):
+class _Multiple(Compound):
     def __init__(self, scalar: Any, operator: Operator) -> None:
         # Python's numbers: NumPy's would raise the precision of the arrays.
         number = complex(scalar)
         self.scalar = number if number.imag else number.real
-        self.operator = operator
+        self.operator, self.parts = operator, (operator,)
         self.linear = operator.linear
 
     def forward(self, x: Array) -> Array:
@@ -355,13 +367,8 @@ class _Multiple(Operator):
             raise AttributeError(name)
         return abs(self.scalar) * self.operator.norm_bound  # type: ignore[attr-defined]
 
-    def derivative(self, x: Array) -> Operator:
-        return (
-            self if self.linear else _Multiple(self.scalar, self.operator.derivative(x))
-        )
-
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        return _Multiple(self.scalar, self.operator.replace_arrays(convert))
+    def rebuilt(self, parts: Sequence[Operator]) -> Operator:
+        return _Multiple(self.scalar, parts[0])
 
     def data_length(self, axis: int) -> int | None:
         return self.operator.data_length(axis)
@@ -369,8 +376,8 @@ class _Multiple(Operator):
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         if any(getattr(other, "scalar", None) != self.scalar for other in others):
             return super().stacked(others, data)
-        own = self.operator.stacked([other.operator for other in others], data)
-        return _Multiple(self.scalar, own)
+        inner = [other.operator for other in others]
+        return self.rebuilt([self.operator.stacked(inner, data)])
 
     def project_to_samples(self, y: Array) -> Array:
         return self.operator.project_to_samples(y)
@@ -440,12 +447,8 @@ def operator_norm(
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
-    xp, rng = namespace(like), np.random.default_rng(rng)
-    shape = tuple(like.shape)
-    start = rng.standard_normal(shape)
-    if is_complex(like, xp):
-        start = start + 1j * rng.standard_normal(shape)
-    x = cast_like(start, like, xp)
+    xp = namespace(like)
+    x = _drawn(like, np.random.default_rng(rng))
     x = x / as_float(norm(x))
     before, off = xp.zeros_like(x), 0.0
     T = np.zeros((iterations, iterations))
@@ -478,16 +481,18 @@ def dot_test(A: Operator, like: Array, *, rng: np.random.Generator | int = 0) ->
     if not namespace(like).isdtype(like.dtype, ("real floating", "complex floating")):
         raise TypeError(f"like must be floating point or complex, got {like.dtype}")
 
-    def drawn(example: Array) -> Array:
-        xp, shape = namespace(example), tuple(example.shape)
-        values = rng.standard_normal(shape)
-        if is_complex(example, xp):
-            values = values + 1j * rng.standard_normal(shape)
-        return cast_like(values, example, xp)
-
-    x = drawn(like)
+    x = _drawn(like, rng)
     measured = A.forward(x)
-    y = drawn(measured)
+    y = _drawn(measured, rng)
     one, other = inner(measured, y), inner(x, A.adjoint(y))
     size = as_float(norm(measured)) * as_float(norm(y))
     return abs(as_float(one) - as_float(other)) / size if size else as_float(abs(other))
+
+
+def _drawn(like: Array, rng: np.random.Generator) -> Array:
+    """Draw standard normal numbers, of complex arrays both parts."""
+    xp, shape = namespace(like), tuple(like.shape)
+    values = rng.standard_normal(shape)
+    if is_complex(like, xp):
+        values = values + 1j * rng.standard_normal(shape)
+    return cast_like(values, like, xp)

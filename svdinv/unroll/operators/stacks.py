@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from svdinv.unroll.arrays import Array, along, namespace
-from svdinv.unroll.operators.linear import Operator, Product, factors_of
+from svdinv.unroll.operators.linear import Compound, Operator, Product, factors_of
 
 
-class Stack(Operator):
+class Stack(Compound):
     """Measure one image by several operators, one measurement behind the other.
 
     Parameters
@@ -37,7 +37,8 @@ class Stack(Operator):
         axis: int = -1,
         lengths: Sequence[int | None] | None = None,
     ) -> None:
-        self.operators, self.axis = tuple(operators), axis
+        self.operators = self.parts = tuple(operators)
+        self.axis = axis
         if not self.operators:
             raise ValueError("operators must not be empty")
         if axis >= 0:
@@ -81,14 +82,7 @@ class Stack(Operator):
             return super().__mul__(other)
         return _StackProduct(Product([self, *factors_of(other)]))
 
-    def derivative(self, x: Array) -> Operator:
-        if self.linear:
-            return self
-        parts = [operator.derivative(x) for operator in self.operators]
-        return Stack(parts, self.axis, self.lengths)
-
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        parts = [operator.replace_arrays(convert) for operator in self.operators]
+    def rebuilt(self, parts: Sequence[Operator]) -> Operator:
         return Stack(parts, self.axis, self.lengths)
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
@@ -96,8 +90,7 @@ class Stack(Operator):
         if any(len(parts) != len(self.operators) for parts in same):
             return super().stacked(others, data)
         parts = zip(self.operators, *same, strict=True)
-        every = [first.stacked(rest, data) for first, *rest in parts]
-        return Stack(every, self.axis, self.lengths)
+        return self.rebuilt([first.stacked(rest, data) for first, *rest in parts])
 
     def project_to_samples(self, y: Array) -> Array:
         pairs = zip(self.operators, self.split(y), strict=True)

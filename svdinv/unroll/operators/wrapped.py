@@ -109,9 +109,9 @@ class Wrapped(_OfFunctions):
             raise ValueError(f"arrays must be 'numpy' or 'own', got {arrays!r}")
         there = OnHost(forward, (self.image_shape,), self.data_shape)
         back = OnHost(adjoint, (self.data_shape,), self.image_shape)
-        pair = [there, back]
+        pair: list[Function] = [there, back]
         if arrays == "own":
-            pair = [partial(_in_framework, function) for function in pair]
+            pair = [partial(_in_framework, there), partial(_in_framework, back)]
         self._forward, self._adjoint = Linear(*pair), Linear(*pair[::-1])
 
     def forward(self, x: Array) -> Array:
