@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         Skip as Skip,
     )
     from svdinv.unroll.networks.lls import LLS as LLS
-    from svdinv.unroll.networks.ls import LS as LS
     from svdinv.unroll.networks.non_local import NonLocal as NonLocal
     from svdinv.unroll.networks.primal_dual import PrimalDual as PrimalDual
     from svdinv.unroll.networks.recipe import (
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
         to_json as to_json,
     )
     from svdinv.unroll.networks.refined import Refined as Refined
-    from svdinv.unroll.networks.slr import SLR as SLR
-    from svdinv.unroll.networks.t2lr import T2LR as T2LR
+    from svdinv.unroll.networks.series import LS as LS, SLR as SLR, T2LR as T2LR
     from svdinv.unroll.networks.tlr import TLR as TLR
     from svdinv.unroll.networks.unrolled import (
         Convolved as Convolved,

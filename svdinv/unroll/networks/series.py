@@ -1,13 +1,82 @@
-"""What the networks for dynamic MRI have in common."""
+"""Networks for dynamic MRI: SLR-Net, L+S-Net, T2LR-Net, and what they share.
+
+Series are complex, (B, T, H, W); SVT thresholds singular values relative to the
+largest, of frames x pixels or of each frame. E and D are convolutions in space and time
+on real and imaginary part. One cell of each, from a series x:
+
+**SLR-Net**, sparse and low-rank priors, both learned (Ke, Huang, Cui, Cheng, Wang, Qiu,
+Jia, Zhu, Ying & Liang, "Learned low-rank priors in dynamic MR imaging", IEEE TMI 2021),
+with the multiplier b::
+
+    t = SVT(x)                                           frames x pixels
+    r = x - p A^H (A x - y) - q (x + b - t)              gradient step
+    x = r + D(soft(E(r), theta))                         learned sparse transform
+    b = b + eta (x - t)                                  multiplier
+
+Training adds a little of ``|D(E(r)) - r|^2`` to the loss, so that D undoes E. The
+released code adds the second gradient, ``q (x + b - t)``, where descent has to subtract
+it, as it is done here; and it does not learn the threshold of the last cell.
+
+**L+S-Net**, a low-rank and a sparse part (Huang, Ke, Cui, Cheng, Qiu, Jia, Ying, Zhu &
+Liang, "Deep low-rank plus sparse network for dynamic MR imaging", Medical Image
+Analysis 2021), with leaky ReLUs in D::
+
+    L = SVT(x)                                           frames x pixels
+    S = D(L, x)                                          learned in place of a prior
+    x = L + S - gamma A^H (A (L + S) - y)                data consistency
+
+The released code keeps gamma positive, and at 1 in the last cell.
+
+**T2LR-Net**, frames of low rank after a learned transform (Zhang, Hao & Hu, "T2LR-Net:
+an unrolling network learning transformed tensor low-rank prior for dynamic MR image
+reconstruction", Computers in Biology and Medicine 2024): the alternating direction
+method of multipliers, with the auxiliary series a::
+
+    a = v + D(SVT(E(v))),  v = x + l                     each frame a matrix
+    x = argmin 1/2 |x - (a - l)|^2 + mu/2 |A x - y|^2    data consistency
+    l = l + eta (x - a)                                  multiplier
+
+For one coil, A samples the k-space and the second line is
+``(F v + mu y) / (1 + mu mask)`` in k-space, v = a - l. Written
+``v - w A^H (A v - y)``, w = mu / (1 + mu), it is the same for one coil; for several,
+where the minimum has no closed form, it is a step towards it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from svdinv.unroll.arrays import Array, casorati, from_casorati, is_complex, namespace
-from svdinv.unroll.networks.functional import at_least, check_image, fraction, one_of
-from svdinv.unroll.networks.recipe import Layers, Recipe, check_measurement
+from svdinv.unroll.arrays import (
+    Array,
+    casorati,
+    from_casorati,
+    is_complex,
+    like,
+    namespace,
+)
+from svdinv.unroll.networks.functional import (
+    at_least,
+    check_image,
+    fraction,
+    low_rank_parts,
+    one_of,
+    positive,
+    soft,
+    to_channels,
+    to_complex,
+)
+from svdinv.unroll.networks.recipe import (
+    Convolutions,
+    Layer,
+    Layers,
+    Number,
+    Recipe,
+    State,
+    check_measurement,
+    register,
+)
 from svdinv.unroll.operators import MRI, Operator
 from svdinv.unroll.problem import Problem
 
@@ -92,3 +161,160 @@ def low_rank_series(x: Array, layers: Layers) -> Array:
     xp = namespace(x)
     matrices = layers.svt(casorati(x, xp), fraction(layers.threshold, xp))
     return from_casorati(matrices, x, xp)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class SLR(SeriesRecipe):
+    """Structure of an SLR-Net; as it stands, the published one.
+
+    Series are complex, (B, T, H, W).
+
+    Attributes
+    ----------
+    features : int
+        Channels of the sparse transform.
+    threshold : float
+        First value of c, for low-rank thresholds ``sigmoid(c) * s_1``.
+    sparsity : float
+        First value of theta.
+    step, coupling, multiplier : float
+        First values of p, q and eta.
+    """
+
+    sparsity: float = 0.1
+    step: float = 0.1
+    coupling: float = 0.1
+    multiplier: float = 0.01
+
+    has_penalty: ClassVar[bool] = True
+
+    def layers(self, last: bool) -> Mapping[str, Layer]:
+        n = self.features
+        return {
+            "analysis": Convolutions((2, n, n, n), axes=3),
+            "synthesis": Convolutions((n, n, n, 2), axes=3),
+            "threshold": Number(self.threshold),
+            "theta": Number(self.sparsity),
+            "p": Number(self.step),
+            "q": Number(self.coupling),
+            "eta": None if last else Number(self.multiplier),
+        }
+
+    def begin(self, problem: Problem) -> State:
+        x = zero_filled(problem)
+        return {"x": x, "b": namespace(x).zeros_like(x)}
+
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
+        x, b = state["x"], state["b"]
+        xp = namespace(x)
+        t = low_rank_series(x, layers)
+        p, q = (like(positive(s, xp), x, xp) for s in (layers.p, layers.q))
+        r = x - p * problem.gradient(x) - q * (x + b - t)
+        channels = to_channels(r, xp)
+        code = layers.analysis(channels)
+        found = channels + layers.synthesis(soft(code, layers.theta, xp))
+        x = to_complex(found, r, xp)
+        new = {"x": x, "b": b}
+        if layers.eta is not None:
+            new["b"] = b + like(positive(layers.eta, xp), x, xp) * (x - t)
+        if "penalty" in state:
+            asymmetry = layers.synthesis(code) - channels
+            new["penalty"] = state["penalty"] + xp.mean(asymmetry**2) / self.cells
+        return new
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class LS(SeriesRecipe):
+    """Structure of an L+S-Net; as it stands, the published one.
+
+    Series are complex, (B, T, H, W).
+
+    Attributes
+    ----------
+    features : int
+        Width of the hidden convolutions.
+    threshold : float
+        First value of c, for low-rank thresholds ``sigmoid(c) * s_1``.
+    step : float
+        First value of gamma.
+    slope : float
+        Slope of the ReLUs below zero.
+    """
+
+    features: int = 32
+    step: float = 1.0
+    slope: float = 0.3
+
+    def layers(self, last: bool) -> Mapping[str, Layer]:
+        n = self.features
+        return {
+            "threshold": Number(self.threshold),
+            "sparse": Convolutions((4, n, n, 2), axes=3, slope=self.slope),
+            "gamma": Number(self.step),
+        }
+
+    def begin(self, problem: Problem) -> State:
+        x = zero_filled(problem)
+        zero = namespace(x).zeros_like(x)
+        return {"x": x, "low_rank": zero, "sparse": zero}
+
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
+        M = state["x"]
+        xp = namespace(M)
+        L = low_rank_series(M, layers)
+        both = xp.concat([to_channels(L, xp), to_channels(M, xp)], axis=1)
+        S = to_complex(layers.sparse(both), M, xp)
+        x = L + S
+        x = x - like(layers.gamma, x, xp) * problem.gradient(x)
+        return {"x": x, "low_rank": L, "sparse": S}
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class T2LR(SeriesRecipe):
+    """Structure of a T2LR-Net; as it stands, the published one.
+
+    Series are complex, (B, T, H, W).
+
+    Attributes
+    ----------
+    features : int
+        Width of the hidden convolutions.
+    threshold : float
+        First value of c, for thresholds ``sigmoid(c) * s_1`` of each frame.
+    data_weight : float
+        First value of mu.
+    multiplier : float
+        First value of eta.
+    """
+
+    cells: int = 15
+    data_weight: float = 0.1
+    multiplier: float = 1.0
+
+    def layers(self, last: bool) -> Mapping[str, Layer]:
+        n = self.features
+        return {
+            "analysis": Convolutions((2, n, n, 2), axes=3),
+            "synthesis": Convolutions((2, n, n, 2), axes=3),
+            "threshold": Number(self.threshold),
+            "mu": Number(self.data_weight),
+            "eta": None if last else Number(self.multiplier),
+        }
+
+    def begin(self, problem: Problem) -> State:
+        x = zero_filled(problem)
+        return {"x": x, "l": namespace(x).zeros_like(x)}
+
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
+        x, l = state["x"], state["l"]
+        xp = namespace(x)
+        v = x + l
+        a = low_rank_parts(v, layers)
+        mu = like(positive(layers.mu, xp), v, xp)
+        x = a - l - mu / (1 + mu) * problem.gradient(a - l)
+        if layers.eta is not None:
+            l = l + like(positive(layers.eta, xp), x, xp) * (x - a)
+        return {"x": x, "l": l}
