@@ -249,9 +249,8 @@ class Cell(nn.Module):
         """Soft-threshold singular values, as `Layers.svt` describes."""
         if self.svd is None:
             # Not by `parts.svt`, where Dynamo stumbles over the search for the face.
-            if scale is None:
-                return svdinv.torch.svt(matrices, fraction, relative=True)
-            return svdinv.torch.svt(matrices, fraction * scale)
+            tau = fraction if scale is None else fraction * scale
+            return svdinv.torch.svt(matrices, tau, relative=scale is None)
         with without_autocast(matrices):
             u, s, vh = self.svd(matrices, full_matrices=False)
             unit = s[..., :1] if scale is None else scale.unsqueeze(-1)
@@ -314,12 +313,6 @@ class _Chain(nn.ModuleList):
         return torch.channels_last if self.spec.axes == 2 else torch.channels_last_3d
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self[0].weight if len(self) else x
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(
-                f"the data must be of the precision of the network, {weight.dtype}, "
-                f"got {x.dtype}: convert them, or the network by network.double()"
-            )
         x = x.contiguous(memory_format=self.layout)
         for i, convolution in enumerate(self):
             x = convolution(x)

@@ -142,7 +142,7 @@ class EMNet(Recipe):
             )
         like_x = problem.adjoint()
         xp = namespace(like_x)
-        check_image(like_x, self.axes, False, xp)
+        check_image(like_x, self.axes)
         every = list(subsets(problem, like_x))
         counts = sum(xp.sum(y, axis=_PIXEL, keepdims=True) for _, y, _ in every)
         own = sum(

@@ -49,9 +49,8 @@ def fraction(c: Array, xp: Namespace) -> Array:
 
 def svt(matrices: Array, fraction: Array, scale: Array | None = None) -> Array:
     """Soft-threshold singular values, as `Layers.svt` describes."""
-    if scale is None:
-        return operators(matrices).svt(matrices, fraction, relative=True)
-    return operators(matrices).svt(matrices, fraction * scale)
+    tau = fraction if scale is None else fraction * scale
+    return operators(matrices).svt(matrices, tau, relative=scale is None)
 
 
 def soft(x: Array, tau: Array, xp: Namespace) -> Array:
@@ -188,37 +187,30 @@ def residual_gains(count: int) -> tuple[float, ...]:
     return (*[1.0] * (count - 1), 0.04)
 
 
-def check_channels(x: Array, axes: str, channels: int, xp: Namespace) -> None:
-    """Check a first estimate as `check_image` does, and its number of channels."""
-    check_image(x, axes, False, xp)
-    if x.shape[1] not in (channels, None):
-        raise ValueError(
-            f"the image must have {channels} channels, got shape {tuple(x.shape)} from "
-            "the measured values"
-        )
-
-
-def check_image(x: Array, axes: str, complex_: bool, xp: Namespace) -> None:
+def check_image(
+    x: Array, axes: str, *, complex_: bool = False, channels: int | None = None
+) -> None:
     """Check the first estimate, and with it the measured values and the operator.
 
-    Raises ValueError if it does not have the axes that the network works on, TypeError
-    if it is real and should be complex, the other way round, or of integers.
+    Raises ValueError if it does not have the axes that the network works on, or so many
+    `channels`, TypeError if it is real and should be complex, the other way round, or
+    of integers.
     """
+    shape = f"got shape {tuple(x.shape)} from the measured values"
     missing = len(axes.split()) - len(x.shape)
     if missing:
         hint = (
             "give an image of (H, W) as (1, H, W)" if missing > 0 else "coils need maps"
         )
-        raise ValueError(
-            f"the image must have the axes {axes}, got shape {tuple(x.shape)} from "
-            f"the measured values ({hint})"
-        )
+        raise ValueError(f"the image must have the axes {axes}, {shape} ({hint})")
     kind = "complex" if complex_ else "real"
-    if not xp.isdtype(x.dtype, f"{kind} floating"):
+    if not namespace(x).isdtype(x.dtype, f"{kind} floating"):
         raise TypeError(
             f"the image must be {kind} and floating point in this network, of {axes}, "
             f"got {x.dtype} from the measured values"
         )
+    if channels is not None and x.shape[1] not in (channels, None):
+        raise ValueError(f"the image must have {channels} channels, {shape}")
 
 
 # Of cells, features, convolutions or pixels of a side: far above what makes sense.
@@ -242,8 +234,7 @@ def one_of(choices: tuple[str, ...], recipe: Any, name: str) -> None:
     """Check an attribute that is one of several names; ValueError lists them."""
     value = getattr(recipe, name)
     if value not in choices:
-        *others, last = map(repr, choices)
-        known = f"{', '.join(others)} or {last}"
+        known = " or ".join((", ".join(map(repr, choices[:-1])), repr(choices[-1])))
         raise ValueError(f"{name} must be {known}, got {value!r}")
 
 

@@ -35,8 +35,8 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.networks.functional import (
     at_least,
-    check_channels,
     check_features,
+    check_image,
     fraction,
     halved,
     one_of,
@@ -149,7 +149,7 @@ class Generator(ImageOrSeriesRecipe):
             x = problem.adjoint()
             if self.source == "adjoint":
                 x = problem.A.approximate_inverse(problem.y)
-            check_channels(x, self.axes, self.channels, namespace(x))
+            check_image(x, self.axes, channels=self.channels)
         xp = namespace(x)
         B, T, H, W = sizes(x, xp)
         if not self.along_time and self.channels != T:

@@ -59,7 +59,7 @@ from svdinv.unroll.arrays import (
     sizes,
     times,
 )
-from svdinv.unroll.networks.functional import at_least, check_channels
+from svdinv.unroll.networks.functional import at_least, check_image
 from svdinv.unroll.networks.lls import noise_of_kspace
 from svdinv.unroll.networks.recipe import (
     Layer,
@@ -216,7 +216,7 @@ class NonLocal(ImageOrSeriesRecipe):
             return self.network.begin(problem)
         x = zero_filled(problem) if self.images == "series" else problem.adjoint()
         xp = namespace(x)
-        check_channels(real(x, xp), self.axes, self.channels, xp)
+        check_image(real(x, xp), self.axes, channels=self.channels)
         return {"x": x}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from svdinv.unroll.arrays import namespace
-from svdinv.unroll.networks.functional import at_least, check_channels
+from svdinv.unroll.networks.functional import at_least, check_image
 from svdinv.unroll.networks.recipe import (
     Layer,
     Layers,
@@ -86,7 +86,7 @@ class PrimalDual(Recipe):
             raise TypeError("PrimalDual needs a linear operator")
         x = problem.A.approximate_inverse(problem.y)
         xp = namespace(x)
-        check_channels(x, self.axes, self.channels, xp)
+        check_image(x, self.axes, channels=self.channels)
         if len(problem.y.shape) != 4:
             raise ValueError(
                 "the data must have two axes behind the channels, got shape "

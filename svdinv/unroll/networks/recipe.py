@@ -339,30 +339,21 @@ def given_problem(
     what makes one, or None for that of the recipe. Raises TypeError if the arguments
     behind the measured values do not make one.
     """
-    problem = _problem(recipe, own, y, measurement, named or {})
-    return dataclasses.replace(problem, y=problem.A.project_to_samples(problem.y))
-
-
-def _problem(
-    recipe: Recipe,
-    own: Any,
-    y: Any,
-    measurement: tuple[Any, ...],
-    named: Mapping[str, Any],
-) -> Problem:
+    named = named or {}
+    beside: tuple[Any, ...] = ()
     if isinstance(y, Problem):
         if measurement or named:
             raise TypeError("nothing goes beside a problem, which has its operator")
-        return dataclasses.replace(y, truth=None)
+        return dataclasses.replace(y, y=y.A.project_to_samples(y.y), truth=None)
     if len(measurement) == 1 and not named and isinstance(measurement[0], Operator):
-        return Problem(y, measurement[0], recipe.fidelity())
-    if isinstance(own, Operator):
+        A = measurement[0]
+    elif isinstance(own, Operator):
         if measurement or named:
             raise TypeError(
                 "this network has its operator: nothing but another goes beside y"
             )
-        return Problem(y, own, recipe.fidelity())
-    if own is None:
+        A = own
+    elif own is None:
         beside = in_order(recipe, measurement, named)
         A = recipe.operator(*beside)
     else:
@@ -371,7 +362,7 @@ def _problem(
         beside = in_order(recipe, measurement, known)
     if not isinstance(A, Operator):
         raise TypeError(f"operator must give an Operator, got {type(A).__name__}")
-    return Problem(y, A, recipe.fidelity(*beside))
+    return Problem(A.project_to_samples(y), A, recipe.fidelity(*beside))
 
 
 def in_order(

@@ -152,7 +152,7 @@ def zero_filled(problem: Problem) -> Array:
     if isinstance(problem.A, MRI) and not is_complex(y, xp):
         raise TypeError(f"the k-space must be complex, got {y.dtype}")
     x = problem.adjoint()
-    check_image(x, SeriesRecipe.axes, True, xp)
+    check_image(x, SeriesRecipe.axes, complex_=True)
     return x
 
 

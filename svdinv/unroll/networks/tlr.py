@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.networks.functional import (
     at_least,
-    check_channels,
+    check_image,
     folded,
     fraction,
     low_rank,
@@ -142,7 +142,7 @@ class TLR(Recipe):
     def begin(self, problem: Problem) -> State:
         x = problem.adjoint()
         xp = namespace(x)
-        check_channels(x, self.axes, self.channels, xp)
+        check_image(x, self.axes, channels=self.channels)
         state = {"l": xp.zeros_like(x)}
         if self.side == "samples":
             state["side"] = x

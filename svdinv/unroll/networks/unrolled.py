@@ -289,7 +289,7 @@ class Unrolled(ImageOrSeriesRecipe):
         if self.images == "series":
             return self.algorithm.start(problem, zero_filled(problem))
         x = problem.adjoint()
-        check_image(x, self.axes, False, namespace(x))
+        check_image(x, self.axes)
         return self.algorithm.start(problem, x)
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
