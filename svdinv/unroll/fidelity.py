@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import array_api_compat as compat
 
@@ -104,8 +104,45 @@ class DataFidelity:
         return A.project_to_samples(v - times(sigma, nearest, xp))
 
 
-@dataclass(frozen=True, eq=False)
-class L2(DataFidelity):
+class _OfOneParameter(DataFidelity):
+    """A fidelity with one parameter, a number or an array like the data."""
+
+    name: ClassVar[str]
+
+    __repr__ = short_repr
+
+    def __post_init__(self) -> None:
+        value = getattr(self, self.name)
+        if not (isinstance(value, int | float | None) or hasattr(value, "dtype")):
+            raise TypeError(
+                f"{self.name} must be a number or an array, got {type(value).__name__}"
+            )
+
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
+        value = getattr(self, self.name)
+        made: Any = type(self)
+        return made(convert(value)) if hasattr(value, "dtype") else self
+
+    def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
+        every = [self, *others]
+        values = [getattr(each, self.name, None) for each in every]
+        one_class = all(type(each) is type(self) for each in every)
+        if not (one_class and all(hasattr(value, "dtype") for value in values)):
+            return super().stacked(others, data)
+        made: Any = type(self)
+        return made(stacked(values, len(data.shape)))
+
+    def _own(self, z: Array) -> Any:
+        """Return the parameter in the real precision of `z`."""
+        value = getattr(self, self.name)
+        if not hasattr(value, "dtype"):
+            return value
+        xp = namespace(z)
+        return cast_like(value, real(z, xp), xp)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class L2(_OfOneParameter):
     """Half the squared distance, of data with Gaussian noise.
 
     ``D(z, y) = sum w |z - y|^2 / 2``.
@@ -126,11 +163,10 @@ class L2(DataFidelity):
 
     weight: Any = None
 
-    __repr__ = short_repr
+    name = "weight"
 
     def __post_init__(self) -> None:
-        if self.weight is not None:
-            _check_number("weight", self.weight)
+        super().__post_init__()
         if isinstance(self.weight, int | float) and not self.weight > 0:
             raise ValueError(f"weight must be positive, got {self.weight}")
 
@@ -150,13 +186,6 @@ class L2(DataFidelity):
         share = times(step, weight, xp)
         share = share / (1 + share)
         return z + times(share, y - z, xp)
-
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
-        return L2(convert(self.weight)) if hasattr(self.weight, "dtype") else self
-
-    def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
-        weights = _stack([self, *others], "weight", data)
-        return super().stacked(others, data) if weights is None else L2(weights)
 
     def check(self, y: Array) -> None:
         weights = hasattr(self.weight, "dtype")
@@ -180,18 +209,12 @@ class L2(DataFidelity):
         w = 1.0 if self.weight is None else self._own(z)
         return times(w / (w + sigma), moved, xp)
 
-    def _own(self, z: Array) -> Any:
-        if not hasattr(self.weight, "dtype"):
-            return self.weight
-        xp = namespace(z)
-        return cast_like(self.weight, real(z, xp), xp)
-
     def _weighted(self, z: Array) -> Array:
         return z if self.weight is None else times(self._own(z), z, namespace(z))
 
 
-@dataclass(frozen=True, eq=False)
-class PoissonKL(DataFidelity):
+@dataclass(frozen=True, eq=False, repr=False)
+class PoissonKL(_OfOneParameter):
     """Kullback-Leibler divergence, of data that are counts.
 
     ``D(z, y) = sum (z + b) - y + y log(y / (z + b))``: the negative logarithm of the
@@ -211,10 +234,10 @@ class PoissonKL(DataFidelity):
 
     background: Any = 0.0
 
-    __repr__ = short_repr
+    name = "background"
 
     def __post_init__(self) -> None:
-        _check_number("background", self.background)
+        super().__post_init__()
         if isinstance(self.background, int | float) and not self.background >= 0:
             raise ValueError(f"background must not be negative, got {self.background}")
 
@@ -227,7 +250,7 @@ class PoissonKL(DataFidelity):
     def distance(self, z: Array, y: Array) -> Array:
         """Return the divergence: infinite where counts have no mean."""
         xp = namespace(z)
-        mean, counted = self._mean(z), y > 0
+        mean, counted = self.expected(z), y > 0
         one = xp.ones_like(mean)
         known = counted & (mean > 0)
         ratio = xp.where(known, y, one) / xp.where(known, mean, one)
@@ -241,7 +264,7 @@ class PoissonKL(DataFidelity):
         Minus infinity where there are counts without a mean, which is impossible.
         """
         xp = namespace(z)
-        mean, y = self._mean(z), like(y, z, xp)
+        mean, y = self.expected(z), like(y, z, xp)
         one = xp.ones_like(mean)
         possible = mean > 0
         ratio = xp.where(possible, y, 0 * one) / xp.where(possible, mean, one)
@@ -253,41 +276,18 @@ class PoissonKL(DataFidelity):
         xp = namespace(z)
         y = like(y, z, xp)
         one = xp.ones_like(z)
-        shifted = self._mean(z) - times(step, one, xp)
+        shifted = self.expected(z) - times(step, one, xp)
         square = shifted**2 + 4 * times(step, y, xp)
         root = xp.where(square > 0, xp.sqrt(xp.where(square > 0, square, one)), 0 * one)
         # The form without cancellation, where the shift is negative.
         sum_ = xp.where(root - shifted > 0, root - shifted, one)
         small = 2 * times(step, y, xp) / sum_
         mean = xp.where(shifted < 0, small, (shifted + root) / 2)
-        return z + (mean - self._mean(z))
-
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
-        if not hasattr(self.background, "dtype"):
-            return self
-        return PoissonKL(convert(self.background))
+        return z + (mean - self.expected(z))
 
     def expected(self, z: Array) -> Array:
         """Return ``z + b``."""
-        return self._mean(z)
-
-    def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
-        every = _stack([self, *others], "background", data)
-        return super().stacked(others, data) if every is None else PoissonKL(every)
-
-    def _mean(self, z: Array) -> Array:
-        background = self.background
-        if hasattr(background, "dtype"):
-            background = cast_like(background, z, namespace(z))
-        return z + background
-
-
-def _check_number(name: str, value: Any) -> None:
-    """Raise TypeError for what is neither a number nor an array, such as a list."""
-    if not isinstance(value, int | float) and not hasattr(value, "dtype"):
-        raise TypeError(
-            f"{name} must be a number or an array, got {type(value).__name__}"
-        )
+        return z + self._own(z)
 
 
 def _largest(name: str, value: Array, y: Array) -> float:
@@ -305,14 +305,3 @@ def _largest(name: str, value: Array, y: Array) -> float:
     if not (lowest >= 0 and highest < math.inf):
         raise ValueError(f"{name} must hold finite numbers >= 0")
     return highest
-
-
-def _stack(every: Sequence[Any], name: str, data: Array) -> Any:
-    """Stack arrays of fidelities of one class for a batch; None if one has none."""
-    arrays: list[Any] = [getattr(each, name, None) for each in every]
-    if not all(
-        hasattr(x, "dtype") and type(e) is type(every[0])
-        for x, e in zip(arrays, every, strict=True)
-    ):
-        return None
-    return stacked(arrays, len(data.shape))

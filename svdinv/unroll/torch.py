@@ -35,6 +35,10 @@ SVD: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
 class Network(nn.Module):
     """An unrolled network.
 
+    Called with the measured values and what the forward operator is made of, such as
+    ``network(samples, mask)`` for images (B, C, H, W), or ``network(kspace, mask)`` and
+    ``network(kspace, mask, maps)`` for series (B, T, H, W).
+
     Parameters
     ----------
     recipe : Recipe
@@ -183,41 +187,25 @@ class Network(nn.Module):
 
 
 class TLRNet(Network):
-    """TLR-Net: `Network` of the recipe `svdinv.unroll.networks.TLR`.
-
-    Takes the options of the recipe by keyword; ``network(samples, mask)`` gives images
-    (B, C, H, W).
-    """
+    """TLR-Net: `Network` of `svdinv.unroll.networks.TLR`, whose options it takes."""
 
     recipe_name = "TLR"
 
 
 class SLRNet(Network):
-    """SLR-Net: `Network` of the recipe `svdinv.unroll.networks.SLR`.
-
-    Takes the options of the recipe by keyword; ``network(kspace, mask)`` or
-    ``network(kspace, mask, maps)`` gives series (B, T, H, W).
-    """
+    """SLR-Net: `Network` of `svdinv.unroll.networks.SLR`, whose options it takes."""
 
     recipe_name = "SLR"
 
 
 class LSNet(Network):
-    """L+S-Net: `Network` of the recipe `svdinv.unroll.networks.LS`.
-
-    Takes the options of the recipe by keyword; ``network(kspace, mask)`` or
-    ``network(kspace, mask, maps)`` gives series (B, T, H, W).
-    """
+    """L+S-Net: `Network` of `svdinv.unroll.networks.LS`, whose options it takes."""
 
     recipe_name = "LS"
 
 
 class T2LRNet(Network):
-    """T2LR-Net: `Network` of the recipe `svdinv.unroll.networks.T2LR`.
-
-    Takes the options of the recipe by keyword; ``network(kspace, mask)`` or
-    ``network(kspace, mask, maps)`` gives series (B, T, H, W).
-    """
+    """T2LR-Net: `Network` of `svdinv.unroll.networks.T2LR`, whose options it takes."""
 
     recipe_name = "T2LR"
 
@@ -299,33 +287,32 @@ class _Chain(nn.ModuleList):
             if kind != "weight":
                 added = nn.Parameter(torch.empty(shape, device=device))
                 self[int(index)].register_parameter(kind, added)
-        self.to(memory_format=self.layout)
-
-    @property
-    def layout(self) -> torch.memory_format:
-        """Where a CPU convolves few channels several times as fast.
-
-        Norms are slow there: chains with norms are faster in the usual layout.
-        """
-        # Not an attribute: `torch.save` could not pickle it.
-        if self.spec.normalised:
-            return torch.contiguous_format
-        return torch.channels_last if self.spec.axes == 2 else torch.channels_last_3d
+        self.to(memory_format=_LAYOUTS[spec.axes, spec.normalised])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=self.layout)
+        spec = self.spec
+        x = x.contiguous(memory_format=_LAYOUTS[spec.axes, spec.normalised])
         for i, convolution in enumerate(self):
             x = convolution(x)
-            active = self.spec.active(i)
-            if self.spec.normalised and active:
+            active = spec.active(i)
+            if spec.normalised and active:
                 affine = convolution.scale, convolution.shift
                 x = torch.group_norm(x, x.shape[1], *affine, EPSILON)
-            elif self.spec.normalised:
-                x = x + convolution.shift.reshape(-1, *[1] * self.spec.axes)
+            elif spec.normalised:
+                x = x + convolution.shift.reshape(-1, *[1] * spec.axes)
             if active:
                 # In place: no derivative needs what went in.
-                x = F.leaky_relu_(x, self.spec.slope) if self.spec.slope else F.relu_(x)
+                x = F.leaky_relu_(x, spec.slope) if spec.slope else F.relu_(x)
         return x
+
+
+# Channels last a CPU convolves few of them several times as fast; norms are slow there.
+_LAYOUTS = {
+    (2, False): torch.channels_last,
+    (3, False): torch.channels_last_3d,
+    (2, True): torch.contiguous_format,
+    (3, True): torch.contiguous_format,
+}
 
 
 def _arranged(x: Any, y: Tensor) -> Any:

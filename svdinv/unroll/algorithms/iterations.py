@@ -173,7 +173,7 @@ class FISTA(Algorithm):
     parameters: ClassVar[dict[str, float]] = {"step": 1.0}
 
     def __post_init__(self) -> None:
-        _check_count("batch_axes", self.batch_axes, 0)
+        check_count("batch_axes", self.batch_axes, 0)
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
         x = super().start(problem, x)["x"]
@@ -242,8 +242,8 @@ class ADMM(Algorithm):
     watched: ClassVar[tuple[str, ...]] = ("x", "multiplier")
 
     def __post_init__(self) -> None:
-        _check_count("cg_iterations", self.cg_iterations, 1)
-        _check_count("batch_axes", self.batch_axes, 0)
+        check_count("cg_iterations", self.cg_iterations, 1)
+        check_count("batch_axes", self.batch_axes, 0)
 
     @property
     def only_for_prox(self) -> tuple[str, ...]:
@@ -526,9 +526,12 @@ def _squared_norm(A: Operator, x: Array) -> float:
     return bound**2
 
 
-def _check_count(name: str, count: int, least: int) -> None:
+def check_count(name: str, count: Any, least: int) -> None:
+    """Raise ValueError for what is no integer of at least `least`."""
     if isinstance(count, bool) or not isinstance(count, int) or count < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {count}")
+        raise ValueError(
+            f"{name} must be an integer of at least {least}, got {count!r}"
+        )
 
 
 def _check_linear(algorithm: Algorithm, problem: Problem) -> None:

@@ -21,7 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from svdinv.unroll.algorithms.cross_validation import held_out, restricted
-from svdinv.unroll.algorithms.iterations import ADMM, State, _check_count
+from svdinv.unroll.algorithms.iterations import ADMM, State, check_count
 from svdinv.unroll.arrays import (
     Array,
     as_float,
@@ -115,7 +115,7 @@ def non_local_low_rank(
     given = tuple(float(deviation) for deviation in deviations)
     if not given or not all(0 < deviation < math.inf for deviation in given):
         raise ValueError(f"deviations must be positive numbers, got {deviations!r}")
-    _check_count("iterations", iterations, 1)
+    check_count("iterations", iterations, 1)
     problem = problem.only_measured()
     xp = namespace(problem.y)
     start = problem.A.approximate_inverse(problem.y)
@@ -383,7 +383,7 @@ def denoise_non_local(
     _, H, W = shape = _finite(y).shape
     deviation = noise_deviation(y) if noise is None else as_float(noise)
     _check_noise(deviation)
-    _check_count("iterations", iterations, 1)
+    check_count("iterations", iterations, 1)
     groups = _usual(shape, groups, _STRIDE)
     if not deviation:
         return y

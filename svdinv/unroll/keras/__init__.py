@@ -63,8 +63,9 @@ class Network(keras.Model):
     """An unrolled network.
 
     Called with a tuple of the measured values and what the forward operator is made
-    of, such as a mask and coil maps; with an operator of its own, with the measured
-    values alone.
+    of, such as ``model((samples, mask))`` for images (B, C, H, W), or
+    ``model((kspace, mask))`` and ``model((kspace, mask, maps))`` for series
+    (B, T, H, W); with an operator of its own, with the measured values alone.
 
     Parameters
     ----------
@@ -165,7 +166,7 @@ class Network(keras.Model):
             signature = inspect.signature(keras.Model.compile)
             given = signature.bind(self, *args, **options).arguments
             for kind in ("loss", "metrics", "weighted_metrics"):
-                for value in _leaves(given.get(kind)):
+                for value in keras.tree.flatten(given.get(kind)):
                     if _is_keras_own(value):
                         raise TypeError(
                             f"{kind}: {value!r} of Keras drops the imaginary part; "
@@ -194,7 +195,7 @@ class Network(keras.Model):
         Those of `Convolutions` and `Number`: layers of Keras's own have no such names.
         """
         return {
-            name: _to_file(_copied(variable.value))
+            name: np.transpose(_copied(variable.value), _file_axes(variable))
             for name, variable in self._named().items()
         }
 
@@ -204,10 +205,14 @@ class Network(keras.Model):
         Raises ValueError if names or shapes are not those of this network.
         """
         named = self._named()
-        expected = {name: _file_shape(variable) for name, variable in named.items()}
+        expected = {
+            name: tuple(variable.shape[axis] for axis in _file_axes(variable))
+            for name, variable in named.items()
+        }
         files.check(weights, expected)
         for name, variable in named.items():
-            variable.assign(_from_file(weights[name]))
+            axes = np.argsort(_file_axes(variable))
+            variable.assign(np.transpose(weights[name], axes))
 
     def get_config(self) -> dict[str, Any]:
         """Describe the model, to make it again."""
@@ -254,44 +259,28 @@ class Network(keras.Model):
 
 @_register
 class TLRNet(Network):
-    """TLR-Net: `Network` of the recipe `svdinv.unroll.networks.TLR`.
-
-    Takes the options of the recipe by keyword; ``model((samples, mask))`` gives images
-    (B, C, H, W).
-    """
+    """TLR-Net: `Network` of `svdinv.unroll.networks.TLR`, whose options it takes."""
 
     recipe_name = "TLR"
 
 
 @_register
 class SLRNet(Network):
-    """SLR-Net: `Network` of the recipe `svdinv.unroll.networks.SLR`.
-
-    Takes the options of the recipe by keyword; ``model((kspace, mask))`` or
-    ``model((kspace, mask, maps))`` gives series (B, T, H, W).
-    """
+    """SLR-Net: `Network` of `svdinv.unroll.networks.SLR`, whose options it takes."""
 
     recipe_name = "SLR"
 
 
 @_register
 class LSNet(Network):
-    """L+S-Net: `Network` of the recipe `svdinv.unroll.networks.LS`.
-
-    Takes the options of the recipe by keyword; ``model((kspace, mask))`` or
-    ``model((kspace, mask, maps))`` gives series (B, T, H, W).
-    """
+    """L+S-Net: `Network` of `svdinv.unroll.networks.LS`, whose options it takes."""
 
     recipe_name = "LS"
 
 
 @_register
 class T2LRNet(Network):
-    """T2LR-Net: `Network` of the recipe `svdinv.unroll.networks.T2LR`.
-
-    Takes the options of the recipe by keyword; ``model((kspace, mask))`` or
-    ``model((kspace, mask, maps))`` gives series (B, T, H, W).
-    """
+    """T2LR-Net: `Network` of `svdinv.unroll.networks.T2LR`, whose options it takes."""
 
     recipe_name = "T2LR"
 
@@ -448,15 +437,6 @@ def load(path: str | Path, **options: Any) -> Network:
     return model
 
 
-def _leaves(value: Any) -> list[Any]:
-    """List the losses or metrics in whatever structure Keras takes."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return [leaf for item in value for leaf in _leaves(item)]
-    return [] if value is None else [value]
-
-
 def _is_keras_own(value: Any) -> bool:
     own = value if isinstance(value, type) or inspect.isroutine(value) else type(value)
     return isinstance(value, str) or own.__module__.split(".")[0] == "keras"
@@ -469,17 +449,7 @@ def _copied(value: Any) -> Any:
     return np.asarray(value).copy()
 
 
-def _file_shape(variable: Any) -> tuple[int, ...]:
-    shape = tuple(variable.shape)
-    return (shape[-1], shape[-2], *shape[:-2]) if len(shape) > 1 else shape
-
-
-def _to_file(array: Any) -> Any:
-    """Kernel (3, 3, in, out) to (out, in, 3, 3); numbers as they are."""
-    axes = (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
-    return array.transpose(axes) if array.ndim > 1 else array
-
-
-def _from_file(array: Any) -> Any:
-    axes = (*range(2, array.ndim), 1, 0)
-    return array.transpose(axes) if array.ndim > 1 else array
+def _file_axes(variable: Any) -> tuple[int, ...]:
+    """Return the axes of a kernel (3, 3, in, out) in the order (out, in, 3, 3)."""
+    n = len(variable.shape)
+    return (n - 1, n - 2, *range(n - 2)) if n > 1 else tuple(range(n))

@@ -8,6 +8,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+from svdinv.unroll.algorithms.iterations import check_count
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
@@ -221,11 +222,7 @@ def at_least(least: int, recipe: Any, *names: str) -> None:
     """Check attributes that count something; ValueError names the first wrong one."""
     for name in names:
         value = getattr(recipe, name)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or value < least:
-            raise ValueError(
-                f"{name} must be an integer of at least {least}, got {value!r}"
-            )
+        check_count(name, value, least)
         if value > _MOST:
             raise ValueError(f"{name} must be at most {_MOST}, got {value}")
 

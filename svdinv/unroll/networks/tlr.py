@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from svdinv.unroll.arrays import Array, namespace
+from svdinv.unroll.arrays import namespace
 from svdinv.unroll.networks.functional import (
     at_least,
     check_image,
@@ -158,14 +158,6 @@ class TLR(Recipe):
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         x, l = state["x"], state["l"]
         v = x + l
-        z = v + self._transformed(v, state, layers)
-        x = problem.A.consistent(z - l, problem.y)
-        if layers.eta is not None:
-            l = l + layers.eta * (x - z)
-        return state | {"x": x, "l": l}
-
-    def _transformed(self, v: Array, state: State, layers: Layers) -> Array:
-        """D(SVT(E(v)))."""
         xp = namespace(v)
         seen = v
         if "side" in state and self.convs_before:
@@ -179,7 +171,13 @@ class TLR(Recipe):
             past = positive(maps[:, self.low_rank_maps :], xp)
             kept = xp.concat([kept, past], axis=1)
         change = layers.synthesis(kept)
-        return unfolded(change, v, self.fold, xp) if self.fold > 1 else change
+        if self.fold > 1:
+            change = unfolded(change, v, self.fold, xp)
+        z = v + change
+        x = problem.A.consistent(z - l, problem.y)
+        if layers.eta is not None:
+            l = l + layers.eta * (x - z)
+        return state | {"x": x, "l": l}
 
     def _chain(
         self, first: int, last: int, count: int, *, residual: bool = False
