@@ -142,11 +142,17 @@ class ISTA(Algorithm):
     def iterate(
         self, state: State, problem: Problem, prox: Prox, p: Parameters
     ) -> State:
-        return {"x": _forward_backward(state["x"], problem, prox, p["step"])}
+        return {"x": self.forward_backward(state["x"], problem, prox, p["step"])}
+
+    def forward_backward(
+        self, x: Array, problem: Problem, prox: Prox, step: Any
+    ) -> Array:
+        """Take a gradient step, then apply the proximal operator."""
+        return prox(x - times(step, problem.gradient(x), namespace(x)), step)
 
 
 @dataclass(frozen=True)
-class FISTA(Algorithm):
+class FISTA(ISTA):
     """Proximal gradient descent with momentum (Beck & Teboulle, SIAM J. Imaging 2009).
 
     With steps of at most ``1 / |A|^2`` the objective is within
@@ -170,8 +176,6 @@ class FISTA(Algorithm):
     restart: bool = False
     batch_axes: int = 0
 
-    parameters: ClassVar[dict[str, float]] = {"step": 1.0}
-
     def __post_init__(self) -> None:
         check_count("batch_axes", self.batch_axes, 0)
 
@@ -185,7 +189,7 @@ class FISTA(Algorithm):
     ) -> State:
         x, ahead, t = state["x"], state["ahead"], state["momentum"]
         xp = namespace(x)
-        new = _forward_backward(ahead, problem, prox, p["step"])
+        new = self.forward_backward(ahead, problem, prox, p["step"])
         if self.restart:
             uphill = self._inner(ahead - new, new - x) > 0
             t = xp.where(uphill, xp.ones_like(t), t)
@@ -500,10 +504,6 @@ def conjugate_gradients(
         before, power = power, inner(residual, better, axes, keepdims=True)
         direction = better + ratio(power, before) * direction
     return x
-
-
-def _forward_backward(x: Array, problem: Problem, prox: Prox, step: Any) -> Array:
-    return prox(x - times(step, problem.gradient(x), namespace(x)), step)
 
 
 def _curvature(problem: Problem, x: Array) -> float:

@@ -26,7 +26,7 @@ except ImportError as error:
 import numpy as np
 from keras import ops
 
-from svdinv.unroll.arrays import Array, is_bool, is_complex, namespace
+from svdinv.unroll.arrays import Array, is_bool, is_complex, namespace, to_numpy
 from svdinv.unroll.keras.losses import PSNR, MeanSquaredError
 from svdinv.unroll.networks import (
     Convolutions,
@@ -138,7 +138,9 @@ class Network(keras.Model):
             Images, not clipped, with the axes that ``recipe.axes`` names.
         """
         y, *measurement = inputs if isinstance(inputs, tuple | list) else (inputs,)
-        y = self._in_precision(y)
+        dtype = self._precision(y.dtype)
+        if dtype != keras.backend.standardize_dtype(y.dtype):
+            y = ops.cast(y, dtype)
 
         def make(y: Array, measurement: Sequence[Any]) -> Problem:
             return given_problem(self.recipe, self.operator, y, tuple(measurement))
@@ -195,7 +197,7 @@ class Network(keras.Model):
         Those of `Convolutions` and `Number`: layers of Keras's own have no such names.
         """
         return {
-            name: np.transpose(_copied(variable.value), _file_axes(variable))
+            name: to_numpy(variable.value).copy().transpose(_file_axes(variable))
             for name, variable in self._named().items()
         }
 
@@ -243,11 +245,6 @@ class Network(keras.Model):
         if given.startswith("complex"):
             return "complex128" if self.variable_dtype == "float64" else "complex64"
         return self.variable_dtype if "float" in given else given
-
-    def _in_precision(self, y: Any) -> Any:
-        dtype = self._precision(y.dtype)
-        known = dtype == keras.backend.standardize_dtype(y.dtype)
-        return y if known else ops.cast(y, dtype)
 
     def _named(self) -> dict[str, Any]:
         return {
@@ -440,13 +437,6 @@ def load(path: str | Path, **options: Any) -> Network:
 def _is_keras_own(value: Any) -> bool:
     own = value if isinstance(value, type) or inspect.isroutine(value) else type(value)
     return isinstance(value, str) or own.__module__.split(".")[0] == "keras"
-
-
-def _copied(value: Any) -> Any:
-    """Copy into a NumPy array; with Keras's own function NumPy 2 warns."""
-    if keras.backend.backend() == "torch":
-        value = value.detach().cpu()
-    return np.asarray(value).copy()
 
 
 def _file_axes(variable: Any) -> tuple[int, ...]:

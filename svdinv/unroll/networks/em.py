@@ -52,7 +52,13 @@ from svdinv.unroll.arrays import (
     times,
 )
 from svdinv.unroll.fidelity import DataFidelity, PoissonKL
-from svdinv.unroll.networks.functional import at_least, check_image, positive, root
+from svdinv.unroll.networks.functional import (
+    at_least,
+    check_image,
+    positive,
+    require,
+    root,
+)
 from svdinv.unroll.networks.recipe import (
     Layer,
     Layers,
@@ -111,8 +117,7 @@ class EMNet(Recipe):
         super().__post_init__()
         at_least(1, self, "features", "convs")
         at_least(0, self, "start", "components")
-        if not self.weight > 0:
-            raise ValueError(f"weight must be positive, got {self.weight}")
+        require(self.weight > 0, self, "weight", "positive")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         inputs = 5 if self.components else 3

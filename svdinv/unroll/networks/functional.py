@@ -227,21 +227,24 @@ def at_least(least: int, recipe: Any, *names: str) -> None:
             raise ValueError(f"{name} must be at most {_MOST}, got {value}")
 
 
+def require(holds: bool, recipe: Any, name: str, due: str) -> None:
+    """Unless it `holds`, raise ValueError: what an attribute must be, and what it is."""
+    if not holds:
+        raise ValueError(f"{name} must be {due}, got {getattr(recipe, name)!r}")
+
+
 def one_of(choices: tuple[str, ...], recipe: Any, name: str) -> None:
     """Check an attribute that is one of several names; ValueError lists them."""
-    value = getattr(recipe, name)
-    if value not in choices:
-        known = " or ".join((", ".join(map(repr, choices[:-1])), repr(choices[-1])))
-        raise ValueError(f"{name} must be {known}, got {value!r}")
+    due = " or ".join((", ".join(map(repr, choices[:-1])), repr(choices[-1])))
+    require(getattr(recipe, name) in choices, recipe, name, due)
 
 
-def check_features(features: tuple[int, ...], name: str, least: int) -> None:
+def check_features(recipe: Any, name: str, least: int) -> None:
     """Check the channels at each scale of an encoder or decoder."""
+    features = getattr(recipe, name)
     whole = all(isinstance(n, int) and least <= n <= 2**14 for n in features)
-    if not (features and whole):
-        raise ValueError(
-            f"{name} must be integers from {least} to {2**14}, got {features!r}"
-        )
+    due = f"integers from {least} to {2**14}"
+    require(bool(features) and whole, recipe, name, due)
 
 
 def check_floats(recipe: Any) -> None:

@@ -40,6 +40,7 @@ from svdinv.unroll.networks.functional import (
     fraction,
     halved,
     one_of,
+    require,
     residual_gains,
     root,
     to_channels,
@@ -101,8 +102,7 @@ class Generator(ImageOrSeriesRecipe):
         super().__post_init__()
         at_least(1, self, "channels", "depth")
         at_least(0, self, "seed")
-        if self.cells != 1:
-            raise ValueError(f"cells must be 1, got {self.cells}")
+        require(self.cells == 1, self, "cells", "1")
         one_of(("noise", "adjoint"), self, "source")
         if self.along_time and self.images != "series":
             raise ValueError("along_time is for series")
@@ -238,10 +238,10 @@ class Skip(Generator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_features(self.features, "features", 1)
-        check_features(self.skips, "skips", 0)
-        if len(self.skips) != len(self.features):
-            raise ValueError(f"skips must be one for each scale, got {self.skips!r}")
+        check_features(self, "features", 1)
+        check_features(self, "skips", 0)
+        as_many = len(self.skips) == len(self.features)
+        require(as_many, self, "skips", "one for each scale")
         bounded = self.images == "image" and self.bounded
         if self.residual and (self.source != "adjoint" or bounded):
             raise ValueError("residual needs source 'adjoint' and bounded=False")
@@ -310,9 +310,8 @@ class Decoder(Generator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_features(self.features, "features", 1)
-        if self.source != "noise":
-            raise ValueError(f"source must be 'noise', got {self.source!r}")
+        check_features(self, "features", 1)
+        require(self.source == "noise", self, "source", "'noise'")
         self._chain(1, 1, side=self.side)
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
@@ -374,7 +373,7 @@ class Bilinear(Generator):
         super().__post_init__()
         at_least(1, self, "rank")
         if self.time:
-            check_features(self.time, "time", 1)
+            check_features(self, "time", 1)
         self._only_series_of_noise()
         if not isinstance(self.space, (Decoder, Skip)):
             raise TypeError(f"space must be a Decoder or a Skip, got {self.space!r}")
@@ -473,15 +472,11 @@ class LowRankAndSparse(Generator):
         x, z, scale = state["x"], state["z"], state["scale"]
         xp = namespace(x)
         H, W = sizes(x, xp)[-2:]
-        low_rank, sparse = (
-            self._as_image(
-                getattr(self, label).maps(z, Part(layers, f"{label}_"), H, W),
-                x,
-                scale,
-                xp,
-            )
+        maps = (
+            getattr(self, label).maps(z, Part(layers, f"{label}_"), H, W)
             for label in ("low_rank", "sparse")
         )
+        low_rank, sparse = (self._as_image(m, x, scale, xp) for m in maps)
         new = {"x": low_rank + sparse, "low_rank": low_rank, "sparse": sparse}
         if "penalty" in state:
             size = xp.sum(times(scale, xp.abs(sparse), xp))

@@ -60,6 +60,7 @@ from svdinv.unroll.networks.functional import (
     folded,
     fraction,
     from_blocks,
+    require,
     root,
     to_blocks,
     to_channels,
@@ -175,35 +176,19 @@ class LLS(SeriesRecipe):
         at_least(1, self, "convs", "block", "fold", "start_block")
         at_least(0, self, "static", "finish")
         whole = [isinstance(n, int) and n >= 0 for n in self.start]
-        if whole != [True, True]:
-            raise ValueError(
-                f"start must be two integers of at least 0, got {self.start!r}"
-            )
+        require(whole == [True] * 2, self, "start", "two integers of at least 0")
         falling = (*self.start_thresholds, 0.0)
         steps = [one >= next_ for one, next_ in pairwise(falling)]
-        if steps != [True] * 3 or not falling[-2] > 0:
-            raise ValueError(
-                "start_thresholds must be three falling positive numbers, got "
-                f"{self.start_thresholds!r}"
-            )
-        two = len(self.start_coils) == 2
-        if not (
-            two and 0 < self.start_coils[0] <= 1 and 0 <= self.start_coils[1] < math.inf
-        ):
-            raise ValueError(
-                "start_coils must be a number in (0, 1] and one of at least 0, got "
-                f"{self.start_coils!r}"
-            )
-        if not 0 < self.finish_threshold < math.inf:
-            raise ValueError(
-                "finish_threshold must be a positive number, got "
-                f"{self.finish_threshold!r}"
-            )
-        levels = self.finish_noise
-        if len(levels) != 2 or not all(0 < level < math.inf for level in levels):
-            raise ValueError(
-                f"finish_noise must be two positive numbers, got {levels!r}"
-            )
+        three = steps == [True] * 3 and falling[-2] > 0
+        require(three, self, "start_thresholds", "three falling positive numbers")
+        coils, levels = self.start_coils, self.finish_noise
+        both = len(coils) == 2 and 0 < coils[0] <= 1 and 0 <= coils[1] < math.inf
+        due = "a number in (0, 1] and one of at least 0"
+        require(both, self, "start_coils", due)
+        positive = 0 < self.finish_threshold < math.inf
+        require(positive, self, "finish_threshold", "a positive number")
+        two = len(levels) == 2 and all(0 < level < math.inf for level in levels)
+        require(two, self, "finish_noise", "two positive numbers")
         if not isinstance(self.noise, bool):
             raise TypeError(f"noise must be true or false, got {self.noise!r}")
 

@@ -59,7 +59,7 @@ from svdinv.unroll.arrays import (
     sizes,
     times,
 )
-from svdinv.unroll.networks.functional import at_least, check_image
+from svdinv.unroll.networks.functional import at_least, check_image, require
 from svdinv.unroll.networks.lls import noise_of_kspace
 from svdinv.unroll.networks.recipe import (
     Layer,
@@ -164,30 +164,23 @@ class NonLocal(ImageOrSeriesRecipe):
         if self.cells == 0:
             object.__setattr__(self, "cells", cells)
         super().__post_init__()
-        if self.cells != cells:
-            raise ValueError(f"cells must be 0 or {cells}, got {self.cells}")
+        require(self.cells == cells, self, "cells", f"0 or {cells}")
         names = ("channels", "rounds", "steps", "data_steps")
         at_least(1, self, *names, "patch", "stride", "count", "reach")
-        if self.stride > self.patch:
-            raise ValueError(
-                f"stride must be at most patch, {self.patch}, got {self.stride}"
-            )
+        due = f"at most patch, {self.patch}"
+        require(self.stride <= self.patch, self, "stride", due)
         if self.alone and (
             self.exact or network is not None or self.images == "series"
         ):
             raise ValueError("alone needs exact=False, no network and no series")
         for name in ("first", "last"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            require(getattr(self, name) > 0, self, name, "positive")
         if network is not None and self.images != "image":
             raise ValueError(f"images must be 'image' with network, got {self.images}")
         if network is not None:
-            of_images = network.axes == "B C H W"
-            if not of_images or getattr(network, "channels", 0) != self.channels:
-                raise ValueError(
-                    f"network must be of images B C H W with {self.channels} "
-                    f"channels, got {network!r}"
-                )
+            own = network.axes, getattr(network, "channels", 0)
+            due = f"of images B C H W with {self.channels} channels"
+            require(own == ("B C H W", self.channels), self, "network", due)
 
     @property
     def measurement(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -18,7 +18,12 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 from svdinv.core.namespace import real
 from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.fidelity import L2, DataFidelity
-from svdinv.unroll.networks.functional import at_least, check_floats, residual_gains
+from svdinv.unroll.networks.functional import (
+    at_least,
+    check_floats,
+    require,
+    residual_gains,
+)
 from svdinv.unroll.operators import Operator, Sampling
 from svdinv.unroll.problem import Problem
 
@@ -70,15 +75,13 @@ class Convolutions:
     normalised: bool = False
 
     def __post_init__(self) -> None:
-        if self.side not in (1, 3):
-            raise ValueError(f"side must be 1 or 3, got {self.side!r}")
+        require(self.side in (1, 3), self, "side", "1 or 3")
         if not self.slope >= 0:
             raise ValueError(f"slope must not be negative, got {self.slope!r}")
-        if self.gains and len(self.gains) != len(self.kernels):
-            raise ValueError(
-                f"gains must be one for each of {len(self.kernels)} convolutions, got "
-                f"{self.gains!r}"
-            )
+        each = not self.gains or len(self.gains) == len(self.kernels)
+        require(
+            each, self, "gains", f"one for each of {len(self.kernels)} convolutions"
+        )
 
     @property
     def kernels(self) -> list[tuple[int, int]]:

@@ -34,6 +34,7 @@ from svdinv.unroll.networks.functional import (
     check_features,
     folded,
     halved,
+    require,
     sampled_where,
     unfolded,
 )
@@ -95,18 +96,12 @@ class Refined(Recipe):
         if self.cells == 0:
             object.__setattr__(self, "cells", self.network.cells)
         super().__post_init__()
-        if self.cells != self.network.cells:
-            raise ValueError(
-                f"cells must be 0 or {self.network.cells}, as of network, got "
-                f"{self.cells}"
-            )
+        due = f"0 or {self.network.cells}, as of network"
+        require(self.cells == self.network.cells, self, "cells", due)
         fits = self.network.axes == "B C H W" and hasattr(self.network, "channels")
-        if not fits:
-            raise ValueError(
-                f"network must be of images B C H W with channels, got {self.network!r}"
-            )
+        require(fits, self, "network", "of images B C H W with channels")
         at_least(1, self, "fold")
-        check_features(self.features, "features", 1)
+        check_features(self, "features", 1)
 
     @property
     def axes(self) -> str:  # type: ignore[override]

@@ -167,7 +167,8 @@ class _Beam(Wrapped):
             return self._spread(filtered.astype(y.dtype)).reshape(self.image_shape)
 
         def turned(x: NDArray[Any]) -> NDArray[Any]:
-            gathered = self._gathered(x.reshape(-1))
+            blocks, x = self._between(x.dtype), x.reshape(-1)
+            gathered = np.stack([block.T @ x for block in blocks])
             return before * _filtered(after * gathered, response)
 
         # The adjoint of one that takes images, and so refuses what are no data.
@@ -238,10 +239,6 @@ class _Beam(Wrapped):
         """Back-project between detectors, from (views, detectors) to (H W,)."""
         pairs = zip(self._between(y.dtype), y, strict=True)
         return sum(block @ view for block, view in pairs)
-
-    def _gathered(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Apply the adjoint of `_spread`."""
-        return np.stack([block.T @ x for block in self._between(x.dtype)])
 
     def _between(self, dtype: Any) -> Iterable[Any]:
         """Return the matrices of `_spread`, (H W, detectors), one for each view."""

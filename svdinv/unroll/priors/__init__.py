@@ -347,8 +347,7 @@ class NonLocalLowRank(Prior):
         parts = []
         for part in self.groups.parts(x):
             done = log_sum_by_gram(part, tau, self.epsilon) if quick else None
-            exact = done is None
-            parts.append(threshold(part, tau, self.epsilon) if exact else done)
+            parts.append(threshold(part, tau, self.epsilon) if done is None else done)
         return self.groups.join(namespace(x).concat(parts, axis=-3))
 
 

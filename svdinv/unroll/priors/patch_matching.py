@@ -121,14 +121,11 @@ class Groups:
 
     def join(self, groups: Array) -> Array:
         """Assemble an image, each pixel the mean over the patches that hold it."""
-        return self._summed(groups) / cast_like(self._times, groups, namespace(groups))
-
-    def _summed(self, groups: Array) -> Array:
-        """Add the patches up where they lie."""
         xp = namespace(groups)
         *batch, _, _, size = sizes(groups, xp)
         entries = xp.reshape(groups, (*batch, self._index.size, size))
-        return folded(self._sum(entries), self.patch, self._corners)
+        total = folded(self._sum(entries), self.patch, self._corners)
+        return total / cast_like(self._times, groups, xp)
 
 
 def patches_of(x: Array, patch: int) -> Array:

@@ -303,7 +303,10 @@ class Fitting:
             seen = replace(target, y=aim + more / _LESS)
             aim = aim - _LESS * more
             state = self._begun(seen)
-        image, state = self.models[index](state, seen, self._noise())
+        noise: Any = 0.0
+        if self.options.input_noise and not self.options.recorrupted:
+            noise = self._drawn(self.options.input_noise, self.state["z"])
+        image, state = self.models[index](state, seen, noise)
         if around is not None:
             image = image + around
         Ax = target.A.forward(image)
@@ -332,12 +335,6 @@ class Fitting:
         if self.options.penalty:
             state["penalty"] = self.recipe.no_penalty(state["x"])
         return state
-
-    def _noise(self) -> Tensor | float:
-        """Noise at the input in this iteration."""
-        if self.options.recorrupted or not self.options.input_noise:
-            return 0.0
-        return self._drawn(self.options.input_noise, self.state["z"])
 
     def _drawn(self, size: float, like: Tensor) -> Tensor:
         """Draw noise for this iteration, whatever came before."""
