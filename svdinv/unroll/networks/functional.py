@@ -228,7 +228,7 @@ def at_least(least: int, recipe: Any, *names: str) -> None:
 
 
 def require(holds: bool, recipe: Any, name: str, due: str) -> None:
-    """Unless it `holds`, raise ValueError: what an attribute must be, and what it is."""
+    """Unless it `holds`, raise ValueError: what an attribute must be, and is."""
     if not holds:
         raise ValueError(f"{name} must be {due}, got {getattr(recipe, name)!r}")
 
