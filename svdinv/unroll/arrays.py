@@ -49,6 +49,7 @@ __all__ = [
     "operators",
     "real",
     "real_dtype",
+    "root",
     "short_repr",
     "sizes",
     "stacked",
@@ -169,6 +170,12 @@ def is_tensorflow(x: Any) -> bool:
 def times(factor: Any, x: Array, xp: Namespace) -> Array:
     """`x` times a number, or a real array that broadcasts, in the dtype of `x`."""
     return (like(factor, x, xp) if hasattr(factor, "dtype") else factor) * x
+
+
+def root(x: Array, xp: Namespace) -> Array:
+    """Square root, with slope 0 at 0."""
+    one = xp.ones_like(x)
+    return xp.where(x > 0, xp.sqrt(xp.where(x > 0, x, one)), xp.zeros_like(x))
 
 
 def inner(x: Array, y: Array, axis: Any = None, *, keepdims: bool = False) -> Array:

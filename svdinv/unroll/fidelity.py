@@ -25,6 +25,7 @@ from svdinv.unroll.arrays import (
     inner,
     like,
     namespace,
+    root,
     short_repr,
     stacked,
     times,
@@ -108,15 +109,20 @@ class _OfOneParameter(DataFidelity):
     """A fidelity with one parameter, a number or an array like the data."""
 
     name: ClassVar[str]
+    may_be_0: ClassVar[bool]
 
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
         value = getattr(self, self.name)
-        if not (isinstance(value, int | float | None) or hasattr(value, "dtype")):
+        number = isinstance(value, int | float)
+        if not (number or value is None or hasattr(value, "dtype")):
             raise TypeError(
                 f"{self.name} must be a number or an array, got {type(value).__name__}"
             )
+        if number and not (value > 0 or (self.may_be_0 and value == 0)):
+            due = "not be negative" if self.may_be_0 else "be positive"
+            raise ValueError(f"{self.name} must {due}, got {value}")
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
         value = getattr(self, self.name)
@@ -163,12 +169,7 @@ class L2(_OfOneParameter):
 
     weight: Any = None
 
-    name = "weight"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.weight, int | float) and not self.weight > 0:
-            raise ValueError(f"weight must be positive, got {self.weight}")
+    name, may_be_0 = "weight", False
 
     def distance(self, z: Array, y: Array) -> Array:
         difference = z - y
@@ -234,12 +235,7 @@ class PoissonKL(_OfOneParameter):
 
     background: Any = 0.0
 
-    name = "background"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.background, int | float) and not self.background >= 0:
-            raise ValueError(f"background must not be negative, got {self.background}")
+    name, may_be_0 = "background", True
 
     def check(self, y: Array) -> None:
         if bool(namespace(y).any(y < 0)):
@@ -278,11 +274,11 @@ class PoissonKL(_OfOneParameter):
         one = xp.ones_like(z)
         shifted = self.expected(z) - times(step, one, xp)
         square = shifted**2 + 4 * times(step, y, xp)
-        root = xp.where(square > 0, xp.sqrt(xp.where(square > 0, square, one)), 0 * one)
+        length = root(square, xp)
         # The form without cancellation, where the shift is negative.
-        sum_ = xp.where(root - shifted > 0, root - shifted, one)
+        sum_ = xp.where(length - shifted > 0, length - shifted, one)
         small = 2 * times(step, y, xp) / sum_
-        mean = xp.where(shifted < 0, small, (shifted + root) / 2)
+        mean = xp.where(shifted < 0, small, (shifted + length) / 2)
         return z + (mean - self.expected(z))
 
     def expected(self, z: Array) -> Array:

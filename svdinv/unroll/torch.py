@@ -157,7 +157,14 @@ class Network(nn.Module):
         problem = given_problem(self.recipe, self.operator, y, measurement, named)
         problem = problem.replace_arrays(arranged)
         state = self.recipe.begin(problem)
-        self._check_precision(state["x"])
+        real = state["x"].dtype.to_real()
+        kernel = next((w.dtype for w in self.parameters() if w.ndim), real)
+        # Not every device, such as "meta", can be asked for its autocast.
+        if real != kernel and not torch.is_autocast_enabled(data.device.type):
+            raise TypeError(
+                "y and the network must have one precision, got images "
+                f"{state['x'].dtype} and weights {kernel}"
+            )
         if penalty:
             state["penalty"] = self.recipe.no_penalty(state["x"])
         for cell in self.cells:
@@ -172,18 +179,6 @@ class Network(nn.Module):
     def extra_repr(self) -> str:
         """Describe the network in print."""
         return repr(self.recipe)
-
-    def _check_precision(self, x: Tensor) -> None:
-        """Refuse images that the convolutions would stumble over."""
-        kernels = (w.dtype for w in self.parameters() if w.ndim)
-        kernel = next(kernels, x.dtype.to_real())
-        # Not every device, such as "meta", can be asked for its autocast.
-        differ = x.dtype.to_real() != kernel
-        if differ and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(
-                f"y and the network must have one precision, got images {x.dtype} and "
-                f"weights {kernel}"
-            )
 
 
 class TLRNet(Network):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from svdinv.core.namespace import safe_divide
 from svdinv.unroll.algorithms.iterations import Algorithm, Parameters, State
-from svdinv.unroll.arrays import Array, cast_like, like, namespace, times
+from svdinv.unroll.arrays import Array, cast_like, like, namespace, root, times
 from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.problem import Problem
@@ -124,11 +124,10 @@ def positive_root(L: Any, linear: Array, e: Array, xp: Any) -> Array:
     """
     one = xp.ones_like(linear)
     square = linear**2 + 4 * times(L, e, xp)
-    some = square > 0
-    root = xp.where(some, xp.sqrt(xp.where(some, square, one)), 0 * one)
+    length = root(square, xp)
     # Of both forms the one without cancellation.
     positive = linear > 0
-    down = safe_divide(2 * e, linear + root, positive, xp)
+    down = safe_divide(2 * e, linear + length, positive, xp)
     if not hasattr(L, "dtype") and not L:
         return xp.where(positive, down, 0 * one)
-    return xp.where(positive, down, times(1 / (2 * L), root - linear, xp))
+    return xp.where(positive, down, times(1 / (2 * L), length - linear, xp))

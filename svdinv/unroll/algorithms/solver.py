@@ -161,7 +161,12 @@ def solve(
     Where a framework records derivatives, such as PyTorch for a learned weight, all
     iterations are recorded; `torch.no_grad` prevents that.
     """
-    _check_options(iterations, rtol, x0, state)
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    if not rtol >= 0:
+        raise ValueError(f"rtol must not be negative, got {rtol}")
+    if x0 is not None and state is not None:
+        raise ValueError("x0 and state are two ways to start: give one of them")
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
     problem = problem.only_measured()
@@ -278,17 +283,6 @@ def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -
             )
         settled &= as_float(norm(new[name] - old[name])) <= rtol * size
     return settled
-
-
-def _check_options(
-    iterations: int, rtol: float, x0: Array | None, state: State | None
-) -> None:
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
-    if not rtol >= 0:
-        raise ValueError(f"rtol must not be negative, got {rtol}")
-    if x0 is not None and state is not None:
-        raise ValueError("x0 and state are two ways to start: give one of them")
 
 
 def _check_shapes(problem: Problem, image: Array, x0: Array | None) -> None:

@@ -247,11 +247,17 @@ class Network(keras.Model):
         return self.variable_dtype if "float" in given else given
 
     def _named(self) -> dict[str, Any]:
-        return {
-            f"cells.{i}.{name}": variable
-            for i, cell in enumerate(self.cells)
-            for name, variable in cell.named().items()
-        }
+        """Return the weights under the names of the files."""
+        named: dict[str, Any] = {}
+        for i, cell in enumerate(self.cells):
+            for name, part in cell.parts.items():
+                label = f"cells.{i}.{name}"
+                if isinstance(part, _Chain):
+                    own = part.weights_by_name.items()
+                    named |= {f"{label}.{key}": variable for key, variable in own}
+                elif isinstance(part, keras.Variable):
+                    named[label] = part
+        return named
 
 
 @_register
@@ -325,16 +331,6 @@ class _Cell(keras.layers.Layer):
             return _split(new[name] for name in state)
 
         return _joined(keras.remat(step)(*_split(given.values())), state)
-
-    def named(self) -> dict[str, Any]:
-        """Return the weights under the names of the files."""
-        named: dict[str, Any] = {}
-        for name, part in self.parts.items():
-            if isinstance(part, _Chain):
-                named |= {f"{name}.{own}": x for own, x in part.weights_by_name.items()}
-            elif isinstance(part, keras.Variable):
-                named[name] = part
-        return named
 
 
 def _split(arrays: Iterable[Array]) -> tuple[Array, ...]:

@@ -48,6 +48,7 @@ from svdinv.unroll.arrays import (
     from_casorati,
     namespace,
     operators,
+    root,
     sizes,
     times,
 )
@@ -57,7 +58,6 @@ from svdinv.unroll.networks.functional import (
     check_image,
     positive,
     require,
-    root,
 )
 from svdinv.unroll.networks.recipe import (
     Layer,

@@ -34,12 +34,6 @@ def positive(x: Array, xp: Namespace) -> Array:
     return xp.where(x > 0, x, xp.zeros_like(x))
 
 
-def root(x: Array, xp: Namespace) -> Array:
-    """Square root, with slope 0 at 0."""
-    one = xp.ones_like(x)
-    return xp.where(x > 0, xp.sqrt(xp.where(x > 0, x, one)), xp.zeros_like(x))
-
-
 def fraction(c: Array, xp: Namespace) -> Array:
     """Sigmoid of c: a fraction of something, whatever is learned."""
     # Of the two ways to write it that which does not overflow: the derivative of the
@@ -148,14 +142,6 @@ def _between(size: int, like: Array, xp: Namespace) -> Array:
     place = xp.where(place < known[-1], place, known[-1])
     distance = xp.abs(place[:, None] - known[None, :])
     return xp.where(distance < 1, 1 - distance, xp.zeros_like(distance))
-
-
-def low_rank(maps: Array, share: Array, block: int | None, layers: Any) -> Array:
-    """Threshold the singular values of each map, or of each block of it."""
-    xp = namespace(maps)
-    if block is None:
-        return layers.svt(maps, share)
-    return from_blocks(layers.svt(to_blocks(maps, block, xp), share), maps, xp)
 
 
 def low_rank_parts(v: Array, layers: Any) -> Array:

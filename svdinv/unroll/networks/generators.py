@@ -30,6 +30,7 @@ from svdinv.unroll.arrays import (
     inner,
     like,
     namespace,
+    root,
     sizes,
     times,
 )
@@ -42,7 +43,6 @@ from svdinv.unroll.networks.functional import (
     one_of,
     require,
     residual_gains,
-    root,
     to_channels,
     to_complex,
 )

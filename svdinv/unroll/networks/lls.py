@@ -49,9 +49,11 @@ from svdinv.unroll.arrays import (
     cast_like,
     count_up,
     from_casorati,
+    inner,
     like,
     namespace,
     operators,
+    root,
     sizes,
     times,
 )
@@ -61,7 +63,6 @@ from svdinv.unroll.networks.functional import (
     fraction,
     from_blocks,
     require,
-    root,
     to_blocks,
     to_channels,
     to_complex,
@@ -420,8 +421,7 @@ def _at_zero(x: Array, y: Array, xp: Namespace) -> Array:
 
 
 def _norm(matrices: Array, xp: Namespace) -> Array:
-    square = real(xp.conj(matrices) * matrices, xp)
-    return root(xp.sum(square, axis=(-2, -1)), xp)
+    return root(inner(matrices, matrices, (-2, -1)), xp)
 
 
 def _outer(size: Any, like: Array, xp: Namespace) -> Array:

@@ -182,7 +182,6 @@ class Refined(Recipe):
         return x + unit * self._maps(seen, layers)
 
     def _chains(self) -> dict[str, Convolutions]:
-        """Name the convolutions of the encoder and the decoder."""
         features, coarsest = self.features, len(self.features) - 1
         pixels = self.fold**2
         chains = {}
@@ -205,7 +204,6 @@ class Refined(Recipe):
         return Convolutions(widths, axes=2, slope=self.slope, last=True, gains=gains)
 
     def _maps(self, seen: Array, layers: Layers) -> Array:
-        """Apply the encoder and the decoder."""
         xp = namespace(seen)
         maps = folded(seen, self.fold, xp) if self.fold > 1 else seen
         maps, passed = layers.encoder_0(maps), []

@@ -26,12 +26,13 @@ from svdinv.unroll.networks.functional import (
     check_image,
     folded,
     fraction,
-    low_rank,
+    from_blocks,
     normalised_fill,
     one_of,
     positive,
     residual_gains,
     sampled_where,
+    to_blocks,
     unfolded,
 )
 from svdinv.unroll.networks.recipe import (
@@ -166,7 +167,12 @@ class TLR(Recipe):
             seen = folded(seen, self.fold, xp)
         maps = layers.analysis(seen)
         share = fraction(layers.threshold, xp)
-        kept = low_rank(maps[:, : self.low_rank_maps], share, self.block, layers)
+        kept = maps[:, : self.low_rank_maps]
+        if self.block is None:
+            kept = layers.svt(kept, share)
+        else:
+            blocks = layers.svt(to_blocks(kept, self.block, xp), share)
+            kept = from_blocks(blocks, kept, xp)
         if self.bypass_maps:
             past = positive(maps[:, self.low_rank_maps :], xp)
             kept = xp.concat([kept, past], axis=1)

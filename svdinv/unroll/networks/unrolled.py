@@ -24,11 +24,10 @@ from svdinv.unroll.algorithms.iterations import (
 )
 from svdinv.unroll.arrays import (
     Array,
-    casorati,
     conj,
-    from_casorati,
     is_complex,
     namespace,
+    root,
     times,
 )
 from svdinv.unroll.networks.functional import (
@@ -37,7 +36,6 @@ from svdinv.unroll.networks.functional import (
     check_image,
     fraction,
     low_rank_parts,
-    root,
 )
 from svdinv.unroll.networks.recipe import (
     Convolutions,
@@ -48,7 +46,11 @@ from svdinv.unroll.networks.recipe import (
     State,
     register,
 )
-from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
+from svdinv.unroll.networks.series import (
+    ImageOrSeriesRecipe,
+    low_rank_series,
+    zero_filled,
+)
 from svdinv.unroll.operators import TemporalFourier
 from svdinv.unroll.problem import Problem
 
@@ -144,10 +146,9 @@ class LowRank(LearnedPrior):
 
     def prox(self, v: Array, step: Any, layers: Layers) -> Array:
         xp = namespace(v)
-        share = fraction(layers.threshold, xp)
         if not (self.joint or is_complex(v, xp)):
-            return layers.svt(v, share)
-        return from_casorati(layers.svt(casorati(v, xp), share), v, xp)
+            return layers.svt(v, fraction(layers.threshold, xp))
+        return low_rank_series(v, layers)
 
 
 @register

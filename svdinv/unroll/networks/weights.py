@@ -138,7 +138,6 @@ def write(
 
 
 def _header(content: bytes) -> dict[str, Any]:
-    """Return the header of a safetensors file."""
     end = 8 + int.from_bytes(content[:8], "little")
     header: dict[str, Any] = json.loads(content[8:end])
     return header

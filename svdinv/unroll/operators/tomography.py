@@ -424,7 +424,6 @@ class FanBeam(_Beam):
 
 
 def _scipy() -> Any:
-    """Import and return `scipy.sparse`."""
     with needing("scipy", "train"):
         import scipy.sparse
     return scipy.sparse

@@ -15,6 +15,7 @@ from svdinv.unroll.arrays import (
     like,
     namespace,
     operators,
+    root,
     times,
 )
 from svdinv.unroll.operators import Gradient, Identity, Operator, operator_norm
@@ -275,7 +276,4 @@ def _size(x: Array, axis: int | None, xp: Namespace) -> Array:
     """Magnitudes, along an axis that is kept; their derivative at 0 is 0."""
     if axis is None:
         return xp.abs(x)
-    squares = inner(x, x, axis, keepdims=True)
-    some = squares > 0
-    roots = xp.sqrt(xp.where(some, squares, xp.ones_like(squares)))
-    return xp.where(some, roots, xp.zeros_like(roots))
+    return root(inner(x, x, axis, keepdims=True), xp)

@@ -30,7 +30,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -256,7 +256,7 @@ class Fitting:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, complete or not at all."""
-        told = [[getattr(r, f.name) for f in fields(Record)] for r in self.trajectory]
+        told = [list(vars(record).values()) for record in self.trajectory]
         note = {
             "trajectory": json.dumps(told),
             "rollbacks": json.dumps(self.rollbacks),
@@ -277,12 +277,8 @@ class Fitting:
             raise ValueError(f"{path} is of a fit to other data, or of other weights")
         found.restore(self.models, self.kept, self.optimiser)
         try:
-            told = json.loads(found.origin["trajectory"])
-            names = [f.name for f in fields(Record)]
-            rows: list[dict[str, Any]] = [
-                dict(zip(names, row, strict=True)) for row in told
-            ]
-            self.trajectory = [Record(**row) for row in rows]
+            rows = json.loads(found.origin["trajectory"])
+            self.trajectory = [Record(*row) for row in rows]
             self.rollbacks = [int(i) for i in json.loads(found.origin["rollbacks"])]
             self._recent.extend(map(float, json.loads(found.origin["recent"])))
             best, value, first = json.loads(found.origin["best"])
@@ -386,7 +382,6 @@ class Fitting:
         return True
 
     def _check(self, problem: Problem) -> None:
-        """Refuse what does not go together."""
         options, generator = self.options, self.recipe
         if options.trained == "decoder" and not has_encoder(generator):
             raise ValueError(
@@ -398,9 +393,9 @@ class Fitting:
 
     def _around(self, around: Any, known: Problem, convert: Any) -> Any:
         """Return the image that the generated one is added to."""
-        shape = tuple(self.states[-1]["x"].shape)
         if around is None:
             return None
+        x = self.states[-1]["x"]
         if callable(around):
             around = around(replace(known, y=known.y[0]).replace_arrays(to_numpy))
             if around is None:
@@ -412,10 +407,11 @@ class Fitting:
             )
         if getattr(self.recipe, "images", "") == "image" and self.recipe.bounded:  # type: ignore[attr-defined]
             raise ValueError("around: needs a generator with bounded=False")
-        given = convert(around)[None].to(self.states[-1]["x"].dtype)
-        if tuple(given.shape) != shape:
+        given = convert(around)[None].to(x.dtype)
+        if given.shape != x.shape:
             raise ValueError(
-                f"around must have shape {shape[1:]}, got {tuple(around.shape)}"
+                f"around must have shape {tuple(x.shape[1:])}, got "
+                f"{tuple(around.shape)}"
             )
         return given
 
