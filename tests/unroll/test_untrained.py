@@ -460,9 +460,9 @@ class TestRegularisation:
         prior = HuberVariation(0.05, 0.01)
         fitting = Fitting(problem, GENERATOR, Options(prior=prior, every=1, rule=None))
         with torch.no_grad():
-            noise = fitting._noise
             fitting.iteration = 1
-            image = fitting.models[0](fitting.state, fitting.problem, noise())[0]
+            noise = fitting._drawn(fitting.options.input_noise, fitting.state["z"])
+            image = fitting.models[0](fitting.state, fitting.problem, noise)[0]
             fitting.iteration = 0
         record = fitting.step()
         expected = fitting.problem.value(image) + prior.value(image)
