@@ -35,6 +35,7 @@ __all__ = [
     "casorati",
     "cast_like",
     "check_broadcast",
+    "check_count",
     "conj",
     "count_up",
     "from_casorati",
@@ -151,6 +152,14 @@ def check_broadcast(name: str, shape: Sequence[Any], data: Sequence[Any]) -> Non
     )
     if not fits:
         raise ValueError(f"{name} {shape} does not broadcast to data of shape {data}")
+
+
+def check_count(name: str, count: Any, least: int) -> None:
+    """Raise ValueError for what is no integer of at least `least`."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
+        raise ValueError(
+            f"{name} must be an integer of at least {least}, got {count!r}"
+        )
 
 
 def is_bool(x: Array) -> bool:

@@ -21,7 +21,16 @@ from typing import Any, ClassVar, TypeAlias
 
 from svdinv.core.namespace import safe_divide
 from svdinv.core.tolerances import eps
-from svdinv.unroll.arrays import Array, as_float, inner, like, namespace, norm, times
+from svdinv.unroll.arrays import (
+    Array,
+    as_float,
+    check_count,
+    inner,
+    like,
+    namespace,
+    norm,
+    times,
+)
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.operators import Identity, Operator, operator_norm
 from svdinv.unroll.problem import Problem
@@ -524,14 +533,6 @@ def _squared_norm(A: Operator, x: Array) -> float:
     if bound == 0:
         raise ValueError(f"{A!r} gives 0, whatever the image: no step suits it")
     return bound**2
-
-
-def check_count(name: str, count: Any, least: int) -> None:
-    """Raise ValueError for what is no integer of at least `least`."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < least:
-        raise ValueError(
-            f"{name} must be an integer of at least {least}, got {count!r}"
-        )
 
 
 def _check_linear(algorithm: Algorithm, problem: Problem) -> None:

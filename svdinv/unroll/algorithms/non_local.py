@@ -21,11 +21,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from svdinv.unroll.algorithms.cross_validation import held_out, restricted
-from svdinv.unroll.algorithms.iterations import ADMM, State, check_count
+from svdinv.unroll.algorithms.iterations import ADMM, State
 from svdinv.unroll.arrays import (
     Array,
     as_float,
     cast_like,
+    check_count,
     inner,
     namespace,
     real,

@@ -272,7 +272,6 @@ def _first_state(
 
 
 def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -> bool:
-    """Return whether all convergence variables have settled."""
     settled = True
     for name in algorithm.watched:
         size = as_float(norm(new[name]))

@@ -349,8 +349,6 @@ def _joined(arrays: Iterable[Array], state: Mapping[Any, Array]) -> dict[Any, Ar
 
 
 class _Layers:
-    """What a recipe sees of a cell."""
-
     def __init__(self, index: int, parts: dict[str, Any]) -> None:
         self.index, self._parts = index, parts
 

@@ -121,5 +121,4 @@ def _parts(x: Array) -> Array:
 
 
 def _mean(x: Array) -> Array:
-    """Mean of each image."""
     return ops.mean(x, axis=tuple(range(1, len(x.shape))))

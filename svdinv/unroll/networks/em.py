@@ -189,7 +189,6 @@ class EMNet(Recipe):
     def _corrected(
         self, em: Array, x: Array, state: State, layers: Layers, xp: Namespace
     ) -> Array:
-        """Add D of each frame."""
         B, T, H, W = sizes(x, xp)
         unit = state["unit"]
         maps = [safe_divide(v, unit, unit > 0, xp) for v in (em, x)]

@@ -8,11 +8,11 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
-from svdinv.unroll.algorithms.iterations import check_count
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
     cast_like,
+    check_count,
     count_up,
     like,
     namespace,

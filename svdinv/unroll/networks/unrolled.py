@@ -317,11 +317,9 @@ class _Learned:
         self.prior, self.layers = prior, layers
 
     def prox(self, v: Array, step: Any) -> Array:
-        """Return the prior's proximal operator."""
         return self.prior.prox(v, step, self.layers)
 
     def gradient(self, x: Array) -> Array:
-        """Return the gradient of the prior, for an algorithm that needs it."""
         return self.prior.prox(x, 1.0, self.layers)
 
 

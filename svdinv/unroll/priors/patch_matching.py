@@ -202,7 +202,6 @@ def _added(rows: Any, index: Any, places: int) -> Any:
 
 
 def _taken(x: Array, index: NDArray[Any], xp: Namespace) -> Array:
-    """Gather rows of matrices."""
     return xp.take(x, xp.asarray(index, **on_device(x)), axis=-2)
 
 

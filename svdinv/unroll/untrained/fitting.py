@@ -333,7 +333,6 @@ class Fitting:
         return state
 
     def _drawn(self, size: float, like: Tensor) -> Tensor:
-        """Draw noise for this iteration, whatever came before."""
         rng = torch.Generator().manual_seed(
             self.options.seed * 1_000_003 + self.iteration
         )
