@@ -619,7 +619,8 @@ def test_residuals_are_preconditioned():
     model = Fitting(problem, recipe, Options(rule=None, every=1))
     with torch.no_grad():
         model.iteration = 1
-        image = model.models[0](model.state, model.problem, model._noise())[0]
+        noise = model._drawn(model.options.input_noise, model.state["z"])
+        image = model.models[0](model.state, model.problem, noise)[0]
         rest = model.problem.A(image) - model.problem.y
         expected = (rest * A.preconditioned(rest)).sum() / 2 / rest.numel()
     assert records[0].loss == records[0].data == pytest.approx(records[1].data)
