@@ -191,11 +191,15 @@ def _trusted(
 
 
 def _cheaper_unseen(
-    A: Array, function: SpectralFunction, tau: Any, relative: bool, xp: Namespace
+    A: Array,
+    values: Any,
+    function: SpectralFunction,
+    tau: Any,
+    relative: bool,
+    xp: Namespace,
 ) -> SVDFactors | None:
     """Factors of tall A, where a traced graph decides between the two ways."""
-    values = tall_values(A, xp) if hasattr(xp, "choose") else None
-    if values is None:
+    if values is None or not hasattr(xp, "choose"):
         return None
     S, V, W = values
     floor, epsilon = WIDE_GRAM_FLOOR, DOUBLE_EPS
@@ -280,11 +284,13 @@ def _cheaper(
     small = work < MIN_GRAM_WORK
     if small and not tall:
         return None  # little to gain
-    if any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None:
-        return _cheaper_unseen(A, function, tau, relative, xp)
-    known = function, tau, relative
-    cutoff = function.cutoff(tau, xp)
     values = tall_values(A, xp) if tall else None
+    if values is None and small and not many:
+        return None
+    known = function, tau, relative
+    if any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None:
+        return _cheaper_unseen(A, values, *known, xp)
+    cutoff = function.cutoff(tau, xp)
     if values is not None:
         S, V, W = values
         if cutoff is not None and long >= ASPECT_LIMIT * short:

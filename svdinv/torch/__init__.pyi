@@ -1631,7 +1631,8 @@ def svt(
         precision where that is at hand, and leaves to the caller that kept
         singular values are not too small for it; ``"matmul"`` takes matrix
         products alone, meant for GPUs. ``"auto"`` takes the Gram matrix where it
-        is faster and, judged by its singular values, accurate, and the SVD
+        is faster and, judged by its singular values, accurate; in PyTorch of other
+        tall or wide matrices the triangle of the QR decomposition; and the SVD
         elsewhere: for small inputs, on GPUs, and in traced or compiled functions,
         where nothing can be judged, but for tall matrices in JAX's on the CPU. Of
         matrices known to be spread over devices it takes two Gram matrices where one

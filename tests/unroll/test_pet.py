@@ -391,6 +391,7 @@ def test_damaged_files_are_refused(tmp_path):
         ("counts", 0 * negative, "counts must not be all 0"),
         ("background", np.ones((3, 2)), "background must broadcast"),
         ("factors", -np.ones(1), "factors must not be negative"),
+        ("truth", np.zeros((1, 20, 20)), "truth must be positive somewhere"),
     ):
         write_h5(tmp_path / "d.h5", **{**made, name: value})
         with pytest.raises(ValueError, match=message):

@@ -152,6 +152,16 @@ class Datasets:
                 name, f"must have the shape {said}, here {expected}, got {shape}"
             )
 
+    def truth(self, shape: tuple[int, ...], said: str) -> Arrays | None:
+        """Read the dataset ``truth``, if there is one, of a shape: float32."""
+        if "truth" not in self:
+            return None
+        self.same("truth", shape, said)
+        truth = self.real("truth")
+        if not (truth > 0).any():  # no metric would have a peak
+            raise self.error("truth", "must be positive somewhere")
+        return truth
+
     def complex(self, name: str) -> Arrays:
         """Read complex numbers, or real ones as such: complex64."""
         return to_complex(self.read(name), self.path, name)

@@ -253,10 +253,10 @@ class Ct(Task):
             problem = _problem(sinogram, place, angles)
         except ValueError as error:
             raise file.error("geometry", f"makes no sense: {error}") from error
-        if "truth" not in file:
+        truth = file.truth((len(sinogram), *place[:2]), "of the image")
+        if truth is None:
             return problem
-        file.same("truth", (len(sinogram), *place[:2]), "of the image")
-        return replace(problem, truth=file.real("truth") / np.float32(problem.scale))
+        return replace(problem, truth=truth / np.float32(problem.scale))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         place, angles, unit = Tomogram.expect(problem).scan

@@ -234,10 +234,8 @@ class Pet(Task):
         # Activities of about 1 at most, which networks are for.
         scale = np.float32(_iterates(problem, 1)[0].max())
         problem = scan.problem(held[0], scale * held[1], held[2])
-        truth = None
-        if "truth" in file:
-            file.same("truth", (len(counts), *ring[:2]), "of the frames")
-            truth = file.real("truth") / scale
+        truth = file.truth((len(counts), *ring[:2]), "of the frames")
+        truth = None if truth is None else truth / scale
         return replace(problem, truth=truth, scale=float(scale))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
