@@ -4,7 +4,7 @@ Ratios of the two, without and with a gradient, in PyTorch on one thread, in tha
 thread's own time, in turns: above 1 `auto` is faster. The spectra are those of random
 numbers, of values that decay to 1e-3, and of low rank plus noise; tau is low or high
 relative to the largest value, so that every way of `auto` is taken, and the Gram
-matrix asked for in vain. Writes docs/figures/auto.txt::
+matrix asked for in vain. Writes docs/figures/speed-auto.txt::
 
     python benchmarks/auto.py
 """
@@ -102,7 +102,7 @@ def main() -> None:
                 )
                 print(lines[-1], flush=True)
     if not quick:
-        (FIGURES / "auto.txt").write_text("\n".join(lines) + "\n", "utf-8")
+        (FIGURES / "speed-auto.txt").write_text("\n".join(lines) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

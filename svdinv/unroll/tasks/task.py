@@ -61,6 +61,16 @@ Method: TypeAlias = Callable[[Problem], Reconstruction]
 """From a problem of the task to an image, and what was chosen for it."""
 
 
+def _every(problem: Problem) -> bool:
+    """Return True: the condition holds for every problem."""
+    return True
+
+
+def _none(problem: Problem) -> bool:
+    """Return False: the condition holds for no problem."""
+    return False
+
+
 @dataclass(frozen=True)
 class Baseline:
     """A classical method, with what says when others are compared with it."""
@@ -68,8 +78,8 @@ class Baseline:
     method: Method
     lengthy: bool = False  # takes more than some seconds: if asked for
     # Whether it is for such a problem, and whether that takes minutes: if named.
-    applies: Callable[[Problem], bool] = lambda problem: True
-    slow: Callable[[Problem], bool] = lambda problem: False
+    applies: Callable[[Problem], bool] = _every
+    slow: Callable[[Problem], bool] = _none
 
     def __call__(self, problem: Problem) -> Reconstruction:
         """Reconstruct."""
