@@ -66,6 +66,13 @@ def any_on_host(mask: tf.Tensor) -> bool | None:
     return bool(tf.reduce_any(mask))
 
 
+def numbers(x: tf.Tensor) -> list[float] | None:
+    """See `svdinv.core.namespace`."""
+    if not tf.executing_eagerly() or "GPU" in x.device:
+        return None
+    return x.numpy().ravel().tolist()
+
+
 def iterate_while(step: Any, running: Any, state: Any, steps: int) -> Any:
     """Apply `step` while `running` holds anywhere, at most `steps` times."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
@@ -27,8 +28,6 @@ __all__ = [
     "multiplies_quickly",
     "runs_kernels",
     "svd",
-    "tall_values",
-    "tall_vectors",
 ]
 
 
@@ -170,16 +169,6 @@ def _aligned(U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return U.mT.contiguous().mT, S, Vh.contiguous()
 
 
-def tall_values(A: Tensor) -> tuple[Tensor, ...] | None:
-    """See `svdinv.core.namespace`."""
-    return by_memory.tall_values(A, memory)
-
-
-def tall_vectors(A: Tensor, W: Tensor) -> Tensor:
-    """See `svdinv.kernels.memory`."""
-    return by_memory.tall_vectors(A, W, memory)
-
-
 @torch.library.custom_op("svdinv::svd", mutates_args=())
 def _traced_svd(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Thin SVD as one node of a traced graph."""
@@ -233,7 +222,19 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
     # Which also says what is wrong with a matrix, or not: of infinity it returns finite
     # vectors, and functions that drop small values would hide the NaN of S.
     U, S, Vh = torch.linalg.svd(A, full_matrices=full_matrices)
+    if _are_finite(S):
+        return U, S, Vh
     return U + (S - S).sum(dim=-1)[..., None, None], S, Vh
+
+
+def _are_finite(S: Tensor) -> bool:
+    """Whether all numbers are known to be finite, by a sum on the CPU."""
+    if not S.is_cpu or not _is_eager():
+        return False
+    try:
+        return math.isfinite(S.sum().item())
+    except RuntimeError:  # batched by the older vmap of is_grads_batched
+        return False
 
 
 def eigh(A: Tensor) -> tuple[Tensor, ...]:

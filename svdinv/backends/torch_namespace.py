@@ -26,8 +26,6 @@ from svdinv.backends.torch_kernels import (
     multiplies_quickly,
     runs_kernels,
     svd,
-    tall_values,
-    tall_vectors,
 )
 from svdinv.backends.torch_sharded import all_reduce, is_spread, on_each_device
 
@@ -52,11 +50,10 @@ __all__ = [
     "may_ask",
     "moveaxis",
     "multiplies_quickly",
+    "numbers",
     "on_host",
     "runs_kernels",
     "sum",
-    "tall_values",
-    "tall_vectors",
     "triangle",
     "tril",
     "triu",
@@ -79,6 +76,16 @@ def any_on_host(mask: Tensor) -> bool | None:
     try:
         return mask.any().item()
     except RuntimeError:  # under vmap, or a fake tensor: there is no value
+        return None
+
+
+def numbers(x: Tensor) -> list[float] | None:
+    """See `svdinv.core.namespace`."""
+    if not x.is_cpu or not may_ask():
+        return None
+    try:
+        return x.reshape(-1).tolist()
+    except RuntimeError:  # as above
         return None
 
 

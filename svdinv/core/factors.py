@@ -9,6 +9,7 @@ eps (s_1 / s)^2 / 2.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
 from svdinv.core.functions import SpectralFunction
@@ -34,6 +35,7 @@ from svdinv.core.namespace import (
     known_equal,
     known_shape,
     may_ask,
+    numbers,
     real,
     tall_values,
     triangle,
@@ -48,6 +50,8 @@ from svdinv.core.tolerances import (
     MIN_TALL_ELEMENTS,
     MIN_TALL_WORK,
     MOST_REPAIRED_ELEMENTS,
+    MOST_TALL_ELEMENTS,
+    MOST_TALL_WORK,
     SINGLE,
     TRIANGLE_FLOOR,
     WIDE_GRAM_FLOOR,
@@ -55,7 +59,16 @@ from svdinv.core.tolerances import (
     vanishing,
 )
 
-__all__ = ["METHODS", "Factors", "Method", "check_method", "factorise", "repaired"]
+__all__ = [
+    "METHODS",
+    "Factors",
+    "Method",
+    "cheapest",
+    "check_method",
+    "factorise",
+    "of_tall",
+    "repaired",
+]
 
 Factors: TypeAlias = Any
 """`SVDFactors`, `GramFactors` or `IterationFactors`."""
@@ -114,10 +127,16 @@ def factorise(
     quick = decomposes_quickly(A, xp)
     known = None not in shape and 0 not in shape
     if method == "auto" and not quick and known and may_ask(xp):
-        found = _cheaper(A, function, tau, relative, xp)
-        if found is not None:
-            return found
+        return cheapest(A, function, tau, relative, xp)
     return _decomposed(A, quick, xp)
+
+
+def cheapest(
+    A: Array, function: SpectralFunction, tau: Any, relative: bool, xp: Namespace
+) -> SVDFactors | GramFactors:
+    """Factors of A without kernels for its SVD, by what is accurate enough."""
+    found = _cheaper(A, function, tau, relative, xp)
+    return _decomposed(A, False, xp) if found is None else found
 
 
 def _decomposed(A: Array, quick: bool, xp: Namespace) -> SVDFactors:
@@ -171,7 +190,7 @@ def _safe(
     """
     top = S[..., :1]
     # Lost values have no reliable size; assume the upper bound.
-    most = xp.maximum(S, 8 * (S.shape[-1] * epsilon) ** 0.5 * top)
+    most = xp.maximum(S, _lost(S.shape[-1], epsilon) * top)
     y = function.value(most, tau * top if relative else tau, xp)
     return ((y <= 0) & (S == S)) | ((floor * top <= S) & (S > 0))
 
@@ -186,8 +205,32 @@ def _trusted(
     xp: Namespace,
 ) -> bool:
     """Whether all values that f keeps are above `floor` s_1."""
-    safe = _safe(S, function, tau, relative, floor, epsilon, xp)
-    return any_on_host(~safe, xp) is False
+    cutoff, values = None, _values_of_one(S, xp)
+    if values is not None:
+        cutoff = function.cutoff(tau * S[..., :1] if relative else tau, xp)
+    limits = None if cutoff is None else numbers(cutoff, xp)
+    if values is None or limits is None:
+        safe = _safe(S, function, tau, relative, floor, epsilon, xp)
+        return any_on_host(~safe, xp) is False
+    lost, least = _lost(len(values), epsilon) * values[0], floor * values[0]
+    limits = limits * len(values) if len(limits) == 1 else limits
+    return all(
+        (s >= least and s > 0) or max(s, lost) <= limit
+        for s, limit in zip(values, limits, strict=True)
+    )
+
+
+def _values_of_one(S: Array, xp: Namespace) -> list[float] | None:
+    """Singular values of a single matrix as numbers of Python.
+
+    Some comparisons of these cost less than a call of an array function.
+    """
+    return numbers(S, xp) if math.prod(S.shape[:-1]) == 1 else None
+
+
+def _lost(count: int, epsilon: float) -> float:
+    """Size, relative to s_1, below which a Gram matrix has lost a value."""
+    return 8 * (count * epsilon) ** 0.5
 
 
 def _cheaper_unseen(
@@ -206,15 +249,10 @@ def _cheaper_unseen(
     safe = xp.all(_safe(S, function, tau, relative, floor, epsilon, xp))
     factors = xp.choose(
         safe,
-        lambda: tuple(_of_tall(A, S, V, W, xp)),
+        lambda: tuple(_with_image(A, S, V, xp.tall_vectors(A, W), xp)),
         lambda: tuple(_decomposed(A, False, xp)),
     )
     return SVDFactors(*factors)
-
-
-def _of_tall(A: Array, S: Array, V: Array, W: Array, xp: Namespace) -> SVDFactors:
-    image, Vh = xp.tall_vectors(A, W), adjoint(V, xp)
-    return SVDFactors(V, S, image) if is_wide(A) else SVDFactors(image, S, Vh)
 
 
 def _exceeds(cutoff: Array, largest: Any, xp: Namespace) -> bool:
@@ -264,9 +302,44 @@ def _by_triangle(
 
 def _is_usual(S: Array, xp: Namespace) -> bool:
     """Whether squares of the largest values are numbers, as `GramFactors` need."""
-    top, least = S[..., :1], vanishing(S, xp)
+    least, one = vanishing(S, xp), _values_of_one(S, xp)
+    if one is not None:
+        return least < one[0] < 1 / least or one[0] == 0
+    top = S[..., :1]
     usual = ((top > least) & (top < 1 / least)) | (top == 0)
     return any_on_host(~usual, xp) is False
+
+
+def of_tall(
+    A: Array,
+    values: tuple[Array, Array, Array],
+    vectors: Callable[[], Array],
+    function: SpectralFunction,
+    tau: Any,
+    relative: bool,
+    xp: Namespace,
+) -> SVDFactors | GramFactors | None:
+    """Factors of tall or wide A from `tall_values`, if they are accurate enough.
+
+    `vectors` computes those of the longer side, as `tall_vectors`.
+    """
+    S, V, _ = values
+    known = function, tau, relative
+    short, long = min(A.shape[-2:]), max(A.shape[-2:])
+    elements = math.prod(A.shape)
+    large = elements > MOST_TALL_ELEMENTS or elements * short > MOST_TALL_WORK
+    if large and long >= ASPECT_LIMIT * short and function.cutoff(tau, xp) is not None:
+        usual = _is_usual(S, xp)
+        if usual and _trusted(S, *known, GRAM_FLOOR, DOUBLE_EPS, xp):
+            return GramFactors(S, V)
+    if not _trusted(S, *known, WIDE_GRAM_FLOOR, DOUBLE_EPS, xp):
+        return None
+    return _with_image(A, S, V, vectors(), xp)
+
+
+def _with_image(A: Array, S: Array, V: Array, image: Array, xp: Namespace) -> Any:
+    Vh = adjoint(V, xp)
+    return SVDFactors(V, S, image) if is_wide(A) else SVDFactors(image, S, Vh)
 
 
 def _cheaper(
@@ -290,16 +363,12 @@ def _cheaper(
     known = function, tau, relative
     if any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None:
         return _cheaper_unseen(A, values, *known, xp)
-    cutoff = function.cutoff(tau, xp)
     if values is not None:
-        S, V, W = values
-        if cutoff is not None and long >= ASPECT_LIMIT * short:
-            usual = _is_usual(S, xp)
-            if usual and _trusted(S, *known, GRAM_FLOOR, DOUBLE_EPS, xp):
-                return GramFactors(S, V)
-        if _trusted(S, *known, WIDE_GRAM_FLOOR, DOUBLE_EPS, xp):
-            return _of_tall(A, S, V, W, xp)
-    elif cutoff is not None and not small:
+        found = of_tall(A, values, lambda: xp.tall_vectors(A, values[2]), *known, xp)
+        if found is not None:
+            return found
+    cutoff = function.cutoff(tau, xp)
+    if values is None and cutoff is not None and not small:
         largest = 1.0 if relative else _about_largest(A, cutoff, xp)
         gram = gram_matrix(A, False, xp) if _exceeds(cutoff, largest, xp) else None
         if gram is not None:

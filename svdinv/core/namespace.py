@@ -159,6 +159,12 @@ def any_on_host(mask: Array, xp: Namespace) -> bool | None:
     return None if ask is None else ask(mask)
 
 
+def numbers(x: Array, xp: Namespace) -> list[float] | None:
+    """Elements of a small array as numbers of Python; None where that would wait."""
+    ask = getattr(xp, "numbers", None)
+    return ask and ask(x)
+
+
 def may_ask(xp: Namespace) -> bool:
     """Whether `any_on_host` can answer: not while a framework traces."""
     ask = getattr(xp, "may_ask", None)

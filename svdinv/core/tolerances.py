@@ -53,9 +53,12 @@ Below, to find out whether tau is high enough for it costs more than 5 % of an S
 
 MIN_TALL_ELEMENTS, MIN_TALL_WORK = 2**15, 2**19
 """Elements, or their number times n, from which the kernels' Gram matrix of tall
-matrices pays; a triangle from so many elements alone.
+matrices pays where a graph has the SVD, too; a triangle from so many elements alone.
+"""
 
-Below, kernels compute all behind the SVD, which costs less than the steps in between.
+MOST_TALL_ELEMENTS, MOST_TALL_WORK = 2**15, 2**20
+"""Elements, and their number times n, up to which kernels compute what follows from U,
+S and V, which costs less than products without U by array functions.
 """
 
 

@@ -1,7 +1,8 @@
 """Batches of small matrices on the CPU: one matrix in each lane of its vectors.
 
-`decompositions.c`, `derivatives.c`, `consistent.c`, `alignment.c` and `tall.c` hold the
-algorithms, with `alone.c` for one matrix, whose columns are in the lanes. `batch.c`
+`decompositions.c`, `derivatives.c`, `consistent.c`, `alignment.c`, `tall.c` and
+`tall_eigen.c` hold the algorithms, with `alone.c` for one matrix, whose columns are in
+the lanes. `batch.c`
 holds the threads and the choice of an instruction set, and `build.py` compiles all into
 one library without a trace of Python in it. `rules.py` states which operations the
 kernels compute, and with which arrays. Three modules make such a call: `memory.py` by
@@ -68,8 +69,9 @@ _TINY = 256
 # faster than array functions, though one matrix leaves most lanes empty.
 _MOST_WORK = 2**18
 _OF_PRODUCTS = "map", "spectral", "derivative", "hermitian", "svd_pull", "eigh_pull"
-# Shorter sides, and ratios of the sides, for which one tall matrix alone is worth it.
-_ONE_SHORT, _ONE_LONG = 32, 32
+# The same for one matrix alone, of which no lane is empty, and whose U diag(y) V^H is
+# two products, as by a BLAS.
+_LARGEST_ONE, _MOST_ELEMENTS_ONE, _MOST_WORK_ONE = 128, 2**16, 2**20
 # Values of which close ones are looked for, in memory for three matrices of them.
 _MOST_CLUSTERED = 4096
 _TALL_ROWS = 1024  # of one block, as in tall.h
@@ -162,15 +164,20 @@ def supports(
         return False
     short, long = least(m, n), most(m, n)
     if tall:
-        # Eigenvectors of one matrix, in one lane, may cost as much as an SVD by LAPACK.
-        one = (short <= _ONE_SHORT) | (long >= _ONE_LONG * short)
         fits = (short > 0) & (short <= _LARGEST) & (long >= 2 * short)
-        return fits & (batch > 0) & ((batch > 1) | one)
+        return fits & (batch > 0)
     if kind == "clusters":  # replaces many passes over such arrays
         return (batch > 0) & (n > 0) & (n <= _MOST_CLUSTERED)
-    fits = (short > 0) & (short <= _LARGEST) & (batch > 0) & (m * n <= _MOST_ELEMENTS)
+    work, there = m * n * short, (short > 0) & (batch > 0)
+    fits = there & (short <= _LARGEST) & (m * n <= _MOST_ELEMENTS)
     if kind in _OF_PRODUCTS:
-        fits = fits & (m * n * short <= _MOST_WORK * batch)
+        fits = fits & (work <= _MOST_WORK * batch)
+    if kind in _OF_PRODUCTS and kind != "spectral":
+        most = _MOST_WORK if kind == "map" else _MOST_WORK_ONE
+        fits = fits | (
+            (there & (batch == 1) & (short <= _LARGEST_ONE))
+            & ((m * n <= _MOST_ELEMENTS_ONE) & (work <= most))
+        )
     if kind in (*_OF_PRODUCTS, "product") and kind != "spectral":
         return fits
     if kind.startswith("align"):  # whose decompositions are of n x n matrices

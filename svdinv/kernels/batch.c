@@ -45,12 +45,14 @@ typedef struct {
   X(ALIGN, align, alignment, t) X(ALIGN_PULL, align_pull, alignment, t)
 /* What reads single precision and computes in double. */
 #define OF_TALL(X, t)                                                             \
-  X(TALL_EIGEN, tall_eigen, tall, t) X(TALL_GRAM, tall_gram, tall, t)             \
-  X(TALL_PRODUCT, tall_product, tall, t)
+  X(TALL_GRAM, tall_gram, tall, t) X(TALL_PRODUCT, tall_product, tall, t)
+#define OF_EIGEN(X, t) X(TALL_EIGEN, tall_eigen, tall_eigen, t)
 #define ALL_f32(X, t) OF_ANY(X, t) OF_POINTS(X, t)
-#define ALL_f64(X, t) OF_ANY(X, t) OF_POINTS(X, t) OF_TALL(X, t)
+#define ALL_f64(X, t) OF_ANY(X, t) OF_POINTS(X, t) OF_TALL(X, t) OF_EIGEN(X, t)
 #define ALL_c64(X, t) OF_ANY(X, t)
-#define ALL_c128(X, t) OF_ANY(X, t) OF_TALL(X, t)
+#define ALL_c128(X, t) OF_ANY(X, t) OF_TALL(X, t) OF_EIGEN(X, t)
+/* Of one matrix. */
+#define DOUBLE_ONE(X, t) OF_ANY(X, t) OF_EIGEN(X, t)
 
 #define DECLARE_ONE(kind, name, memory, t)                                        \
   extern Run name##_##t;                                                          \
@@ -65,8 +67,8 @@ typedef struct {
   DECLARE(ALL_f32, f32_##isa) DECLARE(ALL_f64, f64_##isa)                         \
   DECLARE(ALL_c64, c64_##isa) DECLARE(ALL_c128, c128_##isa)
 #define DECLARE_ALONE(isa)                                                        \
-  DECLARE(OF_ANY, f32_##isa##_alone) DECLARE(OF_ANY, f64_##isa##_alone)           \
-  DECLARE(OF_ANY, c64_##isa##_alone) DECLARE(OF_ANY, c128_##isa##_alone)
+  DECLARE(OF_ANY, f32_##isa##_alone) DECLARE(DOUBLE_ONE, f64_##isa##_alone)       \
+  DECLARE(OF_ANY, c64_##isa##_alone) DECLARE(DOUBLE_ONE, c128_##isa##_alone)
 VARIANTS(DECLARE_ALL)
 ALONE(DECLARE_ALONE)
 
@@ -80,8 +82,8 @@ static const struct {
     VARIANTS(VARIANT)};
 static const Kernel alone[][4] = {
 #define VARIANT_ALONE(isa)                                                        \
-  {ENTRY(OF_ANY, f32_##isa##_alone) ENTRY(OF_ANY, f64_##isa##_alone)              \
-   ENTRY(OF_ANY, c64_##isa##_alone) ENTRY(OF_ANY, c128_##isa##_alone)},
+  {ENTRY(OF_ANY, f32_##isa##_alone) ENTRY(DOUBLE_ONE, f64_##isa##_alone)          \
+   ENTRY(OF_ANY, c64_##isa##_alone) ENTRY(DOUBLE_ONE, c128_##isa##_alone)},
     ALONE(VARIANT_ALONE)};
 #define COUNT ((int)(sizeof variants / sizeof *variants))
 

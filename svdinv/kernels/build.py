@@ -45,9 +45,9 @@ ALONE = "baseline", "avx2"
 # Sources compiled for every instruction set and type, and for one matrix alone.
 SOURCES = (
     *("decompositions.c", "derivatives.c", "consistent.c"),
-    *("alignment.c", "tall.c"),
+    *("alignment.c", "tall.c", "tall_eigen.c"),
 )
-SOURCES_ALONE = "alone.c", "derivatives.c", "consistent.c"
+SOURCES_ALONE = "alone.c", "derivatives.c", "consistent.c", "tall_eigen.c"
 OPTIONS = {"consistent.c": ["-ffp-contract=off"]}
 TYPES = {"f32": (0, 0), "f64": (1, 0), "c64": (0, 1), "c128": (1, 1)}
 FLAGS = [

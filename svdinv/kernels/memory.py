@@ -9,9 +9,11 @@ from typing import Any, Protocol
 
 from svdinv import kernels
 from svdinv.core.alignment_operations import FindMotion
+from svdinv.core.factors import cheapest, of_tall
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.namespace import Namespace
 from svdinv.core.operation import Operation
+from svdinv.core.spectral_operations import Apply, Factorise, Map, RelativeMap
 from svdinv.core.svd_operations import SVD
 from svdinv.kernels.rules import (
     COMPOSED,
@@ -24,6 +26,7 @@ from svdinv.kernels.rules import (
     Plan,
     Tall,
     may_be_kept,
+    plan,
 )
 
 __all__ = [
@@ -32,8 +35,6 @@ __all__ = [
     "clusters",
     "decomposes",
     "decomposition",
-    "tall_values",
-    "tall_vectors",
     "value",
 ]
 
@@ -192,6 +193,49 @@ def _strides(
     return (matrix, row, column), True
 
 
+class _Factorised:
+    """Factors of matrices whose SVD is not by a kernel, or a map of them.
+
+    Of tall or wide ones in single precision there are three kernels, and a decision in
+    between.
+    """
+
+    def __init__(self, operation: Any, A: Array) -> None:
+        self._operation = operation
+        tall = plan(Tall("gram"), (A,))
+        self._steps: dict[str, _Prepared] | None = {} if tall else None
+
+    def __call__(self, x: Any, memory: Memory, xp: Namespace) -> Any:
+        A, tau = x
+        f = self._operation
+        known = f.function, tau, f.relative
+        factors = None if self._steps is None else self._tall(A, known, memory, xp)
+        if factors is None:
+            factors = cheapest(A, *known, xp)
+        if not isinstance(f, Apply):
+            return factors
+        mapped = (RelativeMap if f.relative else Map)(f.function, type(factors))
+        return value(mapped, (A, tau, *factors), memory, xp)
+
+    def _tall(
+        self, A: Any, known: tuple[Any, Any, Any], memory: Memory, xp: Namespace
+    ) -> Any:
+        values = self._step("eigen", (A, *self._step("gram", (A,), memory)), memory)
+
+        def vectors() -> Any:
+            return self._step("product", (A, values[2]), memory)[0]
+
+        return of_tall(A, values, vectors, *known, xp)
+
+    def _step(self, name: str, x: Any, memory: Memory) -> Any:
+        steps: Any = self._steps
+        if name not in steps:
+            arrays = [Array(tuple(t.shape), memory.dtype(t)) for t in x]
+            found: Any = plan(Tall(name), arrays)
+            steps[name] = _Prepared(found, x, memory)
+        return steps[name](x, memory, None)
+
+
 _MOST_PREPARED = 512
 _RULES = {**RULES, **DECOMPOSITIONS, **COMPOSED}
 _ITSELF = SVD, Eigh, Decompose  # which frameworks have functions for
@@ -210,10 +254,11 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
     if arguments is None:
         return None
     key = memory, operation, arguments
+    prepared: Callable[..., Any] | None
     try:
         prepared = _prepared[key]
     except (KeyError, TypeError):  # a user's function may have no hash
-        arrays = [
+        arrays: Any = [
             None if t is None else Array(tuple(t.shape), memory.dtype(t)) for t in x
         ]
         found = _RULES[type(operation)](operation, arrays)
@@ -224,7 +269,13 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
             found = None
         if found and isinstance(operation, _ITSELF) and prod(found.batch) == 1:
             found = found if kernels.outruns_lapack(found.m, found.n) else None
-        prepared = _Prepared(found, x, memory) if found else memory.own(operation)
+        automatic = isinstance(operation, Factorise) and operation.method == "auto"
+        if found:
+            prepared = _Prepared(found, x, memory)
+        elif automatic and not memory.in_double and 0 not in arrays[0].shape:
+            prepared = _Factorised(operation, arrays[0])
+        else:
+            prepared = memory.own(operation)
         if may_be_kept(operation):
             if len(_prepared) >= _MOST_PREPARED:
                 _prepared.clear()
@@ -264,14 +315,3 @@ def clusters(memory: Memory, xp: Namespace, *x: Any) -> Any:
     except MemoryError:  # the array functions need less at a time
         return None
     return found and found[0]
-
-
-def tall_values(A: Any, memory: Memory) -> Any:
-    """See `svdinv.core.namespace`."""
-    sums = by_kernel(Tall("gram"), (A,), memory, None)
-    return sums and by_kernel(Tall("eigen"), (A, *sums), memory, None)
-
-
-def tall_vectors(A: Any, W: Any, memory: Memory) -> Any:
-    """Compute A W, or (A^H W)^H of a wide A, for W of `tall_values`."""
-    return by_kernel(Tall("product"), (A, W), memory, None)[0]

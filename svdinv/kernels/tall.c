@@ -1,18 +1,14 @@
-/* The SVD of tall matrices of single precision by their Gram matrix in double precision.
+/* Products of tall matrices of single precision in double precision: their Gram matrices,
+ * and those with small matrices.
  *
- * Products of two numbers are exact then, and sums nearly so: singular values are as
- * accurate as single precision can tell, and so are vectors down to 1e-4 of the largest.
- * Here the lanes hold rows of one matrix.  A matrix is cut into blocks of TALL_ROWS rows,
- * whatever the number of threads, so that sums do not depend on it.
+ * Products of two numbers are exact then, and sums nearly so.  Here the lanes hold rows of
+ * one matrix.  A matrix is cut into blocks of TALL_ROWS rows, whatever the number of
+ * threads, so that sums do not depend on it.
  */
 #include "lanes.h"
 #include "tall.h"
 
 #if DOUBLE
-
-typedef void Run(const Task *, int64_t, int64_t, void *);
-Run NAME(eigh);
-int64_t NAME(decomposition_memory)(int, int);
 
 #define TILE 4
 #define SHORT_TILE (TILE / PARTS) /* so that the sums of a tile fit into the registers */
@@ -39,9 +35,7 @@ int64_t NAME(tall_memory)(int m, int n) {
   (void)m;
   const Task task = {.n = n};
   const Panel p = panel_of(&task);
-  const int64_t rows = (2 * p.groups + p.lead + 1) * p.lead * (int64_t)sizeof(E);
-  const int64_t lanes = (2 * n * n + n) * (int64_t)sizeof(E) + NAME(decomposition_memory)(n, n);
-  return rows > lanes ? rows : lanes;
+  return (2 * p.groups + p.lead + 1) * p.lead * (int64_t)sizeof(E);
 }
 
 /* Numbers one behind the other, from memory and back. */
@@ -176,53 +170,6 @@ void NAME(tall_gram)(const Task *task, int64_t begin, int64_t end, void *work) {
           to[i * in[1].row + j * in[1].column + part] = total;
           to[j * in[1].row + i * in[1].column + part] = part ? -total : total;
         }
-  }
-}
-
-/* Singular values and right singular vectors from the results of `tall_gram`.  Arrays: 0
- * these, 1 S and 2 V, of single precision, 3 V diag(1 / s), in which values that are lost
- * count as the largest that is. */
-void NAME(tall_eigen)(const Task *task, int64_t begin, int64_t end, void *work) {
-  const int n = (int)task->n;
-  const ptrdiff_t nn = (ptrdiff_t)n * n;
-  const int64_t blocks = TALL_BLOCKS(task->m);
-  const Array *in = task->array;
-  T *N = work, *Vt = N + LANES * nn * PARTS, *w = Vt + LANES * nn * PARTS;
-  void *rest = w + LANES * n * PARTS;
-  int32_t failed[LANES];
-  for (; begin < end; begin += LANES) {
-    const int64_t count = end - begin < LANES ? end - begin : LANES;
-    memset(N, 0, (size_t)(count * nn) * PARTS * sizeof *N);
-    for (int64_t t = 0; t < count; t++)
-      for (int64_t b = 0; b < blocks; b++) {
-        const T *part = in[0].data + ((begin + t) * blocks + b) * in[0].matrix;
-        for (ptrdiff_t i = 0; i < n; i++)
-          for (ptrdiff_t j = 0; j < n * PARTS; j++)
-            N[(t * n + i) * n * PARTS + j] += part[i * in[0].row + j];
-      }
-    const int64_t row = n * PARTS;
-    const Task eigh = {.array = {{N, nn * PARTS, row, PARTS}, {w, n, 0, 1},
-                                 {Vt, nn * PARTS, row, PARTS}},
-                       .failed = failed, .m = n, .n = n};
-    NAME(eigh)(&eigh, 0, count, rest);
-    for (int64_t t = 0; t < count; t++) {
-      const T *values = w + t * n;
-      const T top = failed[t] ? (T)__builtin_nan("") : SQRT(values[n - 1]);
-      const T lost = top * SQRT(2 * (T)EPS * n);
-      for (int j = 0; j < n; j++) { /* the largest first */
-        const T *v = Vt + (t * n + n - 1 - j) * row, value = values[n - 1 - j];
-        const T s = top != top ? top : value > 0 ? SQRT(value) : 0;
-        const T inverse = top == 0 ? 0 : 1 / (s > lost ? s : lost);
-        const int64_t at = (begin + t) * in[2].matrix + j * in[2].column;
-        T *scaled = in[3].data + (begin + t) * in[3].matrix + j * in[3].column;
-        write_run(&in[1], (begin + t) * in[1].matrix + j * in[1].column, &s, 1);
-        for (int i = 0; i < n; i++) {
-          write_run(&in[2], at + i * in[2].row, v + i * PARTS, PARTS);
-          for (int part = 0; part < PARTS; part++)
-            scaled[i * in[3].row + part] = v[i * PARTS + part] * inverse;
-        }
-      }
-    }
   }
 }
 
