@@ -72,7 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"svdinv: {error}")
         _give_up_output()
         return 2
-    except (ArithmeticError, RuntimeError, ValueError) as error:
+    except (ArithmeticError, MemoryError, RuntimeError, ValueError) as error:
+        # PyTorch has an exception of its own for GPUs alone.
+        text = str(error).partition("\n")[0]
+        if isinstance(error, MemoryError) or "allocate" in text:
+            complain(f"svdinv {words[0]}: not enough memory: {text}")
+            return 2
         # NumPy and PyTorch have a LinAlgError each, and PyTorch may not be there.
         broken = isinstance(error, FloatingPointError)
         if not (broken or type(error).__name__.endswith("LinAlgError")):

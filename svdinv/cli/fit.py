@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from svdinv.cli.arguments import (
     same_file,
     writable_folder,
 )
-from svdinv.cli.inputs import check_memory, check_network, check_open, read_input
+from svdinv.cli.inputs import check_network, check_open, read_input
 from svdinv.unroll.plugins import naming
 
 if TYPE_CHECKING:
@@ -35,9 +34,6 @@ _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-spar
 _USUAL, _EDUCATED = "dip", "edip"
 PENALTY = 0.01
 _ITERATIONS, _RATE, _EDUCATED_RATE = 2000, 0.01, 3e-4
-# Of memory: of untrained priors for each pixel; of an unrolled network, all of whose
-# cells are differentiated at once, for each value of an image.
-_BYTES, _BYTES_UNROLLED = 2200.0, 13_000.0
 _RULES = ("held-out", "variance", "discrepancy", "sure", "none")
 
 _EPILOG = """\
@@ -165,7 +161,6 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll.evaluation.methods import files
     from svdinv.unroll.formats.checks import check_regular
     from svdinv.unroll.inference import device_of
-    from svdinv.unroll.networks import Generator
 
     source = arguments.input
     state: Path | None = arguments.checkpoint
@@ -174,21 +169,11 @@ def run(arguments: argparse.Namespace) -> int:
             with naming("argument --checkpoint"):
                 check_regular(state)
         device = device_of(arguments.device)
-
-        def enough(task: Task, given: Any, settings: Any) -> None:
-            pixels = given.y if hasattr(given, "y") else given.image
-            needed = _BYTES * math.prod(pixels.shape[-2:])
-            needed = max(needed, task.memory(given, settings))
-            check_memory(task, given.name, needed, device)
-
         task, problem, settings, measured = read_input(
-            arguments, source, check=enough, truth=not arguments.no_truth
+            arguments, source, truth=not arguments.no_truth
         )
         check_open(source, problem)
         generator, network = _generator(arguments, task, problem, device)
-        if not isinstance(generator, Generator):
-            values = math.prod(problem.adjoint().shape)
-            check_memory(task, problem.name, _BYTES_UNROLLED * values, device)
         unknown = measured or arguments.no_truth
         noise = None if unknown else task.deviation(problem, settings)
         predicts = _predicts(problem, generator, network, noise)

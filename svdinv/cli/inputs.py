@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svdinv.cli.arguments import naming_flags, need, refuse_options, task_settings
@@ -70,43 +66,6 @@ def read_input(
     if not truth:
         problem = dataclasses.replace(problem, truth=None)
     return Input(task, problem, options, measured)
-
-
-def check_memory(task: Task, name: str, needed: float, device: str) -> None:
-    """Refuse, by a ValueError, what needs more bytes than there are."""
-    there = available_memory(device)
-    if needed > there:
-        crop = " by --crop" if "crop" in task.options.of_files() else ""
-        raise ValueError(
-            f"{name} would take about {needed / 1e9:.2g} GB of memory, and there are "
-            f"{there / 1e9:.2g} GB: reconstruct a smaller part of it{crop}, or on a "
-            "larger machine"
-        )
-
-
-def available_memory(device: str = "cpu") -> float:
-    """Return the number of bytes of available memory.
-
-    Of a GPU, those that are free; of Linux, those that can be had without swapping,
-    within the limit of a container; of other systems all; infinity where that is not
-    known.
-    """
-    import torch
-
-    if torch.device(device).type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    found = [math.inf]
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        found.append(float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES"))
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        words = Path("/proc/meminfo").read_text().partition("MemAvailable:")[2]
-        found.append(1024.0 * int(words.split()[0]))
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        folder = Path("/sys/fs/cgroup")
-        taken = (folder / "memory.stat").read_text().partition("anon ")[2]
-        limit = int((folder / "memory.max").read_text())  # or the word max
-        found.append(max(0.0, float(limit - int(taken.split()[0]))))
-    return min(found)
 
 
 def check_open(source: str, problem: Problem) -> None:

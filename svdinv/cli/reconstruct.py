@@ -21,7 +21,7 @@ from svdinv.cli.arguments import (
     same_file,
     writable_folder,
 )
-from svdinv.cli.inputs import check_memory, check_network, check_open, read_input
+from svdinv.cli.inputs import check_network, check_open, read_input
 from svdinv.unroll.plugins import naming
 
 if TYPE_CHECKING:
@@ -236,7 +236,6 @@ def _prepared(
             raise ValueError(f"argument --movie: does not apply to {task.images}")
         if arguments.ensemble and not task.has_views:
             raise ValueError(f"argument --ensemble: does not apply to {task.images}")
-        check_memory(task, given.name, task.memory(given, options), device)
 
     task, problem, *_ = read_input(
         arguments, source, check=check, truth=not arguments.no_truth

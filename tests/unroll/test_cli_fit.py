@@ -187,21 +187,6 @@ def test_a_grey_picture_is_fitted_in_one_channel(tmp_path, monkeypatch):
     assert (colours == colours[..., :1]).all()
 
 
-def test_what_would_not_fit_into_memory_is_refused(
-    photo, tmp_path, monkeypatch, one_line
-):
-    from svdinv.cli import inputs
-
-    monkeypatch.setattr(inputs, "available_memory", lambda device: 1e6)
-    assert run(photo, *SHORT, "--output", tmp_path / "out") == 2
-    assert "photo would take about " in one_line()
-    # All cells of an unrolled network take more than a generator.
-    monkeypatch.setattr(inputs, "available_memory", lambda device: 15e6)
-    assert run(photo, "--prior", "edip", "--output", tmp_path / "out") == 2
-    assert "photo would take about " in one_line()
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_fit_that_breaks_down_says_so(photo, tmp_path, capsys):
     broken = ("--learning-rate", 1e30, "--iterations", 60, "--threads", 1)
     assert run(photo, *broken, "--output", tmp_path) == 1

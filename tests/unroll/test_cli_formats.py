@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import weakref
 
 import h5py
@@ -14,7 +13,7 @@ from test_formats import AFFINE, dicom_folder, write_bart
 from test_ismrmrd import header, lines
 from test_ismrmrd import write as write_ismrmrd
 
-from svdinv.cli import inputs, main
+from svdinv.cli import main
 from svdinv.unroll.display.pictures import save_animation
 from svdinv.unroll.formats.bart import read_bart
 from svdinv.unroll.formats.nifti import read_nifti, save_nifti
@@ -211,21 +210,6 @@ def test_an_mp4_needs_ffmpeg(tmp_path, hearts, monkeypatch, one_line, capsys):
     with pytest.raises(OSError, match="no such encoder"):
         save_animation(tmp_path / "b.mp4", np.zeros((2, 8, 8)), seconds=0.1)
     assert sorted(f.name for f in tmp_path.glob("*.mp4*")) == []
-
-
-def test_what_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch, one_line):
-    np.save(tmp_path / "a.npy", unseen_series(0, 3, SIZE))
-    monkeypatch.setattr(inputs, "available_memory", lambda device: 1e6)
-    assert reconstruct(tmp_path / "a.npy") == 2
-    assert "would take about " in one_line()
-    assert reconstruct("coffee", "--crop", 0, "--output", tmp_path) == 2
-    assert "smaller part of it by --crop" in one_line()
-    assert reconstruct("coffee", "--crop", 48, "--output", tmp_path / "out") == 0
-
-
-def test_available_memory_is_that_of_this_machine():
-    found = inputs.available_memory()
-    assert 1e7 < found <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_of_several_inputs_one_is_in_memory(tmp_path, monkeypatch):

@@ -230,18 +230,6 @@ def test_noise_is_known_from_what_was_measured():
     assert abs(task.deviation(made, options) / noise.std() - 1) < 0.05
 
 
-def test_memory_is_that_of_the_matrices():
-    given, views = Ct().read("walnut-1", SMALL), 12
-    made = problem()
-    made.A.adjoint(made.A(made.truth))
-    fbp(made)
-    projector = made.A.operator
-    kept = [*projector._rays._made.values(), *projector._interpolations["float32"]]
-    bytes_ = sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for m in kept)
-    for each in (given, made):
-        assert 0.7 < Ct().memory(each, replace(SMALL, views=views)) / bytes_ < 1.7
-
-
 def test_the_challenge_is_read(tmp_path):
     path = challenge(tmp_path / "ta.mat")
     assert task_of_file(path).kind == "ct"

@@ -415,10 +415,6 @@ class Task:
         """Return the problem of a tile, where `tiled`."""
         raise NotImplementedError
 
-    def memory(self, given: InputImage | Problem, options: Any) -> float:
-        """Return the bytes that a reconstruction needs; 0 if unknown."""
-        return 0.0
-
     def finished(self, image: Arrays) -> Arrays:
         """Post-process an image before it is judged and shown, such as by clipping."""
         return image

@@ -41,7 +41,7 @@ def train(
     network or of the network in it, and `device` as for `processes`. Gives the exit
     code: 0, 130 after Ctrl-C or SIGTERM, or 1 if the training broke down. Raises
     `Refused` if the data, weights or checkpoint cannot be read or do not belong
-    together, another process trains in that folder, or the memory is too small.
+    together, or another process trains in that folder.
     """
     with ExitStack() as held, processes(device) as (rank, place):
 
@@ -69,12 +69,7 @@ def train(
         with interrupts() as interrupted:
             if rank == 0:
                 _announce(run, output)
-            try:
-                outcome = train_with_bar(run, interrupted)
-            except (MemoryError, RuntimeError) as error:
-                if dist.is_initialized():
-                    raise  # not every process would say it
-                raise Refused(_out_of_memory(error)) from error
+            outcome = train_with_bar(run, interrupted)
         if rank == 0:
             again = command(output, device, run.processes)
             print(describe(outcome, config, output, again), flush=True)
@@ -150,8 +145,6 @@ def _agreed(make: Callable[[], Run]) -> Run:
         run = make()
     except (OSError, ValueError) as error:
         problem = str(error)
-    except (MemoryError, RuntimeError) as error:
-        problem = _out_of_memory(error)
     if dist.is_initialized():
         every = [""] * dist.get_world_size()
         dist.all_gather_object(every, problem)
@@ -159,15 +152,6 @@ def _agreed(make: Callable[[], Run]) -> Run:
     if run is None or problem:
         raise Refused(problem)
     return run
-
-
-def _out_of_memory(error: Exception) -> str:
-    """Report too little memory in one line, and raise other errors again."""
-    # PyTorch has an exception of its own for GPUs alone.
-    text = f"{error}".partition("\n")[0]
-    if not isinstance(error, MemoryError) and "allocate" not in text:
-        raise error
-    return f"not enough memory: {text}"
 
 
 @contextmanager

@@ -82,8 +82,6 @@ _CLEAN = 0.004  # of what `_outermost` returns: without noise 0.001 to 0.003
 _GROUPED = 512**2  # pixels up to which low rank of groups takes seconds
 _SERIES = 8  # to evaluate on
 
-_BYTES, _BYTES_OF_DATA = 650, 25  # of memory, for each value of a series, of its data
-
 
 @dataclass(frozen=True, kw_only=True)
 class CineOptions(Options):
@@ -483,14 +481,6 @@ class Cine(Task):
         every = itertools.product(((), (-2,), (-1,), (-2, -1)), (False, True))
         moves = [partial(_mirrored, axes=axes, back=back) for axes, back in every]
         return moved_views(problem, zip(moves, moves, strict=True), operator)
-
-    def memory(self, given: InputImage | Problem, options: Any) -> float:
-        if isinstance(given, Problem):
-            values, data = _mri(given).mask.size, given.y.size
-        else:
-            values = given.image.size
-            data = values * (options.coils or 1)
-        return _BYTES * values + _BYTES_OF_DATA * data
 
     def decibels(self, problem: Problem, image: Any) -> float:
         return psnr(np.abs(problem.truth), np.abs(image), peak="max")

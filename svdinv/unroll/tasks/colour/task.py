@@ -69,7 +69,6 @@ _STEP = 0.12
 # Of pictures too large for one sparse system of equations: the solution of the
 # biharmonic equation hardly depends on samples this far away.
 _TILE, _MARGIN = 384, 32
-_BYTES = 90  # of memory, for each value of a picture
 _GROUPED = 512**2  # pixels up to which low rank of groups takes seconds
 
 
@@ -354,10 +353,6 @@ class Colour(Task):
         fidelity = problem.fidelity.replace_arrays(cut)
         y, A = cut(problem.y), Sampling(cut(_mask(problem)))
         return replace(problem, y=y, A=A, fidelity=fidelity, truth=None)
-
-    def memory(self, given: InputImage | Problem, options: Any) -> float:
-        image = given.y if isinstance(given, Problem) else given.image
-        return _BYTES * image.size
 
     def finished(self, image: Any) -> Any:
         return np.clip(image, 0, 1)

@@ -324,15 +324,6 @@ class Ct(Task):
         """Draw the options that differ between items of a training."""
         return {"noise": rng.uniform(*self.noise)}
 
-    def memory(self, given: InputImage | Problem, options: Any) -> float:
-        if isinstance(given, Problem):
-            views, detectors = given.y.shape[-2:]
-            side = max(Tomogram.expect(given).scan.geometry[:2])
-        else:
-            views, side = options.views or _VIEWS, max(given.image.shape[-2:])
-            detectors = 2**0.5 * side
-        return (24.0 * detectors + 16 * side) * views * side
-
     def deviation(self, problem: Problem, options: Any) -> float | None:
         if photons_of(options):
             return None

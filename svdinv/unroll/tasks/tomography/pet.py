@@ -287,18 +287,6 @@ class Pet(Task):
             scale=given.scale,
         )  # fmt: skip
 
-    def memory(self, given: InputImage | Problem, options: Any) -> float:
-        """Count projectors, whole and in subsets, and the images to choose from."""
-        if isinstance(given, Problem):
-            frames, views, detectors = given.y.shape
-            side = max(Emission.expect(given).scan.ring[:2])
-        else:
-            frames, *shape = given.image.shape
-            views, side = options.views or _VIEWS, max(shape)
-            detectors = 2**0.5 * side
-        rays = views * detectors
-        return 48.0 * rays * side + frames * (40 * rays + 600 * side**2)
-
     def deviation(self, problem: Problem, options: Any) -> float | None:
         """Return None: the noise is Poisson's."""
         return None
