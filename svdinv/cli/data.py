@@ -204,25 +204,25 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from svdinv.unroll.formats.scans import SeveralSlices
     from svdinv.unroll.formats.table import format_of
     from svdinv.unroll.problem import Problem
-    from svdinv.unroll.tasks.reading import opened
+    from svdinv.unroll.tasks.reading import source_of
 
     source = arguments.file
-    with opened(source) as found:
-        task = found.task
-        format = None if found.file else format_of(source)
-        head = f"{source}: {f'{format.name}, ' if format else ''}task {task.kind}, "
-        what = f"{source} is one of {task.images}"
-        (options,) = task_settings(arguments, task, what)
-        try:
-            with naming_flags(arguments, task):
-                given = found.read(options)
-        except SeveralSlices as several:
-            print(f"{head}{len(several.slices)} slices")
-            for number, what in enumerate(several.slices):
-                print(f"  {number:<10} {what}".rstrip())
-            print("  options    --slice, to choose one")
-            return
-        fit = found.applicable(given)
+    found = source_of(source)
+    task = found.task
+    format = None if found.measured else format_of(source)
+    head = f"{source}: {f'{format.name}, ' if format else ''}task {task.kind}, "
+    what = f"{source} is one of {task.images}"
+    (options,) = task_settings(arguments, task, what)
+    try:
+        with naming_flags(arguments, task):
+            given = found.read(options)
+    except SeveralSlices as several:
+        print(f"{head}{len(several.slices)} slices")
+        for number, what in enumerate(several.slices):
+            print(f"  {number:<10} {what}".rstrip())
+        print("  options    --slice, to choose one")
+        return
+    fit = found.applicable(given)
     if isinstance(given, Problem):
         refuse_options(arguments, task, f"{source} is measured already", but=fit)
     names = " ".join(f"--{name.replace('_', '-')}" for name in fit)
@@ -252,7 +252,8 @@ def _write(arguments: argparse.Namespace) -> None:
     parser, source = arguments.parser, arguments.source
     need(parser, _FILES, "mri")
 
-    from svdinv.unroll.tasks.measured_files import holds_measurement, write_problem
+    from svdinv.unroll.tasks.measured_files import write_problem
+    from svdinv.unroll.tasks.reading import source_of
 
     if arguments.output.suffix.lower() not in (".h5", ".hdf5"):
         parser.error(f"argument --output: must end in .h5, got {arguments.output}")
@@ -260,7 +261,7 @@ def _write(arguments: argparse.Namespace) -> None:
         parser.error(f"argument --output: would replace {source}")
 
     def check(*read: Any) -> None:
-        if holds_measurement(source):
+        if source_of(source).measured:
             raise ValueError(f"argument INPUT: {source} is measured already")
 
     task, problem, options, _ = read_input(arguments, source, check=check)

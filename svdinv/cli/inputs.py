@@ -38,25 +38,24 @@ def read_input(
     """
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks import task_named
-    from svdinv.unroll.tasks.reading import opened
+    from svdinv.unroll.tasks.reading import source_of
 
-    with opened(source) as found:
-        task, what = found.task, f"{source} is one of {found.entry.images}"
-        if arguments.task is not None:
-            own = task_named(arguments.task).kind
-            if own != task.kind:
-                raise ValueError(
-                    f"argument --task: {source} is not of the kind {own}, but "
-                    f"{task.kind}"
-                )
-        need(arguments.parser, found.entry.needs, "train")
-        (options,) = task_settings(arguments, task, what)
-        with naming_flags(arguments, task):
-            given = found.read(options)
-        check(task, given, options)
-        measured = isinstance(given, Problem)
-        what = f"{source} is measured already" if measured else what
-        refuse_options(arguments, task, what, but=found.applicable(given))
+    found = source_of(source)
+    task, what = found.task, f"{source} is one of {found.entry.images}"
+    if arguments.task is not None:
+        own = task_named(arguments.task).kind
+        if own != task.kind:
+            raise ValueError(
+                f"argument --task: {source} is not of the kind {own}, but {task.kind}"
+            )
+    need(arguments.parser, found.entry.needs, "train")
+    (options,) = task_settings(arguments, task, what)
+    with naming_flags(arguments, task):
+        given = found.read(options)
+    check(task, given, options)
+    measured = isinstance(given, Problem)
+    what = f"{source} is measured already" if measured else what
+    refuse_options(arguments, task, what, but=found.applicable(given))
     if isinstance(given, Problem):
         problem = given
     else:

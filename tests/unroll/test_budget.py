@@ -18,7 +18,7 @@ from svdinv.unroll.formats.ismrmrd import read_ismrmrd
 from svdinv.unroll.formats.nifti import read_nifti
 from svdinv.unroll.formats.series import read_series
 from svdinv.unroll.formats.table import format_of
-from svdinv.unroll.tasks.measured_files import holds_measurement, read_measurement
+from svdinv.unroll.tasks.measured_files import measured_entry, read_measurement
 
 resource = pytest.importorskip("resource")
 h5py = pytest.importorskip("h5py")
@@ -159,7 +159,7 @@ def test_no_link_opens_another_file(to, name, tmp_path):
         if name != "kspace":
             file[name] = h5py.SoftLink(to)
     expected = "in another file|is missing"
-    assert holds_measurement(path) == (name != "reconstruction_rss")
+    assert bool(measured_entry(path)) == (name != "reconstruction_rss")
     if name != "reconstruction_rss":
         with pytest.raises(ValueError, match=expected):
             read_measurement(path)

@@ -19,7 +19,7 @@ from svdinv.unroll.networks import PrimalDual, Skip
 from svdinv.unroll.operators import dot_test
 from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
 from svdinv.unroll.tasks.non_local import NAME
-from svdinv.unroll.tasks.reading import task_of_file
+from svdinv.unroll.tasks.reading import source_of
 from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp
 from svdinv.unroll.tasks.tomography.htc import read_htc
 from svdinv.unroll.torch import Network
@@ -232,7 +232,7 @@ def test_noise_is_known_from_what_was_measured():
 
 def test_the_challenge_is_read(tmp_path):
     path = challenge(tmp_path / "ta.mat")
-    assert task_of_file(path).kind == "ct"
+    assert source_of(path).task.kind == "ct"
     task = Ct()
     found = task.read(path, CtOptions(size=32))
     image = task.baselines()["FBP"](found).image[0] * found.scale
@@ -250,8 +250,8 @@ def test_pictures_are_densities(tmp_path):
     (place,) = task.files(tmp_path)
     given = task.read(place, CtOptions())
     assert (given.name, given.image.shape) == ("a", (1, 40, 36))
-    assert task_of_file(str(place)).kind == "ct"
-    assert task_of_file(str(tmp_path / "a.png")).kind == "colour"
+    assert source_of(str(place)).task.kind == "ct"
+    assert source_of(str(tmp_path / "a.png")).task.kind == "colour"
 
 
 def test_damaged_files_are_refused(tmp_path):

@@ -23,7 +23,7 @@ from svdinv.unroll.tasks.impedance.model import Picture
 from svdinv.unroll.tasks.impedance.operator import Impedance, adjacent, disc
 from svdinv.unroll.tasks.impedance.tank import calibrated, deviations, read_tank
 from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
-from svdinv.unroll.tasks.reading import task_of_file
+from svdinv.unroll.tasks.reading import source_of
 from svdinv.unroll.training.config import preset
 from svdinv.unroll.untrained import fit
 from svdinv.unroll.untrained.presets import generator_for
@@ -246,7 +246,7 @@ def test_measured_voltages_are_written_and_read(tmp_path):
 
 def test_the_challenge_is_read(tmp_path, capsys):
     path = challenge(tmp_path)
-    assert task_of_file(path).kind == "eit"
+    assert source_of(path).task.kind == "eit"
     task = Eit()
     assert task.files(path.parent) == [path]
     found = task.read(path, SMALL)

@@ -23,7 +23,7 @@ from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.colour import task as colour
 from svdinv.unroll.tasks.colour.task import Colour
 from svdinv.unroll.tasks.measured_files import (
-    holds_measurement,
+    measured_entry,
     read_measurement,
     write_problem,
 )
@@ -169,12 +169,12 @@ def test_what_kind_of_data_it_is_need_not_be_said(tmp_path, with_coils, photo):
         with h5py.File(path, "a") as file:
             del file.attrs["kind"]
             assert dataset in file
-        assert holds_measurement(path)
+        assert measured_entry(path)
         own, found = read_measurement(path)
         assert own == task
         assert same(task, found, problem)
     save_series(tmp_path / "whole.h5", with_coils.truth)
-    assert not holds_measurement(tmp_path / "whole.h5")
+    assert not measured_entry(tmp_path / "whole.h5")
 
 
 def test_coils_may_have_no_maps_and_masks_may_be_of_any_numbers(tmp_path, with_coils):

@@ -19,7 +19,7 @@ from svdinv.unroll.formats.nifti import read_nifti, save_nifti
 from svdinv.unroll.formats.scans import Geometry, SeveralSlices
 from svdinv.unroll.formats.table import FORMATS, format_of
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.reading import opened
+from svdinv.unroll.tasks.reading import source_of
 
 pydicom = pytest.importorskip("pydicom")
 nibabel = pytest.importorskip("nibabel")
@@ -28,8 +28,8 @@ SIZE = (4, 18, 22)
 
 
 def read_input(path, **options):
-    with opened(path) as source:
-        return source.task, source.read(source.task.options(**options))
+    source = source_of(path)
+    return source.task, source.read(source.task.options(**options))
 
 
 @pytest.fixture
@@ -453,8 +453,7 @@ def test_a_slice_of_fastmri_is_a_frame(tmp_path, rng):
     assert problem.truth is None
     np.testing.assert_array_equal(problem.A.mask[0], kspace[1] != 0)
     np.testing.assert_allclose(problem.y[0] * problem.scale, kspace[1], rtol=1e-5)
-    with opened(path) as source:
-        assert source.applicable(problem) == ("slice",)
+    assert source_of(path).applicable(problem) == ("slice",)
 
 
 def test_oversampling_and_mask_of_fastmri(tmp_path, rng):

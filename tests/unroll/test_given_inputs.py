@@ -17,15 +17,15 @@ from svdinv.unroll.tasks.cine.phantom import coil_maps
 from svdinv.unroll.tasks.cine.task import Cine, CineOptions
 from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
 from svdinv.unroll.tasks.measured_files import read_measurement
-from svdinv.unroll.tasks.reading import files_of, opened, read_all
+from svdinv.unroll.tasks.reading import files_of, read_all, source_of
 
 SIZE = (4, 24, 20)
 
 
 def read_input(path, **options):
     """The task of an input, and what is read."""
-    with opened(path) as source:
-        return source.task, source.read(source.task.options(**options))
+    source = source_of(path)
+    return source.task, source.read(source.task.options(**options))
 
 
 def measured(path):

@@ -16,7 +16,7 @@ from svdinv.unroll.networks import LowRank, PrimalDual, Unrolled
 from svdinv.unroll.networks.functional import svt
 from svdinv.unroll.operators import dot_test
 from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
-from svdinv.unroll.tasks.reading import task_of_file
+from svdinv.unroll.tasks.reading import source_of
 from svdinv.unroll.tasks.tomography.ct import Ct
 from svdinv.unroll.tasks.tomography.spectral import SpectralCt, SpectralOptions, bins_of
 from svdinv.unroll.torch import Network
@@ -189,13 +189,13 @@ def test_low_rank_over_the_bins_is_learned(rng):
 def test_pictures_are_materials_too(tmp_path):
     grey = np.uint8(np.linspace(0, 255, 40 * 48).reshape(40, 48))
     Image.fromarray(np.stack([grey] * 3, axis=-1)).save(tmp_path / "a.png")
-    task = task_of_file(f"spectral:{tmp_path / 'a.png'}")
+    task = source_of(f"spectral:{tmp_path / 'a.png'}").task
     assert task.kind == "spectral-ct"
     (name,) = task.files(tmp_path)
     given = task.read(name, replace(SMALL, size=None))
     assert given.image.shape == (5, 40, 48)
-    assert isinstance(task_of_file("head-1"), Ct)
-    assert task_of_file("head-1").kind == "ct"
+    assert isinstance(source_of("head-1").task, Ct)
+    assert source_of("head-1").task.kind == "ct"
 
 
 def test_it_is_trained_and_reconstructs(tmp_path, capsys):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,10 @@ _MOST_LINKS = 64  # on the way to one object
 @contextmanager
 def open_hdf5(path: str | Path, expected: str) -> Iterator[Datasets]:
     """Open an HDF5 file to read, with errors that name it."""
-    with closing(held_hdf5(path, expected)) as file, reading(path, expected):
-        yield file
-
-
-def held_hdf5(path: str | Path, expected: str) -> Datasets:
-    """Open an HDF5 file to read, until its `Datasets.close` is called."""
     with needing("h5py", "mri"):
         import h5py
-    with reading(path, expected):
-        return Datasets(h5py.File(path, "r"), path)
+    with reading(path, expected), h5py.File(path, "r") as file:
+        yield Datasets(file, path)
 
 
 @contextmanager
@@ -80,10 +74,6 @@ class Datasets:
 
     def __init__(self, file: Any, path: str | Path) -> None:
         self._file, self.path, self.attrs = file, path, file.attrs
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a dataset of that name at the top, or a link to one."""

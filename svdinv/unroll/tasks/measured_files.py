@@ -15,7 +15,7 @@ from svdinv import __version__
 from svdinv._missing import needing
 from svdinv.unroll.formats.checks import FileError, reading
 from svdinv.unroll.formats.fastmri import holds_fastmri
-from svdinv.unroll.formats.hdf5 import Datasets, held_hdf5, open_hdf5, writing_hdf5
+from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5, writing_hdf5
 from svdinv.unroll.formats.scans import Geometry
 from svdinv.unroll.formats.series import read_archive
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
@@ -63,90 +63,70 @@ def write_problem(
             file.create_dataset(dataset, data=array, compression="gzip", shuffle=True)
 
 
-def holds_measurement(path: str | Path) -> bool:
-    """Check whether a file has the layout of `write_problem`.
+def measured_entry(path: str | Path) -> TaskEntry | None:
+    """Return the task of a file in the layout of `write_problem`, None for others.
 
-    That is an HDF5 file with the dataset of a task, such as ``kspace`` or ``samples``,
-    and none of fastMRI. Raises ValueError if such a file is missing or damaged,
+    Raises ValueError if such a file is missing or damaged, or its kind is unknown;
     ImportError without h5py.
     """
-    if Path(path).suffix.lower() not in HDF5_SUFFIXES:
-        return False
-    with open_hdf5(path, "an HDF5 file") as file:
-        return _is_own(file)
-
-
-@contextlib.contextmanager
-def open_measurement(path: str | Path) -> Iterator[tuple[TaskEntry, Datasets] | None]:
-    """Open a file, and find its task if it has the layout of `write_problem`.
-
-    An HDF5 file, or an ``.npz`` file with arrays of the same names. Yields None for
-    other files. Raises ValueError, naming it, if the file is missing or
-    damaged, or its kind is unknown; ImportError without h5py.
-    """
-    hold = _held_archive if Path(path).suffix.lower() == ".npz" else held_hdf5
-    with contextlib.closing(hold(path, _WHAT)) as file:
-        with reading(path, _WHAT):
-            entry = _entry(file, path) if _is_own(file) else None
-        yield (entry, file) if entry else None
+    if Path(path).suffix.lower() not in (".npz", *HDF5_SUFFIXES):
+        return None
+    with _opened(path) as file:
+        named = any(e.dataset in file for e in entries().values() if e.dataset)
+        own = named and ("kind" in file.attrs or not holds_fastmri(file))
+        return _entry(file) if own else None
 
 
 def read_measurement(path: str | Path) -> tuple[Task, Problem]:
     """Read measured data, of `write_problem` or in the same layout, and their task.
 
-    The attribute ``kind`` names the task; without it, that is told by the dataset of
-    the data, such as ``kspace`` or ``samples``. The attributes ``name`` and ``setting``
-    may be missing. What the datasets are is said at the tasks' `read_measured`.
+    An HDF5 file, or an ``.npz`` file with arrays of the same names. The attribute
+    ``kind`` names the task; without it, that is told by the dataset of the data, such
+    as ``kspace`` or ``samples``. The attributes ``name`` and ``setting`` may be
+    missing. What the datasets are is said at the tasks' `read_measured`.
 
     Raises ValueError, naming the dataset, if the file is missing, damaged or of another
     form; all shapes are checked before any array is read. Raises ImportError without
     h5py.
     """
-    with open_hdf5(path, _WHAT) as file:
-        task: Task = _entry(file, path).load()()
-        return task, problem_of(task, file)
-
-
-def problem_of(task: Task, file: Datasets) -> Problem:
-    """Read the problem of a task from an open file, as `read_measurement`."""
-    with reading(file.path, _WHAT):
+    with _opened(path) as file:
+        task: Task = _entry(file).load()()
         problem = task.read_measured(file)
-        name = _text(file.attrs.get("name", "")) or Path(file.path).stem
+        name = _text(file.attrs.get("name", "")) or Path(path).stem
         setting = _text(file.attrs.get("setting", ""))
-    return replace(problem, name=name, setting=setting)
+    return task, replace(problem, name=name, setting=setting)
 
 
-def _held_archive(path: str | Path, expected: str) -> Datasets:
-    """Hold the arrays of an ``.npz`` file as an HDF5 file in memory."""
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Datasets]:
+    """Open a file; of an ``.npz`` file the arrays, as an HDF5 file in memory."""
+    if Path(path).suffix.lower() != ".npz":
+        with open_hdf5(path, _WHAT) as held:
+            yield held
+        return
     with needing("h5py", "mri"):
         import h5py
-    with reading(path, expected):
-        file = h5py.File(io.BytesIO(), "w")
+    with reading(path, _WHAT), h5py.File(io.BytesIO(), "w") as file:
         for name, array in read_archive(path).items():
             file[name] = array
-        return Datasets(file, path)
+        yield Datasets(file, path)
 
 
-def _is_own(file: Datasets) -> bool:
-    own = any(e.dataset in file for e in entries().values() if e.dataset)
-    return own and ("kind" in file.attrs or not holds_fastmri(file))
-
-
-def _entry(file: Datasets, path: str | Path) -> TaskEntry:
+def _entry(file: Datasets) -> TaskEntry:
     known = entries()
     if "kind" in file.attrs:
         given = file.attrs["kind"]
         if (kind := _text(given)) in known:
             return known[kind]
         raise FileError(
-            f"{path}: the attribute kind must be {' or '.join(known)}, got "
+            f"{file.path}: the attribute kind must be {' or '.join(known)}, got "
             f"{kind or given}"
         )
     for entry in known.values():
         if entry.dataset and entry.dataset in file:
             return entry
     due = " nor ".join(entry.dataset for entry in known.values() if entry.dataset)
-    raise FileError(f"{path} has neither a dataset {due}")
+    raise FileError(f"{file.path} has neither a dataset {due}")
 
 
 def _text(value: Any) -> str:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry, entry_of_file
 from svdinv.unroll.tasks.task import InputImage, Options, Task, as_measured
 
-if TYPE_CHECKING:
-    from svdinv.unroll.formats.hdf5 import Datasets
 
-
-@dataclass
+@dataclass(frozen=True)
 class Source:
     """A file or a built-in name, of which the task is known and nothing is read yet.
 
@@ -28,13 +24,13 @@ class Source:
         What the user wrote.
     entry : TaskEntry
         Its task.
-    file : Datasets or None
-        The open file of measured data, if it is one of svdinv's own layout.
+    measured : bool
+        Whether it is a file of measured data in svdinv's own layout.
     """
 
     name: str | Path
     entry: TaskEntry
-    file: Datasets | None = None
+    measured: bool = False
 
     @cached_property
     def task(self) -> Task:
@@ -47,11 +43,11 @@ class Source:
         Raises ValueError, naming it, if it is missing, damaged or of the wrong shape;
         ImportError if what reads such files is missing.
         """
-        if self.file is None:
+        if not self.measured:
             return self.task.read(self.name, options)
-        from svdinv.unroll.tasks.measured_files import problem_of
+        from svdinv.unroll.tasks.measured_files import read_measurement
 
-        problem = problem_of(self.task, self.file)
+        _, problem = read_measurement(self.name)
         name = Path(self.name).stem
         return replace(problem, name=name, setting=as_measured(problem))
 
@@ -60,43 +56,33 @@ class Source:
 
         Those of its file, and of an image those that say how to measure it.
         """
-        of_file = () if self.file else self.task.file_options(self.name)
+        of_file = () if self.measured else self.task.file_options(self.name)
         if isinstance(given, Problem):
             return of_file
         options = self.task.options
         return (*of_file, *(n for n in options.names() if n not in options.of_files()))
 
 
-@contextlib.contextmanager
-def opened(source: str | Path) -> Iterator[Source]:
-    """Find the task of a file or of a built-in name, and keep an own file open.
+def source_of(name: str | Path) -> Source:
+    """Find the task of a file or of a built-in name.
 
     Raises ValueError if there is no task for it, or it is an HDF5 file that cannot be
     read; ImportError if it is one and h5py is missing.
     """
-    if not _may_be_measured(Path(source)):
-        yield Source(source, entry_of_file(source))
-        return
-    from svdinv.unroll.tasks.measured_files import open_measurement
+    if Path(name).suffix.lower() in HDF5_SUFFIXES or _may_be_measured(Path(name)):
+        from svdinv.unroll.tasks.measured_files import measured_entry
 
-    with open_measurement(source) as found:
-        entry, file = found or (entry_of_file(source), None)
-        yield Source(source, entry, file)
+        if (entry := measured_entry(name)) is not None:
+            return Source(name, entry, measured=True)
+    return Source(name, entry_of_file(name))
 
 
 def _may_be_measured(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    if suffix != ".npz":
-        return suffix in HDF5_SUFFIXES
+    if path.suffix.lower() != ".npz":
+        return False
     from svdinv.unroll.formats.series import names_in
 
     return {"kspace", "mask"} <= names_in(path)
-
-
-def task_of_file(source: str | Path) -> Task:
-    """Return the task of a file or of a built-in name, as `opened`."""
-    with opened(source) as found:
-        return found.task
 
 
 def read_all(
@@ -109,13 +95,13 @@ def read_all(
     """
     found = []
     for source in sources:
-        with opened(source) as own:
-            if own.entry.kind != task.kind:
-                raise ValueError(
-                    f"{source} is of the kind {own.entry.kind}, and the weights are "
-                    f"for {task.kind}"
-                )
-            found.append(own.read(options))
+        own = source_of(source)
+        if own.entry.kind != task.kind:
+            raise ValueError(
+                f"{source} is of the kind {own.entry.kind}, and the weights are for "
+                f"{task.kind}"
+            )
+        found.append(own.read(options))
     names = [given.name for given in found]
     return [
         replace(given, name=str(source)) if names.count(given.name) > 1 else given
