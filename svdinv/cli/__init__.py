@@ -93,10 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ending_on_sigterm() -> Any:
-    """Make SIGTERM end the program as Ctrl-C does, also during imports.
-
-    Returns what it did before, or None where that is not its usual way.
-    """
+    """Make SIGTERM end the program as Ctrl-C does, also during imports."""
     if threading.current_thread() is not threading.main_thread():
         return None
     before = signal.getsignal(signal.SIGTERM)

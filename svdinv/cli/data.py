@@ -227,9 +227,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
         refuse_options(arguments, task, f"{source} is measured already", but=fit)
     names = " ".join(f"--{name.replace('_', '-')}" for name in fit)
     print(f"{head}one of {task.images}")
-    scan = getattr(given, "scan", None)
-    if scan is not None:
-        print(f"  geometry   {scan}")
+    if given.scan is not None:
+        print(f"  geometry   {given.scan}")
     if isinstance(given, Problem):
         print(f"  {task.describe(given)}, measured: {_shape(given.y)}")
         for name, array in task.arrays_to_save(given).items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any
 
 from svdinv.cli.arguments import (
     NETWORKS,
@@ -127,18 +126,12 @@ def run(arguments: argparse.Namespace) -> int:
             parser.error(f"argument --photo: {error}; names are {', '.join(TEST)}")
     writable_folder(parser, "--output", arguments.output)
 
-    from svdinv.unroll import pretrained
-    from svdinv.unroll.demo import DemoConfig
     from svdinv.unroll.demo import run as demonstrate
 
-    same = ("rate", "photo", "output", "seed", "steps", "minutes", "threads")
-    options: dict[str, Any] = {name: getattr(arguments, name) for name in same}
-    config = DemoConfig(picture=picture, **options)
-    return demonstrate(
-        config.quick() if arguments.quick else config,
-        pretrained.load("colour"),
-        pretrained.load("colour-groups"),
-    )
+    if arguments.quick:
+        arguments.steps = min(arguments.steps, 10)
+        arguments.minutes = min(arguments.minutes, 0.5)
+    return demonstrate(arguments, picture)
 
 
 def _cine(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +26,12 @@ from svdinv.cli.inputs import check_network, check_open, read_input
 from svdinv.unroll.plugins import naming
 
 if TYPE_CHECKING:
+    from svdinv.unroll.evaluation.methods import Files
     from svdinv.unroll.networks import Recipe
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Task
     from svdinv.unroll.torch import Network
-    from svdinv.unroll.untrained import Options
+    from svdinv.unroll.untrained import Fit, Options
 
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
 _USUAL, _EDUCATED = "dip", "edip"
@@ -157,10 +160,12 @@ def run(arguments: argparse.Namespace) -> int:
     parser = arguments.parser
     begin(arguments)
 
-    from svdinv.unroll.evaluation.fitting import fitted
+    from svdinv.unroll.display import comma_separated
     from svdinv.unroll.evaluation.methods import files
+    from svdinv.unroll.formats.atomic import replacing
     from svdinv.unroll.formats.checks import check_regular
     from svdinv.unroll.inference import device_of
+    from svdinv.unroll.untrained import Record
 
     source = arguments.input
     state: Path | None = arguments.checkpoint
@@ -189,7 +194,6 @@ def run(arguments: argparse.Namespace) -> int:
                 raise ValueError(f"argument --output: would replace {path}")
             if state is not None and path == state:
                 raise ValueError(f"argument --checkpoint: would replace {path}")
-        exact = noise == 0 and problem.A.tight
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     writable_folder(parser, "--output", written.image.parent)
@@ -201,25 +205,22 @@ def run(arguments: argparse.Namespace) -> int:
         flush=True,
     )
     try:
-        done = fitted(
-            task,
-            problem,
-            generator,
-            options,
-            written,
-            table,
-            weights=network,
+        # A network that is given was trained for all channels.
+        plain = task.without_repeats(problem) if network is None else problem
+        done = _fitted(
+            arguments, task, problem, plain, generator, options, written,
+            weights=network, exact=noise == 0 and problem.A.tight, device=device,
             start=not predicts and arguments.start is not False,
-            exact=exact,
-            baselines=arguments.baselines,
-            checkpoint=state,
-            device=device,
-        )
+        )  # fmt: skip
     except ValueError as error:
         parser.error(str(error))
     if done is None:
         print("Interrupted: nothing was written.")
         return 130
+    names = [field.name for field in dataclasses.fields(Record)]
+    with replacing(table) as file:
+        rows = map(dataclasses.astuple, done.trajectory)
+        file.write(comma_separated(names, rows))
     print("\n" + "\n".join(f"Written: {path}" for path in (*written, table) if path))
     kept = f"at iteration {done.iterations}: this is the best so far"
     if done.ending == "stopped":
@@ -229,6 +230,104 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"Broken down {kept}; try a smaller --learning-rate.")
         return 1
     return 0
+
+
+def _fitted(
+    arguments: argparse.Namespace,
+    task: Task,
+    problem: Problem,
+    plain: Problem,
+    generator: Recipe,
+    options: Options,
+    written: Files,
+    *,
+    weights: Network | None,
+    exact: bool,
+    start: bool,
+    device: str,
+) -> Fit | None:
+    """Fit, compare, print and write; None if Ctrl-C came before the fit.
+
+    What is fitted, `plain`, is the problem without channels that are the same. With
+    `exact` the data are without noise, and are put back into the image.
+    """
+    import numpy as np
+
+    from svdinv.unroll.algorithms import Interrupted
+    from svdinv.unroll.evaluation.methods import classical, compare
+    from svdinv.unroll.inference import NAMES, learned
+    from svdinv.unroll.interrupts import interrupts
+    from svdinv.unroll.tasks.task import Reconstruction
+    from svdinv.unroll.untrained import Fitting
+
+    def finished(image: Any) -> Any:
+        image = plain.A.consistent(image, plain.y) if exact else image
+        if plain is not problem:
+            image = np.broadcast_to(image, problem.y.shape)
+        return task.finished(np.ascontiguousarray(image))
+
+    def measure(image: Any) -> float:
+        return task.decibels(problem, finished(image))
+
+    fitting = Fitting(
+        plain,
+        generator,
+        options,
+        around=task.initial_image if start else None,
+        weights=weights,
+        measure=None if problem.truth is None else measure,
+        device=device,
+    )
+    state: Path | None = arguments.checkpoint
+    if state is not None and state.exists():  # before anything takes long
+        with naming("argument --checkpoint"):
+            fitting.load(state)
+        print(f"Goes on from iteration {fitting.iteration}: {state}\n", flush=True)
+    methods = classical(task, problem, which="all" if arguments.baselines else "first")
+    sees = getattr(generator, "source", "adjoint") == "adjoint"  # the data
+    if weights is not None and sees:
+        name = NAMES[False]
+        methods[name] = learned(weights, task, device=device)[name]
+    around = fitting.arounds[0]
+    if around is not None:
+        begun = Reconstruction(task.finished(around[0].cpu().numpy()))
+        methods["start of the fit"] = lambda problem: begun
+    found: list[Fit] = []
+
+    def fit(problem: Problem) -> Reconstruction:
+        with interrupts() as interrupted:
+            try:
+                done = fitting.run(
+                    state, stop=interrupted, progress=sys.stderr.isatty()
+                )
+            except Interrupted as press:  # what is without the step is worth keeping
+                done = press.solution
+            # Too late for the iterations, it may still have ended the step behind them.
+            late = interrupted() and done.ending != "broken"
+            found.append(dataclasses.replace(done, ending="stopped") if late else done)
+        return Reconstruction(finished(found[0].image), _describe_ending(found[0]))
+
+    def stopped() -> bool:
+        return any(done.ending == "stopped" for done in found)
+
+    methods["fit"] = fit
+    compared = compare(task, problem, methods, written, "fit", stopped=stopped)
+    return found[0] if compared.written else None
+
+
+def _describe_ending(done: Fit) -> str:
+    why = {
+        "rule": "stopped by its rule",
+        "iterations": "all iterations done",
+        "broken": "broke down again and again",
+    }
+    note = f"iteration {done.best} of {done.iterations}"
+    note += f", {why.get(done.ending, 'interrupted')}"
+    if done.step:
+        note += f", step towards the data {done.step:g}"
+    if done.rollbacks:
+        note += f", {len(done.rollbacks)} times gone back"
+    return note
 
 
 def _generator(

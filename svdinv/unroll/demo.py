@@ -10,13 +10,13 @@ is measured in the run that prints it.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
 
+from svdinv.unroll import pretrained
 from svdinv.unroll.data import HELD_OUT, PHOTOS, Image, centre_crop, photograph, split
 from svdinv.unroll.display import cells, line
 from svdinv.unroll.display.panels import Entry, save_panel
@@ -45,50 +45,22 @@ PANEL = "svdinv-demo.png"
 _WIDTH = 48  # characters of a name in the table
 
 
-@dataclass(frozen=True)
-class DemoConfig:
-    """What the demonstration does."""
+def run(options: Any, picture: Image | None = None) -> int:
+    """Run the demonstration with options of ``svdinv demo``, and print its results.
 
-    rate: float  # of the sampling, in (0, 1)
-    photo: str  # of `PHOTOS` or, with a picture, whatever to call it
-    output: Path  # an existing folder
-    picture: Image | None = None  # of one's own, in [0, 1]
-    seed: int = 0
-    steps: int = 200  # of the training; 0 leaves it away
-    minutes: float = 2.0  # of wall-clock time at most, for each of the two trainings
-    threads: int = 1
-    crop: int = 512  # most pixels a side of the photograph to reconstruct
-    batch: int = 8  # patches in a training step
-    patch: int = 64  # their side
-
-    def quick(self) -> DemoConfig:
-        """Make it small: everything is run, in seconds."""
-        return replace(
-            self,
-            steps=min(self.steps, 10),
-            minutes=min(self.minutes, 0.5),
-            crop=96,
-            batch=4,
-            patch=32,
-        )
-
-
-def run(config: DemoConfig, network: Network, groups: Network | None = None) -> int:
-    """Run the demonstration, and print its results.
-
-    The network was trained on colour images at many sampling rates; `groups` is one
-    with low rank of groups of patches behind it, which takes longer. Gives the exit
-    code: 0, or 1 if the training through svdinv broke down.
+    Of a `picture` of one's own, or a photograph by its name. Gives the exit code: 0, or
+    1 if the training through svdinv broke down.
     """
+    network = pretrained.load("colour")
     began = time.monotonic()
-    torch.set_num_threads(config.threads)
-    truth = photograph(config.photo) if config.picture is None else config.picture
-    truth = centre_crop(truth, config.crop)
-    given = sampled(config.photo, truth, config.rate, seed=config.seed)
+    torch.set_num_threads(options.threads)
+    truth = photograph(options.photo) if picture is None else picture
+    truth = centre_crop(truth, 96 if options.quick else 512)
+    given = sampled(options.photo, truth, options.rate, seed=options.seed)
     weights = sum(p.numel() for p in network.parameters())
     print(
-        f"{config.photo}, {truth.shape[0]}x{truth.shape[1]} pixels, from "
-        f"{config.rate:.0%} of its samples (seed {config.seed}).\n"
+        f"{options.photo}, {truth.shape[0]}x{truth.shape[1]} pixels, from "
+        f"{options.rate:.0%} of its samples (seed {options.seed}).\n"
         f"The network comes with svdinv: {weights:,} weights, trained on other "
         "photographs.\n"
     )
@@ -105,27 +77,28 @@ def run(config: DemoConfig, network: Network, groups: Network | None = None) -> 
         f"  The network: {own - completion:+.2f} dB on SVT completion, "
         f"{own - smooth:+.2f} dB on biharmonic inpainting."
     )
-    if groups is not None:
-        table.add("low rank of groups behind it", partial(apply, groups, Colour()))
-    _save(config, table)
-    print(f"Picture: {config.output / PANEL} ({time.monotonic() - began:.0f} s)")
-    if not config.steps:
+    groups = pretrained.load("colour-groups")  # which takes longer
+    table.add("low rank of groups behind it", partial(apply, groups, Colour()))
+    _save(options, table)
+    print(f"Picture: {options.output / PANEL} ({time.monotonic() - began:.0f} s)")
+    if not options.steps:
         return 0
 
     print(
-        f"\nNow a training: {config.steps} steps more, at {config.rate:.0%} alone. "
+        f"\nNow a training: {options.steps} steps more, at {options.rate:.0%} alone. "
         "Ctrl-C ends it, not the demonstration."
     )
-    theirs, _ = _tuned(config, network, "torch.linalg.svd")
-    ours, tuned = _tuned(config, network, "svt")
+    small = {"batch": 4, "patch": 32} if options.quick else {}
+    theirs, _ = _tuned(options, network, "torch.linalg.svd", **small)
+    ours, tuned = _tuned(options, network, "svt", **small)
     print(_compared(theirs, ours))
     if ours.breakdown is not None:
         return 1
     print()
     again = partial(apply, tuned, Colour(), ensemble=True)
     table.add("unrolled network, trained on", again)
-    _save(config, table)
-    print(f"Picture: {config.output / PANEL}\nTime: {time.monotonic() - began:.0f} s")
+    _save(options, table)
+    print(f"Picture: {options.output / PANEL}\nTime: {time.monotonic() - began:.0f} s")
     return 0
 
 
@@ -146,40 +119,40 @@ class _Table:
         self.decibels.append(next(iter(row.values.values())))
 
 
-def _save(config: DemoConfig, table: _Table) -> None:
+def _save(options: Any, table: _Table) -> None:
     save_panel(
-        config.output / PANEL,
-        Entry("truth", table.truth, f"{config.photo}, never trained on"),
+        options.output / PANEL,
+        Entry("truth", table.truth, f"{options.photo}, never trained on"),
         table.entries,
-        title=f"{config.photo}, from {config.rate:.0%} of its samples",
+        title=f"{options.photo}, from {options.rate:.0%} of its samples",
     )
 
 
-def _tuned(config: DemoConfig, network: Network, svd: str) -> tuple[Outcome, Network]:
+def _tuned(
+    options: Any, network: Network, svd: Any, batch: int = 8, patch: int = 64
+) -> tuple[Outcome, Network]:
     """Train a copy of the network on, behind a progress bar."""
-    held_out = config.photo if config.photo in PHOTOS else HELD_OUT
-    task = Colour(
-        held_out=(held_out,), patch=config.patch, rates=(config.rate, config.rate)
-    )
+    held_out = options.photo if options.photo in PHOTOS else HELD_OUT
+    task = Colour(held_out=(held_out,), patch=patch, rates=(options.rate, options.rate))
     training = Training(
-        steps=config.steps,
-        batch=config.batch,
+        steps=options.steps,
+        batch=batch,
         learning_rate=2e-4,
         warm_up=0.1,
-        svd=svd,  # type: ignore[arg-type]
-        validate_every=config.steps,
+        svd=svd,
+        validate_every=options.steps,
     )
     settings = Config(
         task=task,
         network=network.recipe,
         training=training,
-        seed=config.seed,
-        threads=config.threads,
+        seed=options.seed,
+        threads=options.threads,
     )
     photos = [photograph(name) for name in split(held_out)]
     source = Photographs(task, photos, {})
     job = Run(settings, source, weights=network.state_dict())
-    deadline = time.monotonic() + 60 * config.minutes
+    deadline = time.monotonic() + 60 * options.minutes
     with interrupts() as interrupted:
         outcome = train_with_bar(
             job,
@@ -188,8 +161,8 @@ def _tuned(config: DemoConfig, network: Network, svd: str) -> tuple[Outcome, Net
         )
     if outcome.ending == "stopped" and not interrupted():
         print(
-            f"The {config.minutes:g} minutes are up after {outcome.step} of "
-            f"{config.steps} steps: how many it is depends on the machine. --minutes "
+            f"The {options.minutes:g} minutes are up after {outcome.step} of "
+            f"{options.steps} steps: how many it is depends on the machine. --minutes "
             "gives more."
         )
     return outcome, job.mean

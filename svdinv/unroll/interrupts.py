@@ -15,10 +15,7 @@ from svdinv._missing import needing
 
 
 def progress_bar(total: int, *, shown: bool | None = None, **options: Any) -> Any:
-    """Make a bar of tqdm, by default where stderr is a terminal.
-
-    Raises ImportError without tqdm.
-    """
+    """Make a bar of tqdm, by default where stderr is a terminal."""
     with needing("tqdm", "unroll"):
         from tqdm import tqdm
     hidden = None if shown is None else not shown
@@ -27,10 +24,7 @@ def progress_bar(total: int, *, shown: bool | None = None, **options: Any) -> An
 
 @contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
-    """Note the first Ctrl-C or SIGTERM; the second ends the program as usual.
-
-    Yields a function that returns whether there was one.
-    """
+    """Note the first Ctrl-C or SIGTERM; the second ends the program as usual."""
     first: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # signals reach the main thread only

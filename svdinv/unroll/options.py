@@ -43,11 +43,7 @@ def option(
 
 
 def check_ranges(options: Any) -> None:
-    """Check the values of a dataclass against the ranges and choices of its options.
-
-    Raises ValueError for one that is none of them, TypeError for one value where there
-    should be several; the message names the option.
-    """
+    """Check the values of a dataclass against the ranges and choices of its options."""
     for entry in dataclasses.fields(options):
         value, rules = getattr(options, entry.name), entry.metadata
         several = isinstance(value, tuple | list)

@@ -55,11 +55,7 @@ def late_attributes(package: str) -> tuple[Callable[[str], Any], list[str]]:
 
 
 def imported(name: str) -> Any:
-    """Import ``package.module:name``; modules in the current folder are found, too.
-
-    Raises ValueError if it is no such name, there is nothing of it, or the module
-    raises or exits.
-    """
+    """Import ``package.module:name``; modules in the current folder are found, too."""
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise ValueError(f"{name!r} is not of the form package.module:name")
@@ -76,10 +72,7 @@ def imported(name: str) -> Any:
 
 
 def class_named(name: str, base: type, known: Mapping[str, type]) -> type:
-    """Find a class by its name in `known`, or import it as ``package.module:Class``.
-
-    Raises ValueError if there is none, or it is no subclass of `base`.
-    """
+    """Find a class by its name in `known`, or import it as ``package.module:Class``."""
     if name in known:
         return known[name]
     if ":" not in name:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from svdinv.unroll.arrays import Array, as_float, cast_like, namespace, real, short_repr
 from svdinv.unroll.fidelity import L2, DataFidelity
@@ -39,16 +39,13 @@ class Problem:
     phase_known : bool
         Whether the phase of an image can be compared with that of the truth; not
         where coil maps were estimated, whose common phase is arbitrary.
+    scan : object
+        What the task has to know more of its data, such as the geometry of a scan.
 
     Raises
     ------
     TypeError
         If `A` is no operator or `fidelity` no data fidelity.
-
-    Notes
-    -----
-    A task that has to know more of its data, such as the geometry of a scan, subclasses
-    it with fields of its own.
 
     Examples
     --------
@@ -71,6 +68,7 @@ class Problem:
     setting: str = ""
     scale: float = 1.0
     phase_known: bool = True
+    scan: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, kind, what in (
@@ -83,19 +81,6 @@ class Problem:
                 raise TypeError(f"{name} must be {what}, got {got}")
 
     __repr__ = short_repr
-
-    @classmethod
-    def of(cls, problem: Problem, **own: Any) -> Self:
-        """Return a problem as one of this subclass, with its own fields."""
-        known = {each.name: getattr(problem, each.name) for each in fields(Problem)}
-        return cls(**known, **own)
-
-    @classmethod
-    def expect(cls, problem: Problem) -> Self:
-        """Return a problem that has to be of this subclass; TypeError if it is not."""
-        if not isinstance(problem, cls):
-            raise TypeError(f"problem must be a {cls.__name__}, got {problem!r}")
-        return problem
 
     def value(self, x: Array) -> Array:
         """Return the data fidelity D(A(x), y) of an image x, real and 0-d."""

@@ -311,10 +311,7 @@ _LAYOUTS = {
 
 
 def _arranged(x: Any, y: Tensor) -> Any:
-    """Bring what is given to the device of y, once, and real images into the layout.
-
-    The layout is that of convolutions without norms, for what is done between them.
-    """
+    """Bring what is given to the device of y, once, and real images into the layout."""
     if isinstance(x, np.ndarray):
         x = torch.as_tensor(x, device=y.device)
     if isinstance(x, Tensor) and x.ndim == 4 and not y.is_complex():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import replace
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from PIL import Image
 from svdinv.cli import main
 from svdinv.unroll import demo
 from svdinv.unroll.data import photograph
-from svdinv.unroll.demo import DemoConfig
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network
@@ -63,17 +62,23 @@ def test_photographs_of_the_training_are_refused(tmp_path, capsys):
 
 @pytest.fixture
 def small(tmp_path):
-    config = DemoConfig(
-        rate=0.4, photo="chelsea", output=tmp_path, steps=6, batch=2, patch=16
+    options = Namespace(
+        rate=0.4,
+        photo="chelsea",
+        output=tmp_path,
+        steps=6,
+        seed=0,
+        minutes=2,
+        threads=1,
     )
     recipe = TLR(cells=2, features=4, block=16, start="fill", side="samples")
-    return config, Network(recipe, seed=0)
+    return options, Network(recipe, seed=0)
 
 
 def test_the_training_goes_on_from_the_given_weights(small):
-    config, network = small
+    options, network = small
     before = {name: x.clone() for name, x in network.state_dict().items()}
-    outcome, tuned = demo._tuned(config, network, "svt")
+    outcome, tuned = demo._tuned(options, network, "svt", 2, 16)
     assert (outcome.ending, outcome.step) == ("finished", 6)
     for name, x in network.state_dict().items():
         assert (x == before[name]).all()
@@ -82,7 +87,7 @@ def test_the_training_goes_on_from_the_given_weights(small):
 
 
 def test_ctrl_c_ends_the_training_only(small, monkeypatch):
-    config, network = small
+    options, network = small
     steps = []
 
     class Press(command.RunningMean):
@@ -94,15 +99,15 @@ def test_ctrl_c_ends_the_training_only(small, monkeypatch):
 
     monkeypatch.setattr(command, "RunningMean", Press)
     before = signal.getsignal(signal.SIGINT)
-    outcome, _ = demo._tuned(config, network, "svt")
+    outcome, _ = demo._tuned(options, network, "svt", 2, 16)
     assert (outcome.ending, steps) == ("stopped", [1, 2])
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_says_when_the_time_is_up(small, capsys):
-    config, network = small
-    config = replace(config, steps=500, minutes=1e-6)
-    outcome, _ = demo._tuned(config, network, "svt")
+    options, network = small
+    options.steps, options.minutes = 500, 1e-6
+    outcome, _ = demo._tuned(options, network, "svt", 2, 16)
     assert outcome.ending == "stopped"
     said = capsys.readouterr().out
     assert f"minutes are up after {outcome.step} of 500 steps" in said

@@ -208,10 +208,7 @@ def best_solution(
 
 
 def _rest(changes: list[tuple[float, float]]) -> float:
-    """Estimate what comes, were the changes of the state a geometric series.
-
-    Those of the score are none: where it turns, they are small for a moment.
-    """
+    """Estimate what comes, were the changes of the state a geometric series."""
     first, last = changes[0][1], changes[-1][1]
     share = (last / first) ** (1 / (len(changes) - 1)) if first else 0.0
     return max(score for score, _ in changes) / (1 - share) if share < 1 else math.inf

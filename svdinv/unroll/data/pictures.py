@@ -84,11 +84,7 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
 
 
 def picture_files(path: str | Path) -> list[Path]:
-    """List the picture files of a folder, by name.
-
-    Those in it, not in its subfolders, whose names end as in `SUFFIXES`, whatever the
-    case. Raises ValueError if there is no such folder, or no picture in it.
-    """
+    """List the picture files of a folder, by name."""
     folder = Path(path)
     if not folder.is_dir():
         raise ValueError(f"{path} is not a folder")
@@ -181,12 +177,7 @@ def photograph(name: str) -> Image:
 def training_photographs(
     places: Sequence[str], held_out: Sequence[str], longest: int
 ) -> dict[str, Image]:
-    """Read photographs to train on, by name: float32 (H, W, 3) in [0, 1].
-
-    Those in folders and files, and the built-in ones that are not held out; with longer
-    sides than `longest` they are scaled down. Raises ValueError if a file or folder is
-    missing or is no picture.
-    """
+    """Read photographs to train on, by name: float32 (H, W, 3) in [0, 1]."""
     names = split(*held_out) if held_out else PHOTOS
     # Scaled down one by one: all of them at their full size could fill the memory.
     images = {name: shrunk(photograph(name), longest) for name in names}

@@ -253,10 +253,7 @@ class _Sheet:
 
 
 def _moving_window(series: NDArray[np.floating]) -> tuple[int, int, int, int]:
-    """Find where most moves, and when it is farthest from its mean.
-
-    Returns the frame, and the top, left and side of a square.
-    """
+    """Find where most moves, and when it is farthest from its mean."""
     side = min(series.shape[1:])
     side = min(side, max(16, round(_HEART * side)))
     top, left = _largest(_box_mean(series.astype(np.float64).var(axis=0), side))

@@ -18,10 +18,7 @@ _GAP = 2  # pixels between the frames of a sheet
 
 
 def save_picture(path: str | Path, image: NDArray[Any]) -> None:
-    """Write (H, W) or (H, W, 3), clipped to [0, 1], as a PNG with 8 bits a channel.
-
-    Raises ImportError without Pillow.
-    """
+    """Write (H, W) or (H, W, 3), clipped to [0, 1], as a PNG with 8 bits a channel."""
     (picture,) = _pictures([image])
     with replacing(path) as stream:
         picture.save(stream, format="PNG")

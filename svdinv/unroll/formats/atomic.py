@@ -42,10 +42,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yield temporary names to write to; on success they replace the files.
-
-    Raises OSError as `replacing`.
-    """
+    """Yield temporary names to write to; on success they replace the files."""
     drafts = [p.with_name(f".{p.name}.{secrets.token_hex(8)}") for p in paths]
     try:
         yield drafts

@@ -32,10 +32,7 @@ class FileError(ValueError):
 
 
 def most_bytes(path: str | Path) -> int:
-    """Return the largest size of an array of a file, in bytes.
-
-    Raises FileError if the environment variable is no number.
-    """
+    """Return the largest size of an array of a file, in bytes."""
     said = os.environ.get(VARIABLE, "").strip()
     if said and not said.isdecimal():
         raise FileError(f"{VARIABLE} must be a whole number of bytes, got {said!r}")
@@ -43,10 +40,7 @@ def most_bytes(path: str | Path) -> int:
 
 
 def check_bytes(path: str | Path, member: str, *sizes: int) -> None:
-    """Check the product of some sizes, the bytes of an item among them.
-
-    Raises FileError if the file may not ask for that much.
-    """
+    """Check the product of some sizes, the bytes of an item among them."""
     due, most = math.prod(map(int, sizes)), most_bytes(path)
     if due > most:
         raise FileError(

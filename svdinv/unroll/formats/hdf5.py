@@ -53,10 +53,7 @@ def writing_hdf5(path: str | Path) -> Iterator[Any]:
 
 
 def as_mask(values: Arrays, what: str) -> NDArray[np.bool_]:
-    """Convert a sampling mask, of bool or of numbers that are 0 or 1, to bool.
-
-    Raises ValueError, calling it `what`, if it holds other numbers, or samples nothing.
-    """
+    """Convert a sampling mask, of bool or of numbers that are 0 or 1, to bool."""
     if not ((values == 0) | (values == 1)).all():
         raise FileError(f"{what} must hold 0 and 1, or true and false, alone")
     mask = values == 1
@@ -91,10 +88,7 @@ class Datasets:
                 yield name, set(found) if hasattr(found, "keys") else set()
 
     def shapes(self) -> dict[str, tuple[int, ...] | None]:
-        """List all datasets, those in groups included, with the shapes of numbers.
-
-        Links are left out.
-        """
+        """List all datasets, those in groups included, with the shapes of numbers."""
         found: dict[str, tuple[int, ...] | None] = {}
 
         def visit(name: str, node: Any) -> None:

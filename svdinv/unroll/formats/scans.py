@@ -85,11 +85,7 @@ class SeveralSlices(FileError):
 
 
 def chosen(path: str | Path, number: int | None, slices: Sequence[str]) -> int:
-    """Return the number of the slice to read: the chosen one, or the only one.
-
-    `slices` describes what there is; texts may be empty. Raises ValueError if there are
-    several and none was asked for, or there is no such one.
-    """
+    """Return the number of the slice to read: the chosen one, or the only one."""
     if number is None and len(slices) > 1:
         raise SeveralSlices(path, slices)
     if not 0 <= (number or 0) < len(slices):

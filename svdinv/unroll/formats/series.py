@@ -125,11 +125,7 @@ def names_in(path: str | Path) -> set[str]:
 
 
 def read_archive(path: str | Path) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an ``.npz`` file, as they are; nothing is unpickled.
-
-    Raises ValueError if it is missing or damaged, or an array is no array of numbers or
-    larger than such a file may ask for.
-    """
+    """Read all arrays of an ``.npz`` file, as they are; nothing is unpickled."""
     return {name: _read_npz(Path(path), name, "") for name in names_in(path)}
 
 

@@ -96,11 +96,7 @@ def _is_complex(x: Array) -> bool:
 
 
 def _alike(y_true: Any, y_pred: Any) -> tuple[Array, Array]:
-    """Return both as tensors of one shape and dtype.
-
-    Raises ValueError if they have not one shape, TypeError if the truth is complex and
-    the image is not.
-    """
+    """Return both as tensors of one shape and dtype."""
     truth, image = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
     shapes = tuple(truth.shape), tuple(image.shape)
     fit = len(shapes[0]) == len(shapes[1]) and all(

@@ -232,10 +232,7 @@ class EMNet(Recipe):
         return deviation * from_casorati(M + V @ D, x, xp)
 
     def _vectors(self, E: Array) -> Array:
-        """Return the leading left singular vectors (B, T, K), the first one last.
-
-        Without a gradient.
-        """
+        """Return the leading left singular vectors (B, T, K), the first one last."""
         fixed = untraced(backend(E).stop_gradient(E))
         gram = fixed @ namespace(fixed).matrix_transpose(fixed)
         return operators(gram).eigh(gram)[1][..., -self.components :]

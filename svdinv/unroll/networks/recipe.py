@@ -371,10 +371,7 @@ def given_problem(
 def in_order(
     recipe: Recipe, measurement: tuple[Any, ...], named: Mapping[str, Any]
 ) -> tuple[Any, ...]:
-    """Append keyword arguments to positional ones, with None for missing ones.
-
-    Raises TypeError if a name is unknown, or given twice.
-    """
+    """Append keyword arguments to positional ones, with None for missing ones."""
     names = recipe.measurement
     for name in named:
         if name not in names:
@@ -391,10 +388,7 @@ def in_order(
 def check_measurement(
     recipe: Recipe, measurement: tuple[Any, ...], optional: int = 0
 ) -> None:
-    """Check how many arguments there are behind the data; the last few are optional.
-
-    Raises TypeError if there are too few or too many.
-    """
+    """Check how many arguments there are behind the data; the last few are optional."""
     names = recipe.measurement
     if len(names) - optional <= len(measurement) <= len(names):
         return
@@ -429,10 +423,7 @@ def register(cls: _Class) -> _Class:
 
 
 def registered(base: type = object) -> dict[str, type]:
-    """List the classes that `register` has seen, by name, such as each `Recipe`.
-
-    Those of svdinv are imported.
-    """
+    """List the classes that `register` has seen, by name, such as each `Recipe`."""
     networks = importlib.import_module("svdinv.unroll.networks")
     for name in networks.__all__:
         getattr(networks, name)

@@ -387,10 +387,7 @@ class _Multiple(Compound):
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Return whether two objects are identical or equal in class and attributes.
-
-    Those with arrays are alike only if they share them.
-    """
+    """Return whether two objects are identical or equal in class and attributes."""
     if one is other:
         return True
     if type(one) is not type(other) or vars(one).keys() != vars(other).keys():

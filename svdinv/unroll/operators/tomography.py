@@ -196,10 +196,7 @@ class _Beam(Wrapped):
         raise NotImplementedError
 
     def _hits(self, k: int, x: Any, y: Any) -> tuple[Any, Any]:
-        """Return where on the detector a view projects points, and their weights.
-
-        The weight is that of back-projection.
-        """
+        """Return where on the detector a view projects points, and their weights."""
         raise NotImplementedError
 
     def _ray_weights(self) -> NDArray[Any]:

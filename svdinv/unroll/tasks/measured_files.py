@@ -53,10 +53,9 @@ def write_problem(
     if problem.scale != 1:
         for name in {task.dataset, "truth"} & set(arrays):
             arrays[name] = arrays[name] * np.float32(problem.scale)
-    scan = getattr(problem, "scan", None)
-    if isinstance(scan, Geometry):
-        arrays["affine"] = scan.affine
-        options = {**(options or {}), "frame_seconds": scan.seconds}
+    if isinstance(problem.scan, Geometry):
+        arrays["affine"] = problem.scan.affine
+        options = {**(options or {}), "frame_seconds": problem.scan.seconds}
     with writing_hdf5(path) as file:
         file.attrs.update({**(options or {}), **own})
         for dataset, array in arrays.items():
@@ -64,11 +63,7 @@ def write_problem(
 
 
 def measured_entry(path: str | Path) -> TaskEntry | None:
-    """Return the task of a file in the layout of `write_problem`, None for others.
-
-    Raises ValueError if such a file is missing or damaged, or its kind is unknown;
-    ImportError without h5py.
-    """
+    """Return the task of a file in the layout of `write_problem`, None for others."""
     if Path(path).suffix.lower() not in (".npz", *HDF5_SUFFIXES):
         return None
     with _opened(path) as file:

@@ -69,10 +69,7 @@ def non_local(task: Task, problem: Problem) -> Reconstruction:
 
 
 def applies(problem: Problem) -> bool:
-    """Return whether there are data enough to leave some out.
-
-    Of noise alone the image has to tell it.
-    """
+    """Return whether there are data enough to leave some out."""
     if not isinstance(problem.fidelity, L2):
         return False
     if _noise_alone(problem):

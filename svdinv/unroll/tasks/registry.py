@@ -125,10 +125,7 @@ def entry_of_file(source: str | Path) -> TaskEntry:
 
 
 def entry_of_images(axes: str | None, channels: int | None = None) -> TaskEntry:
-    """Find the first task whose images have these axes and channels.
-
-    Raises ValueError if there is none.
-    """
+    """Find the first task whose images have these axes and channels."""
     for entry in entries().values():
         if entry.axes == axes and channels in (None, entry.channels):
             return entry

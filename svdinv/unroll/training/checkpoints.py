@@ -31,11 +31,7 @@ class Checkpoint:
     def restore(
         self, network: nn.Module, mean: nn.Module, optimiser: torch.optim.Optimizer
     ) -> None:
-        """Put a training back to where it was.
-
-        Raises ValueError if the tensors are not those of such a network, of the mean of
-        its weights and of an optimiser of its parameters, or not finite.
-        """
+        """Put a training back to where it was."""
         expected = dict(_weights(network, mean))
         shapes = {name: tuple(x.shape) for name, x in expected.items()}
         trained = (p for p in network.named_parameters() if p[1].requires_grad)
@@ -93,10 +89,7 @@ def write_checkpoint(
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read what `write_checkpoint` wrote.
-
-    Raises ValueError if the file is missing, damaged or something else.
-    """
+    """Read what `write_checkpoint` wrote."""
     try:
         with safe_open(path, framework="pt") as file:
             note = json.loads((file.metadata() or {})[_KEY])

@@ -136,10 +136,7 @@ class _Board:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """Read the complete rows of a log of `Logs`; none where there is no such file.
-
-    Raises ValueError if it is something else.
-    """
+    """Read the complete rows of a log of `Logs`; none where there is no such file."""
     if not path.exists():
         return []
     try:

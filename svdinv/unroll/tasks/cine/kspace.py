@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.formats.checks import FileError
-from svdinv.unroll.formats.scans import Geometry
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.coils import estimate_maps
@@ -25,13 +23,6 @@ _NEAR = 2  # points of k-space from its centre that its largest value may be
 _OUT_OF_ORDER = 100  # times the energy there: that of the largest elsewhere
 _ZEROS = 0.5  # share of measured values that may be 0
 _TINY = 1e-30  # magnitudes that single precision does not divide by
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class SeriesProblem(Problem):
-    """Measured k-space of a series, with the place of its pixels, if a file says so."""
-
-    scan: Geometry | None = field(default=None, repr=False)
 
 
 def divided(x: Any, scale: float) -> Any:

@@ -188,10 +188,7 @@ def _loop_field(
     wire: float = 0.15,
     points: int = 24,
 ) -> NDArray[np.complexfloating]:
-    """Integrate ``B_x - i B_y`` of a loop around (x0, y0) whose axis has an angle.
-
-    The unit is mu_0 I / 4 pi. The thickness of the wire keeps the field finite.
-    """
+    """Integrate ``B_x - i B_y`` of a loop around (x0, y0) whose axis has an angle."""
     turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
     across, up = radius * np.cos(turn), radius * np.sin(turn)
     tx, ty = -math.sin(angle), math.cos(angle)  # the loop spans this direction and z

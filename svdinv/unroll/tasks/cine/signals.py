@@ -84,10 +84,7 @@ def first_pass(times: Array) -> dict[str, Array]:
 
 
 def contraction(beat: Array) -> Array:
-    """How far the ventricle has contracted: 0 at end-diastole, 1 at end-systole.
-
-    Systole, early filling, rest and the contraction of the atria, joined smoothly.
-    """
+    """How far the ventricle has contracted: 0 at end-diastole, 1 at end-systole."""
     knots = np.array([0, 0.35, 0.58, 0.82, 1])
     values = np.array([0, 1, 0.2, 0.16, 0])
     phase = beat % 1

@@ -42,7 +42,6 @@ from svdinv.unroll.tasks.cine.hearts import (
 )
 from svdinv.unroll.tasks.cine.kspace import (
     SMALLEST,
-    SeriesProblem,
     check_centred,
     divided,
     problem_of_kspace,
@@ -302,8 +301,7 @@ class Cine(Task):
         if scan.mask is not None:
             problem = problem_of_kspace(path, scan.array, scan.mask, None, None)
             setting = as_measured(problem)
-            problem = replace(problem, name=name, setting=setting)
-            return SeriesProblem.of(problem, scan=scan.geometry)
+            return replace(problem, name=name, setting=setting, scan=scan.geometry)
         series = scan.array
         while series.ndim > 3 and len(series) == 1:
             series = series[0]
@@ -355,7 +353,7 @@ class Cine(Task):
         file.same("affine", (4, 4), "of a matrix")
         affine = file.real("affine").astype(np.float64)
         seconds = float(file.attrs.get("frame_seconds", 0))
-        return SeriesProblem.of(problem, scan=Geometry(affine, seconds))
+        return replace(problem, scan=Geometry(affine, seconds))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         A = _mri(problem)
@@ -421,10 +419,10 @@ class Cine(Task):
             maps = coil_maps(options.coils, *series.shape[-2:], seed=options.seed)
             setting += f", {options.coils} coils" if options.coils > 1 else ", 1 coil"
         problem = sampled(given.name, series, mask, maps)
-        problem = replace(problem, setting=setting, scale=given.scale)
+        problem = replace(problem, setting=setting, scale=given.scale, scan=given.scan)
         if options.noise:
             problem = noisy(problem, options.noise, seed=options.seed)
-        return SeriesProblem.of(problem, scan=given.scan)
+        return problem
 
     def baselines(self) -> Mapping[str, Method]:
         # View sharing needs frames of k-space, and low rank more than one; patches that
@@ -491,8 +489,7 @@ class Cine(Task):
         return f"{frames} frame{'s' if frames > 1 else ''} of {size} pixels"
 
     def save(self, path: Path, image: Any, problem: Problem) -> None:
-        place = problem.scan if isinstance(problem, SeriesProblem) else None
-        save_series(path, image * np.float32(problem.scale), place)
+        save_series(path, image * np.float32(problem.scale), problem.scan)
 
 
 def _built_in(name: str, options: Any) -> InputImage:

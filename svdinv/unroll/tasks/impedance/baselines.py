@@ -15,7 +15,6 @@ from svdinv.unroll.tasks.impedance.dbar import boundary_map, dbar
 from svdinv.unroll.tasks.impedance.model import (
     DECADE,
     RANK,
-    Tank,
     Voltages,
     logarithmic,
     penalties,
@@ -50,13 +49,13 @@ def _deviation(y: Floats, error: float) -> float:
 
 def _picture(problem: Problem, change: Floats) -> Floats:
     """Return the picture of a linear change of the logarithm of the conductivity."""
-    drawn = Tank.expect(problem).scan.picture.draw(change / (2 * DECADE))
+    drawn = problem.scan.picture.draw(change / (2 * DECADE))
     return np.clip(0.5 + drawn, 0, 1).astype(np.float32)
 
 
 def _data(problem: Problem) -> Floats:
     """Return the data, NaN where none were measured."""
-    voltages = Tank.expect(problem).scan.voltages
+    voltages = problem.scan.voltages
     return np.where(voltages.weight > 0, problem.y.astype(np.float64), np.nan)
 
 
@@ -66,7 +65,7 @@ def tsvd(problem: Problem, *, keep: Any) -> Reconstruction:
     How many, `keep` says, as for `svdinv.unroll.algorithms.nonlinear.truncated_svd`,
     and so does the note.
     """
-    voltages = Tank.expect(problem).scan.voltages
+    voltages = problem.scan.voltages
     C = smooth(voltages.model.mesh)
     D = voltages.derivative(np.ones(voltages.image_shape))
     y = _data(problem)
@@ -86,7 +85,7 @@ def penalised(problem: Problem, *, name: str) -> Reconstruction:
     "Gauss-Newton", with Gauss-Newton steps. The weight, which the note tells, is the
     best of a grid where the truth is known.
     """
-    voltages, y = Tank.expect(problem).scan.voltages, _data(problem)
+    voltages, y = problem.scan.voltages, _data(problem)
     L, one = penalties(voltages.model.mesh), np.ones(voltages.image_shape)
     whole = name == "Gauss-Newton"
     A = logarithmic(voltages) if whole else voltages.derivative(one)
@@ -111,7 +110,7 @@ def direct(problem: Problem) -> Reconstruction:
     known, otherwise the largest at which the method converges; water if there is none.
     Raises ValueError if there are not all electrodes of a disc.
     """
-    voltages = Tank.expect(problem).scan.voltages
+    voltages = problem.scan.voltages
     model, angles = voltages.model, boundary_angles(voltages)
     if angles is None:
         raise ValueError("D-bar needs electrodes all around a disc, and all voltages")

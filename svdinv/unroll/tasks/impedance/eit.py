@@ -25,7 +25,7 @@ from svdinv.unroll.tasks.impedance.baselines import (
     penalised,
     tsvd,
 )
-from svdinv.unroll.tasks.impedance.model import Tank, Voltages, problem_of
+from svdinv.unroll.tasks.impedance.model import Voltages, problem_of
 from svdinv.unroll.tasks.impedance.phantom import phantom, random_tank, reduced
 from svdinv.unroll.tasks.task import (
     Baseline,
@@ -157,7 +157,7 @@ class Eit(Task):
         return replace(problem, truth=file.real("truth"))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        voltages: Voltages = Tank.expect(problem).scan.voltages
+        voltages: Voltages = problem.scan.voltages
         model, mesh = voltages.model, voltages.model.mesh
         there = voltages.weight > 0
         deviation = np.where(there, 1 / np.where(there, voltages.weight, 1), 0)
@@ -221,9 +221,7 @@ class Eit(Task):
             "TSVD, SURE": functools.partial(tsvd, keep="sure"),
             "D-bar": Baseline(
                 direct,
-                applies=lambda p: (
-                    boundary_angles(Tank.expect(p).scan.voltages) is not None
-                ),
+                applies=lambda p: boundary_angles(p.scan.voltages) is not None,
             ),
             "Tikhonov": functools.partial(penalised, name="Tikhonov"),
             "TV": functools.partial(penalised, name="TV"),
@@ -237,7 +235,7 @@ class Eit(Task):
         return decibels(problem, image)
 
     def describe(self, problem: Problem) -> str:
-        voltages, picture = Tank.expect(problem).scan
+        voltages, picture = problem.scan
         count, size = int((voltages.weight > 0).sum()), picture.size
         triangles = len(voltages.model.mesh.triangles)
         return f"{size}x{size} pixels, {triangles} triangles, {count} voltages"

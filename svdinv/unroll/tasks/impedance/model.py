@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -217,7 +216,7 @@ def logarithmic(voltages: Voltages) -> Operator:
 
 
 class Parts(NamedTuple):
-    """What belongs to voltages: both parts of the operator."""
+    """The `scan` of voltages: both parts of the operator."""
 
     voltages: Voltages
     picture: Picture
@@ -225,13 +224,6 @@ class Parts(NamedTuple):
     def __str__(self) -> str:
         model = self.voltages.model
         return f"{len(model.contact)} electrodes, {len(model.mesh.triangles)} triangles"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Tank(Problem):
-    """A problem of voltages, with both parts of its operator."""
-
-    scan: Parts = field(kw_only=True, repr=False)
 
 
 def problem_of(
@@ -248,7 +240,7 @@ def problem_of(
     picture = picture_of_mesh(model.mesh, size)
     data = np.where(there, y, 0) * voltages.weight
     scan = Parts(voltages, picture)
-    return Tank(data.astype(np.float32), voltages * picture, scan=scan)
+    return Problem(data.astype(np.float32), voltages * picture, scan=scan)
 
 
 picture_of_mesh = functools.lru_cache(maxsize=4)(Picture)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -91,10 +91,7 @@ class Geometry(NamedTuple):
 def _operator(
     geometry: Geometry, angles: tuple[float, ...], detectors: int | None
 ) -> Operator:
-    """Return the projector over a bound on its norm.
-
-    Raises ValueError if the geometry makes no sense.
-    """
+    """Return the projector over a bound on its norm."""
     rows, columns, pixel, spacing, offset, source, distance = geometry
     fan = {"source": source, "distance": distance} if source else {}
     kind: Any = FanBeam if fan else ParallelBeam
@@ -259,7 +256,7 @@ class Ct(Task):
         return replace(problem, truth=truth / np.float32(problem.scale))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        place, angles, unit = Tomogram.expect(problem).scan
+        place, angles, unit = problem.scan
         y = problem.y * np.float32(unit)
         return {
             "sinogram": y[0] if self.channels else y,
@@ -305,7 +302,7 @@ class Ct(Task):
             setting += f", {photons:g} photons"
         if options.noise:
             setting += f", noise {options.noise:g}"
-        return Tomogram(
+        return Problem(
             y.astype(np.float32),
             A,
             truth=given.image,
@@ -342,12 +339,12 @@ class Ct(Task):
         return np.maximum(image, 0)
 
     def describe(self, problem: Problem) -> str:
-        place = Tomogram.expect(problem).scan.geometry
+        place = problem.scan.geometry
         return f"{place.rows}x{place.columns} pixels"
 
 
 class Views(NamedTuple):
-    """What belongs to a sinogram: its geometry, angles, and the unit of its data."""
+    """The `scan` of a sinogram: its geometry, angles, and the unit of its data."""
 
     geometry: Geometry
     angles: tuple[float, ...]
@@ -356,13 +353,6 @@ class Views(NamedTuple):
     def __str__(self) -> str:
         kind = "fan" if self.geometry.source else "parallel"
         return f"{len(self.angles)} views of a {kind} beam"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Tomogram(Problem):
-    """A problem of line integrals, with what was measured along which lines."""
-
-    scan: Views = field(kw_only=True, repr=False)
 
 
 _Setting: TypeAlias = tuple[int, int, float, str]  # size, views, arc and beam
@@ -423,7 +413,7 @@ def _problem(sinogram: Any, place: Geometry, angles: Any) -> Problem:
     """Make a problem of measured line integrals, of densities of about 1 at most."""
     A = _operator(place, tuple(map(float, angles)), sinogram.shape[-1])
     views = Views(place, tuple(angles), _unit(A))
-    problem = Tomogram(sinogram / np.float32(views.unit), A, scan=views)
+    problem = Problem(sinogram / np.float32(views.unit), A, scan=views)
     highest = float(np.percentile(_inverted(problem, "ram-lak"), _HIGHEST))
     if not highest > 0:
         raise ValueError("the sinogram must have positive line integrals")
@@ -436,7 +426,7 @@ def _problem(sinogram: Any, place: Geometry, angles: Any) -> Problem:
 def _inverted(problem: Problem, window: Window) -> Any:
     """Return the filtered back-projection, without negative densities."""
     projector: Any = problem.A.operator  # type: ignore[attr-defined]
-    y = Tomogram.expect(problem).scan.unit * problem.y
+    y = problem.scan.unit * problem.y
     return np.maximum(projector.filtered_back_projection(y, window), 0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -239,7 +239,7 @@ class Pet(Task):
         return replace(problem, truth=truth, scale=float(scale))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        scan, scale = Emission.expect(problem).scan, np.float32(problem.scale)
+        scan, scale = problem.scan, np.float32(problem.scale)
         return {
             "counts": problem.y / scale,  # of all tasks in the scale of the image
             "angles": np.asarray(scan.angles, np.float32),
@@ -315,7 +315,7 @@ class Pet(Task):
         return np.maximum(image, 0)
 
     def describe(self, problem: Problem) -> str:
-        ring, frames = Emission.expect(problem).scan.ring, len(problem.y)
+        ring, frames = problem.scan.ring, len(problem.y)
         many = f"{frames} frames of " if frames > 1 else ""
         return f"{many}{ring.rows}x{ring.columns} pixels"
 
@@ -335,7 +335,7 @@ class Pet(Task):
 
 
 class Scan(NamedTuple):
-    """What belongs to counts: where they were counted."""
+    """The `scan` of counts: where they were counted."""
 
     ring: Ring
     angles: tuple[float, ...]
@@ -356,18 +356,11 @@ class Scan(NamedTuple):
             for a, b in itertools.pairwise(ends)
         ]
         A = Stack(operators, axis=-2)
-        return Emission(counts, A, PoissonKL(background), scan=self)
+        return Problem(counts, A, PoissonKL(background), scan=self)
 
     def factors(self, A: Any) -> Any:
         """Return the factors of all views."""
         return np.concatenate([p.factors[0].factors for p in A.operators], axis=-2)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Emission(Problem):
-    """A problem of counts, with where they were counted."""
-
-    scan: Scan = field(kw_only=True, repr=False)
 
 
 @functools.lru_cache(maxsize=32)
@@ -464,7 +457,7 @@ def _grey(entry: Entry, top: float) -> Entry:
 
 def _whole(problem: Problem) -> Problem:
     """Return the problem without subsets."""
-    scan = Emission.expect(problem).scan
+    scan = problem.scan
     A = Factors(scan.factors(problem.A)) * scan.beam(slice(None))
     return replace(problem, A=A)
 

@@ -20,12 +20,7 @@ LEAST, MOST = 11, 4096
 def read_geometry(
     file: Datasets, kind: Any, views: int
 ) -> tuple[Any, NDArray[np.float64]]:
-    """Read ``geometry``, numbers of which the first two are rows and columns.
-
-    Returns it as the named tuple `kind`, and with it ``angles``, one in
-    degrees for each of the views. Raises ValueError if their number is another, or the
-    image too small, too large or not of whole pixels.
-    """
+    """Read ``geometry``, numbers of which the first two are rows and columns."""
     count = len(kind._fields)
     file.same("angles", (views,), "of one angle for each view")
     file.same("geometry", (count,), f"of {count} numbers")

@@ -35,7 +35,6 @@ from svdinv.unroll.tasks.tomography.ct import (
     PHOTONS,
     Ct,
     CtOptions,
-    Tomogram,
     fbp,
     penalised,
     photons_of,
@@ -240,7 +239,7 @@ class SpectralCt(Ct):
 
 def _weighted(problem: Problem, share: Any) -> L2:
     """Weight line integrals by their counts, relative to the largest."""
-    unit = Tomogram.expect(problem).scan.unit
+    unit = problem.scan.unit
     integrals = problem.y * np.float32(unit * problem.scale)
     counts = share[:, None, None] * np.exp(-integrals.astype(np.float64))
     return L2((counts / counts.max()).astype(np.float32))
