@@ -325,11 +325,10 @@ def test_what_moves_the_last_bits_is_told(config, whole, tmp_path, capsys, monke
 @pytest.mark.parametrize(
     "content", [b"loss,foo\n1,2\n", b"step,loss\n1,2\n", b"\xff\xfe\n"]
 )
-def test_a_damaged_log_is_set_aside(config, whole, tmp_path, capsys, content):
+def test_a_damaged_log_is_set_aside(config, whole, tmp_path, content):
     Run(config, None, tmp_path).train(stop=lambda: True)
     (tmp_path / LOG).write_bytes(content)
     assert train("--resume", tmp_path) == 0
-    assert f"{LOG} is no log of a training" in capsys.readouterr().out
     assert (tmp_path / f"{LOG}.damaged").read_bytes() == content
     same = (WEIGHTS, CHECKPOINT)
     assert [(tmp_path / n).read_bytes() for n in same] == [

@@ -160,7 +160,11 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 def _cut(path: Path, columns: tuple[str, ...], step: int) -> None:
     """Begin a log, or drop the rows behind a step."""
-    kept = [row for row in read_log(path) if row["step"] <= step] if step else []
+    try:
+        kept = [row for row in read_log(path) if row["step"] <= step] if step else []
+    except ValueError:  # it must not stand in the way of the weights
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        kept = []
     rows = [[_number(row[name]) for name in columns] for row in kept]
     with replacing(path) as stream:
         stream.write(comma_separated(columns, rows))

@@ -43,7 +43,7 @@ from svdinv.unroll.training.config import (
     write,
 )
 from svdinv.unroll.training.diagnosis import Breakdown, diagnose
-from svdinv.unroll.training.logs import LOG, VALIDATION, Logs, read_log
+from svdinv.unroll.training.logs import Logs
 from svdinv.unroll.training.losses import loss_of
 from svdinv.unroll.training.sources import FromDataset, Prefetcher
 
@@ -117,7 +117,6 @@ class Run:
         self.optimiser = optimiser(learned, lr=1e-3)
         self.resumed = resume
         self.strange: list[str] = []
-        self._aside: list[tuple[Path, Path]] = []
         begun: dict[str, str] = {}
         if resume:
             begun = self._restore(read_checkpoint(self._file(CHECKPOINT))).origin
@@ -267,13 +266,6 @@ class Run:
                 f"{self.config.training.steps}"
             )
         self.step = checkpoint.step
-        for name in (LOG, VALIDATION):
-            try:
-                read_log(self._file(name))
-            except ValueError as error:  # it must not stand in the way of the weights
-                aside = self._file(f"{name}.damaged")
-                self._aside.append((self._file(name), aside))
-                self.strange.append(f"{error}: set aside as {aside.name}")
         return checkpoint
 
     def _compare(self, begun: Mapping[str, str]) -> None:
@@ -372,8 +364,6 @@ class Run:
 
     def _open(self) -> None:
         """Write what a training begins with, or what one that is finished leaves."""
-        for damaged, aside in self._aside:
-            damaged.replace(aside)
         config = self._file(CONFIG)
         if self.resumed:
             self._save_weights()  # a kill between two files may have left older ones
