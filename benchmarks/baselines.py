@@ -30,11 +30,11 @@ from svdinv.unroll.operators import TemporalFourier
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, Sparse
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.hearts import heart_series
-from svdinv.unroll.tasks.cine.moving import unseen_series
+from svdinv.unroll.tasks.cine.kspace import sampled as sampled_series
+from svdinv.unroll.tasks.cine.kspace import sampling
 from svdinv.unroll.tasks.cine.phantom import coil_maps
-from svdinv.unroll.tasks.cine.sampling import sampled as sampled_series
-from svdinv.unroll.tasks.cine.sampling import sampling
 from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.cine.training import unseen_series
 from svdinv.unroll.tasks.colour.task import Colour
 from svdinv.unroll.tasks.colour.task import sampled as sampled_photograph
 

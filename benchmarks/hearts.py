@@ -35,10 +35,10 @@ from svdinv.unroll.tasks.cine.hearts import (
     read_hearts,
     smooth_phase,
 )
-from svdinv.unroll.tasks.cine.moving import unseen_series
+from svdinv.unroll.tasks.cine.kspace import PATTERNS, sampled, sampling
 from svdinv.unroll.tasks.cine.phantom import coil_maps
-from svdinv.unroll.tasks.cine.sampling import PATTERNS, sampled, sampling
 from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.cine.training import unseen_series
 from svdinv.unroll.torch import load
 
 HELD_OUT = ("short_00", "short_10", "short_19", "long_00", "long_07", "long_13")

@@ -33,21 +33,22 @@ from svdinv.cli.arguments import (
     add_computing,
     add_task_options,
     begin,
+    check_network,
     filled,
     folder,
     naming,
     positive,
     positive_number,
+    read_input,
     writable_folder,
 )
 from svdinv.cli.fit import PENALTY
-from svdinv.cli.inputs import check_network, read_input
 from svdinv.unroll import pretrained
 from svdinv.unroll.algorithms import PDHG, solve
 from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.display import comma_separated
 from svdinv.unroll.display.pictures import new_figure
-from svdinv.unroll.evaluation.methods import file_stem
+from svdinv.unroll.evaluation import file_stem
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.inference import open_network

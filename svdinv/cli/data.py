@@ -14,13 +14,13 @@ from svdinv.cli.arguments import (
     folder,
     naming_flags,
     need,
+    read_input,
     refuse_options,
     same_file,
     seed,
     task_settings,
     writable_folder,
 )
-from svdinv.cli.inputs import read_input
 
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.task import Task

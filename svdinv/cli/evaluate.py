@@ -12,6 +12,7 @@ from svdinv.cli.arguments import (
     add_computing,
     add_task_options,
     begin,
+    check_network,
     filled,
     folder,
     naming_flags,
@@ -20,7 +21,6 @@ from svdinv.cli.arguments import (
     task_settings,
     writable_folder,
 )
-from svdinv.cli.inputs import check_network
 
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.task import Options, Task
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     begin(arguments)
 
     from svdinv.unroll import pretrained
-    from svdinv.unroll.evaluation.evaluation import RESULTS, TABLE, evaluate
+    from svdinv.unroll.evaluation import RESULTS, TABLE, evaluate
     from svdinv.unroll.inference import device_of, open_network, task_of_network
     from svdinv.unroll.tasks.registry import entries
     from svdinv.unroll.tasks.task import InputImage

@@ -14,19 +14,21 @@ from svdinv.cli.arguments import (
     add_task_options,
     add_truth,
     begin,
+    check_network,
+    check_open,
     filled,
     folder,
     not_negative,
     positive,
     positive_number,
+    read_input,
     same_file,
     writable_folder,
 )
-from svdinv.cli.inputs import check_network, check_open, read_input
 from svdinv.unroll.plugins import naming
 
 if TYPE_CHECKING:
-    from svdinv.unroll.evaluation.methods import Files
+    from svdinv.unroll.evaluation import Files
     from svdinv.unroll.networks import Recipe
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Task
@@ -161,7 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
     begin(arguments)
 
     from svdinv.unroll.display import comma_separated
-    from svdinv.unroll.evaluation.methods import files
+    from svdinv.unroll.evaluation import files
     from svdinv.unroll.formats.atomic import replacing
     from svdinv.unroll.formats.checks import check_regular
     from svdinv.unroll.inference import device_of
@@ -254,7 +256,7 @@ def _fitted(
     import numpy as np
 
     from svdinv.unroll.algorithms import Interrupted
-    from svdinv.unroll.evaluation.methods import classical, compare
+    from svdinv.unroll.evaluation import classical, compare
     from svdinv.unroll.inference import NAMES, learned
     from svdinv.unroll.interrupts import interrupts
     from svdinv.unroll.tasks.task import Reconstruction

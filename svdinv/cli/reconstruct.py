@@ -15,17 +15,19 @@ from svdinv.cli.arguments import (
     add_task_options,
     add_truth,
     begin,
+    check_network,
+    check_open,
     filled,
     folder,
     need,
+    read_input,
     same_file,
     writable_folder,
 )
-from svdinv.cli.inputs import check_network, check_open, read_input
 from svdinv.unroll.plugins import naming
 
 if TYPE_CHECKING:
-    from svdinv.unroll.evaluation.methods import Compared, Files, Which
+    from svdinv.unroll.evaluation import Compared, Files, Which
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Options, Task
 
@@ -169,7 +171,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> Compared:
     """Reconstruct an input, and say whose image was written."""
-    from svdinv.unroll.evaluation.methods import classical, compare
+    from svdinv.unroll.evaluation import classical, compare
     from svdinv.unroll.inference import NAMES, learned
 
     task, problem, network, method, written, weights = work
@@ -204,7 +206,7 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
 
 def _whose(method: str, done: Compared) -> str:
     """Report which method made the image, and whether another was better."""
-    from svdinv.unroll.evaluation.methods import label, slug
+    from svdinv.unroll.evaluation import label, slug
 
     told = f"The image is that of the method: {method}."
     own = next(row for row in done.rows if row.method == method)
@@ -228,7 +230,7 @@ def _prepared(
 ) -> _Work:
     """Read an input, and check it and the options against each other."""
     from svdinv.unroll import pretrained
-    from svdinv.unroll.evaluation.methods import files, method_named
+    from svdinv.unroll.evaluation import files, method_named
     from svdinv.unroll.inference import NAMES
 
     def check(task: Task, given: Any, options: Options) -> None:

@@ -20,7 +20,7 @@ from svdinv.unroll import pretrained
 from svdinv.unroll.data import HELD_OUT, PHOTOS, Image, centre_crop, photograph, split
 from svdinv.unroll.display import cells, line
 from svdinv.unroll.display.panels import Entry, save_panel
-from svdinv.unroll.evaluation.methods import applied
+from svdinv.unroll.evaluation import applied
 from svdinv.unroll.inference import apply
 from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.metrics import COLOUR

@@ -10,7 +10,7 @@ from svdinv.numpy import svt
 from svdinv.unroll.algorithms import iterations
 from svdinv.unroll.data import photograph
 from svdinv.unroll.data.noise import noisy
-from svdinv.unroll.evaluation.methods import classical
+from svdinv.unroll.evaluation import classical
 from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import MRI, Fourier, Identity, Sampling
 from svdinv.unroll.priors import Casorati, LocalLowRank
@@ -18,10 +18,10 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine import baselines as cine_baselines
 from svdinv.unroll.tasks.cine import task as cine
 from svdinv.unroll.tasks.cine.hearts import heart_series
-from svdinv.unroll.tasks.cine.moving import unseen_series
+from svdinv.unroll.tasks.cine.kspace import sampling
 from svdinv.unroll.tasks.cine.phantom import coil_maps
-from svdinv.unroll.tasks.cine.sampling import sampling
 from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.cine.training import unseen_series
 from svdinv.unroll.tasks.colour import task as colour
 from svdinv.unroll.tasks.colour.task import Colour
 

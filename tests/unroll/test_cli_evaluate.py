@@ -10,12 +10,11 @@ from hdf5_files import write_h5
 from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph
 from svdinv.unroll.display.pictures import save_picture
-from svdinv.unroll.evaluation.evaluation import Evaluation
-from svdinv.unroll.evaluation.methods import Row
+from svdinv.unroll.evaluation import Evaluation, Row
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.tasks.cine import training as cine_training
-from svdinv.unroll.tasks.cine.moving import unseen_series
 from svdinv.unroll.tasks.cine.task import Cine, CineOptions
+from svdinv.unroll.tasks.cine.training import unseen_series
 from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
 from svdinv.unroll.tasks.non_local import NAME
 
@@ -100,7 +99,7 @@ def test_default_series_are_never_trained_on(monkeypatch):
         return made
 
     monkeypatch.setattr(cine_training, "phantom_series", note)
-    monkeypatch.setattr("svdinv.unroll.tasks.cine.moving.phantom_series", note)
+    monkeypatch.setattr("svdinv.unroll.tasks.cine.training.phantom_series", note)
     Cine().examples(CineOptions())
     unseen = set(seen)
     assert len(unseen) == 8

@@ -166,16 +166,16 @@ def test_a_folder_named_as_weights_does_not_stand_in_their_way(tmp_path, monkeyp
 
 
 def test_a_grey_picture_is_fitted_in_one_channel(tmp_path, monkeypatch):
-    from svdinv.unroll.evaluation import fitting
+    from svdinv.unroll import untrained
 
     seen = []
 
-    class Watched(fitting.Fitting):
+    class Watched(untrained.Fitting):
         def __init__(self, problem, generator, *rest, **options):
             seen.append((problem.y.shape, generator.channels))
             super().__init__(problem, generator, *rest, **options)
 
-    monkeypatch.setattr(fitting, "Fitting", Watched)
+    monkeypatch.setattr(untrained, "Fitting", Watched)
     pixels = np.random.default_rng(0).integers(0, 255, (32, 33)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "grey.png")
     out = tmp_path / "out.png"

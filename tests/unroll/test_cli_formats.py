@@ -21,8 +21,8 @@ from svdinv.unroll.formats.scans import Geometry
 from svdinv.unroll.formats.series import read_series
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.tasks import reading
-from svdinv.unroll.tasks.cine.moving import unseen_series
 from svdinv.unroll.tasks.cine.phantom import coil_maps
+from svdinv.unroll.tasks.cine.training import unseen_series
 from svdinv.unroll.tasks.measured_files import read_measurement
 
 pytest.importorskip("pydicom")

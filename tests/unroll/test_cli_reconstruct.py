@@ -15,8 +15,8 @@ from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.formats.series import read_series
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
-from svdinv.unroll.tasks.cine.moving import unseen_series
 from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.cine.training import unseen_series
 from svdinv.unroll.tasks.colour.task import Colour
 from svdinv.unroll.tasks.non_local import NAME
 from svdinv.unroll.torch import Network, save

@@ -13,7 +13,7 @@ scipy_io = pytest.importorskip("scipy.io")
 from hdf5_files import write_h5
 
 from svdinv.cli import main
-from svdinv.unroll.evaluation.methods import classical
+from svdinv.unroll.evaluation import classical
 from svdinv.unroll.networks import Skip
 from svdinv.unroll.operators import dot_test
 from svdinv.unroll.problem import Problem

@@ -17,8 +17,8 @@ from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.formats.series import save_series
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.tasks.cine import task as cine
+from svdinv.unroll.tasks.cine.kspace import sampling
 from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
-from svdinv.unroll.tasks.cine.sampling import sampling
 from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.colour import task as colour
 from svdinv.unroll.tasks.colour.task import Colour

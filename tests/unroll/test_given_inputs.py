@@ -12,9 +12,9 @@ from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import InputImage
-from svdinv.unroll.tasks.cine.moving import unseen_series
 from svdinv.unroll.tasks.cine.phantom import coil_maps
 from svdinv.unroll.tasks.cine.task import Cine, CineOptions
+from svdinv.unroll.tasks.cine.training import unseen_series
 from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
 from svdinv.unroll.tasks.measured_files import read_measurement
 from svdinv.unroll.tasks.reading import files_of, read_all, source_of

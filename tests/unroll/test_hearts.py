@@ -15,7 +15,7 @@ from svdinv.unroll.tasks.cine.hearts import (
     read_hearts,
     smooth_phase,
 )
-from svdinv.unroll.tasks.cine.sampling import PATTERNS, sampling
+from svdinv.unroll.tasks.cine.kspace import PATTERNS, sampling
 from svdinv.unroll.tasks.cine.task import Cine
 
 FEW = {"series": 1, "frames": 6, "size": 32, "validation": 1, "textures": 0.0}

@@ -18,8 +18,8 @@ from svdinv.unroll.networks import LLS, LS, TLR
 from svdinv.unroll.tasks import Task
 from svdinv.unroll.tasks.cine import task as cine
 from svdinv.unroll.tasks.cine.baselines import zero_filled
+from svdinv.unroll.tasks.cine.kspace import sampling
 from svdinv.unroll.tasks.cine.phantom import coil_maps
-from svdinv.unroll.tasks.cine.sampling import sampling
 from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.colour import task as colour
 from svdinv.unroll.tasks.colour.task import Colour

@@ -12,8 +12,8 @@ from svdinv.unroll.data.masks import radial_mask
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI, Identity, Wrapped
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.cine.kspace import sampling
 from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
-from svdinv.unroll.tasks.cine.sampling import sampling
 from svdinv.unroll.torch import Network
 
 B, T, C = 2, 6, 3

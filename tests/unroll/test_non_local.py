@@ -20,7 +20,7 @@ from svdinv.unroll.algorithms.non_local import (
 )
 from svdinv.unroll.data import photograph
 from svdinv.unroll.data.noise import noisy
-from svdinv.unroll.evaluation.methods import classical
+from svdinv.unroll.evaluation import classical
 from svdinv.unroll.fidelity import L2, PoissonKL
 from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import MRI, Sampling

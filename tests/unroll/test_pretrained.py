@@ -11,9 +11,9 @@ from svdinv.unroll.metrics import snr
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.tasks.cine.baselines import view_sharing, zero_filled
 from svdinv.unroll.tasks.cine.hearts import heart_series
-from svdinv.unroll.tasks.cine.moving import unseen_series
-from svdinv.unroll.tasks.cine.sampling import MASKS
+from svdinv.unroll.tasks.cine.kspace import MASKS
 from svdinv.unroll.tasks.cine.task import Cine, CineOptions
+from svdinv.unroll.tasks.cine.training import unseen_series
 from svdinv.unroll.tasks.colour.task import (
     Colour,
     ColourOptions,

@@ -14,9 +14,9 @@ from svdinv.unroll.data.pictures import fingerprint, shrunk, training_photograph
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators import MRI, Identity
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine.moving import moving_photograph, phantom_series, warped
-from svdinv.unroll.tasks.cine.sampling import MASKS, PATTERNS, sampling
+from svdinv.unroll.tasks.cine.kspace import MASKS, PATTERNS, sampling
 from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.cine.training import moving_photograph, phantom_series, warped
 from svdinv.unroll.tasks.colour.task import (
     Colour,
     Photographs,

@@ -41,22 +41,19 @@ from svdinv.unroll.tasks.cine.hearts import (
     read_hearts,
 )
 from svdinv.unroll.tasks.cine.kspace import (
-    SMALLEST,
-    check_centred,
-    divided,
-    problem_of_kspace,
-)
-from svdinv.unroll.tasks.cine.moving import unseen_series
-from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
-from svdinv.unroll.tasks.cine.sampling import (
     ACCELERATION,
     MASKS,
     OF_SERIES,
     PATTERNS,
+    SMALLEST,
+    check_centred,
+    divided,
+    problem_of_kspace,
     sampled,
     sampling,
 )
-from svdinv.unroll.tasks.cine.training import Hearts
+from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
+from svdinv.unroll.tasks.cine.training import Hearts, unseen_series
 from svdinv.unroll.tasks.task import (
     Baseline,
     InputImage,

@@ -1,1 +1,0 @@
-"""Networks and classical methods at work, and how well they do."""
