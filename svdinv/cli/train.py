@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from svdinv.cli.arguments import (
     threads,
     writable_folder,
 )
+from svdinv.unroll.plugins import near
 
 if TYPE_CHECKING:
     from svdinv.unroll.training.config import Config
@@ -183,9 +183,8 @@ def _config(arguments: argparse.Namespace) -> Config:
             parser.error(f"what to train? {', '.join(presets())} or a file")
         known = arguments.config in presets()
         if not known and not Path(arguments.config).exists():
-            near = difflib.get_close_matches(arguments.config, presets(), n=1)
-            meant = f"did you mean {near[0]}?" if near else f"or {', '.join(presets())}"
-            parser.error(f"there is no file {arguments.config}; {meant}")
+            meant = near(arguments.config, presets()) or f"; or {', '.join(presets())}"
+            parser.error(f"there is no file {arguments.config}{meant}")
         config = preset(arguments.config) if known else read(arguments.config)
         return changed(config, given) if given else config
     except ValueError as error:

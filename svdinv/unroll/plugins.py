@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -22,6 +23,12 @@ def naming(what: Any, *also: type[Exception]) -> Iterator[None]:
         yield
     except kinds as error:
         raise ValueError(f"{what}: {error}") from error
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Suggest, for a message, the name among those known that may be meant."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def load(name: str) -> Any:

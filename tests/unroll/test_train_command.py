@@ -462,7 +462,7 @@ def test_options_of_the_command_line_are_saved_beside_the_results(file, tmp_path
         (["colour"], "needs --output"),
         (["color", "--output", "x"], "did you mean colour?"),
         (["colour", "--set", "steps"], "argument --set: NAME=VALUE expected"),
-        (["colour", "--set", "training.setps=3"], "did you mean 'steps'?"),
+        (["colour", "--set", "training.setps=3"], "did you mean steps?"),
         (["colour", "--set", "training.steps=many"], "training.steps must be a whole"),
         (["colour", "--set", "task.photographs=a"], "must be a list"),
         (["colour", "--set", "network.kind=LS"], "network.kind: LS reconstructs"),

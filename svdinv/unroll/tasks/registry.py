@@ -7,7 +7,6 @@ or ``--task`` names. A task itself is imported when its entry is asked for its c
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from svdinv.unroll.plugins import load
+from svdinv.unroll.plugins import load, near
 
 GROUP = "svdinv.tasks"
 """Entry-point group; an entry point names a `TaskEntry`, or a `Task`."""
@@ -113,11 +112,9 @@ def entry_of_file(source: str | Path) -> TaskEntry:
         raise ValueError(f"{source} is a folder, not a file")
     if not path.suffix and not path.exists():
         names = [name for entry in known for name in entry.names]
-        near = difflib.get_close_matches(str(source), names, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(
-            f"there is no file {source}, and no image of svdinv has that name{meant}\n"
-            "  'svdinv data list' lists the names"
+            f"there is no file {source}, and no image of svdinv has that name"
+            f"{near(str(source), names)}\n  'svdinv data list' lists the names"
         )
     inputs = ", nor ".join(e.inputs for e in reversed(known) if e.inputs)
     what = "\n  ".join(inputs.split(", nor "))

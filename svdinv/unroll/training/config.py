@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import registered
 from svdinv.unroll.options import check_ranges, option
-from svdinv.unroll.plugins import class_named, naming
+from svdinv.unroll.plugins import class_named, naming, near
 from svdinv.unroll.tasks.registry import entries
 from svdinv.unroll.tasks.task import Task, task_named
 
@@ -291,7 +290,7 @@ def _config(tables: Mapping[str, Any]) -> Config:
     hints = get_type_hints(Config)
     for name in tables:
         if name not in hints:
-            raise ValueError(f"unknown option {name!r}{_near(name, list(hints))}")
+            raise ValueError(f"unknown option {name!r}{_meant(name, hints)}")
     tables = {"task": {}, "network": {}, "training": {}} | dict(tables)
     known = registered(Recipe)
     find = partial(class_named, base=Recipe, known=known)
@@ -333,15 +332,14 @@ def _section(cls: type, name: str, table: Mapping[str, Any]) -> Any:
     given = {}
     for key, value in table.items():
         if key not in known:
-            raise ValueError(f"unknown option {name}.{key}{_near(key, known)}")
+            raise ValueError(f"unknown option {name}.{key}{_meant(key, known)}")
         given[key] = _typed(value, hints[key], f"{name}.{key}")
     with naming(name, Exception):  # of a class of anybody's
         return cls(**given)
 
 
-def _near(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+def _meant(name: str, known: Iterable[str]) -> str:
+    return near(name, known) or f"; there are {', '.join(known)}"
 
 
 _PLAIN = (bool, int, float, str)
