@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from svdinv._missing import needing
 from svdinv.unroll.formats.checks import FileError, check_bytes, reading, to_complex
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
-from svdinv.unroll.formats.table import DICOM_SUFFIXES
 
 _MOST_FRAMES = 65536  # of a file
 _NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # an orientation, where none is said
@@ -37,7 +36,7 @@ def holds_dicom(path: Path) -> bool:
     """Return whether a path is a DICOM file, or a folder that holds one."""
     if path.is_dir():
         return any(map(_has_preamble, path.iterdir()))
-    return path.suffix.lower() in DICOM_SUFFIXES or _has_preamble(path)
+    return _has_preamble(path)
 
 
 def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:

@@ -13,7 +13,6 @@ from svdinv.unroll.formats.checks import FileError, is_numeric, to_complex
 from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
 from svdinv.unroll.formats.ismrmrd import cropped_readout
 from svdinv.unroll.formats.scans import Scan, chosen
-from svdinv.unroll.formats.table import HDF5_SUFFIXES, ending
 
 # Of several coils, of one, as the field has named them.
 _IMAGES = ("reconstruction_rss", "reconstruction_esc", "reconstruction")
@@ -96,8 +95,6 @@ def holds_fastmri(file: Datasets) -> bool:
 
 def path_holds_fastmri(path: Path) -> bool:
     """Check whether a file is HDF5 of fastMRI."""
-    if not ending(path, (*HDF5_SUFFIXES, ".mrd")):
-        return False
     with open_hdf5(path, "an HDF5 file") as file:
         return holds_fastmri(file)
 

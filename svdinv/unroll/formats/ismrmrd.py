@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from svdinv.unroll.formats.checks import FileError, check_bytes, most_bytes
 from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
 from svdinv.unroll.formats.scans import Scan, chosen
-from svdinv.unroll.formats.table import HDF5_SUFFIXES, ending
 
 # Flags of readouts, numbered from 1 as in the standard, that belong to no image.
 _ASIDE = {
@@ -157,8 +156,6 @@ def read_ismrmrd(
 
 def holds_ismrmrd(path: Path) -> bool:
     """Check whether a file is HDF5 with acquisitions of ISMRMRD."""
-    if not ending(path, (*HDF5_SUFFIXES, ".mrd")):
-        return False
     with open_hdf5(path, "an HDF5 file") as file:
         return bool(_acquisitions(file))
 

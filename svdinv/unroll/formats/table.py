@@ -34,13 +34,12 @@ class Format:
     suffixes: tuple[str, ...]  # how the names of its files end
     reader: str  # module:function of this package, from a path and options to a `Scan`
     options: tuple[str, ...]  # of the reader, by their names on the command line
-    test: str = ""  # module:function, by the content; if empty, the suffix decides
+    test: str = ""  # module:function, which looks into a file with such a suffix
 
     def recognises(self, path: Path) -> bool:
-        """Check whether a path is of this format."""
-        if self.test:
-            return bool(load(f"{_HERE}.{self.test}")(path))
-        return bool(ending(path, self.suffixes))
+        """Check whether a file is of this format: by its name and, if need be, more."""
+        named = bool(ending(path, self.suffixes))
+        return named and bool(not self.test or load(f"{_HERE}.{self.test}")(path))
 
     def read(self, path: Path, **options: Any) -> Scan:
         """Read a file."""
@@ -56,18 +55,16 @@ def ending(path: Path, suffixes: tuple[str, ...]) -> str:
 
 _SLICE = ("slice",)
 
+_RAW = (*HDF5_SUFFIXES, ".mrd")
+
 # A format is a line here, and nothing elsewhere.  The first that recognises a file
-# reads it.
+# reads it; DICOM is in files of any name, and in folders.
 FORMATS: tuple[Format, ...] = (
-    Format("DICOM", DICOM_SUFFIXES, "dicom:read_dicom", _SLICE, "dicom:holds_dicom"),
+    Format("DICOM", DICOM_SUFFIXES, "dicom:read_dicom", _SLICE),
     Format("NIfTI", (".nii", ".nii.gz"), "nifti:read_nifti", ("slice", "time_axis")),
     Format("BART", (".cfl",), "bart:read_bart", ("slice", "holds")),
-    Format(
-        "ISMRMRD", (".h5", ".mrd"), "ismrmrd:read_scan", _SLICE, "ismrmrd:holds_ismrmrd"
-    ),
-    Format(
-        "fastMRI", (".h5",), "fastmri:read_scan", _SLICE, "fastmri:path_holds_fastmri"
-    ),
+    Format("ISMRMRD", _RAW, "ismrmrd:read_scan", _SLICE, "ismrmrd:holds_ismrmrd"),
+    Format("fastMRI", _RAW, "fastmri:read_scan", _SLICE, "fastmri:path_holds_fastmri"),
     Format("array", SERIES_SUFFIXES, "series:read_scan", ("key", "time_axis")),
 )
 """What is read."""
@@ -105,4 +102,8 @@ def format_of(path: str | Path) -> Format | None:
     Raises ValueError if it is an HDF5 file that is missing or damaged, ImportError if
     it is one, and h5py is missing.
     """
-    return next((each for each in FORMATS if each.recognises(Path(path))), None)
+    path = Path(path)
+    found = next((each for each in FORMATS if each.recognises(path)), None)
+    if found is None and load(f"{_HERE}.dicom:holds_dicom")(path):
+        return FORMATS[0]
+    return found
