@@ -84,15 +84,9 @@ def _ending_on_sigterm() -> Any:
     """Make SIGTERM end the program as Ctrl-C does, also during imports."""
     if threading.current_thread() is not threading.main_thread():
         return None
-    before = signal.getsignal(signal.SIGTERM)
-    if before is not signal.SIG_DFL:
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return None
-
-    def end(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, end)
-    return before
+    return signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _give_up_output() -> None:

@@ -121,21 +121,6 @@ def test_a_cell_is_named_where_none_of_its_layers_is_at_fault():
     assert (found.layer, found.pass_) == ("cells.0", "forward")
 
 
-def test_a_decomposition_that_fails_is_named_with_its_matrix(monkeypatch):
-    """As LAPACK does now and then, here for the last of four images in one cell."""
-    images = [diagonal(*(k * np.arange(8, 0, -1))) for k in range(1, 5)]
-
-    def svd(A, full_matrices=False):
-        if (torch.linalg.matrix_norm(A, 2) > 30).any():
-            raise torch.linalg.LinAlgError("the algorithm failed to converge")
-        return torch.linalg.svd(A, full_matrices=full_matrices)
-
-    network = Network(BARE, svd=svd, seed=0)
-    found = diagnose(network, 2, whole(*images), loss)
-    assert (found.layer, found.pass_) == ("cells.0.svt", "forward")
-    np.testing.assert_allclose(found.spectrum, 4 * np.arange(8, 0, -1), rtol=1e-5)
-
-
 DECOMPOSING = [
     r
     for r in registered(Recipe).values()
@@ -144,7 +129,7 @@ DECOMPOSING = [
 
 
 @pytest.mark.parametrize("recipe", DECOMPOSING)
-def test_in_every_network_the_matrix_is_found_that_cannot_be_decomposed(recipe):
+def test_in_every_network_the_step_is_found_that_cannot_decompose(recipe):
     behind = recipe in (Refined, NonLocal)
     recipe = recipe(network=TLR(cells=2)) if behind else recipe(cells=2)
     rng = np.random.default_rng(2)
@@ -153,23 +138,12 @@ def test_in_every_network_the_matrix_is_found_that_cannot_be_decomposed(recipe):
     if recipe.axes == "B T H W":
         truth = truth + 0j
     batch = batch_of(truth, (np.ones(shape, dtype=bool),), truth)
-    norms = []
-
-    def recording(A, full_matrices=False):
-        norms.append(torch.linalg.matrix_norm(A).detach())
-        return torch.linalg.svd(A, full_matrices=full_matrices)
-
-    diagnose(Network(recipe, svd=recording, seed=0), 1, batch, size)
-    largest = norms[0].max()
 
     def svd(A, full_matrices=False):
-        if (torch.linalg.matrix_norm(A) >= 0.9999 * largest).any():
-            raise torch.linalg.LinAlgError("the algorithm failed to converge")
-        return torch.linalg.svd(A, full_matrices=full_matrices)
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
 
     found = diagnose(Network(recipe, svd=svd, seed=0), 1, batch, size)
     assert (found.layer, found.pass_) == ("cells.0.svt", "forward")
-    assert np.linalg.norm(found.spectrum) == pytest.approx(float(largest), rel=1e-3)
 
 
 class Stumbling(LLS):

@@ -1,34 +1,17 @@
 """LLS-Net: a locally low-rank and a learned part, for dynamic MRI.
 
-The accelerated proximal gradient method (Beck & Teboulle, SIAM J. Imaging Sci. 2009)
-for a series of which every block of pixels, through all frames, has low rank (Trzasko
-& Manduca, Proc. ISMRM 2011), unrolled, with a learned correction beside that prior as
-in L+S-Net (Huang et al., MedIA 2021). One cell:
+One cell, of which D is a chain of convolutions in space and time::
 
     v = x + beta (x - x_before)                          momentum
     L = LLR(v)                          singular values of blocks, soft-thresholded
     z = L + D(L, v)                                      learned correction
     x = z - gamma A^H (A z - y)                          data consistency
 
-D is a chain of convolutions in space and time on the real and imaginary parts of both,
-with leaky ReLUs. Its first weights are so small that the network begins as the
-classical method. The blocks lie elsewhere in each cell.
-
-A network that is to know the noise estimates its standard deviation from the outer
-samples of k-space, where images have least. As the level of FFDNet (Zhang, Zuo & Zhang,
-IEEE TIP 2018) it is a further channel of D; and each cell learns how thresholds and
-gamma depend on it.
-
-Where few samples are left, a classical method needs many iterations. Those in front of
-the first cell are of one, and learn nothing: first for the series that stands still and
-explains the samples of all frames, because frames fill up each other's gaps; then with
-large blocks; then with those of the cells. Their penalty is the sum of the logarithms
-of singular values (Candes, Wakin & Boyd, J. Fourier Anal. Appl. 2008), which spares
-large ones; thresholds fall, and blocks lie elsewhere each time.
-
-Behind the last cell a few more, of low rank of the series as a whole, take what the
-samples of several coils still tell: one step in each cell explains them too little. How
-far they may go from the network depends on the noise.
+The blocks lie elsewhere in each cell. Iterations in front of the first cell and behind
+the last one learn nothing. In front, first for the series that stands still, then with
+large blocks, then with those of the cells, by the sum of the logarithms of singular
+values (Candes, Wakin & Boyd, J. Fourier Anal. Appl. 2008), which spares large ones;
+behind, by low rank of the series as a whole, as far as the noise lets them.
 """
 
 from __future__ import annotations

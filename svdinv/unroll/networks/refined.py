@@ -1,22 +1,13 @@
 """A network, refined by an encoder and decoder that sees several scales at once.
 
-Cells of small convolutions see little of a picture, and a cell has few weights. Behind
-the last cell of any network that samples pixels comes a U-Net (Ronneberger, Fischer &
-Brox, MICCAI 2015) that adds what the cells have missed:
+Behind the last cell of any network that samples pixels comes a U-Net (Ronneberger,
+Fischer & Brox, MICCAI 2015), with a local mean G::
 
     d = x - G x,   s^2 = G mean over channels of d^2 + 1e-5
     x = x + s U(d / s, mask d / s, mask)         refinement
     x = x - A^H (A x - y)                        data consistency, exact
 
-G is a local mean, of Gaussian weight within the image. So U sees detail of contrast
-one whatever the brightness and the contrast of the place, and what it adds is as large
-as the detail there. Its last convolution is zero at first: a network whose refinement
-has not been trained gives the image of the network inside, bit for bit where that ends
-in data consistency.
-
-Of white noise alone all values are known, and none is put back. What the network inside
-has taken for noise may hold detail, so U sees that too, and all in units of the noise,
-whose deviation s is that which `noise_deviation` finds in the data:
+Of white noise alone, of a deviation s that `noise_deviation` finds in the data::
 
     x = x + s U((x - G x) / s, (y - x) / s, 1)
 """

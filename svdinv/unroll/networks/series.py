@@ -4,22 +4,17 @@ Series are complex, (B, T, H, W); SVT thresholds singular values relative to the
 largest, of frames x pixels or of each frame. E and D are convolutions in space and time
 on real and imaginary part. One cell of each, from a series x:
 
-**SLR-Net**, sparse and low-rank priors, both learned (Ke, Huang, Cui, Cheng, Wang, Qiu,
-Jia, Zhu, Ying & Liang, "Learned low-rank priors in dynamic MR imaging", IEEE TMI 2021),
-with the multiplier b::
+**SLR-Net** (Ke et al., IEEE TMI 2021), with the multiplier b::
 
     t = SVT(x)                                           frames x pixels
     r = x - p A^H (A x - y) - q (x + b - t)              gradient step
     x = r + D(soft(E(r), theta))                         learned sparse transform
     b = b + eta (x - t)                                  multiplier
 
-Training adds a little of ``|D(E(r)) - r|^2`` to the loss, so that D undoes E. The
-released code adds the second gradient, ``q (x + b - t)``, where descent has to subtract
-it, as it is done here; and it does not learn the threshold of the last cell.
+The released code adds the second gradient, ``q (x + b - t)``, where descent has to
+subtract it; and it does not learn the threshold of the last cell.
 
-**L+S-Net**, a low-rank and a sparse part (Huang, Ke, Cui, Cheng, Qiu, Jia, Ying, Zhu &
-Liang, "Deep low-rank plus sparse network for dynamic MR imaging", Medical Image
-Analysis 2021), with leaky ReLUs in D::
+**L+S-Net** (Huang et al., Medical Image Analysis 2021), with leaky ReLUs in D::
 
     L = SVT(x)                                           frames x pixels
     S = D(L, x)                                          learned in place of a prior
@@ -27,19 +22,15 @@ Analysis 2021), with leaky ReLUs in D::
 
 The released code keeps gamma positive, and at 1 in the last cell.
 
-**T2LR-Net**, frames of low rank after a learned transform (Zhang, Hao & Hu, "T2LR-Net:
-an unrolling network learning transformed tensor low-rank prior for dynamic MR image
-reconstruction", Computers in Biology and Medicine 2024): the alternating direction
-method of multipliers, with the auxiliary series a::
+**T2LR-Net** (Zhang, Hao & Hu, Computers in Biology and Medicine 2024), with the
+auxiliary series a and w = mu / (1 + mu)::
 
     a = v + D(SVT(E(v))),  v = x + l                     each frame a matrix
-    x = argmin 1/2 |x - (a - l)|^2 + mu/2 |A x - y|^2    data consistency
+    x = (a - l) - w A^H (A (a - l) - y)                  data consistency
     l = l + eta (x - a)                                  multiplier
 
-For one coil, A samples the k-space and the second line is
-``(F v + mu y) / (1 + mu mask)`` in k-space, v = a - l. Written
-``v - w A^H (A v - y)``, w = mu / (1 + mu), it is the same for one coil; for several,
-where the minimum has no closed form, it is a step towards it.
+The second line minimises ``|x - (a - l)|^2 + mu |A x - y|^2`` for one coil, and is a
+step towards that for several.
 """
 
 from __future__ import annotations

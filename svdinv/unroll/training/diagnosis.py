@@ -148,9 +148,7 @@ class _Witness:
         try:
             result = svt(matrices, fraction, scale)
         except torch.linalg.LinAlgError:
-            if self.first is None:
-                failing = _failing(svt, held, fraction, scale)
-                self.tell(layer, "forward", _spectrum(held, failing))
+            self.tell(layer, "forward")
             raise
         if _finite(held) and not _finite(result):
             self.tell(layer, "forward", _spectrum(held, _rows(result)))
@@ -209,24 +207,6 @@ def _all_finite(given: Any) -> bool:
 def _rows(x: Tensor) -> Tensor:
     """Which matrices have an element that is not finite."""
     return ~torch.isfinite(x).flatten(-2).all(-1)
-
-
-def _failing(
-    svt: Callable[..., Tensor], matrices: Tensor, fraction: Tensor, scale: Tensor | None
-) -> Tensor:
-    """Which matrices cannot be decomposed."""
-    batch = matrices.shape[:-2]
-    flat = matrices.reshape(-1, 1, *matrices.shape[-2:])
-    scales = None if scale is None else scale.expand(batch).reshape(-1, 1)
-
-    def fails(i: int) -> bool:
-        try:
-            svt(flat[i], fraction, None if scales is None else scales[i])
-        except torch.linalg.LinAlgError:
-            return True
-        return False
-
-    return torch.tensor([fails(i) for i in range(len(flat))]).reshape(batch)
 
 
 def _spectrum(matrices: Tensor, which: Tensor) -> np.ndarray | None:
