@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Task
     from svdinv.unroll.torch import Network
-    from svdinv.unroll.untrained import Fit, Options
+    from svdinv.unroll.untrained import Fit, Fitting, Options
 
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
 _USUAL, _EDUCATED = "dip", "edip"
@@ -162,19 +163,18 @@ def run(arguments: argparse.Namespace) -> int:
     parser = arguments.parser
     begin(arguments)
 
+    import numpy as np
+
     from svdinv.unroll.display import comma_separated
     from svdinv.unroll.evaluation import files
     from svdinv.unroll.formats.atomic import replacing
     from svdinv.unroll.formats.checks import check_regular
     from svdinv.unroll.inference import device_of
-    from svdinv.unroll.untrained import Record
+    from svdinv.unroll.untrained import Fitting, Record
 
     source = arguments.input
     state: Path | None = arguments.checkpoint
     try:
-        if state is not None and state.exists():
-            with naming("argument --checkpoint"):
-                check_regular(state)
         device = device_of(arguments.device)
         task, problem, settings, measured = read_input(
             arguments, source, truth=not arguments.no_truth
@@ -196,6 +196,34 @@ def run(arguments: argparse.Namespace) -> int:
                 raise ValueError(f"argument --output: would replace {path}")
             if state is not None and path == state:
                 raise ValueError(f"argument --checkpoint: would replace {path}")
+        # A network that is given was trained for all channels.
+        plain = task.without_repeats(problem) if network is None else problem
+        exact = noise == 0 and problem.A.tight
+
+        def finished(image: Any) -> Any:
+            # Data without noise are put back into the image.
+            image = plain.A.consistent(image, plain.y) if exact else image
+            if plain is not problem:
+                image = np.broadcast_to(image, problem.y.shape)
+            return task.finished(np.ascontiguousarray(image))
+
+        def measure(image: Any) -> float:
+            return task.decibels(problem, finished(image))
+
+        start = not predicts and arguments.start is not False
+        fitting = Fitting(
+            plain,
+            generator,
+            options,
+            around=task.initial_image if start else None,
+            weights=network,
+            measure=None if problem.truth is None else measure,
+            device=device,
+        )
+        if state is not None and state.exists():
+            with naming("argument --checkpoint"):
+                check_regular(state)
+                fitting.load(state)
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     writable_folder(parser, "--output", written.image.parent)
@@ -206,15 +234,11 @@ def run(arguments: argparse.Namespace) -> int:
         f"{arguments.seed}\n",
         flush=True,
     )
+    if fitting.iteration:
+        print(f"Goes on from iteration {fitting.iteration}: {state}\n", flush=True)
     try:
-        # A network that is given was trained for all channels.
-        plain = task.without_repeats(problem) if network is None else problem
-        done = _fitted(
-            arguments, task, problem, plain, generator, options, written,
-            weights=network, exact=noise == 0 and problem.A.tight, device=device,
-            start=not predicts and arguments.start is not False,
-        )  # fmt: skip
-    except ValueError as error:
+        done = _fitted(arguments, task, problem, fitting, finished, network, written)
+    except ValueError as error:  # of the first image
         parser.error(str(error))
     if done is None:
         print("Interrupted: nothing was written.")
@@ -238,57 +262,22 @@ def _fitted(
     arguments: argparse.Namespace,
     task: Task,
     problem: Problem,
-    plain: Problem,
-    generator: Recipe,
-    options: Options,
-    written: Files,
-    *,
+    fitting: Fitting,
+    finished: Callable[[Any], Any],
     weights: Network | None,
-    exact: bool,
-    start: bool,
-    device: str,
+    written: Files,
 ) -> Fit | None:
-    """Fit, compare, print and write; None if Ctrl-C came before the fit.
-
-    What is fitted, `plain`, is the problem without channels that are the same. With
-    `exact` the data are without noise, and are put back into the image.
-    """
-    import numpy as np
-
+    """Fit, compare, print and write; None if Ctrl-C came before the fit."""
     from svdinv.unroll.algorithms import Interrupted
     from svdinv.unroll.evaluation import classical, compare
     from svdinv.unroll.inference import NAMES, learned
     from svdinv.unroll.interrupts import interrupts
     from svdinv.unroll.tasks.task import Reconstruction
-    from svdinv.unroll.untrained import Fitting
 
-    def finished(image: Any) -> Any:
-        image = plain.A.consistent(image, plain.y) if exact else image
-        if plain is not problem:
-            image = np.broadcast_to(image, problem.y.shape)
-        return task.finished(np.ascontiguousarray(image))
-
-    def measure(image: Any) -> float:
-        return task.decibels(problem, finished(image))
-
-    fitting = Fitting(
-        plain,
-        generator,
-        options,
-        around=task.initial_image if start else None,
-        weights=weights,
-        measure=None if problem.truth is None else measure,
-        device=device,
-    )
-    state: Path | None = arguments.checkpoint
-    if state is not None and state.exists():  # before anything takes long
-        with naming("argument --checkpoint"):
-            fitting.load(state)
-        print(f"Goes on from iteration {fitting.iteration}: {state}\n", flush=True)
     methods = classical(task, problem, which="all" if arguments.baselines else "first")
-    sees = getattr(generator, "source", "adjoint") == "adjoint"  # the data
+    sees = getattr(fitting.recipe, "source", "adjoint") == "adjoint"  # the data
     if weights is not None and sees:
-        name = NAMES[False]
+        name, device = NAMES[False], str(fitting.device)
         methods[name] = learned(weights, task, device=device)[name]
     around = fitting.arounds[0]
     if around is not None:
@@ -300,7 +289,9 @@ def _fitted(
         with interrupts() as interrupted:
             try:
                 done = fitting.run(
-                    state, stop=interrupted, progress=sys.stderr.isatty()
+                    arguments.checkpoint,
+                    stop=interrupted,
+                    progress=sys.stderr.isatty(),
                 )
             except Interrupted as press:  # what is without the step is worth keeping
                 done = press.solution
@@ -403,15 +394,12 @@ def _options(
         Options,
         educated,
     )
-    from svdinv.unroll.untrained.model import has_encoder
 
     if arguments.start is not None and not task.moving:
         raise ValueError(f"argument --start: does not apply to {task.images}")
     trained = network is not None or arguments.weights is not None
     if arguments.trained == "singular-values" and not trained:
         raise ValueError("argument --trained: singular-values needs --weights")
-    if arguments.trained == "decoder" and not has_encoder(generator):
-        raise ValueError("argument --trained: this network has no encoder to keep")
     if arguments.penalty is not None and not generator.has_penalty:
         raise ValueError("argument --penalty: this network has none")
     penalty = PENALTY if arguments.penalty is None else arguments.penalty

@@ -19,19 +19,9 @@ from svdinv.unroll.formats.checks import FileError, check_bytes, most_bytes
 from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
 from svdinv.unroll.formats.scans import Scan, chosen
 
-# Flags of readouts, numbered from 1 as in the standard, that belong to no image.
-_ASIDE = {
-    19: "noise",
-    20: "parallel calibration",
-    23: "navigation",
-    24: "phase correction",
-    26: "feedback",
-    27: "dummy",
-    28: "feedback",
-    29: "surface coil correction",
-    30: "phase stabilisation reference",
-    31: "phase stabilisation",
-}
+# Flags of readouts, numbered from 1 as in the standard, that belong to no image: noise,
+# calibration, navigation, phase correction, feedback, dummies and stabilisation.
+_ASIDE = (19, 20, 23, 24, 26, 27, 28, 29, 30, 31)
 _REVERSED = 22
 _COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 _TIMES = ("phase", "repetition")

@@ -170,10 +170,6 @@ class Run:
         """
         training, began = self.config.training, time.monotonic()
         outcome = Outcome("finished", self.step, self.step)
-        if self._finished:
-            self._attempt(self._open)
-            self._together(False)
-            return outcome
         model: nn.Module = _Loss(self.network, self._loss)
         if self.processes > 1:  # for one the wrapper costs time
             model = nn.parallel.DistributedDataParallel(model)
