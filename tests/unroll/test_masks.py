@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdinv.unroll.data import masks
 from svdinv.unroll.data.masks import (
     GOLDEN_ANGLE,
     cartesian_mask,
@@ -113,25 +112,35 @@ def test_radial_is_symmetric_about_the_centre(shape, spokes):
 
 
 def test_one_spoke_is_a_line():
-    mask = radial_mask((33, 33), 1)
-    assert mask.sum() == 33
-    assert mask[16].all()
+    mask = radial_mask((2, 33, 33), 1, angle=45)
+    assert mask[0].sum() == 33
+    assert mask[0, 16].all()
+    np.testing.assert_array_equal(mask[1], np.eye(33, dtype=bool))
+    np.testing.assert_array_equal(radial_mask((2, 33, 33), 1, angle=90)[1], mask[0].T)
 
 
-def test_spokes_lie_along_their_angle():
-    for number, mask in enumerate(radial_mask((20, 65, 97), 1)):
-        y, x = np.nonzero(mask)
-        a = np.deg2rad(number * GOLDEN_ANGLE)
-        distance = (y - 32) * np.cos(a) - (x - 48) * np.sin(a)
-        assert np.abs(distance).max() <= 0.5
-        # From border to border.
-        assert {0, 64} <= set(y) or {0, 96} <= set(x)
+@pytest.mark.parametrize("degrees", [10.0, 30.0, 63.0, 100.0, 152.0])
+def test_spokes_lie_along_their_angle(degrees):
+    mask = radial_mask((2, 65, 97), 1, angle=degrees)[1]
+    y, x = np.nonzero(mask)
+    a = np.deg2rad(degrees)
+    distance = (y - 32) * np.cos(a) - (x - 48) * np.sin(a)
+    assert np.abs(distance).max() <= 0.5
+    # From border to border.
+    assert {0, 64} <= set(y) or {0, 96} <= set(x)
 
 
 def test_golden_spokes_go_on_through_the_frames():
     assert pytest.approx(111.246, abs=1e-3) == GOLDEN_ANGLE
     series = radial_mask((6, 64, 64), 5)
     np.testing.assert_array_equal(series.any(axis=0), radial_mask((64, 64), 30))
+
+
+def test_uniform_spokes_are_even_within_a_frame():
+    mask = radial_mask((3, 65, 65), 4, angle="uniform")
+    for turned in (mask[0].T, mask[0][::-1], np.rot90(mask[0])):
+        np.testing.assert_array_equal(mask[0], turned)
+    assert not np.array_equal(mask[0], mask[1])
 
 
 @pytest.mark.parametrize(("spokes", "rate"), [(16, 0.12), (30, 0.21)])
@@ -174,7 +183,7 @@ def test_vista_like_is_denser_in_the_centre(rng):
     assert lines[48] > 0
 
 
-def test_vista_like_keeps_lines_apart(rng, monkeypatch):
+def test_vista_like_keeps_lines_apart(rng):
     """The distance between lines in a frame and the next, beside that of a draw."""
 
     def gaps(lines):
@@ -182,8 +191,7 @@ def test_vista_like_keeps_lines_apart(rng, monkeypatch):
         return np.mean([np.diff(np.flatnonzero(frame)).std() for frame in joined])
 
     settled = vista_like_mask((24, 96, 1), 6, rng)[..., 0]
-    monkeypatch.setattr(masks, "_SWEEPS", 0)
-    drawn = vista_like_mask((24, 96, 1), 6, rng)[..., 0]
+    drawn = vista_like_mask((24, 96, 1), 6, rng, sweeps=0)[..., 0]
     assert gaps(settled) < 0.6 * gaps(drawn)
 
 
@@ -223,6 +231,7 @@ def test_equispaced_lines_around_a_calibrated_centre():
         (lambda r: variable_density_mask((8.0, 8), 0.5, r), "shape"),
         (lambda r: variable_density_mask((8, 8), 0, r), "rate"),
         (lambda r: variable_density_mask((8, 8), float("nan"), r), "rate"),
+        (lambda r: variable_density_mask((8, 8), 0.5, r, power=-1), "power"),
         (lambda r: variable_density_mask((8, 8), 0.5, r, calibration=9), "calibration"),
         (lambda r: variable_density_mask((8, 8), 0.5, r, calibration=0), "calibration"),
         (lambda r: variable_density_mask((8, 8), 0.1, r, calibration=4), "fewer than"),
@@ -231,8 +240,11 @@ def test_equispaced_lines_around_a_calibrated_centre():
         (lambda r: cartesian_mask((8, 8), 2, r, axis=0), "axis"),
         (lambda r: radial_mask((8, 8), 0), "spokes"),
         (lambda r: radial_mask((8, 8), 2.5), "spokes"),
+        (lambda r: radial_mask((8, 8), 2, angle="silver"), "angle"),
+        (lambda r: radial_mask((8, 8), 2, angle=float("inf")), "angle"),
         (lambda r: vista_like_mask((8, 8), 2, r), r"\(T, H, W\)"),
         (lambda r: vista_like_mask((3, 8, 8), 100, r), "none of 8"),
+        (lambda r: vista_like_mask((3, 8, 8), 2, r, sweeps=-1), "sweeps"),
         (lambda r: vista_like_mask((3, 8, 8), 2, r, axis=1), "axis"),
         (lambda r: equispaced_mask((8, 8), 2), r"\(T, H, W\)"),
         (lambda r: equispaced_mask((3, 8, 8), 0.5), "acceleration"),
@@ -245,3 +257,18 @@ def test_equispaced_lines_around_a_calibrated_centre():
 def test_arguments_are_checked(rng, call, message):
     with pytest.raises(ValueError, match=message):
         call(rng)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: variable_density_mask((8, 8), 0.5, 3),
+        lambda: cartesian_mask((8, 8), 2, np.random),
+        lambda: radial_mask((8, 8), 2, rng=0),
+        lambda: vista_like_mask((3, 8, 8), 2, None),
+        lambda: equispaced_mask((3, 8, 8), 2, rng=3),
+    ],
+)
+def test_rng_must_be_a_generator(call):
+    with pytest.raises(TypeError, match="Generator"):
+        call()

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 GOLDEN_ANGLE = 180 / ((1 + math.sqrt(5)) / 2)
 """Degrees between successive spokes that fill the half circle evenly: 111.246."""
 
-_SWEEPS = 10  # over lines that are to keep their distance
-
 Mask = NDArray[np.bool_]
 _Array = NDArray[np.floating]
 
@@ -57,8 +55,10 @@ def variable_density_mask(
     ValueError if an argument is out of range, or the square alone exceeds the rate.
     """
     frames, height, width = _frames(shape)
+    _check_rng(rng)
     if not 0 < rate <= 1:
         raise ValueError(f"rate must lie in (0, 1], got {rate}")
+    _check_power(power)
     _check_calibration(calibration, min(height, width))
     radius = np.hypot(_offsets(height)[:, None], _offsets(width)) / math.sqrt(2)
     centre = np.zeros((height, width), dtype=bool)
@@ -92,6 +92,8 @@ def cartesian_mask(
     argument is out of range, or there are fewer lines than `calibration`.
     """
     frames, *grid = _frames(shape)
+    _check_rng(rng)
+    _check_power(power)
     lines = grid[_check_axis(axis)]
     _check_calibration(calibration, lines)
     count = _line_count(lines, acceleration)
@@ -108,24 +110,31 @@ def cartesian_mask(
 
 
 def radial_mask(
-    shape: tuple[int, ...], spokes: int, *, rng: np.random.Generator | None = None
+    shape: tuple[int, ...],
+    spokes: int,
+    *,
+    angle: str | float = "golden",
+    rng: np.random.Generator | None = None,
 ) -> NDArray[np.bool_]:
     """Make pseudo-radial lines through the centre, on the Cartesian grid.
 
     A spoke takes, in each column (each row, if it is steep), the grid point nearest to
-    it, from border to border; so it needs no gridding. From each spoke to the next, on
-    from frame to frame, it is the `GOLDEN_ANGLE` (Winkelmann et al., IEEE TMI 26,
-    2007): any run of frames covers k-space nearly evenly. Dynamic MRI is commonly
-    simulated with 16 or 30 lines a frame.
+    it, from border to border; so it needs no gridding. Between frames the spokes turn.
+    With the golden angle (Winkelmann et al., IEEE TMI 26, 2007) any run of frames
+    covers k-space nearly evenly. Dynamic MRI is commonly simulated with 16 or 30 lines
+    a frame.
 
-    `rng` draws the angle of the first spoke, which is otherwise 0: along W. Raises
-    ValueError if an argument is out of range.
+    `angle` is in degrees from each spoke to the next, counted on from frame to frame,
+    and "golden" is `GOLDEN_ANGLE`; "uniform" spaces the spokes of a frame evenly, and
+    turns each frame by the golden angle against the one before. `rng` draws the angle
+    of the first spoke, which is otherwise 0: along W. Raises ValueError if an argument
+    is out of range.
     """
     frames, height, width = _frames(shape)
+    _check_rng(rng, optional=True)
     if not is_integer(spokes) or spokes < 1:
         raise ValueError(f"spokes must be a positive integer, got {spokes!r}")
-    number = np.arange(frames * spokes).reshape(frames, spokes)
-    degrees = number * GOLDEN_ANGLE
+    degrees = _spoke_angles(frames, spokes, angle)
     if rng is not None:
         degrees = degrees + rng.uniform(0, 180)
     mask = np.zeros((frames, height, width), dtype=bool)
@@ -155,12 +164,13 @@ def vista_like_mask(
     *,
     axis: int = -2,
     power: float = 2.0,
+    sweeps: int = 10,
 ) -> NDArray[np.bool_]:
     """Draw phase-encode lines that keep their distance in k-space and time.
 
     After VISTA (Ahmad et al., MRM 74, 2015), which minimises a Riesz energy of the
     samples in the k-t plane, but not that algorithm. Here the lines start from a random
-    draw, and each in turn moves, ten times at most, to the free line of its frame
+    draw, and each in turn moves, `sweeps` times at most, to the free line of its frame
     where the energy ``sum(1 / distance**2)`` to the others is least. Distances in k are
     measured by the share of the wanted density ``(1 - |k|)**power + 0.1`` between two
     lines, so that lines end up closer in the centre. There, one line is worth one
@@ -172,6 +182,10 @@ def vista_like_mask(
     Raises ValueError if an argument is out of range.
     """
     frames, *grid = _frames(shape, series=True)
+    _check_rng(rng)
+    _check_power(power)
+    if not is_integer(sweeps) or sweeps < 0:
+        raise ValueError(f"sweeps must be a non-negative integer, got {sweeps!r}")
     lines = grid[_check_axis(axis)]
     count = _line_count(lines, acceleration)
     density = (1 - np.abs(_offsets(lines))) ** power + 0.1
@@ -180,7 +194,7 @@ def vista_like_mask(
         before = drawn[t - 1] if t else np.zeros(lines, dtype=bool)
         drawn[t] = _draw_apart(density, count, before, rng)
     place = np.cumsum(density) / density.max()
-    for _ in range(_SWEEPS):
+    for _ in range(sweeps):
         if not _move_apart(drawn, place, rng):
             break
     return _spread(drawn, axis, shape)
@@ -207,6 +221,7 @@ def equispaced_mask(
     otherwise begin at 0. Raises ValueError if an argument is out of range.
     """
     frames, *grid = _frames(shape, series=True)
+    _check_rng(rng, optional=True)
     lines = grid[_check_axis(axis)]
     count = _line_count(lines, acceleration)
     _check_calibration(calibration, lines, least=0)
@@ -332,6 +347,20 @@ def _systematic(chance: _Array, count: int, rng: np.random.Generator) -> Mask:
     return drawn
 
 
+def _spoke_angles(frames: int, spokes: int, angle: str | float) -> _Array:
+    """Angles in degrees, shape (frames, spokes)."""
+    frame, spoke = np.arange(frames)[:, None], np.arange(spokes)
+    if angle == "uniform":
+        return frame * GOLDEN_ANGLE + spoke * (180 / spokes)
+    if angle == "golden":
+        angle = GOLDEN_ANGLE
+    if isinstance(angle, bool | str) or not math.isfinite(angle):
+        raise ValueError(
+            f'angle must be "golden", "uniform" or finite degrees, got {angle!r}'
+        )
+    return (frame * spokes + spoke) * float(angle)
+
+
 def _spread(lines: Mask, axis: int, shape: tuple[int, ...]) -> Mask:
     """Make whole lines of k-space from a choice of lines for each frame."""
     frames = lines[:, :, None] if axis == -2 else lines[:, None, :]
@@ -372,6 +401,16 @@ def _frames(shape: tuple[int, ...], series: bool = False) -> tuple[int, int, int
 def is_integer(value: object) -> bool:
     """Return whether a value is an integer, of Python or NumPy, and no bool."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _check_rng(rng: object, optional: bool = False) -> None:
+    if not (optional and rng is None) and not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy.random.Generator, got {type(rng)}")
+
+
+def _check_power(power: float) -> None:
+    if not 0 <= power < math.inf:
+        raise ValueError(f"power must be at least 0, got {power}")
 
 
 def _check_calibration(calibration: int, largest: int, least: int = 1) -> None:
