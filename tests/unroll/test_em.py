@@ -138,3 +138,10 @@ def test_the_phantom_is_of_low_rank_and_seeded():
     assert (values[8:] < 1e-5 * values[0]).all()
     np.testing.assert_array_equal(series, kinetic_phantom(20))
     assert not np.array_equal(series, kinetic_phantom(20, seed=1))
+
+
+def test_impossible_kinetics_are_refused():
+    with pytest.raises(ValueError, match="frames must be positive"):
+        two_tissues((0.1, 0.1, 0.1, 0.0, 0.0), ())
+    with pytest.raises(ValueError, match="rates must not be negative"):
+        two_tissues((-0.1, 0.1, 0.1, 0.0, 0.0))

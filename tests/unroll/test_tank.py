@@ -96,6 +96,8 @@ def test_the_score():
     empty = np.zeros_like(truth)
     assert score(swapped, truth) < score(np.where(truth == 1, 0, truth), truth) < 1
     assert score(empty, truth) < 0.1
+    with pytest.raises(ValueError, match="segmented must have"):
+        score(truth[1:], truth)
 
 
 def test_the_similarity_is_that_of_sums():

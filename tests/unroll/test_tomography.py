@@ -352,3 +352,10 @@ def test_textures_are_within_a_body_or_everywhere():
     assert min(spread) > 0.02
     blank = textured(np.zeros((9, 6), np.float32), np.random.default_rng(0))
     assert np.isfinite(blank).all()
+
+
+def test_unknown_phantoms_are_refused():
+    with pytest.raises(ValueError, match="there is no phantom 'egg'"):
+        density("egg", 8)
+    with pytest.raises(ValueError, match="size must be at least 1"):
+        random_shapes(0, np.random.default_rng(0))

@@ -210,15 +210,18 @@ class Colour(Task):
         Samples are of floating point, in [0, 1] apart from noise.
         """
         shape = file.shape("samples", "(C, H, W)", (3,))
-        file.same("mask", shape, "that of samples")
-        if shape[0] != 3:
+        for name in ("mask", "truth") if "truth" in file else ("mask",):
+            file.same(name, shape, "that of samples")
+        if len(shape) != 3 or shape[0] != 3:
             raise file.error("samples", f"must be (3, H, W), got {shape}")
         if min(shape[1:]) < _LEAST_MEASURED:
             raise file.error(
                 "samples",
                 f"must have {_LEAST_MEASURED} pixels a side or more, got {shape[1:]}",
             )
-        truth = file.truth(shape, "that of samples")
+        truth = file.real("truth") if "truth" in file else None
+        if truth is not None and not truth.any():
+            raise file.error("truth", "is zero everywhere")
         samples, mask = file.real("samples"), file.mask()
         mean = float(samples[mask].mean(dtype=np.float64))  # noise has hardly any
         if not _LEAST <= mean <= _MOST:
@@ -392,18 +395,22 @@ class Photographs:
         Where all that is trained on is complete and noisy, with the least noise and the
         largest.
         """
+        if self.task.noisy == self.task.complete == 1:
+            task = Colour()
+            return [
+                task.measure(
+                    InputImage(name, channels_first(centre_crop(image, 192))),
+                    ColourOptions(rate=1.0, noise=deviation, seed=i),
+                )
+                for i, (name, image) in enumerate(self.aside.items())
+                for deviation in self.task.noises
+            ]
         low, high = self.task.rates
         rates = sorted({low, math.sqrt(low * high), high})
-        settings = [ColourOptions(rate=rate) for rate in rates]
-        if self.task.noisy == self.task.complete == 1:
-            settings = [ColourOptions(rate=1.0, noise=n) for n in self.task.noises]
         return [
-            Colour().measure(
-                InputImage(name, channels_first(centre_crop(image, 192))),
-                replace(setting, seed=i),
-            )
+            sampled(name, centre_crop(image, 192), rate, seed=i)
             for i, (name, image) in enumerate(self.aside.items())
-            for setting in settings
+            for rate in rates
         ]
 
 

@@ -127,8 +127,12 @@ def score(segmented: NDArray[Any], truth: NDArray[Any]) -> float:
     """Score a segmentation as the challenge does, 1 if it equals the truth.
 
     Both hold 0 for water, 1 resistive, 2 conductive; it is the mean of the structural
-    similarities of the two classes' indicators.
+    similarities of the two classes' indicators. Raises ValueError if the shapes differ.
     """
+    if segmented.shape != truth.shape:
+        raise ValueError(
+            f"segmented must have the shape {truth.shape}, got {segmented.shape}"
+        )
     return sum(_similarity(segmented == k, truth == k) for k in (1, 2)) / 2
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.unroll.tasks.tomography import DENSITIES
+
 Image = NDArray[np.float32]
 
 _FINER = 4  # points a side in each pixel
@@ -53,7 +55,7 @@ def density(name: str, size: int, *, seed: int = 0) -> Image:
     """Return a phantom of `svdinv.unroll.tasks.tomography.DENSITIES`.
 
     Float32 in [0, 1], with so many rows and columns; `seed` draws those that are
-    random.
+    random. Raises ValueError if there is none of that name.
     """
     rng = np.random.default_rng(seed)
     if name == "shepp-logan":
@@ -62,7 +64,11 @@ def density(name: str, size: int, *, seed: int = 0) -> Image:
         return drawn(_varied(SHEPP_LOGAN, np.random.default_rng(int(name[-1]))), size)
     if name in ("walnut-1", "walnut-2"):
         return walnut(size, np.random.default_rng(int(name[-1])))
-    return random_shapes(size, rng, {"ellipses": 0.0, "shapes": 0.5}[name])
+    if name == "ellipses":
+        return random_shapes(size, rng, 0.0)
+    if name == "shapes":
+        return random_shapes(size, rng)
+    raise ValueError(f"there is no phantom {name!r}; there are {', '.join(DENSITIES)}")
 
 
 def drawn(shapes: Sequence[Ellipse], size: int) -> Image:
@@ -200,6 +206,8 @@ def _wave(
 
 def _grid(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Coordinates of the points of the finer grid, x and y."""
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
     count = _FINER * size
     line = ((np.arange(count) + 0.5) * 2 / count - 1).astype(np.float32)
     x, y = np.meshgrid(line, -line)

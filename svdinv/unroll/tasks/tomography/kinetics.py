@@ -67,9 +67,16 @@ def two_tissues(
 
     The convolution of `plasma` with the response of two compartments (Huang et al., Am.
     J. Physiol. 1980), and a share of blood. The rates are K1, k2, k3, k4 per minute,
-    and that share; the frames, lengths in minutes from the injection on.
+    and that share; the frames, lengths in minutes from the injection on. Raises
+    ValueError if a length is not positive, or a rate negative.
     """
     lengths = np.asarray(frames, np.float64)
+    if lengths.ndim != 1 or not lengths.size or not (lengths > 0).all():
+        raise ValueError(f"frames must be positive lengths, got {frames!r}")
+    if min(rates) < 0 or rates[4] > 1:
+        raise ValueError(
+            f"rates must not be negative, nor the share > 1, got {rates!r}"
+        )
     K1, k2, k3, k4, blood = rates
     ends = np.cumsum(lengths)
     t = np.arange(0, ends[-1] + 2 * _GRID, _GRID)
@@ -77,9 +84,16 @@ def two_tissues(
     root = math.sqrt(total**2 - 4 * k2 * k4)
     slow, fast = (total - root) / 2, (total + root) / 2
     Cp = plasma(t, tracer)
-    parts = (k3 + k4 - slow) * _convolved(Cp, slow)
-    parts += (fast - k3 - k4) * _convolved(Cp, fast)
-    tissue = K1 / root * parts
+    tissue = (
+        K1 * _convolved(Cp, slow)
+        if not root
+        else K1
+        / root
+        * (
+            (k3 + k4 - slow) * _convolved(Cp, slow)
+            + (fast - k3 - k4) * _convolved(Cp, fast)
+        )
+    )
     curve = (1 - blood) * tissue + blood * Cp
     area = np.concatenate([[0], np.cumsum((curve[1:] + curve[:-1]) / 2) * _GRID])
     return np.diff(np.interp([0, *ends], t, area)) / lengths
