@@ -32,6 +32,12 @@ _COMMANDS = {
     "info": "versions, frameworks, kernels, threads, devices and weights",
 }
 
+_MOVED = {
+    "compare": "python -m derivative_study",
+    "stability": "python stability.py INPUT",
+}
+"""Commands that are programs in examples/ of the source tree now."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on `argv`, by default what the program was given.
@@ -42,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     parser = _parser(words)
+    if words and words[0] in _MOVED:
+        complain(
+            f"svdinv {words[0]}: is a program of the source tree now; in its folder "
+            f"examples: {_MOVED[words[0]]}"
+        )
+        return 2
     before = _ending_on_sigterm()
     try:
         arguments = parser.parse_args(words)

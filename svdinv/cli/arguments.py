@@ -146,6 +146,7 @@ def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
         asked = next((known[word] for word in words if word in known), None)
         if asked is not None:
             _show_options(parser, asked, several)
+        _refuse_unknown(parser, words[0], list(known))
         parser.add_argument_group(
             "options of a task",
             "  ".join([f"{parser.prog} TASK --help lists them:", *known]),
@@ -161,6 +162,21 @@ def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
             nargs="+" if name in plurals else None,
             help=argparse.SUPPRESS,
         )
+
+
+def _refuse_unknown(parser: Parser, word: str, tasks: list[str]) -> None:
+    """Refuse a word before ``--help`` that is no task, image, weights or file."""
+    from svdinv.unroll import pretrained
+    from svdinv.unroll.plugins import near
+    from svdinv.unroll.tasks.registry import entry_of_file
+
+    if word.startswith("-") or word in pretrained.names() or Path(word).exists():
+        return
+    try:
+        entry_of_file(word)
+    except ValueError:
+        meant = near(word, tasks)
+        parser.error(f"there is no task {word}{meant}\n  tasks: {', '.join(tasks)}")
 
 
 def _add_own_task(parser: Parser, name: str) -> None:

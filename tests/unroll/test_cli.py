@@ -27,6 +27,12 @@ def test_help_lists_the_commands(words, capsys):
     assert [c for c in COMMANDS if not re.search(rf"^ +{c} +\w", shown, re.M)] == []
 
 
+@pytest.mark.parametrize("command", ["compare", "stability"])
+def test_a_command_that_is_a_program_now_names_it(command, one_line):
+    assert main([command, "--output", "x"]) == 2
+    assert "examples: python" in one_line()
+
+
 @pytest.mark.parametrize(
     "example", ["evaluate colour", "fit coffee", "reconstruct coffee"]
 )
@@ -114,9 +120,16 @@ def test_commands_without_arguments(command, one_line, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "fit", "evaluate"])
-def test_help_of_no_task_says_how_to_ask_for_one(command, capsys):
-    for word in ("coffee", "colour-groups", __file__, "kine"):
-        assert main([command, word, "--help"]) == 0
+def test_help_of_a_task_that_is_misspelt(command, capsys):
+    assert main([command, "kine", "--help"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == (
+        f"svdinv {command}: there is no task kine; did you mean cine?\n"
+        f"  tasks: {', '.join(KINDS)}\n"
+    )
+    for known in ("coffee", "colour-groups", __file__):
+        assert main([command, known, "--help"]) == 0
         assert f"svdinv {command} TASK --help" in capsys.readouterr().out
 
 
