@@ -134,13 +134,6 @@ def test_shapes_are_compared_before_a_network_is_made(tmp_path, options):
     assert time.process_time() - began < 20
 
 
-def test_absurd_numbers_are_refused():
-    with pytest.raises(ValueError, match="features must be at most"):
-        TLR(features=10**12)
-    with pytest.raises(ValueError, match="cells must be at most"):
-        TLR(cells=10**12)
-
-
 @pytest.mark.parametrize(
     "arguments",
     [

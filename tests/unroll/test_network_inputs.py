@@ -26,32 +26,18 @@ from svdinv.unroll.problem import Problem
 @register
 @dataclass(frozen=True)
 class Own(LearnedPrior):
-    """Multiplies by a number that a layer of one framework holds."""
-
-    make: str = "torch"
+    """Multiplies by a number, and has a layer of PyTorch's."""
 
     def layers(self, axes):
-        return {"number": Number(0.5), "own": _MAKERS[self.make]}
+        import torch
+
+        return {
+            "number": Number(0.5),
+            "own": lambda: torch.nn.Conv2d(3, 3, 1, bias=False),
+        }
 
     def prox(self, v, step, layers):
         return layers.number * layers.own(v)
-
-
-def _torch_layer():
-    import torch
-
-    return torch.nn.Conv2d(3, 3, 1, bias=False)
-
-
-def _keras_layer():
-    import keras
-
-    permute = keras.layers.Permute
-    layers = [permute((2, 3, 1)), keras.layers.Dense(3), permute((3, 1, 2))]
-    return keras.Sequential([keras.Input((3, None, None)), *layers])
-
-
-_MAKERS = {"torch": _torch_layer, "keras": _keras_layer}
 
 
 @pytest.mark.parametrize(
@@ -93,18 +79,6 @@ def test_images_of_other_axes_are_refused_with_a_hint(recipe, shape, hint):
         recipe.begin(problem)
 
 
-def test_torch_names_the_precision():
-    torch = pytest.importorskip("torch")
-    from svdinv.unroll.torch import LSNet
-
-    network = LSNet(cells=1, features=2)
-    y = torch.ones(1, 2, 8, 8, dtype=torch.complex128)
-    mask = torch.ones(1, 2, 8, 8, dtype=torch.bool)
-    with pytest.raises(TypeError, match=r"one precision, got images torch\.complex128"):
-        network(y, mask)
-    assert network.double()(y, mask).dtype == torch.complex128
-
-
 def test_slope_of_low_rank_plus_sparse():
     torch = pytest.importorskip("torch")
     from svdinv.unroll.torch import LSNet
@@ -142,37 +116,6 @@ def test_own_torch_layers_are_saved(tmp_path):
     y = torch.rand(1, 3, 6, 6) * mask
     assert torch.equal(again(y, mask), network(y, mask))
     assert "cells.1.prior_own.weight" in network.state_dict()
-
-
-def test_own_keras_layers(tmp_path):
-    keras = pytest.importorskip("keras")
-    from svdinv.unroll.keras import MeanSquaredError, Network, save
-
-    rng = np.random.default_rng(0)
-    image = rng.random((2, 3, 6, 6), dtype=np.float32)
-    mask = rng.random(image.shape) < 0.5
-    model = Network(Unrolled(cells=2, prior=Own("keras"), images="image"))
-    model.compile(optimizer=keras.optimizers.Adam(0.01), loss=MeanSquaredError())
-    before = [np.array(keras.ops.copy(w)) for w in model.trainable_weights]
-    model.fit((image * mask, mask), image, epochs=1, verbose=0)
-    assert len(before) == 2 * (1 + 1 + 2)
-    last = model.trainable_weights[-2:]  # the Dense layer of the last cell
-    assert all(
-        (np.asarray(w.value) != b).any() for w, b in zip(last, before[-2:], strict=True)
-    )
-    with pytest.raises(TypeError, match="is a layer of one framework only"):
-        save(model, tmp_path / "own.safetensors")
-    assert not list(tmp_path.iterdir())
-
-
-def test_keras_saves_without_a_warning(tmp_path):
-    pytest.importorskip("keras")
-    from svdinv.unroll.keras import Network, load, save
-
-    model = Network(LS(cells=1, features=2), seed=0)
-    save(model, tmp_path / "ls.safetensors")
-    again = load(tmp_path / "ls.safetensors").arrays()
-    assert all(np.array_equal(again[name], w) for name, w in model.arrays().items())
 
 
 def _series(coils=None):
@@ -223,24 +166,6 @@ def test_an_operator_that_is_given_comes_first():
     assert torch.equal(own(kspace, MRI(mask)), plain(kspace, mask))
     with pytest.raises(TypeError, match="has its operator"):
         own(kspace, mask)
-
-
-@pytest.mark.parametrize("recipe", [LS(cells=1), Unrolled(cells=1)], ids=repr)
-def test_real_kspace_is_refused(recipe):
-    pytest.importorskip("torch")
-    from svdinv.unroll.torch import Network
-
-    kspace, given = _series()
-    with pytest.raises(TypeError, match="k-space must be complex"):
-        Network(recipe)(kspace.real, **given)
-
-
-def test_svd_must_be_a_function():
-    pytest.importorskip("torch")
-    from svdinv.unroll.torch import TLRNet
-
-    with pytest.raises(TypeError, match="svd must be a function, got 'torch'"):
-        TLRNet(svd="torch")
 
 
 def test_maps_of_each_series_or_of_each_frame():
