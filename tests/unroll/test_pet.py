@@ -16,7 +16,7 @@ from svdinv.unroll.algorithms.em import expectation, subsets
 from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.inference import open_network, task_of_network
 from svdinv.unroll.networks import EMNet
-from svdinv.unroll.operators import ParallelBeam, Stack, dot_test
+from svdinv.unroll.operators import ParallelBeam, dot_test
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
 from svdinv.unroll.tasks.tomography import pet
@@ -296,30 +296,6 @@ def test_low_rank_helps_frames():
     assert not task.moves(problem())
 
 
-def test_equivalent_problems_have_the_same_solution():
-    task, made = Pet(), problem()
-    first = task.baselines()["OSEM"](replace(made, truth=None)).image
-    views = list(task.views(made))
-    assert len(views) == 8
-    for view, undone in views:
-        assert isinstance(view.A, Stack)
-        found = undone(task.baselines()["OSEM"](view).image)
-        np.testing.assert_allclose(found, first, atol=1e-4)
-
-
-def test_items_depend_on_their_key_alone():
-    source = Pet(size=16, projections=8).load()
-    whole = source.batch(3, 5, range(3))
-    assert whole.y.shape[:3] == (3, 1, 8)
-    part = source.batch(3, 5, range(2, 3))
-    np.testing.assert_array_equal(part.y[0], whole.y[2])
-    np.testing.assert_allclose(part.A(part.truth)[0], whole.A(whole.truth)[2])
-    np.testing.assert_array_equal(
-        part.fidelity.background[0], whole.fidelity.background[2]
-    )
-    assert not np.array_equal(whole.truth[0], source.batch(3, 6, range(1)).truth[0])
-
-
 def test_a_step_has_series_of_one_length():
     source = Pet(size=16, projections=8, frames=(2, 5), counts=(1e3, 1e4)).load()
     lengths = set()
@@ -448,20 +424,6 @@ def test_it_is_trained_and_reconstructs(tmp_path, capsys):
     capsys.readouterr()
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--counts", "1"], "argument --counts: must lie in"),
-        (["--views", "1"], "argument --views: must lie in"),
-        (["--background", "1"], "argument --background: must lie in"),
-        (["--photons", "100"], "argument --photons: does not apply"),
-        (["--stop", "sure", "--deviation", "1"], "argument --stop: rule SURE is for"),
-    ],
-)
-def test_what_will_not_do_is_said_in_one_line(words, message, capsys):
-    fit = ["fit", "kinetic-sum", "--size", "16", "--device", "cpu", *words]
-    assert main(fit) == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_weights_are_looked_for_as_far_as_they_help(monkeypatch):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from array_frameworks import Framework
 
-from svdinv.cli import main
 from svdinv.unroll.networks import PrimalDual
 from svdinv.unroll.operators import MRI, FanBeam, ParallelBeam, Sampling
 from svdinv.unroll.problem import Problem, batch
@@ -133,17 +132,3 @@ class _Sum(Sampling):
         return y.sum(axis=2)
 
     approximate_inverse = adjoint
-
-
-def test_it_is_trained_and_reconstructs(tmp_path, capsys):
-    tiny = ["task.size=[24]", "task.projections=[6,8]", "task.validation=2"]
-    tiny += ["network.features=2", "network.cells=2"]
-    sets = [word for text in tiny for word in ("--set", text)]
-    run = str(tmp_path / "run")
-    train = ["train", "ct", "--steps", "3", "--device", "cpu", *sets]
-    assert main([*train, "--output", run]) == 0
-    words = ["walnut-1", "--size", "24", "--views", "8", "--beam", "fan"]
-    words += ["--no-baselines", "--weights", run, "--device", "cpu"]
-    assert main(["reconstruct", *words, "--output", str(tmp_path)]) == 0
-    assert (tmp_path / "walnut-1-network.npz").exists()
-    capsys.readouterr()
