@@ -283,22 +283,10 @@ def test_frameworks_agree(name, arrays, rng):
         assert other.dtype == third.dtype == array.dtype
         assert np.linalg.norm(other - array) <= 1e-10 * size
         assert np.linalg.norm(third - array) <= 1e-5 * size
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_single_precision_stays(name, arrays, rng):
-    algorithm, (y, A), prox = case(name, rng)
-    state = iterate(
-        algorithm,
-        arrays.array(y.astype(np.complex64)),
-        A,
-        prox,
-        {key: 0.2 * value for key, value in algorithm.parameters.items()},
-        2,
-    )
-    dtypes = {arrays.numpy(array).dtype.name for array in state.values()}
+    single = iterate(algorithm, arrays.array(y.astype(np.complex64)), A, prox, p, 2)
+    dtypes = {arrays.numpy(array).dtype.name for array in single.values()}
     assert dtypes <= {"complex64", "float32"}
-    assert arrays.numpy(state["x"]).dtype == np.complex64
+    assert arrays.numpy(single["x"]).dtype == np.complex64
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -320,29 +308,23 @@ def test_torch_differentiates_through_iterations(name, rng):
     assert torch.autograd.gradcheck(loss, (y, *values), fast_mode=True, rtol=1e-3)
 
 
+@pytest.mark.parametrize("framework", ["jax", "tensorflow"])
 @pytest.mark.parametrize("name", COMPILED)
-def test_jax_compiles_iterations(name, rng):
-    jax = pytest.importorskip("jax")
+def test_iterations_are_compiled(name, framework, rng):
+    framework = Framework(framework)
     algorithm, (y, A), prox = case(name, rng)
     p = {key: 0.2 * value for key, value in algorithm.parameters.items()}
-    expected = iterate(algorithm, y, A, prox, p, 2)["x"]
-    with jax.enable_x64(True):
-        compiled = jax.jit(lambda y, p: iterate(algorithm, y, A, prox, p, 2)["x"])
-        found = np.asarray(compiled(y, p))
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
+    def image(y, p):
+        return iterate(algorithm, y, A, prox, p, 2)["x"]
 
-@pytest.mark.parametrize("name", COMPILED)
-def test_tensorflow_compiles_iterations(name, rng):
-    tf = pytest.importorskip("tensorflow")
-    algorithm, (y, A), prox = case(name, rng)
-    p = {key: 0.2 * value for key, value in algorithm.parameters.items()}
-    expected = iterate(algorithm, y, A, prox, p, 2)["x"]
-    compiled = tf.function(
-        lambda y: iterate(algorithm, y, A, prox, p, 2)["x"], autograph=False
-    )
-    found = compiled(tf.constant(y)).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    with framework.double():
+        if framework.name == "jax":
+            compiled = framework.module.jit(image)
+        else:
+            compiled = framework.module.function(image, autograph=False)
+        found = np.asarray(compiled(framework.array(y), p))
+    np.testing.assert_allclose(found, image(y, p), rtol=1e-9, atol=1e-9)
 
 
 def test_jax_takes_operators_apart_and_batches_iterations(rng):
