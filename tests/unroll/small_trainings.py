@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,18 +103,6 @@ def noise(count=4, size=16, seed=3):
 def results(folder):
     """What a training left, to compare with that of another."""
     return {name: (folder / name).read_bytes() for name in RESULTS}
-
-
-def command(*arguments):
-    return [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "svdinv",
-        "train",
-        *map(str, arguments),
-    ]
 
 
 def environment(**more):

@@ -397,7 +397,6 @@ def test_photographs_are_written(tmp_path, rng):
         (["write", "coffee", "--output", "a.h5", "--rate", "1.5"], "--rate"),
         (["write", "coffee", "--output", "a.h5", "--coils", "2"], "--coils"),
         (["write", "cine", "--output", "a.h5", "--rate", "0.3"], "--rate"),
-        (["write", "coffee", "--output", ""], "--output"),
         (["show", "cine", "--output", ""], "--output"),
         (["inspect", "no.h5"], "no.h5"),
         (["inspect", "coffee", "--coils", "2"], "--coils"),
@@ -418,37 +417,6 @@ def test_missing_packages_of_data(monkeypatch, capsys):
     )
     assert main(["data", "write", "cine", "--output", "a.h5"]) == 2
     assert "[mri]'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "words", [["data", "write", "--help"], ["data", "inspect", "--help"]]
-)
-def test_help_of_data(words, capsys):
-    assert main(words) == 0
-    assert "usage" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("link", ["external", "soft", "dangling", "virtual"])
-def test_datasets_in_other_files_are_not_read(tmp_path, link, one_line):
-    with h5py.File(tmp_path / "other.h5", "w") as file:
-        file["kspace"] = np.ones((2, 20, 20), np.complex64)
-    path = tmp_path / "a.h5"
-    with h5py.File(path, "w") as file:
-        file["mask"] = np.ones((2, 20, 20), bool)
-        if link == "virtual":
-            layout = h5py.VirtualLayout((2, 20, 20), np.complex64)
-            layout[:] = h5py.VirtualSource("other.h5", "kspace", (2, 20, 20))
-            file.create_virtual_dataset("kspace", layout)
-        elif link == "soft":
-            file["there"] = h5py.ExternalLink("other.h5", "/")
-            file["kspace"] = h5py.SoftLink("/there/kspace")
-        else:
-            name = "none.h5" if link == "dangling" else "other.h5"
-            file["kspace"] = h5py.ExternalLink(name, "/kspace")
-    with pytest.raises(ValueError, match=r"a\.h5: kspace lies in another file"):
-        read_measurement(path)
-    assert main(["data", "inspect", str(path)]) == 2
-    assert "lies in another file" in one_line()
 
 
 def test_inspect_says_what_is_in_a_file(tmp_path, with_coils, rng, capsys):

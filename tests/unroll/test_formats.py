@@ -493,19 +493,6 @@ def test_ismrmrd_is_measured(tmp_path, rng):
     assert read_input(named)[1].A.mask.all()
 
 
-@pytest.mark.parametrize("name", ["kspace", "mask"])
-def test_links_of_fastmri_to_other_files_are_not_followed(tmp_path, rng, name):
-    write_h5(tmp_path / "b.h5", x=np.ones((2, 18, 16)))
-    kspace = complex_array(rng, 2, 18, 16)
-    path = write_h5(tmp_path / "a.h5", kspace=kspace, reconstruction=kspace.real)
-    with h5py.File(path, "r+") as file:
-        if name in file:
-            del file[name]
-        file[name] = h5py.ExternalLink("b.h5", "x")
-    with pytest.raises(ValueError, match="lies in another file"):
-        read_input(path, slice=0)
-
-
 # All of them
 
 

@@ -7,7 +7,6 @@ import pytest
 from hdf5_files import write_h5
 
 from svdinv.unroll.data import photograph
-from svdinv.unroll.data.masks import read_mask
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
@@ -227,17 +226,6 @@ def test_sampling(series, mask, tmp_path):
     assert (again.y != problem.y).any()
 
 
-def test_accelerations(series):
-    given = InputImage("a", series)
-    problem = sample(given, mask="vista", acceleration=4)
-    assert problem.setting == "vista, 4 x"
-    assert problem.A.mask.mean() == pytest.approx(1 / 4, abs=0.05)
-    with pytest.raises(ValueError, match="acceleration: does not apply"):
-        CineOptions(mask="m.npy", acceleration=4)
-    with pytest.raises(ValueError, match=r"acceleration must lie in \[1, 16\]"):
-        CineOptions(acceleration=0.5)
-
-
 def test_masks_that_do_not_fit(series, mask, tmp_path):
     given = InputImage("a", series)
     with pytest.raises(ValueError, match=r"\(4, 24, 20\), or \(24, 20\)"):
@@ -246,19 +234,6 @@ def test_masks_that_do_not_fit(series, mask, tmp_path):
     corners[:, ::8, 0] = True
     with pytest.raises(ValueError, match="fftshift"):
         sample(given, mask=saved(tmp_path / "m.npy", corners))
-
-
-def test_masks_from_files(tmp_path, mask):
-    np.save(tmp_path / "m.npy", mask)
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.npy"), mask)
-    np.save(tmp_path / "m.npy", mask.astype(float))
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.npy"), mask)
-    np.save(tmp_path / "m.npy", 0.5 * mask)
-    with pytest.raises(ValueError, match="0 and 1"):
-        read_mask(tmp_path / "m.npy")
-    np.save(tmp_path / "m.npy", 0 * mask)
-    with pytest.raises(ValueError, match="samples nothing"):
-        read_mask(tmp_path / "m.npy")
 
 
 def test_folders_and_files_of_one_name(tmp_path, series):

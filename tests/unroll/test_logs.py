@@ -3,13 +3,12 @@ from __future__ import annotations
 import gc
 import math
 import os
-import subprocess
-import sys
 from contextlib import closing
 from importlib.util import find_spec
 
 import pytest
-from small_trainings import environment, events, largest_file
+from interpreters import run
+from small_trainings import events, largest_file
 
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION, Logs, read_log
 
@@ -164,25 +163,18 @@ def test_does_without_tensorboard(tmp_path, monkeypatch):
     assert sorted(file.name for file in tmp_path.iterdir()) == [LOG, VALIDATION]
 
 
-def test_tensorboard_is_imported_without_a_warning():
+def test_tensorboard_is_imported_without_a_warning(tmp_path):
     code = (
-        "import tempfile; from pathlib import Path\n"
-        "from svdinv.unroll.training.logs import EVENTS, Logs\n"
-        "with tempfile.TemporaryDirectory() as folder:\n"
-        "    logs = Logs(Path(folder), 0)\n"
-        "    logs.step(10, 1.0, 1.0, 1.0)\n"
-        "    logs.close()\n"
-        "    print(len(list(Path(folder).glob(EVENTS))))\n"
+        "import sys; from pathlib import Path\n"
+        "from svdinv.unroll.training.logs import Logs\n"
+        "logs = Logs(Path(sys.argv[1]), 0)\n"
+        "logs.step(10, 1.0, 1.0, 1.0)\n"
+        "logs.close()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    there = int(find_spec("tensorboardX") is not None)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{there}\n", "")
+    done = run("-W", "error", "-c", code, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    there = find_spec("tensorboardX") is not None
+    assert len(list(tmp_path.glob(EVENTS))) == int(there)
 
 
 @pytest.mark.parametrize("size", [0, 30, 5000])

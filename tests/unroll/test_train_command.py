@@ -8,24 +8,21 @@ import shlex
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import interpreters
 import pytest
 import torch
-from forks import PATIENCE, heeding_ctrl_c
 from small_trainings import (
     NETWORK,
     RESULTS,
     TRAINING,
     cine,
     colour,
-    command,
-    environment,
     events,
     largest_file,
     pictures,
@@ -200,30 +197,15 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(longer, fork, tmp_
     assert not list(tmp_path.glob(".*"))  # what was half-written when it was killed
 
 
-def test_ctrl_c_saves_and_tells_how_to_go_on(longer, tmp_path):
-    """In a process that begins from nothing, as a user starts it."""
+def test_ctrl_c_saves_and_tells_how_to_go_on(longer, fork, tmp_path):
     output = tmp_path / "with a space"
-    with (
-        heeding_ctrl_c(),
-        subprocess.Popen(
-            command(longer / "mine.toml", "--output", output),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        ) as process,
-    ):
-        end = time.monotonic() + PATIENCE
-        while steps_saved(output) < 30:
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    assert f"svdinv train --resume '{output}'" in out
-    done = int(re.search(r"Interrupted. (\d+) of 180 steps", out)[1])
+    process = fork(longer / "mine.toml", "--output", output)
+    process.until(lambda: steps_saved(output) >= 30)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130, process.err
+    assert process.err == ""
+    assert f"svdinv train --resume '{output}'" in process.out
+    done = int(re.search(r"Interrupted. (\d+) of 180 steps", process.out)[1])
     # Of the very step, not of the last regular checkpoint.
     assert steps_saved(output) == done == len(read_log(output / LOG))
     assert train("--resume", output) == 0
@@ -460,7 +442,8 @@ def test_options_of_the_command_line_are_saved_beside_the_results(file, tmp_path
     [
         ([], "what to train? cine, colour, colour-groups, ct, ct-edip, denoise, eit, "),
         (["colour"], "needs --output"),
-        (["color", "--output", "x"], "did you mean colour?"),
+        (["color", "--output", "x"], "is no file color; did you mean colour?"),
+        (["zzz", "--output", "x"], "there is no file zzz; or cine, colour, "),
         (["colour", "--set", "steps"], "argument --set: NAME=VALUE expected"),
         (["colour", "--set", "training.setps=3"], "did you mean steps?"),
         (["colour", "--set", "training.steps=many"], "training.steps must be a whole"),
@@ -778,11 +761,5 @@ def test_printing_needs_no_framework():
         "assert main(['train', 'colour', '--print']) == 0\n"
         "assert 'torch' not in sys.modules"
     )
-    done = subprocess.run(
-        [command()[0], "-W", "error", "-c", code],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = interpreters.run("-W", "error", "-c", code)
     assert (done.returncode, done.stderr) == (0, "")
