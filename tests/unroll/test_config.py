@@ -158,6 +158,7 @@ def test_what_is_not_named_has_its_default():
         ("training", "checkpoint_every = 0", ["checkpoint_every must be at least 1"]),
         ("task", "rates = [0.5, 0.1]", ["task: rates must"]),
         ("task", "rates = [0.5, nan]", ["task: rates must"]),
+        ("task", "noises = [0.2, 0.1]", ["task: noises must not fall"]),
         ("task", "patch = 2", ["task: patch must be at least 8, got 2"]),
         ("task", "longest = 20", ["task: longest must be at least patch, got 20"]),
         ("task", "validation = 0", ["task: validation must be at least 1, got 0"]),

@@ -89,20 +89,6 @@ def test_mask_samples_at_the_rate_in_every_channel(rng, rate):
     assert not np.array_equal(mask[..., 0], mask[..., 1])
 
 
-def test_mask_follows_the_seed():
-    one, two, other = (
-        uniform_mask((30, 30), 0.4, np.random.default_rng(seed)) for seed in (1, 1, 2)
-    )
-    np.testing.assert_array_equal(one, two)
-    assert not np.array_equal(one, other)
-
-
-@pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, float("nan")])
-def test_mask_refuses_rates_outside_the_interval(rng, rate):
-    with pytest.raises(ValueError, match="rate"):
-        uniform_mask((3, 3), rate, rng)
-
-
 def test_reads_back_what_was_saved(tmp_path, rng):
     pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")

@@ -57,22 +57,6 @@ def whole(*images):
     return batch_of(truth, (np.ones_like(truth, dtype=bool),), truth + 1)
 
 
-def test_names_the_cell_and_the_spectrum_of_a_zero_matrix():
-    """The second of three images is black: 8 values of zero, in each of 3 channels."""
-    good = diagonal(*range(8, 0, -1))
-    black = np.zeros_like(good)
-    network = Network(BARE, svd=torch.linalg.svd, seed=0)
-    found = diagnose(network, 5, whole(good, black, good), loss)
-    # The gradient comes from behind.
-    assert (found.step, found.layer, found.pass_) == (5, "cells.2.svt", "backward")
-    np.testing.assert_array_equal(found.spectrum, np.zeros(8))
-    assert found.found
-    assert str(found).splitlines()[0] == (
-        "step 5: a gradient that is not finite, first in cells.2.svt, backward pass"
-    )
-    assert str(found).endswith("of 8: 8 zero, 0 as large as the next one")
-
-
 def test_the_spectrum_is_that_of_the_matrix_at_fault():
     """Two zeros beside distinct values, one of many blocks."""
     image = np.concatenate([diagonal(*range(8, 0, -1)), diagonal(5, 4, 3)], axis=-1)

@@ -8,6 +8,7 @@ from svdinv.unroll.data.masks import (
     cartesian_mask,
     equispaced_mask,
     radial_mask,
+    uniform_mask,
     variable_density_mask,
     vista_like_mask,
 )
@@ -15,6 +16,7 @@ from svdinv.unroll.data.masks import (
 SHAPES = [(64, 64), (63, 48), (5, 64, 64), (3, 50, 81)]
 
 SEEDED = [
+    lambda rng: uniform_mask((4, 40, 30), 0.4, rng),
     lambda rng: variable_density_mask((4, 40, 30), 0.2, rng),
     lambda rng: cartesian_mask((4, 40, 30), 4, rng),
     lambda rng: radial_mask((4, 40, 30), 6, rng=rng),
@@ -226,6 +228,9 @@ def test_equispaced_lines_around_a_calibrated_centre():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda r: uniform_mask((3, 3), 0, r), "rate"),
+        (lambda r: uniform_mask((3, 3), 1, r), "rate"),
+        (lambda r: uniform_mask((3, 3), float("nan"), r), "rate"),
         (lambda r: variable_density_mask((8,), 0.5, r), "shape"),
         (lambda r: variable_density_mask((8, 0), 0.5, r), "shape"),
         (lambda r: variable_density_mask((8.0, 8), 0.5, r), "shape"),

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 from small_trainings import batch_of, cine, measurement_of, pictures
 
-from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph, read_picture
 from svdinv.unroll.data.pictures import fingerprint, shrunk, training_photographs
 from svdinv.unroll.metrics import psnr
@@ -27,9 +26,6 @@ from svdinv.unroll.tasks.colour.task import (
 )
 from svdinv.unroll.tasks.tomography.ct import Ct
 from svdinv.unroll.tasks.tomography.pet import Pet
-from svdinv.unroll.torch import load
-from svdinv.unroll.training.config import read
-from svdinv.unroll.training.run import CONFIG, WEIGHTS
 
 FEW = (*TEST, "retina", "hubble_deep_field", "motorcycle_right")
 
@@ -89,12 +85,6 @@ def test_every_item_depends_on_seed_step_and_place_alone(photographs):
         assert not same(source.batch(3, 6, range(4)), whole)
         assert not same(source.batch(4, 5, range(4)), whole)
         assert not np.array_equal(whole.truth[0], whole.truth[1])
-
-
-def test_generators_differ_by_every_part_of_their_key():
-    keys = [(1, 2, 3), (2, 1, 3), (1, 2, 4), (1, 3, 3), (0, 2, 3)]
-    draws = {np.random.default_rng(key).random() for key in keys}
-    assert len(draws) == len(keys)
 
 
 # Photographs
@@ -189,17 +179,6 @@ def test_built_in_photographs_are_enough():
         other = source.aside[f"part of {name}"]
         axis = 0 if rest.shape[1] == image.shape[1] else 1
         np.testing.assert_array_equal(np.concatenate([rest, other], axis), image)
-
-
-def test_the_preset_trains_with_nothing_but_a_folder(tmp_path):
-    small = ("network.cells=1", "network.features=2", "training.batch=2")
-    options = [word for option in small for word in ("--set", option)]
-    assert (
-        main(["train", "colour", "--output", str(tmp_path), "--steps", "1", *options])
-        == 0
-    )
-    assert read(tmp_path / CONFIG).task == Colour()
-    load(tmp_path / WEIGHTS)
 
 
 def test_pictures_of_one_name_are_all_taken_and_none_twice(tmp_path):
@@ -379,11 +358,6 @@ def test_masks_by_name(name, size):
     assert rate < 0.5 if name == "radial" else abs(rate - 1 / 8) < 0.04
 
 
-def test_unknown_masks_are_refused():
-    with pytest.raises(ValueError, match="mask must be one of radial"):
-        sampling("spiral", (4, 32, 32), np.random.default_rng(0))
-
-
 @pytest.mark.parametrize("mask", PATTERNS)
 def test_masks_of_series_are_marked_for_one_frame(mask):
     task = Cine()
@@ -439,8 +413,3 @@ def test_a_denoiser_is_validated_with_noise(images):
     levels = [float(np.std(case.y - case.truth)) for case in cases]
     assert levels == pytest.approx([0.05, 0.1], rel=0.1)
     assert all(case.A.mask.all() for case in cases)
-
-
-def test_wrong_noises_are_refused():
-    with pytest.raises(ValueError, match="noises must not fall"):
-        Colour(noises=(0.2, 0.1))

@@ -454,22 +454,24 @@ class TestResidual:
             np.testing.assert_array_equal(found.image, found.average)
 
 
-class TestRegularisation:
-    def test_a_prior_in_the_loss_is_what_is_minimised(self):
-        problem = noisy()
-        prior = HuberVariation(0.05, 0.01)
-        fitting = Fitting(problem, GENERATOR, Options(prior=prior, every=1, rule=None))
-        with torch.no_grad():
-            fitting.iteration = 1
-            noise = fitting._drawn(fitting.options.input_noise, fitting.state["z"])
-            image = fitting.models[0](fitting.state, fitting.problem, noise)[0]
-            fitting.iteration = 0
-        record = fitting.step()
-        expected = fitting.problem.value(image) + prior.value(image)
-        assert record.loss == pytest.approx(float(expected) / 768, rel=1e-5)
-        assert record.data == pytest.approx(
-            float(fitting.problem.value(image)) / 768, rel=1e-5
-        )
+def test_a_prior_in_the_loss_is_what_is_minimised():
+    prior = HuberVariation(0.05, 0.01)
+    fitting = Fitting(noisy(), GENERATOR, Options(prior=prior, every=1, rule=None))
+    image = first_image(fitting)
+    record = fitting.step()
+    data = fitting.problem.value(image)
+    expected = float(data + prior.value(image)) / 768
+    assert record.loss == pytest.approx(expected, rel=1e-5)
+    assert record.data == pytest.approx(float(data) / 768, rel=1e-5)
+
+
+def first_image(fitting):
+    """What the first step makes of the noise that it draws."""
+    with torch.no_grad():
+        fitting.iteration = 1
+        noise = fitting._drawn(fitting.options.input_noise, fitting.state["z"])
+        fitting.iteration = 0
+        return fitting.models[0](fitting.state, fitting.problem, noise)[0]
 
 
 class TestWhatIsTrained:
@@ -614,15 +616,10 @@ def test_residuals_are_preconditioned():
     records = []
     for preconditioned in (False, True):
         options = Options(preconditioned=preconditioned, rule=None, every=1)
-        fitting = Fitting(problem, recipe, options)
-        records.append(fitting.step())
+        records.append(Fitting(problem, recipe, options).step())
     model = Fitting(problem, recipe, Options(rule=None, every=1))
-    with torch.no_grad():
-        model.iteration = 1
-        noise = model._drawn(model.options.input_noise, model.state["z"])
-        image = model.models[0](model.state, model.problem, noise)[0]
-        rest = model.problem.A(image) - model.problem.y
-        expected = (rest * A.preconditioned(rest)).sum() / 2 / rest.numel()
+    rest = model.problem.A(first_image(model)) - model.problem.y
+    expected = (rest * A.preconditioned(rest)).sum() / 2 / rest.numel()
     assert records[0].loss == records[0].data == pytest.approx(records[1].data)
     assert records[1].loss == pytest.approx(float(expected), rel=1e-5)
     assert records[1].loss < 0.5 * records[1].data  # most is of low frequency
@@ -703,16 +700,23 @@ class TestGoingOn:
 
     def test_a_checkpoint_of_something_else(self, tmp_path):
         path = tmp_path / "fit.safetensors"
-        run(noisy(), iterations=50, checkpoint=path)
-        with pytest.raises(ValueError, match="with other options"):
-            run(noisy(), iterations=50, checkpoint=path, rate=1e-3)
-        with pytest.raises(ValueError, match="to other data"):
-            run(noisy(0.2), iterations=50, checkpoint=path)
+        first, other = (Network(GENERATOR, seed=s) for s in (7, 8))
+        given = {"iterations": 10, "weights": first, "checkpoint": path}
+        run(noisy(), **given)
+        counted = replace(noisy(), fidelity=L2(2.0))
+        for problem, changes, message in (
+            (noisy(), {"rate": 1e-3}, "with other options"),
+            (noisy(0.2), {}, "to other data"),
+            (noisy(), {"weights": other}, "of other weights"),
+            (counted, {}, "of other weights"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                run(problem, **given | changes)
         content = bytearray(path.read_bytes())
         content[-5] ^= 4
         path.write_bytes(content)
         with pytest.raises(ValueError, match="no checkpoint"):
-            run(noisy(), iterations=50, checkpoint=path)
+            run(noisy(), **given)
 
     def test_a_fit_that_breaks_down_goes_back(self):
         fitting = Fitting(noisy(), GENERATOR, Options(rule=None))
@@ -757,16 +761,6 @@ class TestGoingOn:
         whole = run(noisy(), iterations=60)
         np.testing.assert_array_equal(longer.last, whole.last)
 
-    def test_a_checkpoint_of_other_weights_or_another_likelihood(self, tmp_path):
-        path = tmp_path / "fit.safetensors"
-        first, other = (Network(GENERATOR, seed=s) for s in (7, 8))
-        run(noisy(), iterations=10, weights=first, checkpoint=path)
-        with pytest.raises(ValueError, match="of other weights"):
-            run(noisy(), iterations=10, weights=other, checkpoint=path)
-        problem = replace(noisy(), fidelity=L2(2.0))
-        with pytest.raises(ValueError, match="of other weights"):
-            run(problem, iterations=10, weights=first, checkpoint=path)
-
 
 def test_the_trajectory_is_plain_numbers():
     problem = noisy()
@@ -776,25 +770,15 @@ def test_the_trajectory_is_plain_numbers():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("make", "options", "message"),
     [
-        ({"iterations": 0}, "iterations must be"),
-        ({"every": 0}, "every must be"),
-        ({"rate": 0.0}, "rate must be positive"),
-        ({"average": 1.0}, "average must lie"),
-        ({"input_noise": -1.0}, "input_noise must not"),
-        ({"trained": "nothing"}, "trained must be one of"),
-        ({"recorrupted": -1.0}, "recorrupted must not"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        Options(**options)
-
-
-@pytest.mark.parametrize(
-    ("rule", "options", "message"),
-    [
+        (Options, {"iterations": 0}, "iterations must be"),
+        (Options, {"every": 0}, "every must be"),
+        (Options, {"rate": 0.0}, "rate must be positive"),
+        (Options, {"average": 1.0}, "average must lie"),
+        (Options, {"input_noise": -1.0}, "input_noise must not"),
+        (Options, {"trained": "nothing"}, "trained must be one of"),
+        (Options, {"recorrupted": -1.0}, "recorrupted must not"),
         (HeldOut, {"share": 1.0}, "share must"),
         (HeldOut, {"patience": 0}, "patience must"),
         (MovingVariance, {"window": 1}, "window must"),
@@ -803,9 +787,9 @@ def test_bad_options(options, message):
         (SURE, {"deviation": 1.0, "probe": 0.0}, "probe must"),
     ],
 )
-def test_bad_rules(rule, options, message):
+def test_bad_options(make, options, message):
     with pytest.raises(ValueError, match=message):
-        rule(**options)
+        make(**options)
 
 
 def test_what_cannot_be_fitted():
