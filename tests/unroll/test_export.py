@@ -212,6 +212,7 @@ COLOUR = {
     "mask": np.ones((3, 14, 15), bool),
 }
 NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
+INFINITE = np.full((3, 14, 15), np.inf)
 
 
 @pytest.mark.parametrize(
@@ -241,11 +242,7 @@ NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
         ("colour", {"mask": COLOUR["mask"]}, "samples is missing"),
         ("colour", {**COLOUR, "mask": np.ones((14, 15), bool)}, "mask must have"),
         ("colour", {**COLOUR, "samples": np.full((3, 14, 15), 99)}, "samples must be"),
-        (
-            "colour",
-            {**COLOUR, "samples": np.full((3, 14, 15), np.inf)},
-            "samples has numbers",
-        ),
+        ("colour", {**COLOUR, "samples": INFINITE}, "samples has numbers"),
         ("colour", {**COLOUR, "truth": np.ones((3, 14, 16))}, "truth must have"),
     ],
 )

@@ -158,11 +158,7 @@ def test_weighted_least_squares_by_every_algorithm(algorithm, iterations, weight
 @pytest.mark.parametrize(
     ("fidelity", "error", "message"),
     [
-        (
-            L2(np.array([1.0, -1, 1])),
-            ValueError,
-            "weight must hold finite numbers >= 0",
-        ),
+        (L2(np.array([1.0, -1, 1])), ValueError, "weight must hold finite numbers >="),
         (L2(np.array([1.0, np.nan, 1])), ValueError, "weight must hold finite numbers"),
         (L2(np.array([1.0, np.inf, 1])), ValueError, "weight must hold finite numbers"),
         (L2(np.zeros(3)), ValueError, "weight must be positive for some of the data"),
@@ -238,10 +234,7 @@ def test_batches_that_do_not_go_together():
     one = Problem(np.ones(3), Identity())
     for other, message in (
         (Problem(np.ones(4), Identity()), "one shape"),
-        (
-            Problem(np.ones(3), Identity(), truth=np.ones(3)),
-            "all must have their truth",
-        ),
+        (Problem(np.ones(3), Identity(), truth=np.ones(3)), "must have their truth"),
         (Problem(np.ones(3), Identity(), L2(2.0)), "one data fidelity"),
         (Problem(np.ones(3), Sampling(np.ones(3, dtype=bool))), "cannot be one batch"),
     ):
@@ -408,11 +401,7 @@ def test_operators_that_are_not_linear_are_refused_by_name(algorithm):
         (lambda: Wrapped(abs, abs, (), (2,)), ValueError, "at least one axis"),
         (lambda: Wrapped(abs, abs, (2,), (2,), arrays="x"), ValueError, "'numpy' or"),
         (lambda: Wrapped(abs, abs, (2,), (3,))(np.ones(2)), ValueError, "must give"),
-        (
-            lambda: wrapped()(np.ones((3, 2))),
-            ValueError,
-            r"images must be \(..., 2, 3\)",
-        ),
+        (lambda: wrapped()(np.ones((3, 2))), ValueError, r"must be \(..., 2, 3\)"),
         (
             lambda: Wrapped(lambda x: 1j * x, abs, (2,), (2,))(np.ones(2)),
             TypeError,

@@ -14,6 +14,8 @@ from svdinv.unroll.operators import MRI, Sampling
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, Tikhonov
 from svdinv.unroll.problem import Problem
 
+ONE = {"first": 1.0, "low": 1.0, "high": 1.0}  # weight
+
 
 def _curve(best, width=1.0):
     calls = []
@@ -107,14 +109,7 @@ def test_slow_iterations_go_on_until_the_score_has_settled():
         return float(x[0, 0])
 
     _, solution = best_solution(
-        problem,
-        Nuclear,
-        score,
-        algorithm=Creeping(),
-        first=1.0,
-        low=1.0,
-        high=1.0,
-        iterations=1000,
+        problem, Nuclear, score, algorithm=Creeping(), iterations=1000, **ONE
     )
     assert score(solution.image) == pytest.approx(1, abs=0.011)
     assert 100 < solution.iterations < 300
@@ -141,7 +136,7 @@ def test_the_first_image_is_where_the_first_weight_starts():
         found.append(x)
         return 0.0
 
-    how = {"first": 1.0, "low": 1.0, "high": 1.0, "algorithm": DouglasRachford()}
+    how = {**ONE, "algorithm": DouglasRachford()}
     start = np.full((5, 4), 3.0)
     best_solution(
         problem, lambda w: (Nuclear(0.0),), score, x0=start, iterations=4, **how
@@ -158,13 +153,7 @@ def test_ctrl_c_is_not_taken_for_a_solution(rng):
     problem = Problem(rng.standard_normal((5, 4)), Sampling(np.ones((5, 4)) > 0))
     with pytest.raises(KeyboardInterrupt):
         best_solution(
-            problem,
-            lambda w: (Nuclear(w),),
-            press,
-            algorithm=DouglasRachford(),
-            first=1.0,
-            low=0.1,
-            high=10.0,
+            problem, lambda w: (Nuclear(w),), press, algorithm=DouglasRachford(), **ONE
         )
 
 
@@ -174,16 +163,9 @@ def test_douglas_rachford_finds_what_fista_finds(rng, penalty):
     mask = uniform_mask(truth.shape, 0.6, rng)
     problem = Problem(mask * truth, Sampling(mask))
     expected = solve(problem, Nuclear(1.5), algorithm=FISTA(), iterations=1000, rtol=0)
-    given = {"penalty": penalty, "relaxation": 1.5}
-    found = solve(
-        problem,
-        (Nuclear(1.5),),
-        algorithm=DouglasRachford(),
-        iterations=400,
-        rtol=0,
-        parameters=given,
-        objective=False,
-    )
+    how = {"parameters": {"penalty": penalty, "relaxation": 1.5}, "objective": False}
+    how |= {"algorithm": DouglasRachford(), "iterations": 400, "rtol": 0}
+    found = solve(problem, (Nuclear(1.5),), **how)
     np.testing.assert_allclose(found.image, expected.image, atol=1e-6)
 
 
@@ -194,16 +176,9 @@ def test_priors_in_turn_share_one_image(rng):
     mask = rng.random(x.shape) < 0.6
     problem = Problem(MRI(mask)(x), MRI(mask))
     priors = [LocalLowRank(0.3, 4, shift=shift) for shift in (0, 2)] + [Casorati(0.1)]
-    given = {"penalty": 0.5, "relaxation": 1.5}
-    found = solve(
-        problem,
-        priors,
-        algorithm=DouglasRachford(),
-        iterations=600,
-        rtol=0,
-        parameters=given,
-        objective=False,
-    )
+    how = {"parameters": {"penalty": 0.5, "relaxation": 1.5}, "objective": False}
+    how |= {"algorithm": DouglasRachford(), "iterations": 600, "rtol": 0}
+    found = solve(problem, priors, **how)
     image = found.image
     total = 0
     for i, prior in enumerate(priors):

@@ -316,11 +316,7 @@ R = Casorati(1.0)
         (lambda: solve(Problem(Y * np.nan, A), R), ValueError, "y holds NaN"),
         (lambda: solve(Problem(Y * np.inf, A), R), ValueError, "y holds NaN"),
         (lambda: solve(Problem(Y[..., :3], A), R), ValueError, "broadcast"),
-        (
-            lambda: solve(Problem(Y, A), R, x0=Y[0]),
-            ValueError,
-            "x0 must have the shape",
-        ),
+        (lambda: solve(Problem(Y, A), R, x0=Y[0]), ValueError, "x0 must have the sha"),
         (lambda: solve(Problem(Y, A), R, x0=Y + 0j), TypeError, "x0 must be real"),
         (lambda: solve(Problem(Y, A), R, iterations=0), ValueError, "iterations"),
         (lambda: solve(Problem(Y, A), R, rtol=-1), ValueError, "rtol"),

@@ -456,14 +456,8 @@ def test_options_of_the_command_line_are_saved_beside_the_results(file, tmp_path
             ["colour", "--output", "x", "--set", "network.features=1000000"],
             "not enough memory",
         ),
-        (
-            ["colour", "--output", "x", "--device", "tpu"],
-            "device must be auto, cpu, cuda",
-        ),
-        (
-            ["colour", "--output", "x", "--device", "mps"],
-            "device must be auto, cpu, cuda",
-        ),
+        (["colour", "--output", "x", "--device", "tpu"], "device must be auto, cpu,"),
+        (["colour", "--output", "x", "--device", "mps"], "device must be auto, cpu,"),
         (["colour", "--output", "x", "--device", "cuda:99"], "device cuda:99: there"),
         (["colour", "--output", "x", "--weights", "none"], "there is no file none"),
         (["colour", "--output", "x", "--weights", __file__], "test_train_command.py"),

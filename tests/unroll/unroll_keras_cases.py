@@ -9,8 +9,6 @@ from svdinv.unroll.algorithms import (
     ADMM,
     FISTA,
     ISTA,
-    PDHG,
-    GradientDescent,
     LowRankPlusSparse,
 )
 from svdinv.unroll.fidelity import PoissonKL
@@ -54,12 +52,10 @@ CASES = {
         exact=False,
     ),
     "NonLocal": NonLocal(
-        rounds=2, steps=1, patch=3, stride=2, count=6, reach=3, first=0.1, last=0.05
-    ),
-    "NonLocal, noise, refined": NonLocal(
-        network=Refined(network=TLR(cells=1, features=4), features=(4, 5)),
-        exact=False,
-        **GROUPS,
+        network=TLR(cells=1, features=4),
+        **GROUPS | {"rounds": 2, "steps": 1},
+        first=0.1,
+        last=0.05,
     ),
     "NonLocal, coils": NonLocal(images="series", exact=False, **GROUPS),
     "SLR": SLR(**SMALL, sparsity=0.01),
@@ -81,10 +77,6 @@ CASES = {
     "Unrolled, FISTA": Unrolled(cells=2, algorithm=FISTA(True), prior=Sparse(-1.0)),
     "Unrolled, ADMM, coils": Unrolled(
         cells=2, algorithm=ADMM(cg_iterations=2), prior=LowRank()
-    ),
-    "Unrolled, PDHG": Unrolled(cells=2, algorithm=PDHG(), prior=Convolved(4)),
-    "Unrolled, GradientDescent": Unrolled(
-        cells=2, algorithm=GradientDescent(), prior=LowRank(), images="image"
     ),
     "Unrolled, L+S, coils": Unrolled(
         cells=2, algorithm=LowRankPlusSparse(), prior=(LowRank(), Sparse(-1.0))
