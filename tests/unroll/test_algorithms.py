@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from array_frameworks import FRAMEWORKS, Framework
 
 from svdinv.unroll.algorithms import (
@@ -291,8 +292,6 @@ def test_frameworks_agree(name, arrays, rng):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_torch_differentiates_through_iterations(name, rng):
-    import torch
-
     algorithm, (y, A), prox = case(name, rng)
     y = torch.tensor(y, requires_grad=True)
     values = [

@@ -20,9 +20,11 @@ from small_trainings import TRAINING, Given, colour, noise
 from svdinv.cli import main
 from svdinv.unroll import torch as networks
 from svdinv.unroll.formats.atomic import holding
+from svdinv.unroll.formats.scans import Geometry
 from svdinv.unroll.networks import TLR, weights
 from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.measured_files import read_measurement
 from svdinv.unroll.training.checkpoints import _checksum, read_checkpoint
 from svdinv.unroll.training.command import Refused
 from svdinv.unroll.training.command import train as run_training
@@ -338,9 +340,6 @@ def test_modules_that_are_not_as_they_should_be(
 
 
 def test_geometries_that_cannot_be_are_refused(tmp_path):
-    from svdinv.unroll.formats.scans import Geometry
-    from svdinv.unroll.tasks.measured_files import read_measurement
-
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "scan.h5"
     flat = np.diag([1.0, 0.0, 1.0, 1.0])

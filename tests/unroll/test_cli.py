@@ -14,6 +14,7 @@ from small_trainings import environment
 import svdinv
 from svdinv._missing import command as install
 from svdinv.cli import main
+from svdinv.unroll import pretrained
 from svdinv.unroll.tasks.registry import entries
 
 COMMANDS = ["data", "demo", "evaluate", "fit", "info", "reconstruct", "train"]
@@ -239,8 +240,6 @@ def test_output_that_cannot_be_written_is_one_line():
 
 
 def test_the_tasks_that_help_says_have_no_weights_have_none(capsys):
-    from svdinv.unroll import pretrained
-
     assert main(["evaluate", "--help"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     (named,) = re.findall(r"task without weights, such as ([\w-]+)", said)

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from svdinv.cli import main
+from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
+from svdinv.unroll.untrained import Fitting
 
 SHORT = ("--iterations", "10", "--threads", "1")
 
@@ -60,8 +62,6 @@ def test_a_photograph(photo, tmp_path, capsys):
 
 
 def test_exact_samples_are_put_back(photo, tmp_path):
-    from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
-
     assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 0
     options = ColourOptions(rate=0.5)
     problem = Colour().measure(Colour().read(photo, options), options)
@@ -128,8 +128,6 @@ def test_it_goes_on_from_a_checkpoint(photo, tmp_path, capsys):
 
 
 def test_ctrl_c_keeps_the_best_so_far(photo, tmp_path, monkeypatch, capsys):
-    from svdinv.unroll.untrained import Fitting
-
     step = Fitting.step
 
     def press(self):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.cine.training import unseen_series
+from svdinv.unroll.tasks.colour import task as colour
 from svdinv.unroll.tasks.colour.task import Colour
 from svdinv.unroll.tasks.non_local import NAME
 from svdinv.unroll.torch import Network, save
@@ -174,8 +176,6 @@ def test_large_pictures_go_without_slow_methods(picture, tmp_path, monkeypatch, 
 
 
 def test_ctrl_c_writes_nothing(picture, tmp_path, monkeypatch, capsys):
-    import signal
-
     apply = inference.apply
 
     def press(*arguments, **options):
@@ -193,10 +193,6 @@ def test_ctrl_c_writes_nothing(picture, tmp_path, monkeypatch, capsys):
 def test_ctrl_c_leaves_out_what_is_only_compared(
     picture, tmp_path, monkeypatch, capsys
 ):
-    import signal
-
-    from svdinv.unroll.tasks.colour import task as colour
-
     monkeypatch.setattr(
         colour, "biharmonic", lambda problem: signal.raise_signal(signal.SIGINT)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import sys
 
 import h5py
 import numpy as np
@@ -19,6 +20,7 @@ from svdinv.unroll.formats.nifti import read_nifti, save_nifti
 from svdinv.unroll.formats.scans import Geometry, SeveralSlices
 from svdinv.unroll.formats.table import FORMATS, format_of
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.cine.task import CineOptions
 from svdinv.unroll.tasks.reading import source_of
 
 pydicom = pytest.importorskip("pydicom")
@@ -514,8 +516,6 @@ def test_options_of_another_format_are_refused(tmp_path, series):
 
 
 def test_every_format_names_options_that_there_are():
-    from svdinv.unroll.tasks.cine.task import CineOptions
-
     for each in FORMATS:
         assert set(each.options) <= set(CineOptions.of_files())
 
@@ -534,8 +534,6 @@ def test_masks_of_files_with_several_arrays(tmp_path):
     ("name", "module"), [("a.nii", "nibabel"), ("a.dcm", "pydicom")]
 )
 def test_missing_packages_are_named(tmp_path, name, module, monkeypatch, series):
-    import sys
-
     (tmp_path / name).touch()
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"{module} .*\[mri\]"):

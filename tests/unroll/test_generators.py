@@ -20,6 +20,7 @@ from svdinv.unroll.networks import (
 )
 from svdinv.unroll.networks.functional import doubled, halved
 from svdinv.unroll.networks.weights import initial, shapes
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network, load, save
 
 T, H, W = 3, 13, 10
@@ -173,8 +174,6 @@ def test_parts_of_low_rank_and_sparse():
 
 
 def _problem(recipe, y, mask):
-    from svdinv.unroll.problem import Problem
-
     return Problem(y, recipe.operator(mask))
 
 

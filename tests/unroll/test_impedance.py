@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("scipy")
-
-import pytest
 
 from svdinv.unroll.operators import WrappedNonlinear, dot_test
 from svdinv.unroll.tasks.impedance.dbar import boundary_map, dbar
@@ -128,7 +127,6 @@ def test_frameworks_differentiate_through_it(arrays):
 
 
 def test_a_second_derivative_is_refused():
-    torch = pytest.importorskip("torch")
     A, x = setup(rings=2)
     x = torch.asarray(x).requires_grad_()
     (g,) = torch.autograd.grad(A.forward(x).sum(), x, create_graph=True)

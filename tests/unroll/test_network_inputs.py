@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 from svdinv.unroll.algorithms import ISTA, LowRankPlusSparse
 from svdinv.unroll.manual import Solver
@@ -21,6 +22,7 @@ from svdinv.unroll.networks import (
 from svdinv.unroll.networks.weights import initial, shapes
 from svdinv.unroll.operators import MRI, Sampling
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.torch import LSNet, Network, load, save
 
 
 @register
@@ -29,8 +31,6 @@ class Own(LearnedPrior):
     """Multiplies by a number, and has a layer of PyTorch's."""
 
     def layers(self, axes):
-        import torch
-
         return {
             "number": Number(0.5),
             "own": lambda: torch.nn.Conv2d(3, 3, 1, bias=False),
@@ -80,9 +80,6 @@ def test_images_of_other_axes_are_refused_with_a_hint(recipe, shape, hint):
 
 
 def test_slope_of_low_rank_plus_sparse():
-    torch = pytest.importorskip("torch")
-    from svdinv.unroll.torch import LSNet
-
     rng = torch.Generator().manual_seed(0)
     y = torch.randn(1, 4, 8, 8, dtype=torch.complex64, generator=rng)
     mask = torch.rand(1, 4, 8, 8, generator=rng) < 0.5
@@ -106,9 +103,6 @@ def test_own_layers_have_no_common_weights():
 
 
 def test_own_torch_layers_are_saved(tmp_path):
-    torch = pytest.importorskip("torch")
-    from svdinv.unroll.torch import Network, load, save
-
     network = Network(Unrolled(cells=2, prior=Own(), images="image"))
     save(network, tmp_path / "own.safetensors")
     again = load(tmp_path / "own.safetensors")
@@ -119,7 +113,6 @@ def test_own_torch_layers_are_saved(tmp_path):
 
 
 def _series(coils=None):
-    torch = pytest.importorskip("torch")
     rng = torch.Generator().manual_seed(0)
     series = torch.randn(2, 4, 8, 8, dtype=torch.complex64, generator=rng)
     mask = torch.rand(2, 4, 8, 8, generator=rng) < 0.5
@@ -131,9 +124,6 @@ def _series(coils=None):
 
 @pytest.mark.parametrize("coils", [None, 3])
 def test_torch_takes_names(coils):
-    torch = pytest.importorskip("torch")
-    from svdinv.unroll.torch import LSNet
-
     network = LSNet(cells=2, features=2)
     kspace, given = _series(coils)
     image = network(kspace, *given.values())
@@ -156,9 +146,6 @@ def test_solver_takes_names():
 
 
 def test_an_operator_that_is_given_comes_first():
-    torch = pytest.importorskip("torch")
-    from svdinv.unroll.torch import LSNet
-
     kspace, given = _series()
     mask = given["mask"]
     own = LSNet(cells=1, features=2, seed=0, operator=MRI(torch.ones_like(mask)))

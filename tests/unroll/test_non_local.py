@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import skimage.restoration
+import torch
 
 from svdinv.numpy import log_sum_threshold
 from svdinv.unroll.algorithms import non_local as algorithm
@@ -139,7 +140,6 @@ def test_frameworks_agree(dtype, arrays, rng):
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_torch_differentiates(dtype, rng):
-    torch = pytest.importorskip("torch")
     x = torch.tensor(draw(dtype, rng, 1, 7, 6), requires_grad=True)
     step = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     R = NonLocalLowRank(0.7, x, **SMALL, epsilon=0.2)
@@ -309,7 +309,6 @@ def test_data_of_weight_zero_are_not_put_back(corner, rng):
 
 
 def test_weights_of_numpy_with_data_of_torch(photo, rng):
-    torch = pytest.importorskip("torch")
     weight = (rng.random(photo.truth.shape) < 0.8).astype(np.float32)
     few = {"deviations": (0.2, 0.05), "iterations": 2}
     expected = best_non_local(replace(photo, fidelity=L2(weight)), **few)
@@ -387,7 +386,6 @@ def test_nothing_at_all_stays_nothing(dtype):
 
 def test_torch_and_a_batch_of_one(photo):
     """The same stages as with NumPy."""
-    torch = pytest.importorskip("torch")
     how = {"deviations": (0.2, 0.05), "iterations": 2}
     single = replace(photo, truth=None).single().replace_arrays(torch.from_numpy)
     for expected, found in zip(

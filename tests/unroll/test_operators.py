@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from svdinv.unroll.arrays import namespace
 from svdinv.unroll.operators import (
@@ -244,8 +245,6 @@ def test_tight_operators_are_partial_isometries(A, tight, unitary):
 @pytest.mark.parametrize("name", CASES)
 def test_numpy_parameters_follow_the_data_to_its_device(name):
     """PyTorch's device without memory stands for a GPU."""
-    import torch
-
     A, image, measurement, _ = CASES[name]
     y = A(torch.empty(image, dtype=torch.complex64, device="meta"))
     assert y.device.type == "meta"
@@ -370,8 +369,6 @@ def test_norms_that_are_known(rng):
 
 
 def test_torch_differentiates_through_the_parameters(rng):
-    import torch
-
     kernel = torch.tensor(KERNEL, requires_grad=True)
     maps = torch.tensor(MAPS, requires_grad=True)
     x = torch.tensor(rng.standard_normal((H, W)), requires_grad=True)

@@ -424,8 +424,6 @@ def test_it_is_trained_and_reconstructs(tmp_path, capsys):
     capsys.readouterr()
 
 
-
-
 def test_weights_are_looked_for_as_far_as_they_help(monkeypatch):
     """A weight that leaves nothing of the image ends EM early, and loses."""
     made = problem(replace(SMALL, size=24, counts=1e5, seed=0))

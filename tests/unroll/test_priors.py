@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from svdinv.unroll.operators import Fourier, Gradient, Identity, TemporalFourier
 from svdinv.unroll.priors import (
@@ -107,7 +108,6 @@ def test_prox_of_what_is_not_convex_is_the_best_of_many(name, dtype, rng):
 
 
 def test_schatten_has_a_finite_gradient_at_zero():
-    torch = pytest.importorskip("torch")
     x = torch.zeros(2, 3, 4, dtype=torch.float64, requires_grad=True)
     value = Schatten(WEIGHT, 1 / 2).value(x)
     value.backward()
@@ -312,8 +312,6 @@ def test_steps_may_be_arrays_of_another_precision(name, arrays, rng):
 
 @pytest.mark.parametrize("name", [*NORMS, "tikhonov", "huber"])
 def test_torch_differentiates(name, rng):
-    import torch
-
     R = {**NORMS, **SMOOTH}[name]
     R = replace(R, iterations=3) if "variation" in name else R
     x = torch.tensor(draw("complex128", rng), requires_grad=True)

@@ -32,6 +32,7 @@ from svdinv.unroll.operators import (
 )
 from svdinv.unroll.priors import HuberVariation, Nuclear, Sparse, Tikhonov
 from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.tasks.colour.task import Colour
 from svdinv.unroll.torch import Network, load
 
 WRITTEN = Path(__file__).parent / "written"
@@ -586,8 +587,6 @@ def test_each_of_a_batch_is_measured_by_its_own_operator(name, rng):
 
 
 def test_weights_are_turned_with_the_data(rng):
-    from svdinv.unroll.tasks.colour.task import Colour
-
     mask, weight = rng.random((2, 3, 6, 6)) < 0.5, rng.uniform(0.5, 2, (3, 6, 6))
     image, y = rng.random((2, 3, 6, 6))
     problem = Problem(y * mask[0], Sampling(mask[0]), L2(weight))

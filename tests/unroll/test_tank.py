@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from svdinv.unroll.tasks.impedance import tank
+
 scipy_io = pytest.importorskip("scipy.io")
 pytest.importorskip("skimage")
 
@@ -102,8 +104,6 @@ def test_the_score():
 
 def test_the_similarity_is_that_of_sums():
     """At one pixel, by the formula itself."""
-    from svdinv.unroll.tasks.impedance import tank
-
     rng = np.random.default_rng(0)
     a, b = (rng.random((3, 3)) < 0.5 for _ in "ab")
     y, x = np.mgrid[:3, :3]

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from array_frameworks import Framework
 
 from svdinv.unroll.operators import (
@@ -140,7 +141,6 @@ def test_filters_are_linear_in_complex_data(name, rng):
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_half_precision_is_projected(name):
-    torch = pytest.importorskip("torch")
     dtype, A = getattr(torch, name), ParallelBeam((9, 8), ANGLES)
     x = torch.ones(9, 8)
     found = A(x.to(dtype))
@@ -201,7 +201,6 @@ def test_limited_angles_count_as_they_are():
 
 
 def test_filtered_back_projection_is_differentiated(rng):
-    torch = pytest.importorskip("torch")
     for matrix in (True, False):
         for A in beams(7, matrix=matrix):
             y = torch.randn(A.data_shape, dtype=torch.float64, requires_grad=True)
@@ -232,7 +231,6 @@ def test_preconditioned_residuals_make_descent_fast(fan, rng):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
 def test_forward_mode_goes_through_projections(rng):
-    torch = pytest.importorskip("torch")
     A = ParallelBeam((5, 4), ANGLES)
     x, dx = torch.from_numpy(rng.standard_normal((2, 5, 4)))
     for f in (A, lambda x: A.adjoint(A.preconditioned(A(x)))):

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -39,6 +40,7 @@ from svdinv.unroll.networks import (
     weights,
 )
 from svdinv.unroll.networks import recipe as recipes
+from svdinv.unroll.operators import Gradient
 from svdinv.unroll.torch import LSNet, Network, TLRNet, load, save
 
 RECIPES = {
@@ -423,8 +425,6 @@ class TestWriting:
             save(Network(Unrolled(prior=Unknown())), unharmed)
 
     def test_a_recipe_that_cannot_be_written(self, unharmed):
-        from svdinv.unroll.operators import Gradient
-
         recipe = Unrolled(algorithm=PDHG(transform=Gradient()), prior=LowRank())
         with pytest.raises(TypeError, match="cannot be written to a file: Gradient"):
             save(Network(recipe), unharmed)
@@ -509,8 +509,6 @@ def test_a_class_may_be_defined_anew_but_not_by_another(registry):
 
 
 def test_without_safetensors(path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(ImportError, match=r"pip install .*\[unroll\]'"):
