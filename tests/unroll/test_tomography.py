@@ -285,6 +285,8 @@ def test_subsets_are_stacked(rng):
             "window must be one of",
         ),
         (lambda: ParallelBeam((4, 4), [0])(np.ones((3, 4))), "images must be"),
+        (lambda: density("egg", 8), "there is no phantom 'egg'"),
+        (lambda: random_shapes(0, np.random.default_rng(0)), "size must be at least"),
     ],
 )
 def test_bad_geometry_is_refused(make, message):
@@ -350,10 +352,3 @@ def test_textures_are_within_a_body_or_everywhere():
     assert min(spread) > 0.02
     blank = textured(np.zeros((9, 6), np.float32), np.random.default_rng(0))
     assert np.isfinite(blank).all()
-
-
-def test_unknown_phantoms_are_refused():
-    with pytest.raises(ValueError, match="there is no phantom 'egg'"):
-        density("egg", 8)
-    with pytest.raises(ValueError, match="size must be at least 1"):
-        random_shapes(0, np.random.default_rng(0))
