@@ -45,7 +45,6 @@ CASES = {
         **SMALL, fold=2, side="samples", slope=0.1, first_weights="residual"
     ),
     "TLR, refined": Refined(network=TLR(cells=1, features=4), features=(4, 5)),
-    "NonLocal, noise alone": NonLocal(**GROUPS, exact=False, alone=True),
     "Refined, noise alone": Refined(
         network=NonLocal(**GROUPS, exact=False, alone=True),
         features=(4, 5),
@@ -61,8 +60,9 @@ CASES = {
     "SLR": SLR(**SMALL, sparsity=0.01),
     "LS, coils": LS(**SMALL),
     "T2LR": T2LR(**SMALL),
-    "LLS": LLS(**SMALL, block=4, static=1, start=(1, 2)),
-    "LLS, noise, coils": LLS(**SMALL, block=3, noise=True, finish=3),
+    "LLS with coils": LLS(
+        **SMALL, block=3, static=1, start=(1, 2), noise=True, finish=3
+    ),
     "PrimalDual": PrimalDual(cells=2, features=3, memory=2, channels=3),
     "Skip": Skip(features=(3, 4), skips=(1, 0), depth=2),
     "LowRankAndSparse": LowRankAndSparse(

@@ -254,7 +254,7 @@ def check_unknown_sizes(folder):
     import tensorflow as tf
 
     # What these do with sizes, others do too.
-    known = ("TLR, fill", "NonLocal, coils", "NonLocal, noise alone")
+    known = ("TLR, fill", "T2LR", "NonLocal, coils", "Refined, noise alone")
     for name in cases(folder):
         if name in known:
             continue
