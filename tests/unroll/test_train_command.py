@@ -305,9 +305,7 @@ def test_what_moves_the_last_bits_is_told(config, whole, tmp_path, capsys, monke
 
 
 def test_a_damaged_log_is_set_aside(config, whole, tmp_path):
-    content = b"step,loss
-1,2
-"
+    content = b"step,loss\n1,2\n"
     Run(config, None, tmp_path).train(stop=lambda: True)
     (tmp_path / LOG).write_bytes(content)
     assert train("--resume", tmp_path) == 0
