@@ -274,6 +274,9 @@ class TorchBackend(Backend):
         return x
 
     def parameter(self, value: Any, like: Tensor, name: str = "value") -> Tensor:
+        if type(value) in (float, int):  # `as_tensor` takes twice as long
+            kind = {"dtype": like.real.dtype, "device": like.device}
+            return replicated(torch.scalar_tensor(value, **kind), like)
         value = _represented(value)
         if isinstance(value, Tensor):
             if value.dtype.is_complex:

@@ -115,7 +115,10 @@ class TorchMemory:
 
 
 def _own_svd(full_matrices: bool, x: Any, *_: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.linalg.svd(x[0], full_matrices=full_matrices))
+    # LAPACK says what is wrong with a matrix, or not: of infinity it returns finite
+    # vectors, and functions that drop small values would hide the NaN of S.
+    U, S, Vh = torch.linalg.svd(x[0], full_matrices=full_matrices)
+    return U if math.isfinite(S.sum().item()) else _marked(U, S), S, Vh
 
 
 def _own_eigh(x: Any, *_: Any) -> tuple[Tensor, ...]:
@@ -219,22 +222,14 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
         factors = by_memory.decomposition("svd", A, memory)
         if factors is not None:
             return factors
-    # Which also says what is wrong with a matrix, or not: of infinity it returns finite
-    # vectors, and functions that drop small values would hide the NaN of S.
+    # As in `_own_svd`, but no value is looked at.
     U, S, Vh = torch.linalg.svd(A, full_matrices=full_matrices)
-    if _are_finite(S):
-        return U, S, Vh
-    return U + (S - S).sum(dim=-1)[..., None, None], S, Vh
+    return _marked(U, S), S, Vh
 
 
-def _are_finite(S: Tensor) -> bool:
-    """Whether all numbers are known to be finite, by a sum on the CPU."""
-    if not S.is_cpu or not _is_eager():
-        return False
-    try:
-        return math.isfinite(S.sum().item())
-    except RuntimeError:  # batched by the older vmap of is_grads_batched
-        return False
+def _marked(U: Tensor, S: Tensor) -> Tensor:
+    """U with NaN where S has any."""
+    return U + (S - S).sum(dim=-1)[..., None, None]
 
 
 def eigh(A: Tensor) -> tuple[Tensor, ...]:

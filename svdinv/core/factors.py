@@ -78,6 +78,8 @@ Method: TypeAlias = Literal["auto", "svd", "gram", "matmul"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 
+Decomposition: TypeAlias = Callable[[Array], tuple[Array, Array, Array]]
+
 
 def check_method(method: str) -> None:
     """Raise ValueError unless `method` is one of the accepted values."""
@@ -132,16 +134,26 @@ def factorise(
 
 
 def cheapest(
-    A: Array, function: SpectralFunction, tau: Any, relative: bool, xp: Namespace
+    A: Array,
+    function: SpectralFunction,
+    tau: Any,
+    relative: bool,
+    xp: Namespace,
+    svd: Decomposition | None = None,
 ) -> SVDFactors | GramFactors:
-    """Factors of A without kernels for its SVD, by what is accurate enough."""
+    """Factors of A without kernels for its SVD, by what is accurate enough.
+
+    `svd` is the thin SVD of the framework itself, by default `xp.linalg.svd`.
+    """
     found = _cheaper(A, function, tau, relative, xp)
-    return _decomposed(A, False, xp) if found is None else found
+    return _decomposed(A, False, xp, svd) if found is None else found
 
 
-def _decomposed(A: Array, quick: bool, xp: Namespace) -> SVDFactors:
+def _decomposed(
+    A: Array, quick: bool, xp: Namespace, svd: Decomposition | None = None
+) -> SVDFactors:
     """Factors by an SVD, by kernels if `quick`."""
-    U, S, Vh = xp.linalg.svd(A, full_matrices=False)
+    U, S, Vh = xp.linalg.svd(A, full_matrices=False) if svd is None else svd(A)
     m, n = known_shape(A)[-2:]
     large = (m or 0) * (n or 0) > MOST_REPAIRED_ELEMENTS  # if both are known
     if quick or large or eps(A, xp) <= SINGLE or 0 in known_shape(A):

@@ -193,6 +193,11 @@ def _strides(
     return (matrix, row, column), True
 
 
+def _arrays(x: Any, memory: Memory) -> list[Any]:
+    """Shapes and dtypes of arrays, which may be None."""
+    return [None if t is None else Array(tuple(t.shape), memory.dtype(t)) for t in x]
+
+
 class _Factorised:
     """Factors of matrices whose SVD is not by a kernel, or a map of them.
 
@@ -200,10 +205,11 @@ class _Factorised:
     between.
     """
 
-    def __init__(self, operation: Any, A: Array) -> None:
-        self._operation = operation
+    def __init__(self, operation: Any, A: Array, svd: Any) -> None:
+        self._operation, self._svd = operation, svd
         tall = plan(Tall("gram"), (A,))
         self._steps: dict[str, _Prepared] | None = {} if tall else None
+        self._maps: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, x: Any, memory: Memory, xp: Namespace) -> Any:
         A, tau = x
@@ -211,11 +217,23 @@ class _Factorised:
         known = f.function, tau, f.relative
         factors = None if self._steps is None else self._tall(A, known, memory, xp)
         if factors is None:
-            factors = cheapest(A, *known, xp)
+            svd = self._svd and (lambda A: self._svd((A,)))
+            factors = cheapest(A, *known, xp, svd)
         if not isinstance(f, Apply):
             return factors
-        mapped = (RelativeMap if f.relative else Map)(f.function, type(factors))
-        return value(mapped, (A, tau, *factors), memory, xp)
+        key = type(factors), memory.key(factors)
+        if key not in self._maps:
+            self._maps[key] = self._map(type(factors), (A, tau, *factors), memory)
+        return self._maps[key]((A, tau, *factors), memory, xp)
+
+    def _map(self, kind: type, x: Any, memory: Memory) -> Callable[..., Any]:
+        """Prepare the map of factors of a kind, in memory as those in `x`."""
+        f = self._operation
+        mapped = (RelativeMap if f.relative else Map)(f.function, kind)
+        found = plan(mapped, _arrays(x, memory))
+        if found is not None:
+            return _Prepared(found, x, memory)
+        return lambda x, memory, xp: mapped.value(x, xp)
 
     def _tall(
         self, A: Any, known: tuple[Any, Any, Any], memory: Memory, xp: Namespace
@@ -230,8 +248,7 @@ class _Factorised:
     def _step(self, name: str, x: Any, memory: Memory) -> Any:
         steps: Any = self._steps
         if name not in steps:
-            arrays = [Array(tuple(t.shape), memory.dtype(t)) for t in x]
-            found: Any = plan(Tall(name), arrays)
+            found: Any = plan(Tall(name), _arrays(x, memory))
             steps[name] = _Prepared(found, x, memory)
         return steps[name](x, memory, None)
 
@@ -258,9 +275,7 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
     try:
         prepared = _prepared[key]
     except (KeyError, TypeError):  # a user's function may have no hash
-        arrays: Any = [
-            None if t is None else Array(tuple(t.shape), memory.dtype(t)) for t in x
-        ]
+        arrays = _arrays(x, memory)
         found = _RULES[type(operation)](operation, arrays)
         # NumPy's own decompositions compute in double precision, and a second
         # derivative needs the same signs of singular vectors as they return.
@@ -269,14 +284,15 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
             found = None
         if found and isinstance(operation, _ITSELF) and prod(found.batch) == 1:
             found = found if kernels.outruns_lapack(found.m, found.n) else None
+        kept = may_be_kept(operation)
         automatic = isinstance(operation, Factorise) and operation.method == "auto"
         if found:
             prepared = _Prepared(found, x, memory)
-        elif automatic and not memory.in_double and 0 not in arrays[0].shape:
-            prepared = _Factorised(operation, arrays[0])
+        elif automatic and kept and not memory.in_double and 0 not in arrays[0].shape:
+            prepared = _Factorised(operation, arrays[0], memory.own(SVD()))
         else:
             prepared = memory.own(operation)
-        if may_be_kept(operation):
+        if kept:
             if len(_prepared) >= _MOST_PREPARED:
                 _prepared.clear()
             _prepared[key] = prepared
