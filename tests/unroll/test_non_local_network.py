@@ -14,6 +14,7 @@ import svdinv.unroll.networks.non_local as module
 from svdinv.unroll import manual
 from svdinv.unroll.algorithms.non_local import denoise_non_local, noise_deviation
 from svdinv.unroll.networks import TLR, NonLocal, Refined
+from svdinv.unroll.networks.lls import noise_of_kspace
 from svdinv.unroll.networks.weights import shapes
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.priors.patch_matching import Groups
@@ -270,6 +271,8 @@ def test_wrong_input_is_refused():
         ({"alone": True}, "alone needs exact=False, no network and no series"),
         ({"alone": True, "exact": False, "images": "series"}, "no network and no ser"),
         ({"images": "volume"}, "images must be 'image' or 'series', got 'volume'"),
+        ({"phase": -1.0, "images": "series"}, "phase must be 0 or more"),
+        ({"phase": 2.0}, "phase is of images='series'"),
         ({"network": TLR(), "images": "series"}, "images must be 'image' with network"),
         ({"network": TLR(channels=1)}, "with 3 channels"),
     ],
@@ -279,10 +282,11 @@ def test_wrong_options_are_refused(options, message):
         NonLocal(**options)
 
 
-@pytest.mark.parametrize("coils", [0, 2])
-def test_a_frame_of_kspace_takes_mask_and_maps(coils, tmp_path):
+@pytest.mark.parametrize(("coils", "phase"), [(0, 0.0), (2, 0.0), (2, 1.5)])
+def test_a_frame_of_kspace_takes_mask_and_maps(coils, phase, tmp_path):
     generator = torch.Generator().manual_seed(3)
-    net = network(replace(NOISY, images="series", channels=1, data_steps=2))
+    frame = replace(NOISY, images="series", channels=1, data_steps=2, phase=phase)
+    net = network(frame)
     assert net.recipe.axes == "B T H W"
     truth = torch.randn(2, 1, 12, 11, generator=generator, dtype=torch.complex128)
     mask = torch.rand(2, 1, 12, 11, generator=generator) < 0.6
@@ -310,6 +314,48 @@ def test_a_frame_of_kspace_takes_mask_and_maps(coils, tmp_path):
     more = torch.cat([y, y], 1), torch.cat([mask, mask], 1), *given[1:]
     with pytest.raises(ValueError, match="must have 1 channels"):
         net(*more)
+
+
+def test_formula_without_phase():
+    """Real and imaginary part, each in the groups of both, of a frame without it."""
+    recipe = replace(NOISY, steps=1, images="series", channels=1, phase=1.5)
+    net = network(recipe)
+    cell = net.cells[0]
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(1, 1, 17, 16, generator=generator, dtype=torch.complex128)
+    A = MRI(torch.ones(1, 1, 17, 16, dtype=torch.bool))
+    found = net(Problem(A(x), A))[0]
+
+    line = (-((torch.arange(-4, 5) / 1.5) ** 2) / 2).exp().double()
+    window = (line[:, None] * line)[None, None]
+    local = [torch.conv2d(part, window, padding=4) for part in (x.real, x.imag)]
+    turn = torch.exp(-1j * torch.complex(*local).angle())[0]
+    plain = torch.view_as_real(x[0] * turn)[0].permute(2, 0, 1)
+    groups = Groups(plain, patch=3, stride=2, count=9, reach=4)
+    whole = groups.cut(plain)
+    contrast = (whole - whole.mean(-2, keepdim=True)).square().sum((-2, -1)) / 81
+    noise = (noise_of_kspace(A(x), A, torch.zeros(1).double()) + 1e-4).log() + 4.5
+    power = cell.group_0_tau_0 + cell.group_0_contrast * (
+        0.5 * (contrast + 1e-6).log() + 3
+    )
+    power = power + cell.group_0_noise * noise
+    power = power + cell.group_0_density * (math.log(1.02) + 1.2)
+    parts = []
+    for k in (0, 1):
+        G = whole[..., 9 * k : 9 * k + 9]
+        tau = (power + k * cell.group_0_imaginary).exp()[:, None]
+        U, S, Vh = torch.linalg.svd(G, full_matrices=False)
+        kept = U @ torch.diag_embed(tau * log_sum(S / tau, 0.25, 0.002)) @ Vh
+        rank = kept.square().mean((-2, -1), keepdim=True) + 1e-6
+        lost = (G - kept).square().mean(-1, keepdim=True) + 1e-6
+        weight = rank**-cell.group_0_kept_power * lost**-cell.group_0_taken_power
+        # The prior's groups are of two channels.
+        both = groups.join(torch.cat([weight * kept] * 2, -1))
+        parts.append(both[0] / groups.join(weight.expand_as(whole))[0])
+    z = torch.complex(*parts) * turn.conj()
+    z = z + cell.group_0_push * (z - x[0])
+    mu = (-cell.group_0_trust - cell.group_0_trust_noise * noise).exp()
+    torch.testing.assert_close(found, (x[0] + mu * z) / (1 + mu))
 
 
 def test_more_steps_towards_the_data_explain_them_better():

@@ -57,6 +57,9 @@ CASES = {
         last=0.05,
     ),
     "NonLocal, coils": NonLocal(images="series", exact=False, **GROUPS),
+    "NonLocal, coils, phase": NonLocal(
+        images="series", exact=False, phase=1.0, **GROUPS
+    ),
     "SLR": SLR(**SMALL, sparsity=0.01),
     "LS, coils": LS(**SMALL),
     "T2LR": T2LR(**SMALL),

@@ -59,7 +59,14 @@ from svdinv.unroll.arrays import (
     sizes,
     times,
 )
-from svdinv.unroll.networks.functional import at_least, check_image, require
+from svdinv.unroll.networks.functional import (
+    at_least,
+    blur,
+    check_image,
+    require,
+    to_channels,
+    to_complex,
+)
 from svdinv.unroll.networks.lls import noise_of_kspace
 from svdinv.unroll.networks.recipe import (
     Layer,
@@ -135,6 +142,11 @@ class NonLocal(ImageOrSeriesRecipe):
     alone : bool
         Whether there is white noise alone, and all values are known: not with `exact`,
         nor behind a network, nor of series.
+    phase : float
+        Width in pixels of the Gaussian mean whose phase is taken out of complex images
+        before their groups are found, anew in each round: the real and the imaginary
+        part of what is left are of groups of their own. 0: complex groups of the image
+        as it is.
     first, last : float
         Deviations of noise that the first values of the thresholds take away, in the
         first and the last step, of images in [0, 1]; not used with `alone`.
@@ -153,6 +165,7 @@ class NonLocal(ImageOrSeriesRecipe):
     reach: int = 10
     exact: bool = True
     alone: bool = False
+    phase: float = 0.0
     first: float = 0.03
     last: float = 0.006
 
@@ -175,6 +188,9 @@ class NonLocal(ImageOrSeriesRecipe):
             raise ValueError("alone needs exact=False, no network and no series")
         for name in ("first", "last"):
             require(getattr(self, name) > 0, self, name, "positive")
+        require(self.phase >= 0, self, "phase", "0 or more")
+        if self.phase and self.images != "series":
+            raise ValueError("phase is of images='series'")
         if network is not None and self.images != "image":
             raise ValueError(f"images must be 'image' with network, got {self.images}")
         if network is not None:
@@ -228,9 +244,11 @@ class NonLocal(ImageOrSeriesRecipe):
         for step in range(self.rounds * self.steps):
             own = Part(layers, _label(step))
             if step % self.steps == 0:
-                index = self._found(x, xp)
-                told, noise = self._told(x, density, index, known, xp)
-            z = self._low_rank(x + u, told, index, own, xp)
+                turn = self._turn(x) if self.phase else None
+                plain = x if turn is None else x * turn
+                index = self._found(plain, xp)
+                told, noise = self._told(plain, density, index, known, xp)
+            z = self._parts_low_rank(x + u, turn, told, index, own, xp)
             z = z + times(own.push, z - x, xp)
             if self.alone and step == self.rounds * self.steps - 1:
                 return z
@@ -294,6 +312,19 @@ class NonLocal(ImageOrSeriesRecipe):
             numbers |= {"trust_noise": -2.0 if known > _PENALTY else 0.0}
         idle = ("keep", "gain") if step == total - 1 else ()
         return {name: x for name, x in numbers.items() if name not in idle}
+
+    def _turn(self, x: Array) -> Array:
+        """Return numbers of magnitude 1 that take the phase of its local mean from x.
+
+        No gradient goes through them.
+        """
+        guide = untraced(backend(x).stop_gradient(x))
+        xp = namespace(guide)
+        local = to_complex(blur(to_channels(guide, xp), self.phase), guide, xp)
+        size = xp.abs(local)
+        one = xp.ones_like(size)
+        unit = times(1 / xp.where(size > 0, size, one), xp.conj(local), xp)
+        return xp.where(size > 0, unit, cast_like(one, unit, xp))
 
     def _found(self, x: Array, xp: Namespace) -> Array:
         """Find the groups of each image: positions (B, groups, count)."""
@@ -361,7 +392,24 @@ class NonLocal(ImageOrSeriesRecipe):
 
     @property
     def _powers(self) -> tuple[str, ...]:
-        return ("spread" if self.alone else "density", "contrast", "noise")
+        facts = "spread" if self.alone else "density", "contrast", "noise"
+        return (*facts, "imaginary") if self.phase else facts
+
+    def _parts_low_rank(
+        self, x: Array, turn: Any, told: Array, index: Array, own: Any, xp: Namespace
+    ) -> Array:
+        """Apply `_low_rank`, with `turn` to real and imaginary part without phase."""
+        if turn is None:
+            return self._low_rank(x, told, index, own, xp)
+        parts = to_channels(x * turn, xp)
+        parts = xp.concat([parts[:, 0], parts[:, 1]], axis=0)
+        real_, whole = xp.zeros_like(told[:, :1]), namespace(index)
+        both = [xp.concat([told, real_ + k], axis=1) for k in (0, 1)]
+        index = whole.concat([index, index], axis=0)
+        z = self._low_rank(parts, xp.concat(both, axis=0), index, own, xp)
+        B = sizes(x, xp)[0]
+        z = to_complex(xp.stack([z[:B], z[B:]], axis=1), x, xp)
+        return z * xp.conj(turn)
 
     def _low_rank(
         self, x: Array, told: Array, index: Array, own: Any, xp: Namespace
