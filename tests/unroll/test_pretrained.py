@@ -144,9 +144,12 @@ def test_lines_of_a_real_heart_are_ahead_of_view_sharing():
     assert snr(case.truth, image) > snr(case.truth, shared) + 1
 
 
-@pytest.mark.parametrize("coils", [None, 4])
-def test_the_weights_for_one_frame_are_far_ahead_of_those_for_series(coils):
-    """On a heart that neither saw, a quarter of its k-space with noise."""
+@pytest.mark.parametrize(("coils", "least"), [(None, 22.5), (4, 25.0)])
+def test_the_weights_for_one_frame_are_far_ahead_of_those_for_series(coils, least):
+    """On a heart that neither saw, a quarter of its k-space with noise.
+
+    Groups of complex patches make 21.0 and 24.2 dB.
+    """
     series = unseen_series(3, frames=1, size=64)
     options = CineOptions(mask="radial", acceleration=4, coils=coils, noise=0.01)
     task = Cine()
@@ -157,7 +160,7 @@ def test_the_weights_for_one_frame_are_far_ahead_of_those_for_series(coils):
         snr(series, apply(pretrained.load(name), task, case).image)
         for name in (name, "cine")
     )
-    assert one > other + 2
+    assert one > max(other + 2, least)
 
 
 @pytest.mark.parametrize("noise", [None, 0.01])

@@ -17,7 +17,9 @@ Data with noise are not put back. Then the last but one line is, as the method h
 
 and the penalty of a group is the logarithmic one, of G with its mean and with one
 threshold for all singular values. Of k-space mu knows the noise, which its outer
-samples tell.
+samples tell. Where the phase of a frame is smooth, that of its local mean is taken out
+first, and real and imaginary part have thresholds of their own: the imaginary part of
+what is left is hardly more than errors.
 
 Learned are the thresholds, each for its singular value and as a power of what a group
 tells: the part of its values that is measured, its contrast, and the least contrast of
@@ -300,6 +302,7 @@ class NonLocal(ImageOrSeriesRecipe):
         way = step / max(1, total - 1)
         deviation = self.first * (self.last / self.first) ** way
         largest = deviation * (math.sqrt(size) + math.sqrt(self.count))
+        largest *= math.sqrt(0.5) if self.phase else 1.0  # half of the noise each
         numbers = dict.fromkeys((*self._powers, "kept_power", "taken_power"), 0.0)
         if self.exact:
             shape = [0.35 + 0.65 * k / max(1, values - 1) for k in range(values)]
