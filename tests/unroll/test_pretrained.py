@@ -11,7 +11,6 @@ from svdinv.unroll.metrics import snr
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.tasks.cine.baselines import view_sharing, zero_filled
 from svdinv.unroll.tasks.cine.hearts import heart_series
-from svdinv.unroll.tasks.cine.kspace import MASKS
 from svdinv.unroll.tasks.cine.task import Cine, CineOptions
 from svdinv.unroll.tasks.cine.training import unseen_series
 from svdinv.unroll.tasks.colour.task import (
@@ -87,7 +86,7 @@ def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():
 def test_low_rank_of_groups_is_ahead_of_what_it_stands_behind():
     """On a crop that it never saw; and what was learned, of where it began."""
     name = "motorcycle_left"
-    case = sampled(name, centre_crop(photograph(name), 96), 0.4, seed=0)
+    case = sampled(name, centre_crop(photograph(name), 64), 0.4, seed=0)
     learned = pretrained.load("colour-groups")
     inside, first = pretrained.load("colour"), Network(learned.recipe, seed=0)
     first.load_state_dict(first.state_dict() | inside.state_dict())
@@ -102,7 +101,7 @@ def test_low_rank_of_groups_is_ahead_of_what_it_stands_behind():
 def test_the_weights_for_noise_are_ahead_of_what_is_less_learned():
     """In the mean of crops that they never saw, told no noise."""
     gains = []
-    for name in ("astronaut", "rocket", "immunohistochemistry", "motorcycle_left"):
+    for name in ("rocket", "motorcycle_left"):
         given = InputImage(name, channels_first(centre_crop(photograph(name), 128)))
         case = Colour().measure(given, ColourOptions(rate=1.0, noise=25 / 255))
         images = (
@@ -174,9 +173,9 @@ def test_one_frame_of_several_coils_has_weights_by_its_noise(noise):
 def test_mirrored_views_of_one_frame():
     series, task = unseen_series(3, frames=1, size=32), Cine()
     case = task.measure(InputImage("heart", series), CineOptions(mask="radial"))
-    network = pretrained.load("frame")
-    for turned, *_ in list(task.views(case))[-2:]:  # mirrored, and turned too
-        assert apply(network, task, turned).image.shape == series.shape
+    *_, (turned, _) = task.views(case)  # the last is mirrored, and turned too
+    image = apply(pretrained.load("frame"), task, turned).image
+    assert image.shape == series.shape
 
 
 def test_series_have_weights_of_their_own():
@@ -188,7 +187,7 @@ def test_series_have_weights_of_their_own():
     assert task.suits_network(case, pretrained.load("cine").recipe)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("mask", ["radial", "vista"])
 def test_the_weights_for_series_are_far_ahead_of_their_own_start(mask):
     """On a heart that they never saw."""
     series = unseen_series(3, frames=8, size=64)
