@@ -77,12 +77,13 @@ def value(operation: Operation, x: Any, xp: Any) -> Any:
     """Compute an operation by a kernel, or else by its own array functions."""
     arrays = [None if t is None else Array(t.shape, t.dtype.name) for t in x]
     found = plan(operation, arrays) if is_loaded() else None
-    if (
-        isinstance(operation, Map | RelativeMap)
-        and found
-        and found.m * found.n > _MOST_MAPPED
-    ):
-        found = None
+    if found:
+        mapped = isinstance(operation, Map | RelativeMap)
+        large = mapped and found.m * found.n > _MOST_MAPPED
+        # For a kernel XLA gathers a matrix that is spread over devices.
+        alone = prod(found.batch) == 1
+        if large or (alone and kernels.suits_alone(found.kind, found.m, found.n)):
+            found = None
     return operation.value(x, xp) if found is None else _called(found, x, xp)
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "run",
     "run_address",
     "status",
+    "suits_alone",
     "supports",
     "tall_blocks",
     "variants",
@@ -188,6 +189,13 @@ def supports(
     many = (batch >= _LEAST_BATCH) & (long <= least(batch, _MOST_SLENDER) * short)
     some = (m * n <= _SOME_ELEMENTS) & (long <= _SLENDER * short)
     return fits & (many | some | (m * n <= _FEW_ELEMENTS))
+
+
+def suits_alone(kind: str, m: int, n: int) -> bool:
+    """Whether a kernel takes a matrix of that size only because it is alone."""
+    lanes = min(m, n) <= _LARGEST and m * n <= _MOST_ELEMENTS
+    lanes = lanes and m * n * min(m, n) <= _MOST_WORK
+    return kind in _OF_PRODUCTS and not lanes
 
 
 def outruns_lapack(m: int, n: int) -> bool:

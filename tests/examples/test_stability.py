@@ -126,7 +126,7 @@ def test_an_untrained_prior_is_fitted_as_by_svdinv_fit(
         raise ValueError("seen enough")
 
     monkeypatch.setattr(program, "untrained_method", refuse)
-    monkeypatch.setattr("svdinv.cli.fit._fitted", refuse)
+    monkeypatch.setattr("svdinv.unroll.untrained.Fitting", refuse)
     options = ("--prior", prior, "--iterations", "1000", "--output", str(tmp_path))
     with pytest.raises(SystemExit, match="2"):
         main([*source.split(), *options])

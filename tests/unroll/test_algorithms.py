@@ -16,10 +16,10 @@ from svdinv.unroll.algorithms import (
     GradientDescent,
     LowRankPlusSparse,
     conjugate_gradients,
-    loops,
     solve,
 )
 from svdinv.unroll.arrays import namespace, times
+from svdinv.unroll.networks import lls
 from svdinv.unroll.operators import (
     MRI,
     Dense,
@@ -438,7 +438,7 @@ def test_the_same_in_every_framework(name, dtype):
     framework = Framework(name)
     with framework.double():
         x = framework.array(values(dtype))
-        last, before = loops.iterate(partial(body, []), (x, x), ROWS)
+        last, before = lls.iterate(partial(body, []), (x, x), ROWS)
         assert framework.numpy(last).dtype == dtype
         tolerance = 1e-5 if dtype == "complex64" else 1e-13
         np.testing.assert_allclose(
@@ -451,7 +451,7 @@ def test_the_same_in_every_framework(name, dtype):
 def test_few_rows_are_no_loop(rows):
     calls = []
     x = values("complex128")
-    last, _ = loops.iterate(partial(body, calls), (x, x), rows)
+    last, _ = lls.iterate(partial(body, calls), (x, x), rows)
     assert calls == [beta for beta, _ in rows]
     assert (last is x) == (not rows)
 
@@ -461,7 +461,7 @@ def test_jax_traces_the_body_once_and_differentiates_it():
     calls = []
 
     def size(x):
-        last, _ = loops.iterate(partial(body, calls), (x, x), ROWS)
+        last, _ = lls.iterate(partial(body, calls), (x, x), ROWS)
         return (abs(last) ** 2).sum()
 
     with jax.enable_x64(True):
@@ -486,7 +486,7 @@ def test_a_graph_of_tensorflow_holds_the_body_once_and_differentiates_it(known):
     def gradient(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            last, _ = loops.iterate(partial(body, calls), (x, x), ROWS)
+            last, _ = lls.iterate(partial(body, calls), (x, x), ROWS)
             size = tf.reduce_sum(tf.abs(last) ** 2)
         return tape.gradient(size, x), last
 
