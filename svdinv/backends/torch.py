@@ -199,8 +199,7 @@ def _by_kernel(operation: Operation, *x: Any) -> Any:
     # Forward mode is nothing that `memory.key` sees.
     if forward_ad._current_level >= 0 or _is_recorded(x):
         return None
-    with without_autocast(x[0]):
-        return by_kernel(operation, x, memory, xp)
+    return by_kernel(operation, x, memory, xp)
 
 
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
@@ -259,11 +258,10 @@ class TorchBackend(Backend):
 
     def evaluate(self, operation: Operation, *x: Any) -> Any:
         x = tuple(t if t is None else t.detach() for t in x)
-        with without_autocast(x[0]):
-            y = by_kernel(operation, x, memory, xp)
-            if y is None:
-                with torch.no_grad():
-                    y = value(operation, x, None, xp)
+        y = by_kernel(operation, x, memory, xp)
+        if y is None:
+            with torch.no_grad(), without_autocast(x[0]):
+                y = value(operation, x, None, xp)
         return y
 
     def asarray(self, x: Any, name: str) -> Tensor:

@@ -324,18 +324,18 @@ def _is_usual(S: Array, xp: Namespace) -> bool:
 
 def of_tall(
     A: Array,
-    values: tuple[Array, Array, Array],
+    S: Array,
+    V: Array,
     vectors: Callable[[], Array],
     function: SpectralFunction,
     tau: Any,
     relative: bool,
     xp: Namespace,
 ) -> SVDFactors | GramFactors | None:
-    """Factors of tall or wide A from `tall_values`, if they are accurate enough.
+    """Factors of tall or wide A, if S and V of `tall_values` are accurate enough.
 
     `vectors` computes those of the longer side, as `tall_vectors`.
     """
-    S, V, _ = values
     known = function, tau, relative
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
     elements = math.prod(A.shape)
@@ -376,7 +376,8 @@ def _cheaper(
     if any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None:
         return _cheaper_unseen(A, values, *known, xp)
     if values is not None:
-        found = of_tall(A, values, lambda: xp.tall_vectors(A, values[2]), *known, xp)
+        S, V, W = values
+        found = of_tall(A, S, V, lambda: xp.tall_vectors(A, W), *known, xp)
         if found is not None:
             return found
     cutoff = function.cutoff(tau, xp)

@@ -217,8 +217,7 @@ class _Factorised:
         known = f.function, tau, f.relative
         factors = None if self._steps is None else self._tall(A, known, memory, xp)
         if factors is None:
-            svd = self._svd and (lambda A: self._svd((A,)))
-            factors = cheapest(A, *known, xp, svd)
+            factors = cheapest(A, *known, xp, lambda A: self._svd((A,)))
         if not isinstance(f, Apply):
             return factors
         key = type(factors), memory.key(factors)
@@ -238,12 +237,12 @@ class _Factorised:
     def _tall(
         self, A: Any, known: tuple[Any, Any, Any], memory: Memory, xp: Namespace
     ) -> Any:
-        values = self._step("eigen", (A, *self._step("gram", (A,), memory)), memory)
+        S, V, W = self._step("eigen", (A, *self._step("gram", (A,), memory)), memory)
 
         def vectors() -> Any:
-            return self._step("product", (A, values[2]), memory)[0]
+            return self._step("product", (A, W), memory)[0]
 
-        return of_tall(A, values, vectors, *known, xp)
+        return of_tall(A, S, V, vectors, *known, xp)
 
     def _step(self, name: str, x: Any, memory: Memory) -> Any:
         steps: Any = self._steps
