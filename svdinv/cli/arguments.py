@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, get_args, get_type_hints
 
 from svdinv._missing import command
-from svdinv.unroll.plugins import naming
+from svdinv.unroll.plugins import naming, near
 
 if TYPE_CHECKING:
     from svdinv.unroll.problem import Problem
@@ -167,7 +167,6 @@ def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
 def _refuse_unknown(parser: Parser, word: str, tasks: list[str]) -> None:
     """Refuse a word before ``--help`` that is no task, image, weights or file."""
     from svdinv.unroll import pretrained
-    from svdinv.unroll.plugins import near
     from svdinv.unroll.tasks.registry import entry_of_file
 
     if word.startswith("-") or word in pretrained.names() or Path(word).exists():

@@ -17,7 +17,7 @@ from svdinv.unroll.formats.checks import FileError, reading
 from svdinv.unroll.formats.fastmri import holds_fastmri
 from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5, writing_hdf5
 from svdinv.unroll.formats.scans import Geometry
-from svdinv.unroll.formats.series import read_archive
+from svdinv.unroll.formats.series import names_in, read_archive
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry, entries
@@ -63,8 +63,16 @@ def write_problem(
 
 
 def measured_entry(path: str | Path) -> TaskEntry | None:
-    """Return the task of a file in the layout of `write_problem`, None for others."""
-    if Path(path).suffix.lower() not in (".npz", *HDF5_SUFFIXES):
+    """Return the task of a file in the layout of `write_problem`, None for others.
+
+    No array is read.
+    """
+    if Path(path).suffix.lower() == ".npz":  # which has no attributes
+        names = names_in(path)
+        measured = {"kspace", "mask"} <= names
+        known = (e for e in entries().values() if e.dataset in names)
+        return next(known) if measured else None
+    if Path(path).suffix.lower() not in HDF5_SUFFIXES:
         return None
     with _opened(path) as file:
         named = any(e.dataset in file for e in entries().values() if e.dataset)

@@ -69,20 +69,12 @@ def source_of(name: str | Path) -> Source:
     Raises ValueError if there is no task for it, or it is an HDF5 file that cannot be
     read; ImportError if it is one and h5py is missing.
     """
-    if Path(name).suffix.lower() in HDF5_SUFFIXES or _may_be_measured(Path(name)):
+    if Path(name).suffix.lower() in (".npz", *HDF5_SUFFIXES):
         from svdinv.unroll.tasks.measured_files import measured_entry
 
         if (entry := measured_entry(name)) is not None:
             return Source(name, entry, measured=True)
     return Source(name, entry_of_file(name))
-
-
-def _may_be_measured(path: Path) -> bool:
-    if path.suffix.lower() != ".npz":
-        return False
-    from svdinv.unroll.formats.series import names_in
-
-    return {"kspace", "mask"} <= names_in(path)
 
 
 def read_all(
