@@ -952,6 +952,26 @@ def test_what_the_gram_matrix_cannot_tell_is_left_to_the_svd(function):
         f(A)
 
 
+@pytest.mark.parametrize("shape", [(20, 9, 6), (6, 6), (500, 16)])
+def test_maps_without_a_gradient_leave_no_svd_to_the_framework(shape, monkeypatch):
+    """Kernels compute the factors for any function, where they do with a gradient."""
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+
+    A = torch.randn(shape)
+    k, largest = min(shape[-2:]), torch.linalg.matrix_norm(A, 2).max().item()
+    functions = [
+        partial(st.svt, tau=0.3 * largest),
+        partial(st.svt, tau=torch.linspace(0.1, 0.6, k).expand(*shape[:-2], k)),
+        partial(st.svht, tau=0.3 * largest),
+        partial(st.firm_threshold, tau=0.2 * largest, gamma=3.0),
+    ]
+    with_gradient = [f(A.clone().requires_grad_()) for f in functions]
+    monkeypatch.setattr(torch.linalg, "svd", None)
+    for f, expected in zip(functions, with_gradient, strict=True):
+        torch.testing.assert_close(f(A), expected.detach(), rtol=1e-5, atol=1e-5)
+
+
 def test_parameters_and_tensors_without_memory():
     """A torch.nn.Parameter goes to the kernels; what has no address does not."""
     torch = pytest.importorskip("torch")

@@ -285,6 +285,8 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
             found = found if kernels.outruns_lapack(found.m, found.n) else None
         kept = may_be_kept(operation)
         automatic = isinstance(operation, Factorise) and operation.method == "auto"
+        # Where no kernel computes a map in one call, one may compute the factors.
+        automatic = automatic and not _RULES[Factorise](operation, arrays)
         if found:
             prepared = _Prepared(found, x, memory)
         elif automatic and kept and not memory.in_double and 0 not in arrays[0].shape:
