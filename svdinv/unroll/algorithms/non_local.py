@@ -41,7 +41,7 @@ DEVIATIONS = (0.3, 0.2, 0.12, 0.07, 0.045, 0.03, 0.02, 0.013, 0.008, 0.005)
 """Levels of noise that are tried, relative to the largest magnitude."""
 
 _PENALTY = 0.25  # in units of the mean eigenvalue of A^H A
-_GROUPS = ("patch", "stride", "count", "reach")
+_GROUPS = ("patch", "stride", "count", "reach", "phase")
 _ONE_CHANNEL = {"patch": 6, "count": 32}  # as many values as 4 x 4 pixels of colours
 _SHARE = 0.05  # of the data
 # Noise that a proximal operator takes away, of what there is: where groups overlap
@@ -94,14 +94,14 @@ def non_local_low_rank(
     cg_iterations : int
         As for `ADMM`.
     **groups
-        `patch`, `stride`, `count` and `reach` of `NonLocalLowRank`. Of one channel
-        the default is 6 pixels and 32 patches.
+        `patch`, `stride`, `count`, `reach` and `phase` of `NonLocalLowRank`. Of one
+        channel the default is 6 pixels and 32 patches.
 
     Returns
     -------
     iterator of array
-        The image after the iterations with each of the deviations. Whoever has enough
-        of them asks for no more.
+        The image after the iterations with each of the deviations, computed as the
+        iterator is consumed.
 
     Raises
     ------
@@ -192,6 +192,8 @@ def _threshold(prior: NonLocalLowRank, deviation: float) -> float:
     which there is nothing left.
     """
     values = prior.patch**2 * prior.guide.shape[-3]
+    if prior.phase:  # real and imaginary part have half of the variance each
+        deviation *= math.sqrt(0.5)
     return (deviation * (math.sqrt(values) + math.sqrt(prior.groups.count)) / 2) ** 2
 
 

@@ -14,13 +14,13 @@ from svdinv.unroll.arrays import (
     cast_like,
     check_count,
     count_up,
-    like,
     namespace,
     operators,
     sizes,
     zero_padded,
 )
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.priors.local_phase import blur, each_row, join_complex
 
 SCALES = (6.0, 2.0, 0.8)
 """Widths of the Gaussians in pixels, coarsest first: holes, then detail."""
@@ -60,12 +60,7 @@ def to_channels(x: Array, xp: Namespace) -> Array:
 
 def to_complex(channels: Array, x: Array, xp: Namespace) -> Array:
     """Two channels (B, 2, T, H, W) as complex numbers of the dtype of `x`."""
-    # Mixed precision gives channels of less precision than x.
-    channels = like(channels, xp.real(x), xp)
-    join = getattr(xp, "complex", None)
-    if join is not None:
-        return join(channels[:, 0], channels[:, 1])
-    return like(channels[:, 0], x, xp) + 1j * like(channels[:, 1], x, xp)
+    return join_complex(channels[:, 0], channels[:, 1], x, xp)
 
 
 def to_blocks(maps: Array, block: int, xp: Namespace) -> Array:
@@ -121,16 +116,7 @@ def doubled(maps: Array) -> Array:
     xp = namespace(maps)
     H, W = sizes(maps, xp)[-2:]
     down, right = (_between(n, maps, xp) for n in (H, W))
-    return _each_row(down @ maps, xp.matrix_transpose(right), xp)
-
-
-def _each_row(images: Array, matrix: Array, xp: Namespace) -> Array:
-    """Multiply the rows of images (..., H, W) by a matrix (W, n)."""
-    # One product of all rows: image by image it takes NumPy, with its gradient, up to
-    # 2.7 times as long, and TensorFlow 2.21 writes beyond its memory.
-    *before, W = sizes(images, xp)
-    _, n = sizes(matrix, xp)
-    return xp.reshape(xp.reshape(images, (-1, W)) @ matrix, (*before, n))
+    return each_row(down @ maps, xp.matrix_transpose(right), xp)
 
 
 def _between(size: int, like: Array, xp: Namespace) -> Array:
@@ -267,25 +253,3 @@ def normalised_fill(
         trust = weight / (weight + _ENOUGH) if rank else 1.0
         filled = filled + trust * (local - filled)
     return measured + (1 - mask) * filled
-
-
-def blur(images: Array, width: float) -> Array:
-    """Blur real images (..., H, W) by a Gaussian, with zeros around them.
-
-    An impulse becomes a bell of sum 1, cut off at three of the standard deviations in
-    pixels, `width`.
-    """
-    xp = namespace(images)
-    rows, columns = (_bells(n, width, images, xp) for n in sizes(images, xp)[-2:])
-    return _each_row(rows @ images, columns, xp)
-
-
-def _bells(size: int, width: float, like: Array, xp: Namespace) -> Array:
-    """Matrix of a blur along one axis: a bell around every pixel."""
-    pixels = count_up(size, like, xp)
-    distance = pixels[:, None] - pixels[None, :]
-    radius = max(1, round(3 * width))
-    offsets = range(-radius, radius + 1)
-    total = sum(math.exp(-((i / width) ** 2) / 2) for i in offsets)
-    bell = xp.exp(-((distance / width) ** 2) / 2) / total
-    return xp.where(xp.abs(distance) <= radius, bell, xp.zeros_like(bell))

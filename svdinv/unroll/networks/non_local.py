@@ -63,7 +63,6 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.networks.functional import (
     at_least,
-    blur,
     check_image,
     require,
     to_channels,
@@ -82,6 +81,7 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
 from svdinv.unroll.operators import MRI, Operator, Sampling
 from svdinv.unroll.operators.wrapped import OnHost
+from svdinv.unroll.priors.local_phase import conjugate_phase
 from svdinv.unroll.priors.patch_matching import (
     alike,
     folded,
@@ -246,7 +246,7 @@ class NonLocal(ImageOrSeriesRecipe):
         for step in range(self.rounds * self.steps):
             own = Part(layers, _label(step))
             if step % self.steps == 0:
-                turn = self._turn(x) if self.phase else None
+                turn = conjugate_phase(x, self.phase) if self.phase else None
                 plain = x if turn is None else x * turn
                 index = self._found(plain, xp)
                 told, noise = self._told(plain, density, index, known, xp)
@@ -315,19 +315,6 @@ class NonLocal(ImageOrSeriesRecipe):
             numbers |= {"trust_noise": -2.0 if known > _PENALTY else 0.0}
         idle = ("keep", "gain") if step == total - 1 else ()
         return {name: x for name, x in numbers.items() if name not in idle}
-
-    def _turn(self, x: Array) -> Array:
-        """Return numbers of magnitude 1 that take the phase of its local mean from x.
-
-        No gradient goes through them.
-        """
-        guide = untraced(backend(x).stop_gradient(x))
-        xp = namespace(guide)
-        local = to_complex(blur(to_channels(guide, xp), self.phase), guide, xp)
-        size = xp.abs(local)
-        one = xp.ones_like(size)
-        unit = times(1 / xp.where(size > 0, size, one), xp.conj(local), xp)
-        return xp.where(size > 0, unit, cast_like(one, unit, xp))
 
     def _found(self, x: Array, xp: Namespace) -> Array:
         """Find the groups of each image: positions (B, groups, count)."""

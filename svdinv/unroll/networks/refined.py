@@ -21,7 +21,6 @@ from typing import Any
 from svdinv.unroll.arrays import Array, cast_like, namespace, sizes
 from svdinv.unroll.networks.functional import (
     at_least,
-    blur,
     check_features,
     folded,
     halved,
@@ -41,6 +40,7 @@ from svdinv.unroll.networks.recipe import (
 )
 from svdinv.unroll.networks.tlr import TLR
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.priors.local_phase import blur
 from svdinv.unroll.problem import Problem
 
 _WIDTH = 4.0  # of the local mean, in pixels
