@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--images", nargs="+")
     parser.add_argument("--levels", nargs="+", help="some of those that are printed")
     parser.add_argument("--tv", type=float, default=0.0, help="in the fits of mri")
+    parser.add_argument("--phase", type=float, default=0.0, help="of patches, for mri")
     parser.add_argument("--fit", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -173,7 +174,9 @@ def compared(options: argparse.Namespace, task, problem: Problem, seed: int) -> 
         if options.what == "denoising":
             image = denoise_non_local(problem.y)
         else:
-            image = best_non_local(replace(problem, truth=None), seed=seed).image
+            groups = {"phase": options.phase} if options.what == "mri" else {}
+            blind = replace(problem, truth=None)
+            image = best_non_local(blind, seed=seed, **groups).image
         found["non-local low rank"] = decibels(image)
         found["its seconds"] = time.monotonic() - began
     if not options.fit:

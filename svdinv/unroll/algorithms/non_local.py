@@ -357,8 +357,8 @@ def denoise_non_local(
     iterations : int
         How often groups are found, and thresholded.
     **groups
-        `patch`, `stride`, `count` and `reach` of `NonLocalLowRank`; the stride is 3
-        here. Of one channel the default is 6 pixels and 32 patches.
+        `patch`, `stride`, `count`, `reach` and `phase` of `NonLocalLowRank`; the
+        stride is 3 here. Of one channel the default is 6 pixels and 32 patches.
 
     Returns
     -------
