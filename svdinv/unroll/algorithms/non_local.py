@@ -82,13 +82,13 @@ def non_local_low_rank(
         First image; by default that of `Operator.approximate_inverse`, or the
         multiple of it that is nearest to the data.
     deviations : sequence of float
-        What is taken for noise in the image before each proximal operator, relative to
-        the largest magnitude of an image that explains the data roughly: singular
-        values that such noise has are taken away. Larger ones first.
+        Standard deviations of the noise that the proximal operators remove from the
+        image, relative to the largest magnitude of an image that roughly fits the
+        data: singular values up to the largest of such noise become 0. Largest first.
     noise : float
         Standard deviation of the noise in the data, where they have weight one; of
-        complex data, of both parts together. The penalty of ADMM goes by it, so that
-        the last image explains the data about as well as that.
+        complex data, of both parts together. It sets the penalty of ADMM, so that the
+        residual of the last image is about that large.
     iterations : int
         Iterations with each of them, and with the same groups.
     cg_iterations : int
@@ -106,15 +106,15 @@ def non_local_low_rank(
     Raises
     ------
     TypeError
-        If the fidelity is another, the operator not linear, or groups have no such
-        option.
+        If the fidelity is not `L2`, the operator is not linear, or an option of groups
+        is unknown.
     ValueError
-        If it is of several images, data are not finite, deviations or iterations are
-        none, `noise` is negative, or as `NonLocalLowRank`.
+        If the problem has several images, data are not finite, there is no deviation
+        or iteration, `noise` is negative, or as `NonLocalLowRank`.
     """
     _check_noise(noise)
-    given = tuple(float(deviation) for deviation in deviations)
-    if not given or not all(0 < deviation < math.inf for deviation in given):
+    levels = tuple(float(deviation) for deviation in deviations)
+    if not levels or not all(0 < level < math.inf for level in levels):
         raise ValueError(f"deviations must be positive numbers, got {deviations!r}")
     check_count("iterations", iterations, 1)
     problem = problem.only_measured()
@@ -126,7 +126,7 @@ def non_local_low_rank(
     _check_axes("the image of the problem", shape[-3:] if len(shape) == 4 else shape)
     admm = ADMM(cg_iterations=cg_iterations, batch_axes=len(shape) - 3)
     state = admm.start(problem, start if x0 is None else x0)
-    # The multiple that is nearest to the data, whatever the norm of A.
+    # The multiple of the image that is nearest to the data: A may have any norm.
     seen = problem.A.forward(start)
     energy = as_float(inner(seen, seen))
     scale = as_float(inner(seen, problem.A.project_to_samples(problem.y))) / (
@@ -140,12 +140,12 @@ def non_local_low_rank(
     least = _PENALTY * _mean_curvature(problem, start)
 
     def stages(state: State, prior: NonLocalLowRank) -> Iterator[Array]:
-        for number, deviation in enumerate(given):
+        for number, deviation in enumerate(levels):
             prior = prior if number == 0 else _grouped(state["x"], groups)
-            taken = deviation * largest
-            tau = _threshold(prior, taken)
-            # The quotient of the noise that the data have and that taken away.
-            beside = (_BESIDE_DATA * noise / taken) ** 2 if taken else 0.0
+            removed = deviation * largest
+            tau = _threshold(prior, removed)
+            # Noise in the data over the noise that the proximal operator removes.
+            beside = (_BESIDE_DATA * noise / removed) ** 2 if removed else 0.0
             steps = {"penalty": max(least, beside), "dual_step": 1.0}
             for _ in range(iterations):
                 state = admm.iterate(state, problem, partial(_prox, prior, tau), steps)
@@ -176,8 +176,8 @@ def _grouped(x: Array, groups: Mapping[str, Any]) -> NonLocalLowRank:
 def _mean_curvature(problem: Problem, x: Array) -> float:
     """Estimate the mean eigenvalue of the data term's second derivative.
 
-    By one random image (Hutchinson, 1989). The largest eigenvalue says nothing of
-    operators such as line integrals, of which most are a thousandth of it.
+    With one random image (Hutchinson, 1989). The largest eigenvalue is no substitute:
+    most eigenvalues of line integrals are a thousandth of it.
     """
     xp, rng = namespace(x), np.random.default_rng(0)
     v = cast_like(rng.choice([-1.0, 1.0], tuple(x.shape)), x, xp)
@@ -188,8 +188,8 @@ def _mean_curvature(problem: Problem, x: Array) -> float:
 def _threshold(prior: NonLocalLowRank, deviation: float) -> float:
     """Return the threshold tau that removes noise of a given deviation.
 
-    The largest singular value of noise (Davidson & Szarek, 2001) is 2 sqrt(tau), below
-    which there is nothing left.
+    Singular values below 2 sqrt(tau) become 0, which is the largest singular value of
+    such noise (Davidson & Szarek, 2001).
     """
     values = prior.patch**2 * prior.guide.shape[-3]
     if prior.phase:  # real and imaginary part have half of the variance each
@@ -216,11 +216,10 @@ def _prox(prior: NonLocalLowRank, tau: float, x: Array, step: Any) -> Array:
 
 
 class Best(NamedTuple):
-    """What `best_non_local` gives.
+    """Result of `best_non_local`.
 
-    The image; what was taken for noise at last, as in `deviations`; and the standard
-    deviation of the noise in the data that it took, 0 where leaving some out told of
-    none.
+    The image; its entry of `deviations`; and the standard deviation of the noise in the
+    data, as passed or estimated, 0 if no noise was found.
     """
 
     image: Array
@@ -243,30 +242,30 @@ def best_non_local(
     problem : Problem
         As for `non_local_low_rank`.
     score : callable, optional
-        What is to be large, of an image.
+        Quality of an image, such as its PSNR: the deviation with the largest is chosen.
     noise : float, optional
         Standard deviation of the noise in the data, where they have weight one: 1 if
-        the weights are inverse variances. Where it is known no score is needed, as the
-        last image is the one.
-        With neither, a twentieth of the data is left out at first, and the deviation is
-        that with which they are predicted with the least absolute error. If fitting
-        more makes that error larger again, the data have noise: it is estimated, and
-        the last image made with it is taken if it predicts as well.
+        the weights are inverse variances. With it and without `score` the image of the
+        last deviation is returned.
+        With neither, a twentieth of the data is left out first, and the deviation that
+        predicts these with the least mean absolute error is chosen. If that error rises
+        again at later deviations, the data have noise: it is estimated, and the image
+        of the last deviation with that estimate is returned if it predicts as well.
     seed : int
-        Of what is left out.
+        Seed of the choice of the data that are left out.
     **options
         Of `non_local_low_rank`.
 
     Returns
     -------
     Best
-        The image, and what was taken for noise.
+        The image, its deviation and the noise in the data.
 
     Raises
     ------
     TypeError, ValueError
-        As `non_local_low_rank`, if there are too few data to leave some out, or `x0`
-        is given where some are: it may know them.
+        As `non_local_low_rank`; and if data are to be left out, where these are too few
+        or `x0`, which may have been computed from them, is not None.
     """
     deviations = tuple(options.pop("deviations", DEVIATIONS))
 
@@ -306,16 +305,16 @@ def best_non_local(
         seen = (np.sqrt(np.mean(rest[of] ** 2)) for of in (held, measured & ~held))
         return float(rest[held].mean()), min(most, math.sqrt(math.prod(seen)))
 
-    # To the end: on the way the error may rise, and fall again.
+    # All deviations are tried, as the error may rise and fall again.
     found = [errors(x) for x in images(known, 0.0)]
     (least, _), end, level = min(found), int(np.argmin(found, axis=0)[0]), 0.0
     if found[-1][0] > _RISES * least:
-        # The first that is as good: later ones may have fitted noise by luck.
-        told = next(level for error, level in found if error <= _RISES * least)
-        *_, x = images(known, told)
+        # The first that is as good: later ones may have fitted some of the noise.
+        estimate = next(level for error, level in found if error <= _RISES * least)
+        *_, x = images(known, estimate)
         left, again = errors(x)
         if left <= _RISES * least:  # else it was the image's error
-            end, level = len(found) - 1, math.sqrt(told * again)
+            end, level = len(found) - 1, math.sqrt(estimate * again)
     image = next(islice(images(problem, level), end, None))
     return Best(image, deviations[end], level)
 
@@ -323,16 +322,16 @@ def best_non_local(
 def _most(data: NDArray[Any], weights: NDArray[Any]) -> float:
     """Return an upper bound for the standard deviation of Gaussian noise.
 
-    Of data that are multiplied by the roots of their weights. Whatever is under the
-    noise, no more of it lies near 0 than without (Anderson, 1955), but for what so
-    many draws differ. Data of 0 are none of it, such as those that were clipped.
+    The data are multiplied by the square roots of their weights. Adding any signal to
+    the noise does not increase the share of data near 0 (Anderson, 1955), apart from
+    sampling error. Data that are exactly 0, such as clipped ones, are left out.
     """
     some = data != 0
     sizes, weights = np.abs(data[some]), weights[some]
     if not sizes.size:
         return 0.0
     share = min(1.0, _NEAR + 2 * math.sqrt(_NEAR * (1 - _NEAR) / sizes.size))
-    # Data of little weight are near 0 for that alone.
+    # Data of small weight are near 0 whatever their noise.
     near = np.quantile(sizes, share, weights=weights, method="inverted_cdf")
     if np.iscomplexobj(data):
         return float(near) / math.sqrt(-math.log1p(-_NEAR))
@@ -350,12 +349,12 @@ def denoise_non_local(
     Parameters
     ----------
     y : array, shape (C, H, W)
-        Image with noise, real or complex, of any framework, whose values are known.
+        Image with noise, real or complex, of any framework, without missing values.
     noise : float, optional
         Standard deviation of the noise; of a complex image, of both parts together. By
         default that of `noise_deviation`.
     iterations : int
-        How often groups are found, and thresholded.
+        How often groups are found and thresholded.
     **groups
         `patch`, `stride`, `count`, `reach` and `phase` of `NonLocalLowRank`; the
         stride is 3 here. Of one channel the default is 6 pixels and 32 patches.
@@ -368,7 +367,8 @@ def denoise_non_local(
     Raises
     ------
     TypeError
-        If `y` is neither of floating point nor complex, or groups have no such option.
+        If `y` is neither real floating point nor complex, or an option of groups is
+        unknown.
     ValueError
         If `y` has other axes or is not finite, `noise` is negative, or as
         `noise_deviation` and `NonLocalLowRank`.
@@ -391,7 +391,7 @@ def denoise_non_local(
     if not deviation:
         return y
     xp = namespace(y)
-    # Squares of single precision end somewhere; and an offset is of no account.
+    # Scaled to magnitude 1, so that squares in single precision do not overflow.
     unit = as_float(xp.max(xp.abs(y)))
     y, deviation = times(1 / unit, y, xp), deviation / unit
     groups = {"epsilon": _EPSILON * deviation} | groups
@@ -421,7 +421,7 @@ def _denoised(
 
 
 def _finite(y: Array) -> NDArray[Any]:
-    """Convert an image to NumPy; raises an error if it is none."""
+    """Convert an image to NumPy, or raise the errors of `denoise_non_local`."""
     if not hasattr(y, "shape"):
         raise TypeError(f"y must be an array (C, H, W), got {type(y).__name__}")
     _check_axes("y", tuple(y.shape))
@@ -436,15 +436,15 @@ def _finite(y: Array) -> NDArray[Any]:
 def noise_deviation(y: Array) -> float:
     """Estimate the standard deviation of white noise in an image (C, H, W).
 
-    The image, of any framework, is real or complex; of a complex one it is that of both
-    parts together. The noise must be the same in all pixels and channels, and
-    independent: of a grey picture give one channel, and of one with an empty margin the
-    rest. Of few pixels, some hundred, a tenth of it may be missed.
+    The image, of any framework, is real or complex; the deviation of complex noise is
+    that of both parts together. The noise must be independent and have one deviation in
+    all pixels and channels: pass one channel of a grey picture, and leave out an empty
+    margin. With only some hundred pixels the estimate may be a tenth too small.
 
     The covariance of patches has the variance of the noise as its least eigenvalues,
     which are those whose mean is their median (Chen, Zhu & Heng, ICCV 2015).
 
-    Raises TypeError if `y` is neither of floating point nor complex, ValueError if it
+    Raises TypeError if `y` is neither real floating point nor complex, ValueError if it
     has other axes, too few pixels, or is not finite.
     """
     image = _finite(y)

@@ -11,28 +11,28 @@ alone. In each round the groups are found on the current image, and kept for som
     x = z + A^H (y - A z)               if need be several times
     u = k u + g (x - z)
 
-Data with noise are not put back. Then the last but one line is, as the method has it,
+Data with noise are not put back. The last line but one is then, as in the algorithm,
 
     x = argmin |A x - y|^2 + mu |x - (z - u)|^2     by conjugate gradients
 
 and the penalty of a group is the logarithmic one, of G with its mean and with one
-threshold for all singular values. Of k-space mu knows the noise, which its outer
-samples tell. Where the phase of a frame is smooth, that of its local mean is taken out
-first, and real and imaginary part have thresholds of their own: the imaginary part of
-what is left is hardly more than errors.
+threshold for all singular values. For k-space mu depends on the noise, which is
+estimated from the outer samples. With `phase` the phase of the local mean is removed
+first, and real and imaginary part have thresholds of their own: if the phase is smooth
+the imaginary part then holds little but errors.
 
-Learned are the thresholds, each for its singular value and as a power of what a group
-tells: the part of its values that is measured, its contrast, and the least contrast of
-the groups of the image, which is that of the noise; the weights of a patch, as powers
-of its group's contrast after the threshold and of what the threshold took from it; and
-p, mu, k and g.
+The learned numbers are the thresholds, one for each singular value, times learned
+powers of three features of a group: the part of its values that is measured, its
+contrast, and the least contrast of the groups of the image, an estimate of the noise;
+the weight of a patch, a product of powers of its group's contrast after the threshold
+and of what the threshold removed from the patch; and p, mu, k and g.
 
-Of white noise alone, of images of which all values are known, these are the steps of
+For images with white noise and no missing values, these are the steps of
 `svdinv.unroll.algorithms.non_local.denoise_non_local` (WNNM, Gu, Zhang, Zuo & Feng,
-CVPR 2014), of groups without their mean. In the place of the part that is measured a
-group tells over how many singular values it is spread, and the noise is what
-`noise_deviation` finds in the data. There is no u, and the last image is z. No gradient
-goes through which patches are a group's: the positions are whole numbers.
+CVPR 2014), applied to groups without their mean. The first feature is then the number
+of singular values over which a group is spread, and the noise is estimated by
+`noise_deviation`. There is no u, and the last image is z. No gradient passes through
+the choice of the patches of a group: their positions are integers.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ _EPSILON, _QUIET = 0.002, 1e-4
 @register
 @dataclass(frozen=True, kw_only=True)
 class NonLocal(ImageOrSeriesRecipe):
-    """Steps of low rank of groups of patches, behind a network or alone.
+    """Unrolled low rank of groups of similar patches, behind a network or alone.
 
     Images are (B, C, H, W), real or complex, at least a patch high and wide, of an
     operator with a norm of about 1 at most, which is a mask unless `images` or the
@@ -121,7 +121,7 @@ class NonLocal(ImageOrSeriesRecipe):
     cells : int
         Those of `network`, or 1; 0, the default, is filled in.
     network : Recipe, optional
-        What gives the first image: with `channels`. Without one that is ``A^H y``.
+        Network of the first image, with as many `channels`; by default ``A^H y``.
     images : {"image", "series"}
         Images sampled by a mask; or complex series (B, T, H, W) measured by MRI, from
         mask and coil maps, of `channels` frames: not with `network`. With an operator
@@ -133,25 +133,24 @@ class NonLocal(ImageOrSeriesRecipe):
     steps : int
         Steps with the same groups.
     data_steps : int
-        Steps towards the data after each of these, of conjugate gradients if they have
-        noise: one will do for an operator with singular values 0 and 1, such as a mask,
-        and several coils want some more.
+        Steps towards the data after each of these, of conjugate gradients with
+        ``exact=False``: one suffices for an operator whose singular values are 0 and 1,
+        such as a mask; several coils need more.
     patch, stride, count, reach : int
         As for `svdinv.unroll.priors.patch_matching.Groups`.
     exact : bool
         Whether the data have no noise, and are put back. Otherwise mu at the top of
         this module is learned, and a power of the noise.
     alone : bool
-        Whether there is white noise alone, and all values are known: not with `exact`,
-        nor behind a network, nor of series.
+        Whether images have white noise and no missing values: not with `exact`, behind
+        a network, or for series.
     phase : float
-        Width in pixels of the Gaussian mean whose phase is taken out of complex images
-        before their groups are found, anew in each round: the real and the imaginary
-        part of what is left are of groups of their own. 0: complex groups of the image
-        as it is.
+        Standard deviation in pixels of the Gaussian mean whose phase is removed from
+        complex images before their groups are found, in each round; real and imaginary
+        part are then grouped on their own. With 0 groups are of complex patches.
     first, last : float
-        Deviations of noise that the first values of the thresholds take away, in the
-        first and the last step, of images in [0, 1]; not used with `alone`.
+        Standard deviations of the noise that the initial thresholds remove, in the
+        first and the last step, for images in [0, 1]; not used with `alone`.
     """
 
     cells: int = 0
@@ -246,11 +245,11 @@ class NonLocal(ImageOrSeriesRecipe):
         for step in range(self.rounds * self.steps):
             own = Part(layers, _label(step))
             if step % self.steps == 0:
-                turn = conjugate_phase(x, self.phase) if self.phase else None
-                plain = x if turn is None else x * turn
-                index = self._found(plain, xp)
-                told, noise = self._told(plain, density, index, known, xp)
-            z = self._parts_low_rank(x + u, turn, told, index, own, xp)
+                rotation = conjugate_phase(x, self.phase) if self.phase else None
+                plain = x if rotation is None else x * rotation
+                index = self._positions(plain, xp)
+                features, noise = self._features(plain, density, index, known, xp)
+            z = self._parts_low_rank(x + u, rotation, features, index, own, xp)
             z = z + times(own.push, z - x, xp)
             if self.alone and step == self.rounds * self.steps - 1:
                 return z
@@ -266,7 +265,7 @@ class NonLocal(ImageOrSeriesRecipe):
         return x
 
     def _noise(self, x: Array, problem: Problem) -> Array | None:
-        """Return the logarithm of the noise, less `_NOISE`, if the data tell it."""
+        """Estimate log(noise) - `_NOISE` (B,); None where the data do not allow it."""
         xp = namespace(x)
         if self.alone:
             return xp.log(noise_of_images(x)) - _NOISE
@@ -277,7 +276,7 @@ class NonLocal(ImageOrSeriesRecipe):
         return xp.log(found + _QUIET) - _NOISE
 
     def _explained(self, v: Array, problem: Problem, mu: Array) -> Array:
-        """Return the argmin of ``|A x - y|^2 + mu |x - v|^2``, or nearly so."""
+        """Approximate the argmin of ``|A x - y|^2 + mu |x - v|^2``."""
         A, xp = problem.A, namespace(v)
 
         def normal(x: Array) -> Array:
@@ -287,7 +286,7 @@ class NonLocal(ImageOrSeriesRecipe):
         return conjugate_gradients(normal, right, v, self.data_steps, batch_axes=1)
 
     def _numbers(self, step: int) -> dict[str, float]:
-        """Names and first values of the numbers that are learned in a step."""
+        """Names and initial values of the learned numbers of a step."""
         size = self.channels * self.patch**2
         values, total = min(size, self.count), self.rounds * self.steps
         if self.alone:
@@ -316,7 +315,7 @@ class NonLocal(ImageOrSeriesRecipe):
         idle = ("keep", "gain") if step == total - 1 else ()
         return {name: x for name, x in numbers.items() if name not in idle}
 
-    def _found(self, x: Array, xp: Namespace) -> Array:
+    def _positions(self, x: Array, xp: Namespace) -> Array:
         """Find the groups of each image: positions (B, groups, count)."""
         H, W = x.shape[-2:]
         if H is None or W is None or min(H, W) < self.patch:
@@ -351,12 +350,12 @@ class NonLocal(ImageOrSeriesRecipe):
             chosen = where[begin : begin + step] if total else where
             yield xp.reshape(gathered(rows, chosen), (-1, count, size)), chosen
 
-    def _told(
-        self, x: Array, density: Array, index: Array, quiet: Any, xp: Namespace
+    def _features(
+        self, x: Array, density: Array, index: Array, noise: Any, xp: Namespace
     ) -> tuple[Array, Array]:
-        """Return what groups tell, (B groups, 3), and the noise of images, (B,).
+        """Compute features of groups, (B groups, 3), and the noise of images, (B,).
 
-        The latter is `quiet`, unless that is None.
+        Logarithms less their means; `noise` is returned if it is not None.
         """
         squares, first = [], []
         for part, _ in self._parts(patches_of(x, self.patch), index, xp):
@@ -372,13 +371,13 @@ class NonLocal(ImageOrSeriesRecipe):
         square = xp.concat(squares, axis=0)
         B, groups = sizes(index, xp)[:2]
         each = xp.reshape(square, (B, groups))
-        # The harmonic mean goes by the least: flat groups, which hold noise alone.
+        # The harmonic mean is close to the least: that of flat groups of noise.
         least = -xp.log(xp.mean(1 / (each + _LEAST), axis=-1)) / 2 - _NOISE
-        least = least if quiet is None else quiet
-        noise = xp.reshape(least[:, None] + xp.zeros_like(each), (-1,))
+        noise = least if noise is None else noise
+        of_groups = xp.reshape(noise[:, None] + xp.zeros_like(each), (-1,))
         contrast = xp.log(square + _LEAST) / 2 - _CONTRAST
-        told = [xp.concat(first, axis=0), contrast, noise]
-        return xp.stack(told, axis=-1), least
+        features = [xp.concat(first, axis=0), contrast, of_groups]
+        return xp.stack(features, axis=-1), noise
 
     @property
     def _powers(self) -> tuple[str, ...]:
@@ -386,34 +385,40 @@ class NonLocal(ImageOrSeriesRecipe):
         return (*facts, "imaginary") if self.phase else facts
 
     def _parts_low_rank(
-        self, x: Array, turn: Any, told: Array, index: Array, own: Any, xp: Namespace
+        self,
+        x: Array,
+        rotation: Any,
+        features: Array,
+        index: Array,
+        own: Any,
+        xp: Namespace,
     ) -> Array:
-        """Apply `_low_rank`, with `turn` to real and imaginary part without phase."""
-        if turn is None:
-            return self._low_rank(x, told, index, own, xp)
-        parts = to_channels(x * turn, xp)
+        """Apply `_low_rank`; with `rotation`, to both parts of the rotated image."""
+        if rotation is None:
+            return self._low_rank(x, features, index, own, xp)
+        parts = to_channels(x * rotation, xp)
         parts = xp.concat([parts[:, 0], parts[:, 1]], axis=0)
-        real_, whole = xp.zeros_like(told[:, :1]), namespace(index)
-        both = [xp.concat([told, real_ + k], axis=1) for k in (0, 1)]
+        real_, whole = xp.zeros_like(features[:, :1]), namespace(index)
+        both = [xp.concat([features, real_ + k], axis=1) for k in (0, 1)]
         index = whole.concat([index, index], axis=0)
         z = self._low_rank(parts, xp.concat(both, axis=0), index, own, xp)
         B = sizes(x, xp)[0]
         z = to_complex(xp.stack([z[:B], z[B:]], axis=1), x, xp)
-        return z * xp.conj(turn)
+        return z * xp.conj(rotation)
 
     def _low_rank(
-        self, x: Array, told: Array, index: Array, own: Any, xp: Namespace
+        self, x: Array, features: Array, index: Array, own: Any, xp: Namespace
     ) -> Array:
         """Threshold the groups, and take the weighted mean of their patches."""
         values = min(index.shape[-1], self.channels * self.patch**2)
         values = values if self.exact else 1
         numbers = xp.stack([getattr(own, f"tau_{k}") for k in range(values)])
-        log_tau = cast_like(numbers, told, xp)
+        log_tau = cast_like(numbers, features, xp)
         way = count_up(values, log_tau, xp) / max(1, values - 1)
         tilts = [getattr(own, f"{n}_tilt") if self.exact else 0.0 for n in self._powers]
         powers = xp.stack(
             [
-                like(getattr(own, n), told, xp) + times(tilt, way, xp)
+                like(getattr(own, n), features, xp) + times(tilt, way, xp)
                 for n, tilt in zip(self._powers, tilts, strict=True)
             ]
         )
@@ -423,7 +428,7 @@ class NonLocal(ImageOrSeriesRecipe):
         total, first = 0.0, 0
         for part, chosen in self._parts(patches_of(x, self.patch), index, xp):
             some = part.shape[0]
-            facts = told if some is None else told[first : first + some]
+            facts = features if some is None else features[first : first + some]
             first += some or 0
             tau = xp.exp(log_tau + facts @ powers)
             mean: Any = 0.0
@@ -462,7 +467,7 @@ def _squares(x: Array, xp: Namespace) -> Array:
 
 
 def _spread(groups: Array, square: Array, xp: Namespace) -> Array:
-    """Logarithm of ``(sum s^2)^2 / sum s^4`` of groups, from 0 for rank 1; of flat 0.
+    """Logarithm of ``(sum s^2)^2 / sum s^4`` of groups: 0 for rank 1 or flat ones.
 
     `square` is the mean square of each group.
     """
@@ -490,7 +495,7 @@ def noise_of_images(x: Array) -> Array:
 
 
 def _density(A: Operator, x: Array, xp: Namespace) -> Array:
-    """Return 1 where a pixel is measured; everywhere, of what measures no pixels."""
+    """Return 1 where a pixel is measured, 0 elsewhere; without a pixel mask, ones."""
     ones = xp.ones_like(real(x, xp))
     A = getattr(A, "operator", A)  # of one that a tape records
     if not isinstance(A, Sampling):
