@@ -242,7 +242,7 @@ def test_low_rank_plus_sparse_tells_where_nothing_is_sparse():
     alone = cine_baselines.low_rank(problem)
     both = cine_baselines.low_rank_plus_sparse(problem)
     np.testing.assert_allclose(both.image, alone.image, atol=1e-3)
-    assert both.note == "best weights 3.2e-05, inf: nothing is sparse"
+    assert both.note == "best weights 3.2e-05, inf: no sparse part"
 
 
 def test_views_are_shared_in_k_space_alone(series):
