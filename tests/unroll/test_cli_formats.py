@@ -259,4 +259,4 @@ def test_a_mask_that_is_hidden_among_others(tmp_path, hearts, one_line, capsys):
         del file["mask"]
     capsys.readouterr()
     assert reconstruct(*words) == 2
-    assert "several arrays; none called mask, of kspace" in one_line()
+    assert "several arrays; none is called mask: kspace" in one_line()

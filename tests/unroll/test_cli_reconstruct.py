@@ -451,4 +451,4 @@ def test_nothing_waits_for_a_pipe(picture, scan, tmp_path, one_line):
         [picture, "--weights", tmp_path / "pipe.safetensors"],
     ):
         assert run(*words) == 2
-        assert "is no regular file" in one_line()
+        assert "is not a regular file" in one_line()

@@ -234,7 +234,7 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         ("currents", np.ones(()), "currents must have the shape"),
         ("contact", None, "contact is missing"),
         ("contact", held["contact"][:-1], "contact must have 8 numbers"),
-        ("triangles", held["triangles"] + 0.4, "triangles must be of whole numbers"),
+        ("triangles", held["triangles"] + 0.4, "triangles must be integers"),
     ):
         write_h5(tmp_path / "d.h5", **{**held, name: value})
         with pytest.raises(ValueError, match=message):

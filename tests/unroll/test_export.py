@@ -231,8 +231,16 @@ INFINITE = np.full((3, 14, 15), np.inf)
         ("cine", {**CINE, "mask": np.ones((3, 4, 5), bool)}, "mask must have"),
         ("cine", {**CINE, "mask": np.ones((2, 4, 1, 1), bool)}, "mask must have"),
         ("cine", {**CINE, "kspace": np.ones((2, 4, 5))}, "kspace must be complex"),
-        ("cine", {**CINE, "mask": np.full((2, 4, 5), 2)}, "mask must hold 0 and 1"),
-        ("cine", {**CINE, "mask": np.full((2, 4, 5), 0.5)}, "mask must hold 0 and 1"),
+        (
+            "cine",
+            {**CINE, "mask": np.full((2, 4, 5), 2)},
+            "mask must contain only 0 and 1",
+        ),
+        (
+            "cine",
+            {**CINE, "mask": np.full((2, 4, 5), 0.5)},
+            "mask must contain only 0 and 1",
+        ),
         ("cine", {**CINE, "mask": np.bytes_("abc")}, "mask must be an array"),
         ("cine", {**CINE, "mask": np.zeros((2, 4, 5), bool)}, "mask samples nothing"),
         ("cine", {**CINE, "kspace": NOT_FINITE}, "kspace has numbers"),

@@ -392,7 +392,7 @@ def test_series_of_any_scale(tmp_path, series, mask, factor, known, coils):
 def test_pipes_and_folders_are_no_input(tmp_path, suffix):
     """They are refused, and nothing waits for a pipe that nobody writes to."""
     os.mkfifo(tmp_path / f"pipe{suffix}")
-    with pytest.raises(ValueError, match=f"pipe{suffix} .*is no regular file"):
+    with pytest.raises(ValueError, match=f"pipe{suffix} .*is not a regular file"):
         read_input(tmp_path / f"pipe{suffix}")
     (tmp_path / f"folder{suffix}").mkdir()
     with pytest.raises(ValueError, match=f"folder{suffix} .*is a folder"):
