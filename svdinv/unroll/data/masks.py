@@ -307,7 +307,7 @@ def _move_apart(drawn: Mask, place: _Array, rng: np.random.Generator) -> bool:
 
 
 def _probabilities(radius: _Array, centre: Mask, count: int, power: float) -> _Array:
-    """Probabilities that fall with the radius, are 1 in the centre, and sum to count."""
+    """Probabilities that decrease from 1 in the centre, and sum to `count`."""
     density = np.maximum(0, 1 - radius) ** power
     rest = count - int(np.count_nonzero(centre))
     outer = density[~centre]
@@ -382,7 +382,7 @@ def _line_count(lines: int, acceleration: float) -> int:
         raise ValueError(f"acceleration must be at least 1, got {acceleration}")
     count = round(lines / acceleration)
     if count < 1:
-        raise ValueError(f"acceleration {acceleration} leaves no line of {lines}")
+        raise ValueError(f"acceleration {acceleration} leaves none of {lines} lines")
     return count
 
 
