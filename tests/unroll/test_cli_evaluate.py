@@ -225,7 +225,7 @@ def test_bad_arguments_end_in_one_line(pictures, tmp_path, one_line):
         (["cine", "--crop", "20"], "--crop: does not apply"),
         (["cine", "--masks", "spiral"], "spiral"),
         (["colour", "--rates", "0"], "--rates"),
-        (["colour", "--rates", "0.2", "0.2"], "names one twice"),
+        (["colour", "--rates", "0.2", "0.2"], "a value occurs twice"),
         (["cine", "--masks", tmp_path / "mask.npy"], "(12, 128, 128)"),
         (["colour", "--masks", tmp_path / "mask.npy"], "(256, 256)"),
         (["cine", "--masks", "none.npy"], "none.npy"),

@@ -436,7 +436,7 @@ def test_inspect_says_what_is_in_a_file(tmp_path, with_coils, rng, capsys):
         f"mask       bool 3 x 32 x 40, {with_coils.A.mask.mean():.1%} sampled",
         "maps       complex64 2 x 32 x 40",
         "truth      not known",
-        "measured already",
+        "measured data",
     ):
         assert words in shown
     save_series(tmp_path / "scan.npy", 3 * with_coils.truth)
@@ -457,7 +457,7 @@ def test_measured_data_are_not_measured_again(tmp_path, photo, one_line):
     write_problem(tmp_path / "a.h5", Colour(), photo)
     words = [str(tmp_path / "a.h5"), "--output", str(tmp_path / "b.h5")]
     assert main(["data", "write", *words]) == 2
-    assert "measured already" in one_line()
+    assert "measured data" in one_line()
     assert not (tmp_path / "b.h5").exists()
 
 
