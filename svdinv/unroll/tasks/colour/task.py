@@ -106,7 +106,9 @@ class ColourOptions(Options):
         if self.rate is not None and self.mask is not None:
             raise ValueError("rate: not allowed with mask, which defines the samples")
         if self.mask is not None and not Path(self.mask).suffix:
-            raise ValueError(f"mask: {self.mask!r} is not a file with a mask")
+            raise ValueError(
+                f"mask: {self.mask!r} is not a file with a mask of a picture"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
