@@ -218,7 +218,7 @@ def test_bad_arguments_end_in_one_line(pictures, tmp_path, one_line):
         (["colour", "--images", tmp_path / "scan.npy"], "cine"),
         (["cine", "--images", pictures / "0.png"], "colour"),
         (["cine", "--images", tmp_path / "empty"], "no series"),
-        (["colour", "--masks", "radial"], "--masks: 'radial' is no file"),
+        (["colour", "--masks", "radial"], "--masks: 'radial' is not a file"),
         (["colour", "--coils", "2"], "--coils: does not apply"),
         (["colour", "--acceleration", "4"], "--acceleration: does not apply"),
         (["cine", "--rates", "0.2"], "--rates: does not apply"),
