@@ -58,7 +58,7 @@ def test_a_picture(picture, tmp_path, capsys):
     captured = capsys.readouterr()
     table = rows(captured.out)
     assert list(table) == ["zero-filled", "network", "biharmonic"]
-    assert f"takes longer: SVT completion, {NAME}.\n" in captured.out
+    assert f"with slower methods: SVT completion, {NAME}.\n" in captured.out
     assert all(len(cells) == 3 for cells in table.values())
     assert table["network"][0] > table["zero-filled"][0] + 5
     assert "rate 0.5" in captured.out
@@ -316,7 +316,7 @@ def test_bad_arguments_end_in_one_line(
         ([tmp_path / "damaged.png"], "damaged.png"),
         ([picture, "--rate", "2"], "--rate"),
         ([picture, "--rate", "0.3", "--mask", tmp_path / "mask.npy"], "--rate"),
-        ([picture, "--mask", "radial"], "--mask: 'radial' is no file"),
+        ([picture, "--mask", "radial"], "--mask: 'radial' is not a file"),
         ([picture, "--coils", "2"], "--coils: does not apply"),
         ([picture, "--coils", "2"], "one of photographs"),
         ([picture, "--acceleration", "4"], "--acceleration: does not apply"),
