@@ -285,20 +285,20 @@ def _move_apart(drawn: Mask, place: _Array, rng: np.random.Generator) -> bool:
     for t in rng.permutation(frames):
         near = range(max(0, t - reach), min(frames, t + reach + 1))
         energy = np.sum([kernels[abs(s - t)] @ drawn[s] for s in near], axis=0)
-        taken = drawn[t].copy()
+        occupied = drawn[t].copy()
         for s in (t - 1, t + 1):
             if 0 <= s < frames:
-                taken |= drawn[s]
+                occupied |= drawn[s]
         for line in rng.permutation(np.flatnonzero(drawn[t])):
             energy -= kernels[0][line]
-            candidates = np.where(taken, np.inf, energy)
+            candidates = np.where(occupied, np.inf, energy)
             candidates[line] = energy[line]
             best = int(np.argmin(candidates))
             # The margin keeps rounding from moving a line between equal minima.
             if candidates[best] < energy[line] * (1 - 1e-9):
                 drawn[t, line], drawn[t, best] = False, True
-                taken[best] = True
-                taken[line] = any(
+                occupied[best] = True
+                occupied[line] = any(
                     drawn[s, line] for s in (t - 1, t + 1) if 0 <= s < frames
                 )
                 line, moved = best, True

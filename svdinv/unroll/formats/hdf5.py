@@ -117,29 +117,29 @@ class Datasets:
         """Read a dataset without conversion."""
         return self.dataset(name)[()]
 
-    def shape(self, name: str, said: str, axes: Sequence[int]) -> tuple[int, ...]:
+    def shape(self, name: str, layout: str, axes: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of a numeric dataset, whose number of axes is in `axes`."""
         dataset = self.dataset(name)
         if not is_numeric(dataset.dtype):
             raise self.error(name, "must be an array of numbers")
         shape = tuple(dataset.shape or ())
         if len(shape) not in axes or 0 in shape:
-            raise self.error(name, f"must have the shape {said}, got {shape}")
+            raise self.error(name, f"must have the shape {layout}, got {shape}")
         return shape
 
-    def same(self, name: str, expected: tuple[int, ...], said: str) -> None:
-        """Check that a dataset has the `expected` shape, described by `said`."""
-        shape = self.shape(name, said, range(8))
+    def same(self, name: str, expected: tuple[int, ...], layout: str) -> None:
+        """Check that a dataset has the `expected` shape, described by `layout`."""
+        shape = self.shape(name, layout, range(8))
         if shape != expected:
             raise self.error(
-                name, f"must have the shape {said}, here {expected}, got {shape}"
+                name, f"must have the shape {layout}, here {expected}, got {shape}"
             )
 
-    def truth(self, shape: tuple[int, ...], said: str) -> Arrays | None:
+    def truth(self, shape: tuple[int, ...], layout: str) -> Arrays | None:
         """Read the dataset ``truth`` of that shape as float32; None if missing."""
         if "truth" not in self:
             return None
-        self.same("truth", shape, said)
+        self.same("truth", shape, layout)
         truth = self.real("truth")
         if not (truth > 0).any():  # metrics need a positive peak
             raise self.error("truth", "must be positive somewhere")
