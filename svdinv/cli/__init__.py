@@ -1,8 +1,7 @@
 """The command line: ``svdinv``.
 
-A module for each command, with `add`, which declares its arguments, and `run`, which
-checks them all before any work begins. Nothing heavy is imported until a command
-needs it.
+Each command has a module with `add`, which declares its arguments, and `run`, which
+checks them all before any work begins. Expensive imports are deferred until needed.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from svdinv.cli.arguments import Parser, complain
 __all__ = ["main"]
 
 _COMMANDS = {
-    "demo": "the first thing to run: reconstruct a photograph, and train a little; or "
-    "reconstruct a beating heart",
+    "demo": "start here: reconstruct a photograph and train briefly, or reconstruct a "
+    "beating heart",
     "reconstruct": "reconstruct a picture or a series of your own",
-    "fit": "reconstruct with an untrained network, fitted to the one image",
+    "fit": "reconstruct with an untrained network, fitted to one image",
     "train": "train a network",
     "evaluate": "measure how well a network reconstructs",
     "data": "list, show, inspect and write images and measured data",
@@ -36,64 +35,63 @@ _MOVED = {
     "compare": "python -m derivative_study",
     "stability": "python stability.py INPUT",
 }
-"""Commands that are programs in examples/ of the source tree now."""
+"""Former commands that are now programs in examples/ of the source tree."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line on `argv`, by default what the program was given.
+    """Run the command line with the arguments `argv`, by default ``sys.argv[1:]``.
 
-    Returns the exit code: 0 on success; 2 for arguments that make no sense, files that
-    cannot be read and files that cannot be written; 1 where a computation broke down;
-    130 where it was interrupted.
+    Returns the exit code: 0 on success; 1 if a computation broke down; 2 for invalid
+    arguments, and files that cannot be read or written; 130 if interrupted.
     """
     words = sys.argv[1:] if argv is None else argv
     parser = _parser(words)
     if words and words[0] in _MOVED:
         complain(
-            f"svdinv {words[0]}: is a program of the source tree now; in its folder "
+            f"svdinv {words[0]}: is now a program of the source tree, in its folder "
             f"examples: {_MOVED[words[0]]}"
         )
         return 2
-    before = _ending_on_sigterm()
+    previous = _interrupt_on_sigterm()
     try:
         arguments = parser.parse_args(words)
         if arguments.command is None:
             parser.print_help()
             return 0
         code: int = arguments.run(arguments)
-        sys.stdout.flush()  # a full disk or a closed pipe may show only now
+        sys.stdout.flush()  # may raise for a full disk or a closed pipe
         return code
-    except SystemExit as stop:  # argparse leaves this way
+    except SystemExit as stop:  # raised by argparse
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except OSError as error:
         complain(f"svdinv: {error}")
-        _give_up_output()
+        _discard_output()
         return 2
     except (ArithmeticError, MemoryError, RuntimeError, ValueError) as error:
-        # PyTorch has an exception of its own for GPUs alone.
+        # On CPUs, PyTorch raises RuntimeError if memory is exhausted.
         text = str(error).partition("\n")[0]
         if isinstance(error, MemoryError) or "allocate" in text:
             complain(f"svdinv {words[0]}: not enough memory: {text}")
             return 2
-        # NumPy and PyTorch have a LinAlgError each, and PyTorch may not be there.
+        # By name: NumPy and PyTorch have separate classes, and PyTorch is optional.
         broken = isinstance(error, FloatingPointError)
         if not (broken or type(error).__name__.endswith("LinAlgError")):
             raise
         complain(
-            "svdinv: broke down over numbers that are not finite, as of weights or "
-            f"data that are too large: {error}"
+            "svdinv: broke down because numbers are not finite, possibly because "
+            f"weights or data are too large: {error}"
         )
         return 1
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
 
 
-def _ending_on_sigterm() -> Any:
-    """Make SIGTERM end the program as Ctrl-C does, also during imports."""
+def _interrupt_on_sigterm() -> Any:
+    """Make SIGTERM interrupt the program as Ctrl-C does; return the former handler."""
     if threading.current_thread() is not threading.main_thread():
         return None
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -101,8 +99,8 @@ def _ending_on_sigterm() -> Any:
     return signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _give_up_output() -> None:
-    """Keep Python from trying once more, as it ends, what cannot be written."""
+def _discard_output() -> None:
+    """Discard unwritten output, which Python would otherwise flush again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -115,7 +113,7 @@ def _parser(words: Sequence[str]) -> Parser:
         prog="svdinv",
         description=(
             "Reconstruct images from few samples with unrolled low-rank networks, and "
-            "train such networks. Begin with: svdinv demo"
+            "train such networks. Start with: svdinv demo"
         ),
     )
     parser.add_argument("--version", action="version", version=f"svdinv {__version__}")
@@ -123,7 +121,7 @@ def _parser(words: Sequence[str]) -> Parser:
         dest="command", title="commands", metavar="command", parser_class=Parser
     )
     for name, help in _COMMANDS.items():
-        if name in words:  # the one that is meant, or a word among its arguments
+        if name in words:  # imports only the command; rarely also an argument's name
             importlib.import_module(f"svdinv.cli.{name}").add(commands, help)
         else:
             commands.add_parser(name, help=help)

@@ -1,4 +1,4 @@
-"""What the commands share: their parser, types of arguments, and reading an input."""
+"""Parser, argument types and input reading that the commands share."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     from svdinv.unroll.tasks.task import Options, Task
 
 NETWORKS = ("numpy", "torch", "safetensors", "skimage", "sklearn", "tqdm")
-"""Modules that a training needs; two of them bring photographs."""
+"""Modules that training needs; two of them contain photographs."""
 
 _RECONSTRUCTING = (
     "numpy", "torch", "safetensors", "tqdm", "matplotlib", "PIL", "threadpoolctl",
 )  # fmt: skip
 
-# Packages that are not called as their modules are.
+# Packages whose names differ from those of their modules.
 _PACKAGES = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that complains in one line.
+    """Argument parser with one-line error messages.
 
-    `late` declares arguments that are expensive to import, once this parser is at work;
-    it is called with the parser and the words of the command line.
+    `late` is called with the parser and the words of the command line just before
+    parsing, to declare arguments that need expensive imports.
     """
 
     late: Callable[[Parser, list[str]], None] | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        if options.get("epilog"):  # which, as the description, is written in lines
+        if options.get("epilog"):  # it has line breaks, as has the description
             options["formatter_class"] = argparse.RawDescriptionHelpFormatter
         super().__init__(*arguments, **options)
         self.set_defaults(parser=self)
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Leave with exit code 2."""
+        """Print the message and exit with code 2."""
         complain(f"{self.prog}: {message}")
         self.exit(2)
 
@@ -68,9 +68,9 @@ Subparsers = argparse._SubParsersAction
 
 
 def complain(message: str) -> None:
-    """Print a line on stderr; of several processes that torchrun started, the first.
+    """Print a message on stderr, only from the first process of torchrun.
 
-    Lines of the message that begin with two spaces stay lines.
+    Line breaks are replaced by spaces, except in front of two spaces.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
         lines = (" ".join(line.split()) for line in re.split(r"\n(?=  \S)", message))
@@ -78,7 +78,7 @@ def complain(message: str) -> None:
 
 
 def need(parser: Parser, modules: Iterable[str], extra: str) -> None:
-    """Refuse to go on where modules are missing, which an extra of svdinv installs."""
+    """Exit with an error if modules are missing, and name the extra with them."""
     missing = [_PACKAGES.get(name, name) for name in modules if not find_spec(name)]
     if missing:
         parser.error(
@@ -88,8 +88,12 @@ def need(parser: Parser, modules: Iterable[str], extra: str) -> None:
 
 def add_computing(parser: argparse.ArgumentParser) -> None:
     """Declare ``--seed``, ``--threads`` and ``--device`` of a reconstruction."""
-    parser.add_argument("--seed", type=seed, default=0, help="of sampling (default 0)")
-    parser.add_argument("--threads", type=threads, help="(default: PyTorch's)")
+    parser.add_argument(
+        "--seed", type=seed, default=0, help="seed of sampling and noise (default 0)"
+    )
+    parser.add_argument(
+        "--threads", type=threads, help="number of threads (default: PyTorch's)"
+    )
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, or auto (default auto)"
     )
@@ -100,12 +104,12 @@ def add_truth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-truth",
         action="store_true",
-        help="the input is not the truth: it has noise",
+        help="the input is noisy data, not the truth",
     )
 
 
 def begin(arguments: argparse.Namespace) -> None:
-    """Begin a reconstruction: check for its packages, and set the threads."""
+    """Check that the packages for reconstruction are installed, and set the threads."""
     need(arguments.parser, _RECONSTRUCTING, "train")
 
     import torch
@@ -115,46 +119,46 @@ def begin(arguments: argparse.Namespace) -> None:
 
 
 def add_task_options(parser: Parser, *, several: bool) -> None:
-    """Declare ``--task``, and the options of all tasks once the parser is at work.
+    """Declare ``--task``, and the options of all tasks just before parsing.
 
-    They are shown with ``TASK --help``. With `several` those that have a plural take
-    several values, under that name.
+    ``TASK --help`` lists them. If `several`, options with a plural take several values,
+    under that name.
     """
     parser.late = partial(_declare_tasks, several=several)
     parser.add_argument(
         "--task",
         type=filled,
         metavar="MODULE:CLASS",
-        help="a task of your own, which is imported",
+        help="import a task of your own",
     )
 
 
 def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
-    """Declare the options of all tasks, by their names alone; or show those of one."""
+    """Declare the options of all tasks by name, or print the help of one task."""
     try:
         from svdinv.unroll.tasks.registry import entries
-    except ImportError:  # what is missing is said by the command
+    except ImportError:  # the command reports what is missing
         return
     for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         flag, equals, value = word.partition("=")
-        own = value if equals else following
-        if flag == "--task" and own:
-            _add_own_task(parser, own)
+        location = value if equals else following
+        if flag == "--task" and location:
+            _add_own_task(parser, location)
             break
-    known = entries()
+    tasks = entries()
     if {"-h", "--help"} & set(words):
-        asked = next((known[word] for word in words if word in known), None)
-        if asked is not None:
-            _show_options(parser, asked, several)
-        _refuse_unknown(parser, words[0], list(known))
+        shown = next((tasks[word] for word in words if word in tasks), None)
+        if shown is not None:
+            _print_task_help(parser, shown, several)
+        _refuse_unknown(parser, words[0], list(tasks))
         parser.add_argument_group(
             "options of a task",
-            "  ".join([f"{parser.prog} TASK --help lists them:", *known]),
+            "  ".join([f"{parser.prog} TASK --help lists them:", *tasks]),
         )
     plurals: dict[str, str] = {}
-    for entry in known.values():
+    for entry in tasks.values():
         plurals |= entry.plurals if several else {}
-    for name in dict.fromkeys(n for entry in known.values() for n in entry.options):
+    for name in dict.fromkeys(n for entry in tasks.values() for n in entry.options):
         parser.add_argument(
             f"--{plurals.get(name, name).replace('_', '-')}",
             dest=name,
@@ -165,7 +169,7 @@ def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
 
 
 def _refuse_unknown(parser: Parser, word: str, tasks: list[str]) -> None:
-    """Refuse a word before ``--help`` that is no task, image, weights or file."""
+    """Exit if the word before ``--help`` is no task, image, weights or file."""
     from svdinv.unroll import pretrained
     from svdinv.unroll.tasks.registry import entry_of_file
 
@@ -174,8 +178,8 @@ def _refuse_unknown(parser: Parser, word: str, tasks: list[str]) -> None:
     try:
         entry_of_file(word)
     except ValueError:
-        meant = near(word, tasks)
-        parser.error(f"there is no task {word}{meant}\n  tasks: {', '.join(tasks)}")
+        hint = near(word, tasks)
+        parser.error(f"there is no task {word}{hint}\n  tasks: {', '.join(tasks)}")
 
 
 def _add_own_task(parser: Parser, name: str) -> None:
@@ -188,43 +192,43 @@ def _add_own_task(parser: Parser, name: str) -> None:
         parser.error(str(error))
 
 
-def _show_options(parser: Parser, entry: TaskEntry, several: bool) -> NoReturn:
-    """Print what concerns one task, and leave."""
-    shown = argparse.ArgumentParser(
+def _print_task_help(parser: Parser, entry: TaskEntry, several: bool) -> NoReturn:
+    """Print the options of one task, and exit."""
+    task_parser = argparse.ArgumentParser(
         usage=f"{parser.prog} INPUT [options]",
-        description=f"Options for {entry.images} (task {entry.kind}), beside those of "
-        f"{parser.prog} --help.",
+        description=f"Options for {entry.images} (task {entry.kind}), in addition to "
+        f"those of {parser.prog} --help.",
         add_help=False,
     )
     for field in dataclasses.fields(entry.load().options) if entry.options else ():
         plural = field.metadata["plural"] if several else None
         range_ = field.metadata["range"]
-        due = f"; must {range_}" if any(end is not None for end in range_) else ""
+        limits = f"; must {range_}" if any(end is not None for end in range_) else ""
         if field.name != "seed":
-            shown.add_argument(
+            task_parser.add_argument(
                 f"--{(plural or field.name).replace('_', '-')}",
                 nargs="+" if plural else None,
                 metavar=field.name.upper(),
-                help=(field.metadata["help"] + due).replace("%", "%%"),
+                help=(field.metadata["help"] + limits).replace("%", "%%"),
             )
-    shown.print_help()
+    task_parser.print_help()
     parser.exit()
 
 
 def task_settings(
     arguments: argparse.Namespace, task: Task, what: str
 ) -> list[Options]:
-    """Return the options of a task, one for every combination of several values.
+    """Return the options of a task for every combination of the values.
 
-    Those of other tasks are refused by a ValueError; `what` is what the options are
-    for, such as "cat.png is a picture".
+    Raises ValueError for options of other tasks; `what` ends its message and describes
+    the input, such as "cat.png is a picture".
     """
     from svdinv.unroll.tasks.registry import entries
 
-    every = {name for entry in entries().values() for name in entry.options}
+    names = {name for entry in entries().values() for name in entry.options}
     hints = get_type_hints(task.options)
     lists = {}
-    for name in sorted(every):
+    for name in sorted(names):
         value = getattr(arguments, name, None)
         if value is None:
             continue
@@ -237,7 +241,7 @@ def task_settings(
         with naming(f"argument {flag}", argparse.ArgumentTypeError):
             lists[name] = list(map(read, value if isinstance(value, list) else [value]))
         if len({str(each) for each in lists[name]}) < len(lists[name]):
-            raise ValueError(f"argument {flag}: names one twice")
+            raise ValueError(f"argument {flag}: a value occurs twice")
     settings = []
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
@@ -253,17 +257,17 @@ def naming_flags(arguments: argparse.Namespace, task: Task) -> Iterator[None]:
         yield
     except ValueError as error:
         name, _, rest = str(error).partition(" ")
-        bare = name.rstrip(":")
-        if bare not in task.options.names() or getattr(arguments, bare, None) is None:
+        field = name.rstrip(":")
+        if field not in task.options.names() or getattr(arguments, field, None) is None:
             raise
-        flag = _flag(arguments, bare)
+        flag = _flag(arguments, field)
         raise ValueError(f"argument {flag}: {rest}") from error
 
 
 def refuse_options(
     arguments: argparse.Namespace, task: Task, why: str, *, but: tuple[str, ...] = ()
 ) -> None:
-    """Raise ValueError for options of a task that are given, except for some."""
+    """Raise ValueError if options of a task other than those in `but` are set."""
     for name in task.options.names():
         if getattr(arguments, name) is not None and name not in but:
             flag = _flag(arguments, name)
@@ -271,17 +275,17 @@ def refuse_options(
 
 
 def _flag(arguments: argparse.Namespace, name: str) -> str:
-    """Return the flag under which a command takes an option: perhaps in the plural."""
-    found: str = next(
+    """Return the command-line flag of an option, which may be its plural."""
+    flag: str = next(
         action.option_strings[0]
         for action in arguments.parser._actions
         if action.dest == name
     )
-    return found
+    return flag
 
 
 class Input(NamedTuple):
-    """An input, read and measured; `is_measured` if it came as measured data."""
+    """An input and its problem; `is_measured` if the input is measured data."""
 
     task: Task
     problem: Problem
@@ -296,93 +300,93 @@ def read_input(
     check: Callable[[Task, Any, Options], Any] = lambda task, given, options: None,
     truth: bool = True,
 ) -> Input:
-    """Read an input, and check it and the options of its task against each other.
+    """Read an input, and check that the options of its task apply to it.
 
-    `check` is called with the task, what was read, and the options, before it is
-    measured; without `truth` what is read is not the truth, or is not to be known. A
-    ValueError names the argument.
+    `check` is called with the task, the image or problem, and the options, before an
+    image is measured. If `truth` is False, the problem has no truth, and an image is
+    the data. Raises ValueError, naming the argument.
     """
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks import task_named
     from svdinv.unroll.tasks.reading import source_of
 
-    found = source_of(source)
-    task, what = found.task, f"{source} is one of {found.entry.images}"
+    reader = source_of(source)
+    task, what = reader.task, f"{source} is one of {reader.entry.images}"
     if arguments.task is not None:
-        own = task_named(arguments.task).kind
-        if own != task.kind:
+        kind = task_named(arguments.task).kind
+        if kind != task.kind:
             raise ValueError(
-                f"argument --task: {source} is not of the kind {own}, but {task.kind}"
+                f"argument --task: {source} is not of the kind {kind}, but {task.kind}"
             )
-    need(arguments.parser, found.entry.needs, "train")
+    need(arguments.parser, reader.entry.needs, "train")
     (options,) = task_settings(arguments, task, what)
     with naming_flags(arguments, task):
-        given = found.read(options)
-    check(task, given, options)
-    measured = isinstance(given, Problem)
-    what = f"{source} is measured already" if measured else what
-    refuse_options(arguments, task, what, but=found.applicable(given))
-    if isinstance(given, Problem):
-        problem = given
+        content = reader.read(options)
+    check(task, content, options)
+    measured = isinstance(content, Problem)
+    what = f"{source} is measured data" if measured else what
+    refuse_options(arguments, task, what, but=reader.applicable(content))
+    if isinstance(content, Problem):
+        problem = content
     else:
         options = options if truth else task.options_without_truth(options)
         with naming_flags(arguments, task):
-            problem = task.measure(given, options)
+            problem = task.measure(content, options)
     if not truth:
         problem = dataclasses.replace(problem, truth=None)
     return Input(task, problem, options, measured)
 
 
 def check_open(source: str, problem: Problem) -> None:
-    """Refuse, by a ValueError, data that are the truth, which is to be found."""
+    """Raise ValueError if the data equal the truth, so that nothing is left to do."""
     import numpy as np
 
-    whole = problem.A.pixel_mask is not None
-    if whole and np.array_equal(problem.y, problem.truth):
+    masked = problem.A.pixel_mask is not None
+    if masked and np.array_equal(problem.y, problem.truth):
         raise ValueError(
-            f"argument INPUT: all of {source} is sampled, without noise, which leaves "
-            "nothing to reconstruct; for noise that it has already: --no-truth"
+            f"argument INPUT: {source} is sampled completely and without noise, which "
+            "leaves nothing to reconstruct; use --no-truth if it is noisy"
         )
 
 
 def check_network(
     network: Any, task: Task, source: str, given: Any, argument: str = "--weights"
 ) -> None:
-    """Refuse, by a ValueError, a network for images of another task, or channels."""
+    """Raise ValueError if a network is for another task or number of channels."""
     from svdinv.unroll.inference import task_of_network
 
-    own = task_of_network(network)
-    if own.kind != task.kind:
+    trained = task_of_network(network)
+    if trained.kind != task.kind:
         raise ValueError(
-            f"argument {argument}: these are for {own.kind}, but {source} is of the "
-            f"kind {task.kind}"
+            f"argument {argument}: these are for {trained.kind}, but {source} is of "
+            f"the kind {task.kind}"
         )
     channels = getattr(network.recipe, "channels", None)
     if channels is None or task.channels is not None:
         return
-    # They lead the data too.
-    found = len(given.y if hasattr(given, "y") else given.image)
-    if found != channels:
+    # Channels are the first axis of data and images.
+    count = len(given.y if hasattr(given, "y") else given.image)
+    if count != channels:
         raise ValueError(
-            f"argument {argument}: these are for images of {channels} channels, but "
-            f"{source} has {found}"
+            f"argument {argument}: these are for images with {channels} channels, but "
+            f"{source} has {count}"
         )
 
 
 def filled(text: str) -> str:
-    """Read a name; an empty one, as of a variable that is not set, is refused."""
+    """Return a name; raise an error if it is empty, as from an unset variable."""
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
     return text
 
 
 def folder(text: str) -> Path:
-    """Read a path that is not empty."""
+    """Return a path that is not empty."""
     return Path(filled(text))
 
 
 def writable_folder(parser: Parser, name: str, folder: Path) -> Path:
-    """Make a folder, and refuse to go on where nothing can be written into it."""
+    """Make a folder, and exit with an error if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -392,12 +396,12 @@ def writable_folder(parser: Parser, name: str, folder: Path) -> Path:
 
 
 def same_file(path: Path, source: str | Path) -> bool:
-    """Return whether a path to be written is the file that is read."""
+    """Return whether an output path is the input file."""
     return path.exists() and Path(source).exists() and path.samefile(source)
 
 
 def _reader(
-    kind: type, fits: Callable[[Any], bool] = lambda number: True, due: str = ""
+    kind: type, fits: Callable[[Any], bool] = lambda number: True, rule: str = ""
 ) -> Callable[[str], Any]:
     """Return a parser for numbers of a type that rejects values out of range."""
 
@@ -409,7 +413,7 @@ def _reader(
             message = f"must be {what}, got {text!r}"
             raise argparse.ArgumentTypeError(message) from None
         if not fits(number):
-            raise argparse.ArgumentTypeError(f"{due}, got {text}")
+            raise argparse.ArgumentTypeError(f"{rule}, got {text}")
         return number
 
     return read
@@ -419,7 +423,7 @@ seed = _reader(int, lambda n: 0 <= n < 2**63, f"must lie in [0, {2**63 - 1}]")
 threads = _reader(int, lambda n: 1 <= n <= 1024, "must lie in [1, 1024]")
 natural = _reader(int, lambda n: n >= 0, "must not be negative")
 positive = _reader(int, lambda n: n >= 1, "must be at least 1")
-# A sampling rate: a patch of 32 x 32 needs some samples.
+# The lower bound leaves some samples in a patch of 32 x 32.
 rate = _reader(float, lambda x: 0.01 <= x <= 0.99, "must lie in [0.01, 0.99]")
 positive_number = _reader(
     float, lambda x: 0 < x < math.inf, "must be a positive number"

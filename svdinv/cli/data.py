@@ -1,4 +1,4 @@
-"""``svdinv data``: what the other commands can use, shown and written to files."""
+"""``svdinv data``: list, show, inspect and write images and measured data."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ examples:
 """
 
 _WRITTEN = """\
-In the file (HDF5): the measured data, 0 where not sampled, what measured them, and the
-image itself as truth, without --no-truth; as attributes kind, the task, the options and
-the version of svdinv.
+The HDF5 file contains the measured data, 0 where not sampled, the parameters of the
+measurement, and the image as truth, unless --no-truth is set; its attributes are kind,
+the name of the task, the options and the version of svdinv.
 
   kind = "colour"   samples  float32 (C, H, W), values in [0, 1]
                     mask     bool (C, H, W), true where sampled
@@ -51,8 +51,8 @@ the version of svdinv.
                              frequency is at (H // 2, W // 2)
                     mask     bool (T, H, W), true where sampled
                     maps     complex64 (C, H, W), sensitivities of the coils
-  kind = "ct", "pet", "eit"  as 'svdinv data inspect FILE' lists, and the pages of the
-                             documentation on tomography say
+  kind = "ct", "pet", "eit"  see 'svdinv data inspect FILE' and the documentation on
+                             tomography
 
 examples:
   svdinv data write cine --output heart.h5
@@ -68,10 +68,9 @@ def add(commands: Subparsers, help: str) -> None:
         "data",
         help=help,
         description=(
-            "What the other commands can use: photographs that come with\n"
-            "scikit-image and scikit-learn, hearts and phantoms of them, and sampling\n"
-            "masks. Lists them, shows them as pictures, says what is in a file, and\n"
-            "writes undersampled data to files."
+            "List the built-in data: photographs that come with scikit-image and\n"
+            "scikit-learn, hearts, phantoms, and sampling masks; save them as\n"
+            "pictures; describe files; and write undersampled data to files."
         ),
         epilog=_EPILOG,
     )
@@ -81,17 +80,17 @@ def add(commands: Subparsers, help: str) -> None:
     )
     listing = actions.add_parser(
         "list",
-        help="list all there is",
-        description="List what comes with svdinv: images and sampling masks.",
+        help="list the built-in data",
+        description="List the images and sampling masks that come with svdinv.",
     )
     listing.set_defaults(perform=_list)
     show = actions.add_parser(
         "show",
-        help="write a picture of one of them",
+        help="write a picture of built-in data",
         description=(
-            "Write an image or a mask as a picture: a series as an animation if the "
-            "file ends in .gif, as a sheet of its frames if it ends in .png. Masks are "
-            "white where they sample."
+            "Write an image or a mask as a picture. A series becomes an animation in a "
+            ".gif file, and a sheet of frames in a .png file. Masks are white where "
+            "they sample."
         ),
     )
     show.set_defaults(perform=_show)
@@ -100,8 +99,8 @@ def add(commands: Subparsers, help: str) -> None:
     add_task_options(show, several=False)
     inspect = actions.add_parser(
         "inspect",
-        help="say what is in a file, and which options fit",
-        description="Say what is in a file, and which options fit.",
+        help="describe a file and the options that apply to it",
+        description="Describe a file and the options that apply to it.",
     )
     inspect.set_defaults(perform=_inspect)
     inspect.add_argument(
@@ -113,8 +112,8 @@ def add(commands: Subparsers, help: str) -> None:
         "write",
         help="write undersampled data to an HDF5 file",
         description=(
-            "Measure an image, such as a photograph, a phantom of the heart or\n"
-            "a file of your own, and write the data."
+            "Simulate the measurement of an image, such as a photograph, a phantom of\n"
+            "the heart or a file of your own, and write the data."
         ),
         epilog=_WRITTEN,
     )
@@ -140,15 +139,13 @@ def _add_output(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _add_seed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--seed", type=seed, default=0, help="draws what is random (default 0)"
-    )
+    parser.add_argument("--seed", type=seed, default=0, help="random seed (default 0)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the subcommand says."""
+    """Run the subcommand."""
     if arguments.perform is None:
-        arguments.parser.error("what to do? list, show, inspect or write")
+        arguments.parser.error("needs a subcommand: list, show, inspect or write")
     try:
         arguments.perform(arguments)
     except (ValueError, ImportError) as error:
@@ -164,7 +161,7 @@ def _list(arguments: argparse.Namespace) -> None:
     blocks = []
     for entry in entries().values():
         for heading, names in entry.load()().built_in().items():
-            lines = [f"  {name:<22} {what}" for name, what in names.items()]
+            lines = [f"  {name:<22} {text}" for name, text in names.items()]
             blocks.append("\n".join([f"{heading}:", *lines]))
     print("\n\n".join(blocks))
 
@@ -175,23 +172,23 @@ def _show(arguments: argparse.Namespace) -> None:
 
     from svdinv.unroll.tasks.registry import TaskEntry, entries
 
-    known: dict[str, TaskEntry] = {}
+    tasks: dict[str, TaskEntry] = {}
     for entry in entries().values():
-        known |= dict.fromkeys((*entry.names, *entry.pictures), entry)
-    if name not in known:
+        tasks |= dict.fromkeys((*entry.names, *entry.pictures), entry)
+    if name not in tasks:
         parser.error(
-            f"argument NAME: there is no {name!r}; there are {', '.join(known)}"
+            f"argument NAME: there is no {name!r}; there are {', '.join(tasks)}"
         )
-    task: Task = known[name].load()()
+    task: Task = tasks[name].load()()
     suffixes = (".png", ".gif") if task.moving else (".png",)
     if arguments.output.suffix.lower() not in suffixes:
         parser.error(
-            f"argument --output: {name} is written to {' or '.join(suffixes)}, got "
+            f"argument --output: must end in {' or '.join(suffixes)} for {name}, got "
             f"{arguments.output}"
         )
     (options,) = task_settings(arguments, task, f"{name} is one of {task.images}")
     refuse_options(
-        arguments, task, f"{name} is shown as it is", but=task.picture_options(name)
+        arguments, task, f"{name} is shown unchanged", but=task.picture_options(name)
     )
     writable_folder(parser, "--output", arguments.output.parent)
     with naming_flags(arguments, task):
@@ -206,39 +203,39 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.reading import source_of
 
-    source = arguments.file
-    found = source_of(source)
-    task = found.task
-    format = None if found.measured else format_of(source)
-    head = f"{source}: {f'{format.name}, ' if format else ''}task {task.kind}, "
-    what = f"{source} is one of {task.images}"
+    path = arguments.file
+    source = source_of(path)
+    task = source.task
+    format = None if source.measured else format_of(path)
+    head = f"{path}: {f'{format.name}, ' if format else ''}task {task.kind}, "
+    what = f"{path} is one of {task.images}"
     (options,) = task_settings(arguments, task, what)
     try:
         with naming_flags(arguments, task):
-            given = found.read(options)
+            content = source.read(options)
     except SeveralSlices as several:
         print(f"{head}{len(several.slices)} slices")
         for number, what in enumerate(several.slices):
             print(f"  {number:<10} {what}".rstrip())
         print("  options    --slice, to choose one")
         return
-    fit = found.applicable(given)
-    if isinstance(given, Problem):
-        refuse_options(arguments, task, f"{source} is measured already", but=fit)
-    names = " ".join(f"--{name.replace('_', '-')}" for name in fit)
+    applicable = source.applicable(content)
+    if isinstance(content, Problem):
+        refuse_options(arguments, task, f"{path} is measured data", but=applicable)
+    names = " ".join(f"--{name.replace('_', '-')}" for name in applicable)
     print(f"{head}one of {task.images}")
-    if given.scan is not None:
-        print(f"  geometry   {given.scan}")
-    if isinstance(given, Problem):
-        print(f"  {task.describe(given)}, measured: {_shape(given.y)}")
-        for name, array in task.arrays_to_save(given).items():
+    if content.scan is not None:
+        print(f"  geometry   {content.scan}")
+    if isinstance(content, Problem):
+        print(f"  {task.describe(content)}, measured: {_shape(content.y)}")
+        for name, array in task.arrays_to_save(content).items():
             share = f", {array.mean():.1%} sampled" if array.dtype == bool else ""
             print(f"  {name:<10} {array.dtype} {_shape(array)}{share}")
-        print(f"  truth      {'known' if given.truth is not None else 'not known'}")
-        print(f"  options    {names or 'none'}, as it is measured already")
+        print(f"  truth      {'known' if content.truth is not None else 'not known'}")
+        print(f"  options    {names or 'none'}, because it is measured data")
         return
-    image = given.image
-    unit = f", divided by {given.scale:g}" if given.scale != 1 else ""
+    image = content.image
+    unit = f", divided by {content.scale:g}" if content.scale != 1 else ""
     print(f"  image      {image.dtype} {_shape(image)}{unit}")
     print(f"  options    {names}")
 
@@ -261,19 +258,19 @@ def _write(arguments: argparse.Namespace) -> None:
 
     def check(*read: Any) -> None:
         if source_of(source).measured:
-            raise ValueError(f"argument INPUT: {source} is measured already")
+            raise ValueError(f"argument INPUT: {source} is measured data")
 
     task, problem, options, _ = read_input(arguments, source, check=check)
     writable_folder(parser, "--output", arguments.output.parent)
-    told = {name: getattr(options, name) for name in ("seed", *task.options.names())}
-    told = {
+    record = {name: getattr(options, name) for name in ("seed", *task.options.names())}
+    record = {
         f"option_{name}" if name == "mask" else name: value
-        for name, value in told.items()
+        for name, value in record.items()
         if value is not None
     }
-    told["source"] = Path(source).name
+    record["source"] = Path(source).name
     write_problem(
-        arguments.output, task, problem, truth=not arguments.no_truth, options=told
+        arguments.output, task, problem, truth=not arguments.no_truth, options=record
     )
     sampled = task.arrays_to_save(problem).get("mask")
     share = "" if sampled is None else f", {sampled.mean():.1%} sampled"

@@ -1,4 +1,4 @@
-"""``svdinv demo``: the first thing to run."""
+"""``svdinv demo``: demonstrations on a photograph or a beating heart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from svdinv.cli.arguments import (
     writable_folder,
 )
 
-# Options that one of the demonstrations has alone.
+# Options that apply to one of the demonstrations only.
 _OF = {"colour": ("rate", "photo", "steps", "minutes"), "cine": ("heart",)}
 _NEEDS = (*NETWORKS, "matplotlib", "threadpoolctl", "tomlkit")
 
@@ -29,11 +29,11 @@ def add(commands: Subparsers, help: str) -> None:
         "demo",
         help=help,
         description=(
-            "Reconstruct a photograph from a part of its samples, with the network "
-            "that comes with svdinv and by classical methods; then train that network "
-            "a little further, first through torch.linalg.svd, then through "
-            "svdinv.torch.svt. Or reconstruct a real beating heart from an eighth of "
-            "its k-space. Nothing is downloaded."
+            "Reconstruct a photograph from a fraction of its samples, with the network "
+            "that comes with svdinv and with classical methods; then train that "
+            "network further, first with torch.linalg.svd, then with svdinv.torch.svt. "
+            "Or reconstruct a real beating heart from an eighth of its k-space. "
+            "Nothing is downloaded."
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -49,24 +49,23 @@ def add(commands: Subparsers, help: str) -> None:
         "--heart",
         default="short-axis",
         metavar="NAME",
-        help="series to reconstruct, of those that svdinv data lists",
+        help="series to reconstruct, a heart listed by 'svdinv data list'",
     )
     demo.add_argument(
         "--rate",
         type=rate,
         default=0.4,
-        help="sampling rate, the part of the values that is sampled, from 0.01 to "
-        "0.99; the network was trained from 0.04 to 0.5",
+        help="sampling rate, the fraction of the values that is sampled, from 0.01 to "
+        "0.99; the network was trained with 0.04 to 0.5",
     )
     demo.add_argument(
         "--photo",
         default="chelsea",
         metavar="NAME_OR_PATH",
-        help="photograph to reconstruct: one that comes with the packages, or a "
-        "picture file",
+        help="photograph to reconstruct: a built-in one or a picture file",
     )
     demo.add_argument(
-        "--seed", type=natural, default=0, help="seed of all that is random"
+        "--seed", type=natural, default=0, help="seed of the random generators"
     )
     demo.add_argument(
         "--steps", type=natural, default=200, help="training steps; 0 for none"
@@ -75,15 +74,14 @@ def add(commands: Subparsers, help: str) -> None:
         "--minutes",
         type=positive_number,
         default=2.0,
-        help="wall-clock cap of each of the two trainings: on a slow machine they make "
-        "fewer steps",
+        help="time limit of each of the two trainings; slow machines make fewer steps",
     )
     demo.add_argument(
         "--threads",
         type=positive,
         default=1,
-        help="threads of PyTorch; two are faster on cores that nothing else uses, and "
-        "far slower on shared ones",
+        help="threads of PyTorch; two are faster on idle cores, and much slower on "
+        "shared ones",
     )
     demo.add_argument(
         "--output",
@@ -95,13 +93,13 @@ def add(commands: Subparsers, help: str) -> None:
     demo.add_argument(
         "--quick",
         action="store_true",
-        help="seconds, not minutes: a part of the picture, few steps; of a heart, "
-        "the network alone",
+        help="take seconds instead of minutes: a part of the picture and few steps; "
+        "for a heart only the network",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check all that can be checked, then run the demonstration."""
+    """Check the arguments, then run the demonstration."""
     parser = arguments.parser
     need(parser, _NEEDS, "demo")
     other = "colour" if arguments.task == "cine" else "cine"
@@ -116,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     picture = None
     if arguments.photo in PHOTOS and arguments.photo not in TEST:
         parser.error(
-            f"argument --photo: the network was trained on {arguments.photo}; take "
+            f"argument --photo: the network was trained on {arguments.photo}; choose "
             f"one of {', '.join(TEST)}, or a picture file"
         )
     if arguments.photo not in PHOTOS:
@@ -135,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _cine(arguments: argparse.Namespace) -> int:
-    """Reconstruct a heart by ``svdinv reconstruct``, whose command is printed."""
+    """Reconstruct a heart with ``svdinv reconstruct``, and print that command."""
     from svdinv.cli import main
     from svdinv.unroll.tasks.cine import HEARTS
 

@@ -1,4 +1,4 @@
-"""``svdinv evaluate``: a network and classical methods on images it has not seen."""
+"""``svdinv evaluate``: compare a network and classical methods on test images."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _CROP = 256
 _EPILOG = """\
 examples:
   svdinv evaluate colour                         eight built-in photographs
-  svdinv evaluate cine --masks radial --coils 4  eight series of the phantom
+  svdinv evaluate cine --masks radial --coils 4  eight phantom series
   svdinv evaluate runs/mine --images holidays/ cat.png --rates 0.2 --crop 0
 
-Written are results.csv, results.md with the means, and pictures. Classical methods get
-the weight that comes nearest to the truth; networks never see the truth.
+Output: results.csv, results.md with the means, and pictures. Classical methods use the
+weight with the least error for each image; networks do not use the truth.
 """
 
 
@@ -44,7 +44,7 @@ def add(commands: Subparsers, help: str) -> None:
         "evaluate",
         help=help,
         usage="svdinv evaluate [NAME|PATH] [options]",
-        description="Measure how well networks reconstruct, beside classical methods.",
+        description="Compare the accuracy of a network with classical methods.",
         epilog=_EPILOG,
     )
     evaluate.set_defaults(run=run)
@@ -62,21 +62,21 @@ def add(commands: Subparsers, help: str) -> None:
         nargs="+",
         type=filled,
         metavar="PATH",
-        help="files, folders and built-in names, instead of images that no weights in "
-        "svdinv were trained on",
+        help="files, folders and built-in names (default: images not used to train the "
+        "weights in svdinv)",
     )
     add_task_options(evaluate, several=True)
     evaluate.add_argument(
         "--baselines",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="apply classical methods too (default yes)",
+        help="include classical methods (default yes)",
     )
     evaluate.add_argument(
         "--ensemble",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="apply the network to eight versions of each image, too (default yes)",
+        help="include the average over eight versions of each image (default yes)",
     )
     evaluate.add_argument(
         "--panels",
@@ -90,16 +90,16 @@ def add(commands: Subparsers, help: str) -> None:
         type=folder,
         default=Path("svdinv-evaluation"),
         metavar="DIR",
-        help="folder (default svdinv-evaluation)",
+        help="output folder (default svdinv-evaluation)",
     )
     evaluate.add_argument(
-        "--overwrite", action="store_true", help="replace an evaluation in the folder"
+        "--overwrite", action="store_true", help="replace an existing evaluation"
     )
     add_computing(evaluate)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check all that can be checked, then evaluate."""
+    """Check the arguments, then evaluate."""
     parser = arguments.parser
     begin(arguments)
 
@@ -112,16 +112,16 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         device = device_of(arguments.device)
         network = None
-        known = entries()
-        if arguments.weights in known and arguments.weights not in pretrained.names():
-            task: Task = known[arguments.weights].load()()
+        tasks = entries()
+        if arguments.weights in tasks and arguments.weights not in pretrained.names():
+            task: Task = tasks[arguments.weights].load()()
         else:
             network = open_network(arguments.weights, device)
             task = task_of_network(network)
         if not hasattr(task, "options"):
             raise ValueError(
-                f"argument NAME|PATH: these are for {task.kind}, which has no options "
-                "of its images, so that it can only be trained"
+                f"argument NAME|PATH: these are for {task.kind}, which declares no "
+                "`options` for its images, so that it can only be trained"
             )
         if "crop" in task.options.names() and arguments.crop is None:
             arguments.crop = str(_CROP)
@@ -130,18 +130,18 @@ def run(arguments: argparse.Namespace) -> int:
         settings = settings if len(settings) > 1 else task.settings(settings[0])
         with naming_flags(arguments, task):
             images = _images(arguments, task, settings[0])
-            # Masks and other options are to fit one image of each shape.
+            # Checks masks and other options with one image of each shape.
             shapes = {x.image.shape: x for x in images if isinstance(x, InputImage)}
-            for options, given in itertools.product(settings, shapes.values()):
-                task.measure(given, options)
-        for given in images if network else ():
-            check_network(network, task, given.name, given, "NAME|PATH")
+            for options, image in itertools.product(settings, shapes.values()):
+                task.measure(image, options)
+        for image in images if network else ():
+            check_network(network, task, image.name, image, "NAME|PATH")
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     output = writable_folder(parser, "--output", arguments.output)
     if (output / RESULTS).exists() and not arguments.overwrite:
         parser.error(
-            f"argument --output: {output} holds {RESULTS} already; --overwrite "
+            f"argument --output: {output} already contains {RESULTS}; --overwrite "
             "replaces it"
         )
     what, count = "classical methods", len(images)
@@ -169,7 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"\n{evaluation.text()}\n\nWritten: {output / RESULTS}, {output / TABLE}")
     if evaluation.complete:
         return 0
-    print("Interrupted: only images that all methods had done are counted.")
+    print("Interrupted: the results are of the images that all methods had done.")
     return 130
 
 
@@ -184,6 +184,6 @@ def _images(arguments: argparse.Namespace, task: Task, options: Options) -> list
         if getattr(image, "truth", image) is None:
             raise ValueError(f"argument --images: {image.name} holds no truth")
         if isinstance(image, Problem):
-            why = f"{image.name} is measured already"
+            why = f"{image.name} is measured data"
             refuse_options(arguments, task, why, but=("crop",))
     return images

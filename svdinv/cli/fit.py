@@ -1,4 +1,4 @@
-"""``svdinv fit``: pictures or series by an untrained network, fitted to the one."""
+"""``svdinv fit``: reconstruct with an untrained network, fitted to one image."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
     from svdinv.unroll.untrained import Fit, Fitting, Options
 
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
-_USUAL, _EDUCATED = "dip", "edip"
+_DEFAULT, _EDUCATED = "dip", "edip"
 PENALTY = 0.01
 _ITERATIONS, _RATE, _EDUCATED_RATE = 2000, 0.01, 3e-4
 _RULES = ("held-out", "variance", "discrepancy", "sure", "none")
 
 _EPILOG = """\
 examples:
-  svdinv fit coffee --rate 0.1                 a tenth of the values of a photograph
-  svdinv fit noisy.jpg --no-truth              with noise that it has already
+  svdinv fit coffee --rate 0.1                 from a tenth of a photograph's values
+  svdinv fit noisy.jpg --no-truth              denoise a noisy picture
   svdinv fit scan.npz --mask radial --prior bilinear
   svdinv fit walnut-1 --views 30 --noise 0.01 --tv 1e-4
 """
@@ -91,19 +91,19 @@ def add(commands: Subparsers, help: str) -> None:
         "--deviation",
         type=positive_number,
         metavar="D",
-        help="of the noise in the data (default: of --noise)",
+        help="noise deviation of the data (default: from --noise)",
     )
     fit.add_argument(
         "--iterations",
         type=positive,
         metavar="N",
-        help=f"at most (default {_ITERATIONS}, with {_EDUCATED} 100)",
+        help=f"most iterations (default {_ITERATIONS}, with {_EDUCATED} 100)",
     )
     fit.add_argument(
         "--learning-rate",
         type=positive_number,
         metavar="R",
-        help=f"(default {_RATE}; {_EDUCATED} {_EDUCATED_RATE}, unrolled 1e-4)",
+        help=f"default {_RATE}, with {_EDUCATED} {_EDUCATED_RATE}, unrolled 1e-4",
     )
     fit.add_argument(
         "--input-noise",
@@ -129,12 +129,12 @@ def add(commands: Subparsers, help: str) -> None:
         "--penalty",
         type=not_negative,
         metavar="WEIGHT",
-        help="of the sparse part of low-rank-and-sparse (default 0.01)",
+        help="weight of the sparse part of low-rank-and-sparse (default 0.01)",
     )
     fit.add_argument(
         "--start",
         action=argparse.BooleanOptionalAction,
-        help="add it to the mean of the frames (default yes)",
+        help="add the network's image to the mean of the frames (default yes)",
     )
     fit.add_argument(
         "--baselines",
@@ -146,7 +146,7 @@ def add(commands: Subparsers, help: str) -> None:
         "--checkpoint",
         type=folder,
         metavar="FILE",
-        help="keep the state of the fit here, and go on from it",
+        help="save the state of the fit here, and resume from it",
     )
     fit.add_argument(
         "--output",
@@ -159,7 +159,7 @@ def add(commands: Subparsers, help: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check all that can be checked, then fit."""
+    """Check the arguments, then fit."""
     parser = arguments.parser
     begin(arguments)
 
@@ -184,9 +184,9 @@ def run(arguments: argparse.Namespace) -> int:
         unknown = measured or arguments.no_truth
         noise = None if unknown else task.deviation(problem, settings)
         predicts = _predicts(problem, generator, network, noise)
-        learned = network if predicts else None
-        options = _options(arguments, task, problem, generator, noise, learned)
-        prior = arguments.prior or (_EDUCATED if arguments.weights else _USUAL)
+        predictor = network if predicts else None
+        options = _options(arguments, task, problem, generator, noise, predictor)
+        prior = arguments.prior or (_EDUCATED if arguments.weights else _DEFAULT)
         written = files(arguments.output, task, problem, f"fit-{prior}")
         table = written.panel.with_name(
             f"{written.panel.name.removesuffix('-panel.png')}-iterations.csv"
@@ -196,14 +196,14 @@ def run(arguments: argparse.Namespace) -> int:
                 raise ValueError(f"argument --output: would replace {path}")
             if state is not None and path == state:
                 raise ValueError(f"argument --checkpoint: would replace {path}")
-        # A network that is given was trained for all channels.
-        plain = task.without_repeats(problem) if network is None else problem
+        # A trained network needs all channels.
+        reduced = task.without_repeats(problem) if network is None else problem
         exact = noise == 0 and problem.A.tight
 
         def finished(image: Any) -> Any:
-            # Data without noise are put back into the image.
-            image = plain.A.consistent(image, plain.y) if exact else image
-            if plain is not problem:
+            # Exact data are restored in the image.
+            image = reduced.A.consistent(image, reduced.y) if exact else image
+            if reduced is not problem:
                 image = np.broadcast_to(image, problem.y.shape)
             return task.finished(np.ascontiguousarray(image))
 
@@ -212,7 +212,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         start = not predicts and arguments.start is not False
         fitting = Fitting(
-            plain,
+            reduced,
             generator,
             options,
             around=task.initial_image if start else None,
@@ -235,10 +235,10 @@ def run(arguments: argparse.Namespace) -> int:
         flush=True,
     )
     if fitting.iteration:
-        print(f"Goes on from iteration {fitting.iteration}: {state}\n", flush=True)
+        print(f"Resuming from iteration {fitting.iteration}: {state}\n", flush=True)
     try:
-        done = _fitted(arguments, task, problem, fitting, finished, network, written)
-    except ValueError as error:  # of the first image
+        done = _fit(arguments, task, problem, fitting, finished, network, written)
+    except ValueError as error:  # from the initial image
         parser.error(str(error))
     if done is None:
         print("Interrupted: nothing was written.")
@@ -248,17 +248,17 @@ def run(arguments: argparse.Namespace) -> int:
         rows = map(dataclasses.astuple, done.trajectory)
         file.write(comma_separated(names, rows))
     print("\n" + "\n".join(f"Written: {path}" for path in (*written, table) if path))
-    kept = f"at iteration {done.iterations}: this is the best so far"
+    place = f"at iteration {done.iterations}: this is the best image so far"
     if done.ending == "stopped":
-        print(f"Interrupted {kept}.")
+        print(f"Interrupted {place}.")
         return 130
     if done.ending == "broken":
-        print(f"Broken down {kept}; try a smaller --learning-rate.")
+        print(f"Broken down {place}; try a smaller --learning-rate.")
         return 1
     return 0
 
 
-def _fitted(
+def _fit(
     arguments: argparse.Namespace,
     task: Task,
     problem: Problem,
@@ -267,7 +267,7 @@ def _fitted(
     weights: Network | None,
     written: Files,
 ) -> Fit | None:
-    """Fit, compare, print and write; None if Ctrl-C came before the fit."""
+    """Fit, compare, print and write; return None if interrupted before the fit."""
     from svdinv.unroll.algorithms import Interrupted
     from svdinv.unroll.evaluation import classical, compare
     from svdinv.unroll.inference import NAMES, learned
@@ -275,15 +275,15 @@ def _fitted(
     from svdinv.unroll.tasks.task import Reconstruction
 
     methods = classical(task, problem, which="all" if arguments.baselines else "first")
-    sees = getattr(fitting.recipe, "source", "adjoint") == "adjoint"  # the data
-    if weights is not None and sees:
+    sees_data = getattr(fitting.recipe, "source", "adjoint") == "adjoint"
+    if weights is not None and sees_data:
         name, device = NAMES[False], str(fitting.device)
         methods[name] = learned(weights, task, device=device)[name]
     around = fitting.arounds[0]
     if around is not None:
-        begun = Reconstruction(task.finished(around[0].cpu().numpy()))
-        methods["start of the fit"] = lambda problem: begun
-    found: list[Fit] = []
+        start = Reconstruction(task.finished(around[0].cpu().numpy()))
+        methods["start of the fit"] = lambda problem: start
+    fits: list[Fit] = []
 
     def fit(problem: Problem) -> Reconstruction:
         with interrupts() as interrupted:
@@ -293,40 +293,40 @@ def _fitted(
                     stop=interrupted,
                     progress=sys.stderr.isatty(),
                 )
-            except Interrupted as press:  # what is without the step is worth keeping
-                done = press.solution
-            # Too late for the iterations, it may still have ended the step behind them.
+            except Interrupted as interrupt:  # keep the image before the final step
+                done = interrupt.solution
+            # The final step may be interrupted after the last iteration.
             late = interrupted() and done.ending != "broken"
-            found.append(dataclasses.replace(done, ending="stopped") if late else done)
-        return Reconstruction(finished(found[0].image), _describe_ending(found[0]))
+            fits.append(dataclasses.replace(done, ending="stopped") if late else done)
+        return Reconstruction(finished(fits[0].image), _describe_ending(fits[0]))
 
     def stopped() -> bool:
-        return any(done.ending == "stopped" for done in found)
+        return any(done.ending == "stopped" for done in fits)
 
     methods["fit"] = fit
     compared = compare(task, problem, methods, written, "fit", stopped=stopped)
-    return found[0] if compared.written else None
+    return fits[0] if compared.written else None
 
 
 def _describe_ending(done: Fit) -> str:
-    why = {
+    reasons = {
         "rule": "stopped by its rule",
         "iterations": "all iterations done",
-        "broken": "broke down again and again",
+        "broken": "broke down repeatedly",
     }
     note = f"iteration {done.best} of {done.iterations}"
-    note += f", {why.get(done.ending, 'interrupted')}"
+    note += f", {reasons.get(done.ending, 'interrupted')}"
     if done.step:
         note += f", step towards the data {done.step:g}"
     if done.rollbacks:
-        note += f", {len(done.rollbacks)} times gone back"
+        note += f", {len(done.rollbacks)} rollbacks"
     return note
 
 
 def _generator(
     arguments: argparse.Namespace, task: Task, problem: Problem, device: str
 ) -> tuple[Recipe, Network | None]:
-    """Return the generator, and its weights where there are some."""
+    """Return the generator, and the trained network if there is one."""
     from svdinv.unroll import pretrained
     from svdinv.unroll.inference import open_network
     from svdinv.unroll.untrained.presets import generator_for
@@ -339,17 +339,17 @@ def _generator(
                 f"or package.module:Class, got {prior!r}"
             )
         with naming("argument --prior"):
-            generator = generator_for(prior or _USUAL, task.without_repeats(problem))
+            generator = generator_for(prior or _DEFAULT, task.without_repeats(problem))
         return generator, None
     if prior not in (None, _EDUCATED):
         raise ValueError(f"argument --weights: does not apply to --prior {prior}")
     if weights is None and task.kind not in pretrained.names():
         raise ValueError(
-            f"argument --prior: {prior} needs --weights, none for {task.kind} come "
-            "with svdinv"
+            f"argument --prior: {prior} needs --weights, because svdinv has none for "
+            f"{task.kind}"
         )
     with naming("argument --weights"):
-        # By its path, for there may be a folder of that name.
+        # By path, since a folder may have the same name.
         network = open_network(weights or pretrained.path(task.kind), device)
     check_network(network, task, arguments.input, problem)
     return network.recipe, network
@@ -360,8 +360,7 @@ def _predicts(
 ) -> bool:
     """Return whether a network is fitted by predictions from recorrupted data.
 
-    A generator that has never seen noise, as where pixels are sampled, or noise of
-    another kind, is fitted as those that have not been trained.
+    Without Gaussian noise, a trained generator is fitted like untrained ones.
     """
     from svdinv.unroll.fidelity import L2
     from svdinv.unroll.networks import Generator
@@ -381,10 +380,7 @@ def _options(
     noise: float | None,
     network: Network | None,
 ) -> Options:
-    """Make options of the fit of those of the command line.
-
-    `network` is one that is fitted by what it predicts.
-    """
+    """Return the options of the fit; `network` is one that is fitted by predictions."""
     from svdinv.unroll.priors import Casorati, HuberVariation
     from svdinv.unroll.untrained import (
         SURE,
@@ -401,15 +397,17 @@ def _options(
     if arguments.trained == "singular-values" and not trained:
         raise ValueError("argument --trained: singular-values needs --weights")
     if arguments.penalty is not None and not generator.has_penalty:
-        raise ValueError("argument --penalty: this network has none")
+        raise ValueError("argument --penalty: does not apply to this network")
     penalty = PENALTY if arguments.penalty is None else arguments.penalty
-    # Data are in the units of the image, which was divided by the scale.
+    # Data and image have been divided by the scale.
     deviation = noise
     if arguments.deviation is not None:
         deviation = arguments.deviation / problem.scale
     stop = arguments.stop or ("none" if network else "held-out")
     if network and stop == "held-out":
-        raise ValueError("argument --stop: held-out would spoil what this network sees")
+        raise ValueError(
+            "argument --stop: held-out would remove data that this network needs"
+        )
     if stop in ("discrepancy", "sure"):
         if not deviation:
             raise ValueError(f"argument --stop: {stop} needs --deviation")
@@ -445,10 +443,10 @@ def _options(
         if input_noise is not None:
             raise ValueError("argument --input-noise: does not apply to this network")
         with naming("argument --prior"):
-            asked = {name: value for name, value in how.items() if value is not None}
-            return educated(problem, network, deviation or None, **asked)
-    usual = _RATE if arguments.weights is None else _EDUCATED_RATE
+            options = {name: value for name, value in how.items() if value is not None}
+            return educated(problem, network, deviation or None, **options)
+    rate = _RATE if arguments.weights is None else _EDUCATED_RATE
     how["iterations"] = arguments.iterations or _ITERATIONS
-    how["rate"] = arguments.learning_rate or usual
+    how["rate"] = arguments.learning_rate or rate
     how["input_noise"] = task.input_noise if input_noise is None else input_noise
     return Options(**how)

@@ -32,16 +32,16 @@ def add(commands: Subparsers, help: str) -> None:
         "info",
         help=help,
         description=(
-            "Show which versions are installed, which kernels decompose small matrices "
-            "and why, what PyTorch finds to run on, and which trained networks come "
-            "with svdinv. For bug reports."
+            "Print installed versions, the kernels that decompose small matrices and "
+            "why, the device that PyTorch uses, and the trained networks in svdinv. "
+            "For bug reports."
         ),
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one line for each thing."""
+    """Print one line for each item."""
     lines = {
         "svdinv": __version__,
         "Python": f"{platform.python_version()} on {platform.platform()}",
@@ -91,7 +91,7 @@ _KERNELS = {
     "jax": "svdinv.backends.jax_kernels",
     "dask": "svdinv.kernels",
 }
-"""The modules that report whether kernels serve a framework."""
+"""Modules that report whether a framework uses the kernels."""
 
 _WITHOUT = {
     "cupy": "none: they run on the CPU",
@@ -100,15 +100,15 @@ _WITHOUT = {
 
 
 def _kernels(framework: str) -> str:
-    """Which kernels serve a framework, or why none."""
+    """Return which kernels a framework uses, or why it uses none."""
     for name, value in {
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_ENABLE_ONEDNN_OPTS": "0",
     }.items():
-        os.environ.setdefault(name, value)  # TensorFlow says less while it is imported
+        os.environ.setdefault(name, value)  # fewer messages from TensorFlow's import
     try:
         return importlib.import_module(_KERNELS[framework]).chosen()
-    except Exception as error:  # a broken installation is what one asks about
+    except Exception as error:  # a broken installation may raise any
         return f"none: {framework} cannot be imported: {error}"
 
 
@@ -122,7 +122,7 @@ def _version(package: str) -> str | None:
 def _device() -> str:
     try:
         import torch
-    except Exception as error:  # a broken installation is what one asks about
+    except Exception as error:  # a broken installation may raise any
         return f"PyTorch cannot be imported: {error}"
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()

@@ -1,4 +1,4 @@
-"""``svdinv reconstruct``: pictures or series, by the weights that come with it."""
+"""``svdinv reconstruct``: reconstruct images with trained or classical methods."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 
 # Classical methods take minutes on larger pictures.
 _MOST_PIXELS = 1_000_000
-_WORTH = 0.1  # dB that another image is to be better by, to be told
+_MARGIN = 0.1  # dB by which another method must be better to be reported
 
 _EPILOG = """\
 examples:
   svdinv reconstruct coffee                      a photograph that comes with svdinv
   svdinv reconstruct cat.jpg --rate 0.1          from a tenth of its values
-  svdinv reconstruct noisy.jpg --no-truth        with noise that it has already
+  svdinv reconstruct noisy.jpg --no-truth        denoise a noisy picture
   svdinv reconstruct scan.npz --mask vista --coils 8
-  svdinv reconstruct raw.h5 --output out.npz     k-space as it was measured
+  svdinv reconstruct raw.h5 --output out.npz     from measured k-space
   svdinv reconstruct walnut-1 --views 30 --noise 0.01
 
-Images are sampled and then reconstructed, so that the result can be compared; data that
-were measured are taken as they are ('svdinv data inspect FILE' says what is in a file).
-Written are the reconstruction, a picture that compares it, and of series an animation.
+Images are first sampled and then reconstructed, so that the result can be compared with
+them; measured data are used unchanged ('svdinv data inspect FILE' describes a file).
+Output: the reconstruction, a picture with a comparison, and for series an animation.
 """
 
 
@@ -79,32 +79,32 @@ def add(commands: Subparsers, help: str) -> None:
         "--method",
         type=filled,
         metavar="NAME",
-        help="whose image is written: network, or a classical method by its name in "
-        "the table, such as non-local-low-rank",
+        help="method whose image is written: network, or a classical method from the "
+        "table, such as non-local-low-rank",
     )
     reconstruct.add_argument(
         "--ensemble",
         action="store_true",
-        help="average over eight mirrored, turned or reversed versions",
+        help="average over eight mirrored, rotated or reversed versions",
     )
     reconstruct.add_argument(
         "--baselines",
         action=argparse.BooleanOptionalAction,
-        help="compare with all classical methods, or the simplest alone (default: with "
-        f"those that take seconds, up to {_MOST_PIXELS / 1e6:g} million pixels)",
+        help="compare with all classical methods, or only the simplest (default: those "
+        f"that take seconds, up to {_MOST_PIXELS / 1e6:g} million pixels)",
     )
     reconstruct.add_argument(
         "--output",
         type=folder,
         default=Path("svdinv-output"),
         metavar="PATH",
-        help="folder, or file of the reconstruction: .png, .npz, .npy, .h5, .nii, .cfl "
-        "(default svdinv-output)",
+        help="folder, or file for the reconstruction: .png, .npz, .npy, .h5, .nii, "
+        ".cfl (default svdinv-output)",
     )
     reconstruct.add_argument(
         "--movie",
         choices=("gif", "mp4"),
-        help="the animation of a series (default gif); mp4 needs ffmpeg",
+        help="format of the animation of a series (default gif); mp4 needs ffmpeg",
     )
     add_computing(reconstruct)
 
@@ -121,7 +121,7 @@ class _Work(NamedTuple):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check all that can be checked, then reconstruct."""
+    """Check the arguments, then reconstruct."""
     parser = arguments.parser
     begin(arguments)
 
@@ -131,20 +131,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.movie == "mp4" and shutil.which("ffmpeg") is None:
         parser.error("argument --movie: mp4 needs the program ffmpeg, not found here")
     several = len(arguments.inputs) > 1
-    every: list[Files] = []
+    outputs: list[Files] = []
     work: _Work | None = None
     try:
         device = device_of(arguments.device)
         opened = functools.cache(lambda weights: open_network(weights, device))
         for source in arguments.inputs:
             work = _prepared(arguments, source, opened, device)
-            every.append(work.written)
-            if several:  # read again when it is its turn: all may not fit into memory
+            outputs.append(work.written)
+            if several:  # read again later, since all may not fit into memory
                 work = None
-        _check_apart(arguments.inputs, every)
+        _check_outputs(arguments.inputs, outputs)
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
-    for written in every:
+    for written in outputs:
         if ending(written.image, (".h5", ".hdf5")):
             need(parser, ("h5py",), "mri")
         if ending(written.image, (".nii", ".nii.gz")):
@@ -155,22 +155,22 @@ def run(arguments: argparse.Namespace) -> int:
             current = work or _prepared(arguments, source, opened, device)
         except (ValueError, ImportError) as error:
             parser.error(str(error))
-        done = _reconstructed(arguments, current, device)
-        del current  # before the next is read
+        done = _reconstruct(arguments, current, device)
+        del current  # frees memory for the next
         if not done.written:
-            others = f" of {source}; {number} before it" if number else ""
+            others = f" for {source}; {number} inputs were done" if number else ""
             print(f"Interrupted: nothing was written{others}.")
             return 130
         if not done.complete:
             rest = len(arguments.inputs) - number - 1
             others = f", and {rest} of {len(arguments.inputs)} inputs" if rest else ""
-            print(f"Interrupted: other methods were left out{others}.")
+            print(f"Interrupted: other methods were skipped{others}.")
             return 130
     return 0
 
 
-def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> Compared:
-    """Reconstruct an input, and say whose image was written."""
+def _reconstruct(arguments: argparse.Namespace, work: _Work, device: str) -> Compared:
+    """Reconstruct an input, and print the method whose image was written."""
     from svdinv.unroll.evaluation import classical, compare
     from svdinv.unroll.inference import NAMES, learned
 
@@ -191,7 +191,7 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
         methods |= {n: own[n] for n in own if which != "first" or n == method}
     done = compare(task, problem, methods, written, method)
     if done.written:
-        print(f"\n{_whose(method, done)}")
+        print(f"\n{_summary(method, done)}")
         if weights and method in NAMES.values():
             print(f"Its weights: {weights}.")
         elif arguments.weights and arguments.method is None:
@@ -199,25 +199,25 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
         others = classical(task, problem).keys() - {row.method for row in done.rows}
         if arguments.baselines is None and done.complete and others:
             names = ", ".join(name for name in task.baselines() if name in others)
-            print(f"--baselines also compares with what takes longer: {names}.")
+            print(f"--baselines also compares with slower methods: {names}.")
         print("\n".join(f"Written: {path}" for path in written if path), flush=True)
     return done
 
 
-def _whose(method: str, done: Compared) -> str:
-    """Report which method made the image, and whether another was better."""
+def _summary(method: str, done: Compared) -> str:
+    """Return a sentence with the method of the image, and any that was better."""
     from svdinv.unroll.evaluation import label, slug
 
-    told = f"The image is that of the method: {method}."
-    own = next(row for row in done.rows if row.method == method)
-    if not own.values:
-        return told
-    metric = next(iter(own.values))
+    text = f"The image is that of the method: {method}."
+    row = next(row for row in done.rows if row.method == method)
+    if not row.values:
+        return text
+    metric = next(iter(row.values))
     best = max(done.rows, key=lambda row: row.values[metric])
-    if best.values[metric] < own.values[metric] + _WORTH:
-        return told
+    if best.values[metric] < row.values[metric] + _MARGIN:
+        return text
     return (
-        f"{told} Nearer to the truth came {best.method}, {label(best.values)}; "
+        f"{text} {best.method} was nearer to the truth, {label(best.values)}; "
         f"--method {slug(best.method)} writes its image."
     )
 
@@ -228,7 +228,7 @@ def _prepared(
     opened: Callable[[Any], Any],
     device: str,
 ) -> _Work:
-    """Read an input, and check it and the options against each other."""
+    """Read an input, check that the options apply, and choose network and method."""
     from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation import files, method_named
     from svdinv.unroll.inference import NAMES
@@ -245,19 +245,19 @@ def _prepared(
     check_open(source, problem)
     network = None
     best = task.weights_for(problem)
-    own = best if best in pretrained.names() else task.kind
-    weights = arguments.weights or own
+    shipped = best if best in pretrained.names() else task.kind
+    weights = arguments.weights or shipped
     if arguments.weights or weights in pretrained.names():
         with naming("argument --weights"):
-            # By its path, for there may be a folder of that name.
-            network = opened(arguments.weights or pretrained.path(own))
+            # By path, since a folder may have the same name.
+            network = opened(arguments.weights or pretrained.path(shipped))
         if arguments.weights or task.suits_network(problem, network.recipe):
             check_network(network, task, source, problem)
         else:
             network = None
     if network is None and arguments.ensemble:
         raise ValueError(
-            "argument --ensemble: does not apply, as no weights in svdinv are for this"
+            "argument --ensemble: does not apply: svdinv has no weights for such data"
         )
     with naming("argument --method"):
         method = method_named(
@@ -269,19 +269,19 @@ def _prepared(
     written = files(arguments.output, task, problem, method, movie)
     if len(arguments.inputs) > 1 and written.image == arguments.output:
         raise ValueError("argument --output: must be a folder for several inputs")
-    said = str(weights) if network is not None else ""
-    return _Work(task, problem, network, method, written, said)
+    label = str(weights) if network is not None else ""
+    return _Work(task, problem, network, method, written, label)
 
 
-def _check_apart(sources: list[str], every: list[Files]) -> None:
-    """See that nothing that is read, or written for another input, is replaced."""
+def _check_outputs(sources: list[str], outputs: list[Files]) -> None:
+    """Raise ValueError if an output would replace an input or another output."""
     images: set[Path] = set()
-    for written in every:
+    for written in outputs:
         for path in filter(None, written):
             if any(same_file(path, source) for source in sources):
                 raise ValueError(f"argument --output: would replace {path}")
         if written.image in images:
             raise ValueError(
-                f"argument INPUT: two of them would be written to {written.image}"
+                f"argument INPUT: two inputs would be written to {written.image}"
             )
         images.add(written.image)

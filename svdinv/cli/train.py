@@ -1,4 +1,4 @@
-"""``svdinv train``: train a network, or go on training one."""
+"""``svdinv train``: train a network, or resume a training."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _NEEDS = (*NETWORKS, "tomlkit")
 
 _EPILOG = """\
 examples:
-  svdinv train colour --output runs/colour       photographs, options as they come
+  svdinv train colour --output runs/colour       photographs, default options
   svdinv train colour --print > mine.toml        the options, to edit
-  svdinv train mine.toml --output runs/mine      as that file says
+  svdinv train mine.toml --output runs/mine      with the options in that file
   svdinv train cine --output runs/cine --set training.steps=500
-  svdinv train --resume runs/mine                after Ctrl-C, or whatever ended it
+  svdinv train --resume runs/mine                after an interruption
   torchrun --nproc-per-node 2 -m svdinv train mine.toml --output runs/mine
 
 In the output folder: config.toml, log.csv, validation.csv, TensorBoard's events,
 checkpoint.safetensors to resume from and weights.safetensors to use.
 
 Exit codes: 0, all steps done; 1, a loss or gradient was not finite; 2, invalid
-arguments or files, as one line says; 130, interrupted by Ctrl-C or SIGTERM.
+arguments or files, with a one-line message; 130, interrupted by Ctrl-C or SIGTERM.
 """
 
 
@@ -49,7 +49,7 @@ def add(commands: Subparsers, help: str) -> None:
         help=help,
         description=(
             "Train a network on photographs ('colour'), on series of a beating heart\n"
-            "('cine'), on tomograms ('ct'), or as a configuration file says."
+            "('cine'), on tomograms ('ct'), or from a configuration file."
         ),
         epilog=_EPILOG,
     )
@@ -58,24 +58,22 @@ def add(commands: Subparsers, help: str) -> None:
         "config",
         nargs="?",
         metavar="NAME|FILE.toml",
-        help="what to train: a configuration that comes with svdinv (without this they "
-        "are listed), or a file",
+        help="a configuration that comes with svdinv (listed if this is omitted), or a "
+        "file",
     )
     place = train.add_mutually_exclusive_group()
-    place.add_argument(
-        "--output", type=folder, metavar="DIR", help="folder for all that is written"
-    )
+    place.add_argument("--output", type=folder, metavar="DIR", help="output folder")
     place.add_argument(
         "--resume",
         type=folder,
         metavar="DIR",
-        help="go on with the training in this folder, to the same weights, bit by bit, "
-        "as if it had not been interrupted",
+        help="resume the training in this folder; the final weights are bitwise those "
+        "of an uninterrupted training",
     )
     train.add_argument(
         "--overwrite",
         action="store_true",
-        help="begin anew even where the folder holds a training",
+        help="start a new training even if the folder contains one",
     )
     train.add_argument(
         "--set",
@@ -87,7 +85,7 @@ def add(commands: Subparsers, help: str) -> None:
     train.add_argument(
         "--steps",
         type=positive,
-        help="short for training.steps (default: from the configuration)",
+        help="same as training.steps (default: from the configuration)",
     )
     train.add_argument(
         "--seed",
@@ -103,21 +101,21 @@ def add(commands: Subparsers, help: str) -> None:
         "--weights",
         type=folder,
         metavar="FILE",
-        help="begin with the weights in this file, of the same network or of the one "
-        "that it refines (default: drawn from the seed)",
+        help="file with initial weights, of the same network or of the one that it "
+        "refines (default: drawn from the seed)",
     )
     train.add_argument(
         "--device",
         default="auto",
-        help="where to compute: cpu, cuda, or auto, GPUs if there are (default auto)",
+        help="cpu, cuda, or auto, which uses GPUs if available (default auto)",
     )
     train.add_argument(
-        "--print", action="store_true", help="print the configuration and do nothing"
+        "--print", action="store_true", help="print the configuration and exit"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check all that can be checked, then train."""
+    """Check the arguments, then train."""
     parser: Parser = arguments.parser
     need(parser, _NEEDS, "train")
 
@@ -140,25 +138,25 @@ def run(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             overwrite=arguments.overwrite,
         )
-    except Refused as error:  # another ValueError is a mistake of svdinv's own
+    except Refused as error:  # any other ValueError is a bug in svdinv
         parser.error(str(error))
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
-    """Make the folder to write to; files in it are kept."""
+    """Create the output folder and return it; existing files are kept."""
     from svdinv.unroll.training.command import holds_training
 
     parser: Parser = arguments.parser
     if arguments.resume is not None:
         return writable_folder(parser, "--resume", arguments.resume)
     if arguments.output is None:
-        parser.error("needs --output, a folder for what comes of the training")
+        parser.error("needs --output, a folder for the results of the training")
     output = writable_folder(parser, "--output", arguments.output)
-    there = holds_training(output)
-    if there and not arguments.overwrite:
+    existing = holds_training(output)
+    if existing and not arguments.overwrite:
         parser.error(
-            f"argument --output: {output} holds {there} already; go on with that "
-            "training by --resume, or begin anew in its place with --overwrite"
+            f"argument --output: {output} already contains {existing}; continue that "
+            "training with --resume, or replace it with --overwrite"
         )
     return output
 
@@ -167,45 +165,50 @@ def _config(arguments: argparse.Namespace) -> Config:
     from svdinv.unroll.training.config import changed, preset, presets, read
 
     parser: Parser = arguments.parser
-    given = _overrides(arguments)
+    overrides = _overrides(arguments)
     try:
         if arguments.resume is not None:
-            beside = (arguments.config, given, arguments.weights, arguments.overwrite)
-            if any(beside):
+            extra = (
+                arguments.config,
+                overrides,
+                arguments.weights,
+                arguments.overwrite,
+            )
+            if any(extra):
                 parser.error(
-                    "argument --resume: a training goes on as it was begun; other "
-                    "options would make another training of it"
+                    "argument --resume: a training is resumed with its own "
+                    "configuration; remove the other options"
                 )
             from svdinv.unroll.training.run import to_resume
 
             return to_resume(arguments.resume)
         if arguments.config is None:
             parser.error(f"what to train? {', '.join(presets())} or a file")
-        known = arguments.config in presets()
-        if not known and not Path(arguments.config).exists():
-            meant = near(arguments.config, presets()) or f"; or {', '.join(presets())}"
-            parser.error(f"there is no file {arguments.config}{meant}")
-        config = preset(arguments.config) if known else read(arguments.config)
-        return changed(config, given) if given else config
+        is_preset = arguments.config in presets()
+        if not is_preset and not Path(arguments.config).exists():
+            hint = near(arguments.config, presets()) or f"; or {', '.join(presets())}"
+            parser.error(f"there is no file {arguments.config}{hint}")
+        config = preset(arguments.config) if is_preset else read(arguments.config)
+        return changed(config, overrides) if overrides else config
     except ValueError as error:
         parser.error(str(error))
 
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    given: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for name, value in (
         ("training.steps", arguments.steps),
         ("seed", arguments.seed),
         ("threads", arguments.threads),
     ):
         if value is not None:
-            given[name] = value
+            overrides[name] = value
     for text in arguments.set:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             arguments.parser.error(f"argument --set: NAME=VALUE expected, got {text!r}")
         try:
-            given[name] = tomllib.loads(f"value = {value}")["value"]
+            overrides[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:  # a string without quotes
-            given[name] = value
-    return given
+            overrides[name] = value
+    return overrides

@@ -93,19 +93,19 @@ def test_what_is_left_out_is_not_seen_and_tells_the_distance(rng):
     mask = rng.random(truth.shape) < 0.4
     mask[:, 14:18, 14:18] = True  # nothing to predict
     problem = cine.sampled("heart", truth, mask, coil_maps(2, 32, 32, seed=0))
-    judge = cine_baselines._judge(replace(problem, truth=None))
-    held = np.asarray(problem.sampled_mask() & ~judge.problem.sampled_mask())
+    scorer = cine_baselines._scorer(replace(problem, truth=None))
+    held = np.asarray(problem.sampled_mask() & ~scorer.problem.sampled_mask())
     assert 0.04 < held.sum() / np.asarray(problem.sampled_mask()).sum() < 0.06
     assert not held[:, :, 14:18, 14:18].any()
-    assert not judge.problem.y[held].any()
-    assert judge.distance(truth) < 1e-3
+    assert not scorer.problem.y[held].any()
+    assert scorer.distance(truth) < 1e-3
     for seed in range(3):  # of an image that is wrong at all frequencies alike
         error = np.random.default_rng(seed).standard_normal((2, *truth.shape))
         wrong = truth + error[0] + 1j * error[1]
         distance = np.linalg.norm(wrong - truth)
-        assert judge.distance(wrong) == pytest.approx(distance, rel=0.1)
+        assert scorer.distance(wrong) == pytest.approx(distance, rel=0.1)
     middle = np.fft.ifft2(np.fft.ifftshift(mask.all(0)))  # which is fitted, and counts
-    assert judge.distance(truth + middle) == pytest.approx(
+    assert scorer.distance(truth + middle) == pytest.approx(
         np.sqrt(8) * np.linalg.norm(middle), rel=0.1
     )
 
@@ -242,7 +242,7 @@ def test_low_rank_plus_sparse_tells_where_nothing_is_sparse():
     alone = cine_baselines.low_rank(problem)
     both = cine_baselines.low_rank_plus_sparse(problem)
     np.testing.assert_allclose(both.image, alone.image, atol=1e-3)
-    assert both.note == "best weights 3.2e-05, inf: nothing is sparse"
+    assert both.note == "best weights 3.2e-05, inf: no sparse part"
 
 
 def test_views_are_shared_in_k_space_alone(series):

@@ -131,9 +131,9 @@ def test_help_of_a_task_that_is_misspelt(command, capsys):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("camera", "there is no file camera, and no image of svdinv has that name\n"),
+        ("camera", "there is no file camera, and no built-in image of that name\n"),
         ("coffe", "did you mean coffee?\n  'svdinv data list' lists the names\n"),
-        ("scan.xyz", "scan.xyz is none of what can be read:\n  a picture (.bmp, "),
+        ("scan.xyz", "cannot read scan.xyz; svdinv reads:\n  a picture (.bmp, "),
     ],
 )
 def test_what_is_no_image(name, said, capsys):

@@ -121,7 +121,7 @@ def test_it_goes_on_from_a_checkpoint(photo, tmp_path, capsys):
     state = tmp_path / "state.safetensors"
     for name in ("one", "two"):
         assert run(*fixed, "--checkpoint", state, "--output", tmp_path / name) == 0
-        told = f"Goes on from iteration 50: {state}" in capsys.readouterr().out
+        told = f"Resuming from iteration 50: {state}" in capsys.readouterr().out
         assert told == (name == "two")
     one, two = (tmp_path / n / "photo-fit-dip.png" for n in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
@@ -137,7 +137,10 @@ def test_ctrl_c_keeps_the_best_so_far(photo, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(Fitting, "step", press)
     assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 130
-    assert "Interrupted at iteration 5: this is the best so" in capsys.readouterr().out
+    assert (
+        "Interrupted at iteration 5: this is the best image so"
+        in capsys.readouterr().out
+    )
     names = {path.name for path in tmp_path.iterdir()}
     assert names == PHOTO
 

@@ -100,7 +100,7 @@ def test_bart_to_bart(tmp_path, raw, capsys):
     assert run("data", "inspect", path) == 0
     shown = capsys.readouterr().out
     assert "BART, task cine" in shown
-    assert "--slice --holds, as it is measured already" in shown
+    assert "--slice --holds, because it is measured data" in shown
     assert reconstruct(path, "--output", tmp_path / "out.cfl") == 0
     assert "as measured" in capsys.readouterr().out
     found = read_bart(tmp_path / "out.cfl").array
@@ -259,4 +259,4 @@ def test_a_mask_that_is_hidden_among_others(tmp_path, hearts, one_line, capsys):
         del file["mask"]
     capsys.readouterr()
     assert reconstruct(*words) == 2
-    assert "several arrays; none called mask, of kspace" in one_line()
+    assert "several arrays; none is called mask: kspace" in one_line()

@@ -58,7 +58,7 @@ def test_a_picture(picture, tmp_path, capsys):
     captured = capsys.readouterr()
     table = rows(captured.out)
     assert list(table) == ["zero-filled", "network", "biharmonic"]
-    assert f"takes longer: SVT completion, {NAME}.\n" in captured.out
+    assert f"with slower methods: SVT completion, {NAME}.\n" in captured.out
     assert all(len(cells) == 3 for cells in table.values())
     assert table["network"][0] > table["zero-filled"][0] + 5
     assert "rate 0.5" in captured.out
@@ -199,7 +199,7 @@ def test_ctrl_c_leaves_out_what_is_only_compared(
     assert run(picture, "--output", tmp_path / "out") == 130
     printed = capsys.readouterr().out
     assert list(rows(printed)) == ["zero-filled", "network"]
-    assert "Interrupted: other methods were left out." in printed
+    assert "Interrupted: other methods were skipped." in printed
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"cup-network-panel.png", "cup-network.png"}
 
@@ -219,7 +219,7 @@ def test_the_image_of_another_method(picture, tmp_path, capsys):
     best = max(table, key=lambda name: table[name][0])
     assert best == NAME
     assert "The image is that of the method: network." in printed
-    assert f"Nearer to the truth came {NAME}, PSNR {table[NAME][0]:.2f}" in printed
+    assert f"{NAME} was nearer to the truth, PSNR {table[NAME][0]:.2f}" in printed
     assert "--method non-local-low-rank writes its image" in printed
     assert decibels(out, picture) == pytest.approx(table["network"][0], abs=0.1)
 
@@ -316,7 +316,7 @@ def test_bad_arguments_end_in_one_line(
         ([tmp_path / "damaged.png"], "damaged.png"),
         ([picture, "--rate", "2"], "--rate"),
         ([picture, "--rate", "0.3", "--mask", tmp_path / "mask.npy"], "--rate"),
-        ([picture, "--mask", "radial"], "--mask: 'radial' is no file"),
+        ([picture, "--mask", "radial"], "--mask: 'radial' is not a file"),
         ([picture, "--coils", "2"], "--coils: does not apply"),
         ([picture, "--coils", "2"], "one of photographs"),
         ([picture, "--acceleration", "4"], "--acceleration: does not apply"),
@@ -330,7 +330,7 @@ def test_bad_arguments_end_in_one_line(
         (["cine", "--key", "x"], "--key"),
         ([scan, "--size", "64"], "--size"),
         ([tmp_path], "is a folder"),
-        ([picture, picture], "two of them would be written"),
+        ([picture, picture], "two inputs would be written"),
         ([picture, scan, "--output", tmp_path / "a.png"], "must be a folder"),
         ([picture, "no-such.png"], "no-such.png"),
         ([picture, "--weights", tmp_path], "weights.safetensors"),
@@ -434,7 +434,7 @@ def test_options_of_sampling_have_no_use_for_what_is_measured(tmp_path, one_line
         assert run(tmp_path / "raw.h5", *words) == 2
         said = one_line()
         assert f"{words[0]}: does not apply" in said
-        assert "measured already" in said
+        assert "measured data" in said
     assert run(tmp_path / "raw.h5", "--rate", "0.1") == 2
     assert "--rate: does not apply" in one_line()
 
@@ -451,4 +451,4 @@ def test_nothing_waits_for_a_pipe(picture, scan, tmp_path, one_line):
         [picture, "--weights", tmp_path / "pipe.safetensors"],
     ):
         assert run(*words) == 2
-        assert "is no regular file" in one_line()
+        assert "is not a regular file" in one_line()

@@ -242,12 +242,16 @@ def test_damaged_files_are_refused(tmp_path):
     made = Ct().arrays_to_save(problem())
     for name, value, message in (
         ("geometry", np.ones(3), "geometry must have the shape"),
-        ("geometry", np.r_[made["geometry"][:2], np.zeros(5)], "makes no sense"),
+        ("geometry", np.r_[made["geometry"][:2], np.zeros(5)], "is invalid"),
         ("geometry", np.r_[1e12, made["geometry"][1:]], "must have 11 to 4096 pixels"),
         ("geometry", np.r_[made["geometry"][:4], 1e3, 0, 0], "no ray runs through"),
         ("geometry", np.r_[made["geometry"][:5], 1, 9], "source must lie beyond"),
         ("angles", np.ones(3), "angles must have the shape"),
-        ("sinogram", np.full((12, 34), np.nan), "^(?!.*geometry).*sinogram has num"),
+        (
+            "sinogram",
+            np.full((12, 34), np.nan),
+            "^(?!.*geometry).*sinogram has num",
+        ),
         ("sinogram", np.zeros((12, 34)), "positive line integrals"),
     ):
         write_h5(tmp_path / "d.h5", **{**made, name: value})

@@ -234,7 +234,7 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         ("currents", np.ones(()), "currents must have the shape"),
         ("contact", None, "contact is missing"),
         ("contact", held["contact"][:-1], "contact must have 8 numbers"),
-        ("triangles", held["triangles"] + 0.4, "triangles must be of whole numbers"),
+        ("triangles", held["triangles"] + 0.4, "triangles must be integers"),
     ):
         write_h5(tmp_path / "d.h5", **{**held, name: value})
         with pytest.raises(ValueError, match=message):
@@ -279,7 +279,7 @@ def test_what_will_not_do_is_said_in_one_line(tmp_path, one_line):
         assert message in one_line()
     (path.parent / "ref.mat").unlink()
     assert main(["reconstruct", str(path), "--device", "cpu"]) == 2
-    assert "ref.mat, which is not there" in one_line()
+    assert "ref.mat, which does not exist" in one_line()
     assert main(["reconstruct", "tank", "--ensemble", "--device", "cpu"]) == 2
     assert "argument --ensemble: does not apply to conductivities" in one_line()
 

@@ -231,8 +231,16 @@ INFINITE = np.full((3, 14, 15), np.inf)
         ("cine", {**CINE, "mask": np.ones((3, 4, 5), bool)}, "mask must have"),
         ("cine", {**CINE, "mask": np.ones((2, 4, 1, 1), bool)}, "mask must have"),
         ("cine", {**CINE, "kspace": np.ones((2, 4, 5))}, "kspace must be complex"),
-        ("cine", {**CINE, "mask": np.full((2, 4, 5), 2)}, "mask must hold 0 and 1"),
-        ("cine", {**CINE, "mask": np.full((2, 4, 5), 0.5)}, "mask must hold 0 and 1"),
+        (
+            "cine",
+            {**CINE, "mask": np.full((2, 4, 5), 2)},
+            "mask must contain only 0 and 1",
+        ),
+        (
+            "cine",
+            {**CINE, "mask": np.full((2, 4, 5), 0.5)},
+            "mask must contain only 0 and 1",
+        ),
         ("cine", {**CINE, "mask": np.bytes_("abc")}, "mask must be an array"),
         ("cine", {**CINE, "mask": np.zeros((2, 4, 5), bool)}, "mask samples nothing"),
         ("cine", {**CINE, "kspace": NOT_FINITE}, "kspace has numbers"),
@@ -428,7 +436,7 @@ def test_inspect_says_what_is_in_a_file(tmp_path, with_coils, rng, capsys):
         f"mask       bool 3 x 32 x 40, {with_coils.A.mask.mean():.1%} sampled",
         "maps       complex64 2 x 32 x 40",
         "truth      not known",
-        "measured already",
+        "measured data",
     ):
         assert words in shown
     save_series(tmp_path / "scan.npy", 3 * with_coils.truth)
@@ -449,7 +457,7 @@ def test_measured_data_are_not_measured_again(tmp_path, photo, one_line):
     write_problem(tmp_path / "a.h5", Colour(), photo)
     words = [str(tmp_path / "a.h5"), "--output", str(tmp_path / "b.h5")]
     assert main(["data", "write", *words]) == 2
-    assert "measured already" in one_line()
+    assert "measured data" in one_line()
     assert not (tmp_path / "b.h5").exists()
 
 

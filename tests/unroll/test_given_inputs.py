@@ -157,7 +157,7 @@ def test_maps_need_a_middle_that_is_sampled(tmp_path, side):
     if side == 9:
         assert measured(path).A.maps.shape == (3, 32, 32)
         return
-    with pytest.raises(ValueError, match="7 x 7 points of k-space, and 8 x 8"):
+    with pytest.raises(ValueError, match="7 x 7 points of k-space, but 8 x 8"):
         read_input(path)
 
 
@@ -291,13 +291,13 @@ def _changes():
     yield {"kspace": 0 * coils}, "maps, and they cannot be estimated"
     yield {"kspace": np.full(SIZE, np.nan) + 0j}, "finite"
     yield {"kspace": np.ones(SIZE)}, "must be complex"
-    yield {"maps": maps}, "where there are maps"
+    yield {"maps": maps}, "if the file has maps"
     yield {"kspace": coils, "maps": np.ones((3, *SIZE[1:]))}, "maps must have"
     yield (
         {"kspace": coils, "maps": maps},
-        r"^[^:]*: the squared .* divide them by 1\.41",
+        r"^[^:]*: the squared .* divide the maps by 1\.41",
     )
-    yield {"kspace": kspace * (np.arange(20) % 5 == 0)}, "80% of what is measured"
+    yield {"kspace": kspace * (np.arange(20) % 5 == 0)}, "80% of the samples"
     yield {"truth": kspace[:, :20]}, "truth must have"
     yield {"truth": 0 * kspace}, "zero everywhere"
     yield {"kspace": None, "samples": np.ones(SIZE)}, r"must be \(3, H, W\)"
@@ -392,7 +392,7 @@ def test_series_of_any_scale(tmp_path, series, mask, factor, known, coils):
 def test_pipes_and_folders_are_no_input(tmp_path, suffix):
     """They are refused, and nothing waits for a pipe that nobody writes to."""
     os.mkfifo(tmp_path / f"pipe{suffix}")
-    with pytest.raises(ValueError, match=f"pipe{suffix} .*is no regular file"):
+    with pytest.raises(ValueError, match=f"pipe{suffix} .*is not a regular file"):
         read_input(tmp_path / f"pipe{suffix}")
     (tmp_path / f"folder{suffix}").mkdir()
     with pytest.raises(ValueError, match=f"folder{suffix} .*is a folder"):

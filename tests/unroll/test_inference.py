@@ -212,5 +212,5 @@ def test_a_task_that_can_only_be_trained_is_not_evaluated(
     monkeypatch.setattr(network, "task", f"{__name__}:OnlyTrained")
     save(network, tmp_path / "weights.safetensors")
     assert main(["evaluate", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
-    assert "no options of its images" in capsys.readouterr().err
+    assert "declares no `options` for its images" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -228,7 +228,7 @@ def test_counters_are_selected(tmp_path, kspace, counter):
 def test_phases_and_repetitions(tmp_path, kspace):
     readouts = [*lines(kspace), *lines(2 * kspace, repetition=1)]
     path = write(tmp_path / "a.h5", header(6, 8, centre=3), readouts)
-    with pytest.raises(ValueError, match="name one as time"):
+    with pytest.raises(ValueError, match="set one as time"):
         read_ismrmrd(path)
     with pytest.raises(ValueError, match="select one repetition of 0, 1"):
         read_ismrmrd(path, time="phase")
@@ -283,8 +283,8 @@ DAMAGED = {
     "trajectory is radial": lambda k: (header(6, 8, trajectory="radial"), lines(k)),
     "encoded matrix is 0x8": lambda k: (header(0, 8), lines(k)),
     "no readout of an image": lambda k: (header(6, 8), lines(k, flags=[19])),
-    "of line 6, outside the 6": lambda k: (header(6, 8), [readout(k[0, :, 0], 6)]),
-    "of line 7, outside the 6": lambda k: (
+    "in line 6, outside the 6": lambda k: (header(6, 8), [readout(k[0, :, 0], 6)]),
+    "in line 7, outside the 6": lambda k: (
         header(6, 8, centre=1),
         [readout(k[0, :, 0], 5)],
     ),
@@ -301,11 +301,11 @@ DAMAGED = {
         header(6, 8),
         [readout(k[0, :, 0], 0), readout(k[0, :1, 0], 1)],
     ),
-    "three dimensions": lambda k: (
+    "three-dimensional": lambda k: (
         header(6, 8),
         [readout(k[0, :, 0], 0), readout(k[0, :, 0], 0, kspace_encode_step_2=1)],
     ),
-    "not finite": lambda k: (header(6, 8), [readout(np.nan * k[0, :, 0], 0)]),
+    "must be finite": lambda k: (header(6, 8), [readout(np.nan * k[0, :, 0], 0)]),
 }
 
 

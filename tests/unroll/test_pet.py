@@ -358,8 +358,8 @@ def test_damaged_files_are_refused(tmp_path):
     negative[0, 2, 3] = -1
     for name, value, message in (
         ("geometry", np.ones(3), "geometry must have the shape"),
-        ("geometry", np.r_[20.0, 20, -1, 0], "makes no sense"),
-        ("geometry", np.r_[20.5, 20, 1, 0], "geometry must begin with whole rows"),
+        ("geometry", np.r_[20.0, 20, -1, 0], "is invalid"),
+        ("geometry", np.r_[20.5, 20, 1, 0], "geometry must begin with integer rows"),
         ("geometry", np.r_[20.0, 1e6, 1, 0], "geometry must have 11 to 4096 pixels"),
         ("geometry", np.r_[20.0, 20, 1, 500], "must lie on lines through the image"),
         ("angles", np.ones(3), "angles must have the shape"),

@@ -78,7 +78,7 @@ def test_equivalent_problems_have_the_same_solution(task, name, options, method,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("walnut-1 --stop held-out --prior edip", "--stop: held-out would spoil"),
+        ("walnut-1 --stop held-out --prior edip", "--stop: held-out would remove"),
         ("walnut-1 --input-noise 0.1 --prior edip", "--input-noise: does not apply"),
         ("walnut-1 --prior dip --weights x", "argument --weights: does not apply"),
         ("walnut-1 --prior edip --weights colour", "--weights: these are for colour"),

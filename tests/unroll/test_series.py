@@ -286,7 +286,7 @@ def test_fastmri_of_one_coil_with_a_mask(tmp_path, rng):
                 "kspace": np.ones((1, 3, 4)),
                 "reconstruction_rss": np.full((1, 3, 3), np.inf),
             },
-            "reconstruction_rss has numbers",
+            "reconstruction_rss must be finite",
         ),
     ],
 )

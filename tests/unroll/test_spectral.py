@@ -210,7 +210,7 @@ def test_it_is_trained_and_reconstructs(tmp_path, capsys):
     ):
         assert main([*words, "--output", str(tmp_path / "other")]) == 2
         said = capsys.readouterr().err.splitlines()[-1]
-        assert "these are for images of 4 channels, but" in said
+        assert "these are for images with 4 channels, but" in said
         assert "walnut-1 has 5" in said
     show = ["data", "show", "spectral:head-1", *small[:2], "--output"]
     assert main([*show, str(tmp_path / "bins.png")]) == 0

@@ -1,4 +1,4 @@
-"""Pictures, photographs, sampling masks and noise: what the tasks share."""
+"""Pictures, photographs, sampling masks and noise that several tasks use."""
 
 from svdinv.unroll.data.pictures import (
     HELD_OUT,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GOLDEN_ANGLE = 180 / ((1 + math.sqrt(5)) / 2)
-"""Degrees between successive spokes that fill the half circle evenly: 111.246."""
+"""Angle in degrees between successive spokes that fill the half circle evenly."""
 
 Mask = NDArray[np.bool_]
 _Array = NDArray[np.floating]
@@ -22,11 +22,10 @@ _Array = NDArray[np.floating]
 def uniform_mask(
     shape: tuple[int, ...], rate: float, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Draw a mask that samples every entry independently with the same chance.
+    """Draw a mask that samples every entry independently with probability `rate`.
 
-    Every channel of a colour image therefore gets a mask of its own, as in the colour
-    compressed sensing of Zhang & Hu (arXiv 2411.14141). Raises ValueError if `rate`,
-    the chance, is outside (0, 1).
+    The masks of the channels of a colour image are independent, as in Zhang & Hu
+    (arXiv 2411.14141). Raises ValueError if `rate` is outside (0, 1).
     """
     if not 0 < rate < 1:
         raise ValueError(f"rate must lie in (0, 1), got {rate}")
@@ -41,18 +40,19 @@ def variable_density_mask(
     power: float = 6.0,
     calibration: int = 8,
 ) -> NDArray[np.bool_]:
-    """Draw points of k-space with a density that falls off towards its border.
+    """Draw points of k-space with a density that decreases towards the border.
 
-    The polynomial density of Lustig, Donoho & Pauly (MRM 58, 2007): a point at the
-    distance r from the centre, 1 being that of the corner, has the chance
-    ``min(1, (1 - r)**power + offset)``, with the offset that meets the rate, found by
-    bisection. Where even an offset of zero gives too many points, the density is scaled
-    down instead. The points themselves are drawn by systematic sampling in random order
-    (Madow 1949), which keeps these chances and fixes the number.
+    The density is that of Lustig, Donoho & Pauly (MRM 58, 2007): a point at distance r
+    from the centre, relative to that of the corner, is sampled with probability
+    ``min(1, (1 - r)**power + offset)``, with the offset found by bisection to meet the
+    rate. If an offset of zero already exceeds the rate, the density is scaled down. The
+    points are drawn by systematic sampling in random order (Madow 1949), which keeps
+    these probabilities and fixes the number of points.
 
-    Every frame of (H, W) or (T, H, W) is drawn anew and has ``round(rate * H * W)``
-    points, with a square of `calibration` points a side around the centre. Raises
-    ValueError if an argument is out of range, or the square alone exceeds the rate.
+    Each frame of the `shape` (H, W) or (T, H, W) is drawn independently with
+    ``round(rate * H * W)`` points, including a square of `calibration` points a side
+    around the centre. Raises ValueError if an argument is out of range, or the square
+    alone exceeds the rate.
     """
     frames, height, width = _frames(shape)
     _check_rng(rng)
@@ -66,11 +66,11 @@ def variable_density_mask(
     count = round(rate * height * width)
     if count < calibration**2:
         raise ValueError(
-            f"rate {rate} gives {count} points of {height}x{width}, fewer than the "
+            f"rate {rate} samples {count} points of {height}x{width}, fewer than the "
             f"{calibration}x{calibration} of calibration"
         )
-    chance = _chances(radius.ravel(), centre.ravel(), count, power)
-    drawn = [_systematic(chance, count, rng) for _ in range(frames)]
+    probability = _probabilities(radius.ravel(), centre.ravel(), count, power)
+    drawn = [_systematic(probability, count, rng) for _ in range(frames)]
     return np.reshape(drawn, shape)
 
 
@@ -83,13 +83,14 @@ def cartesian_mask(
     calibration: int = 4,
     power: float = 2.0,
 ) -> NDArray[np.bool_]:
-    """Draw whole phase-encode lines, most of them near the centre of k-space.
+    """Draw complete phase-encode lines, most of them near the centre of k-space.
 
-    The density over the lines is that of `variable_density_mask` in one dimension. Each
-    frame of (H, W) or (T, H, W) has its own lines, ``round(N / acceleration)`` of N,
-    and `calibration` around the centre among them. They are chosen along `axis`, -2 for
-    H or -1 for W, and run along the other, the readout. Raises ValueError if an
-    argument is out of range, or there are fewer lines than `calibration`.
+    The density over the lines is that of `variable_density_mask` in one dimension. In
+    each frame of the `shape` (H, W) or (T, H, W), ``round(N / acceleration)`` of N
+    lines are drawn independently, including `calibration` lines around the centre. The
+    lines are chosen along `axis`, -2 for H or -1 for W, and run along the other axis,
+    the readout. Raises ValueError if an argument is out of range, or there are fewer
+    lines than `calibration`.
     """
     frames, *grid = _frames(shape)
     _check_rng(rng)
@@ -104,8 +105,8 @@ def cartesian_mask(
         )
     centre = np.zeros(lines, dtype=bool)
     centre[_middle(lines, calibration)] = True
-    chance = _chances(np.abs(_offsets(lines)), centre, count, power)
-    drawn = np.stack([_systematic(chance, count, rng) for _ in range(frames)])
+    probability = _probabilities(np.abs(_offsets(lines)), centre, count, power)
+    drawn = np.stack([_systematic(probability, count, rng) for _ in range(frames)])
     return _spread(drawn, axis, shape)
 
 
@@ -118,17 +119,16 @@ def radial_mask(
 ) -> NDArray[np.bool_]:
     """Make pseudo-radial lines through the centre, on the Cartesian grid.
 
-    A spoke takes, in each column (each row, if it is steep), the grid point nearest to
-    it, from border to border; so it needs no gridding. Between frames the spokes turn.
-    With the golden angle (Winkelmann et al., IEEE TMI 26, 2007) any run of frames
-    covers k-space nearly evenly. Dynamic MRI is commonly simulated with 16 or 30 lines
-    a frame.
+    A spoke samples the nearest grid point in each column, or in each row if it is
+    steep, from border to border, so that no gridding is needed. The spokes rotate from
+    frame to frame; with the golden angle (Winkelmann et al., IEEE TMI 26, 2007) any
+    sequence of frames covers k-space nearly evenly. Dynamic MRI is commonly simulated
+    with 16 or 30 lines a frame.
 
-    `angle` is in degrees from each spoke to the next, counted on from frame to frame,
-    and "golden" is `GOLDEN_ANGLE`; "uniform" spaces the spokes of a frame evenly, and
-    turns each frame by the golden angle against the one before. `rng` draws the angle
-    of the first spoke, which is otherwise 0: along W. Raises ValueError if an argument
-    is out of range.
+    `angle` is the angle in degrees between successive spokes, also across frames;
+    "golden" is `GOLDEN_ANGLE`, and "uniform" spaces the spokes of a frame evenly and
+    rotates each frame by the golden angle. `rng` draws the angle of the first spoke,
+    which is otherwise 0, along W. Raises ValueError if an argument is out of range.
     """
     frames, height, width = _frames(shape)
     _check_rng(rng, optional=True)
@@ -145,7 +145,7 @@ def radial_mask(
     with np.errstate(divide="ignore", invalid="ignore"):
         slopes = np.where(flat, rise / run, 0), np.where(flat, 0, run / rise)
     y, x = np.arange(height) - height // 2, np.arange(width) - width // 2
-    # By columns; rint rounds both halves of a spoke alike, so it is symmetric.
+    # By columns; rint is an odd function, which keeps spokes symmetric.
     rows = np.rint(slopes[0][..., None] * x).astype(int) + height // 2
     inside = flat[..., None] & (rows >= 0) & (rows < height)
     where = np.broadcast_arrays(frame, rows, x + width // 2)
@@ -166,20 +166,19 @@ def vista_like_mask(
     power: float = 2.0,
     sweeps: int = 10,
 ) -> NDArray[np.bool_]:
-    """Draw phase-encode lines that keep their distance in k-space and time.
+    """Draw phase-encode lines that are well separated in k-space and time.
 
-    After VISTA (Ahmad et al., MRM 74, 2015), which minimises a Riesz energy of the
-    samples in the k-t plane, but not that algorithm. Here the lines start from a random
-    draw, and each in turn moves, `sweeps` times at most, to the free line of its frame
-    where the energy ``sum(1 / distance**2)`` to the others is least. Distances in k are
-    measured by the share of the wanted density ``(1 - |k|)**power + 0.1`` between two
-    lines, so that lines end up closer in the centre. There, one line is worth one
-    frame.
+    Like VISTA (Ahmad et al., MRM 74, 2015), this minimises a Riesz energy of the
+    samples in the k-t plane, but by another algorithm: from random lines, each line in
+    turn moves, in at most `sweeps` sweeps, to the free line of its frame with the least
+    energy ``sum(1 / distance**2)`` to the others. Distances in k are integrals of the
+    density ``(1 - |k|)**power + 0.1`` between two lines, so that lines are closer near
+    the centre, where the distance of adjacent lines equals that of adjacent frames.
 
-    Of (T, H, W), with lines, `axis` and `acceleration` as for `cartesian_mask`; but no
-    line is in every frame, not the central one either: no two adjacent frames have a
-    line in common if the acceleration is 2 or more, and as few as can be if it is less.
-    Raises ValueError if an argument is out of range.
+    `shape` is (T, H, W); lines, `axis` and `acceleration` are as for `cartesian_mask`.
+    No line is sampled in every frame, including the central one: adjacent frames share
+    no line if the acceleration is 2 or more, and as few as possible otherwise. Raises
+    ValueError if an argument is out of range.
     """
     frames, *grid = _frames(shape, series=True)
     _check_rng(rng)
@@ -208,17 +207,17 @@ def equispaced_mask(
     calibration: int = 0,
     rng: np.random.Generator | None = None,
 ) -> NDArray[np.bool_]:
-    """Return phase-encode lines at equal distances, shifted from frame to frame.
+    """Return equispaced phase-encode lines, shifted from frame to frame.
 
-    As in UNFOLD (Madore, Glover & Pelc, MRM 42, 1999) and TSENSE (Kellman, Epstein &
-    McVeigh, MRM 45, 2001), whose frames take the lines of one another's gaps in turn.
-    Here each frame is moved by the golden section of the distance against the one
-    before, so that any run of frames covers k-space nearly evenly.
+    Similar to UNFOLD (Madore, Glover & Pelc, MRM 42, 1999) and TSENSE (Kellman, Epstein
+    & McVeigh, MRM 45, 2001), whose frames sample interleaved lines. Here each frame is
+    shifted by the golden section of the line distance, so that any sequence of frames
+    covers k-space nearly evenly.
 
-    Of (T, H, W), with `axis` and `acceleration` as for `cartesian_mask`, at distances
-    that differ by 1 where they cannot be equal, and `calibration` lines around the
-    centre besides these. `rng` draws where the lines of the first frame lie, which
-    otherwise begin at 0. Raises ValueError if an argument is out of range.
+    `shape` is (T, H, W), `axis` and `acceleration` are as for `cartesian_mask`.
+    Distances differ by 1 if they cannot be equal; `calibration` lines around the centre
+    are added. `rng` draws the position of the first frame's lines, which otherwise
+    start at 0. Raises ValueError if an argument is out of range.
     """
     frames, *grid = _frames(shape, series=True)
     _check_rng(rng, optional=True)
@@ -226,10 +225,10 @@ def equispaced_mask(
     count = _line_count(lines, acceleration)
     _check_calibration(calibration, lines, least=0)
     first = 0.0 if rng is None else rng.random()
-    moved = (first + np.arange(frames) * (math.sqrt(5) - 1) / 2) % 1
-    places = (np.arange(count) + moved[:, None]) * (lines / count)
+    shifts = (first + np.arange(frames) * (math.sqrt(5) - 1) / 2) % 1
+    indices = (np.arange(count) + shifts[:, None]) * (lines / count)
     drawn = np.zeros((frames, lines), dtype=bool)
-    drawn[np.arange(frames)[:, None], np.minimum(places.astype(int), lines - 1)] = True
+    drawn[np.arange(frames)[:, None], np.minimum(indices.astype(int), lines - 1)] = True
     drawn[:, _middle(lines, calibration)] = True
     return _spread(drawn, axis, shape)
 
@@ -237,11 +236,11 @@ def equispaced_mask(
 def read_mask(
     path: str | Path, *, key: str | None = None, time_axis: int = -3
 ) -> NDArray[np.bool_]:
-    """Read a sampling mask (..., H, W) from a file of an array of bool, or of 0 and 1.
+    """Read a sampling mask (..., H, W) from an array file of booleans, or of 0 and 1.
 
-    With `key` and `time_axis` as for `svdinv.unroll.formats.read_series`; of several
-    arrays the one called ``mask`` is taken. Raises ValueError if the file cannot be
-    read, holds other numbers, or samples nothing.
+    `key` and `time_axis` are as for `svdinv.unroll.formats.read_series`; by default,
+    the array called ``mask`` is read if there are several. Raises ValueError if the
+    file cannot be read, contains other numbers, or samples nothing.
     """
     from svdinv.unroll.formats.hdf5 import as_mask
     from svdinv.unroll.formats.series import read_series
@@ -254,8 +253,8 @@ def broadcast_mask(mask: Any, shape: tuple[int, ...]) -> Any:
     """Repeat a mask (H, W) for all frames or channels; ValueError for other shapes."""
     if mask.shape not in (shape, shape[-2:]):
         raise ValueError(
-            f"the mask must have the shape {shape}, or {shape[-2:]} for all alike, got "
-            f"{mask.shape}"
+            f"the mask must have the shape {shape}, or {shape[-2:]} for one common "
+            f"mask, got {mask.shape}"
         )
     return np.array(np.broadcast_to(mask, shape))
 
@@ -263,9 +262,9 @@ def broadcast_mask(mask: Any, shape: tuple[int, ...]) -> Any:
 def _draw_apart(
     density: _Array, count: int, before: Mask, rng: np.random.Generator
 ) -> Mask:
-    """Draw `count` lines, if possible none of the frame before."""
+    """Draw `count` lines, avoiding those of the previous frame if possible."""
     new = np.flatnonzero(~before)
-    if len(new) <= count:  # all of these, and the rest again
+    if len(new) <= count:  # all new lines, and some of the previous frame
         chosen, pool = ~before, np.flatnonzero(before)
     else:
         chosen, pool = np.zeros_like(before), new
@@ -279,27 +278,27 @@ def _draw_apart(
 def _move_apart(drawn: Mask, place: _Array, rng: np.random.Generator) -> bool:
     """Move each line, in place, to its energy minimum; return whether any moved."""
     frames = len(drawn)
-    reach = 4  # farther frames hardly matter
+    reach = 4  # frames farther apart hardly interact
     squared = (place[:, None] - place) ** 2
     kernels = [1 / np.maximum(squared + dt**2, 1e-3) for dt in range(reach + 1)]
     moved = False
     for t in rng.permutation(frames):
         near = range(max(0, t - reach), min(frames, t + reach + 1))
         energy = np.sum([kernels[abs(s - t)] @ drawn[s] for s in near], axis=0)
-        taken = drawn[t].copy()
+        occupied = drawn[t].copy()
         for s in (t - 1, t + 1):
             if 0 <= s < frames:
-                taken |= drawn[s]
+                occupied |= drawn[s]
         for line in rng.permutation(np.flatnonzero(drawn[t])):
             energy -= kernels[0][line]
-            candidates = np.where(taken, np.inf, energy)
+            candidates = np.where(occupied, np.inf, energy)
             candidates[line] = energy[line]
             best = int(np.argmin(candidates))
-            # Rounding must not keep a line going to and fro between equal places.
+            # The margin keeps rounding from moving a line between equal minima.
             if candidates[best] < energy[line] * (1 - 1e-9):
                 drawn[t, line], drawn[t, best] = False, True
-                taken[best] = True
-                taken[line] = any(
+                occupied[best] = True
+                occupied[line] = any(
                     drawn[s, line] for s in (t - 1, t + 1) if 0 <= s < frames
                 )
                 line, moved = best, True
@@ -307,40 +306,40 @@ def _move_apart(drawn: Mask, place: _Array, rng: np.random.Generator) -> bool:
     return moved
 
 
-def _chances(radius: _Array, centre: Mask, count: int, power: float) -> _Array:
-    """Chances that fall with the radius, are 1 in the centre, and sum to `count`."""
+def _probabilities(radius: _Array, centre: Mask, count: int, power: float) -> _Array:
+    """Probabilities that decrease from 1 in the centre, and sum to `count`."""
     density = np.maximum(0, 1 - radius) ** power
-    wanted = count - int(np.count_nonzero(centre))
+    rest = count - int(np.count_nonzero(centre))
     outer = density[~centre]
-    if outer.sum() < wanted:
-        grown = _lift(outer, wanted)
+    if outer.sum() < rest:
+        scaled = _lift(outer, rest)
     else:
-        grown = outer * (wanted / outer.sum()) if wanted else 0 * outer
-    chance = np.ones_like(density)
-    chance[~centre] = grown
-    return chance
+        scaled = outer * (rest / outer.sum()) if rest else 0 * outer
+    probability = np.ones_like(density)
+    probability[~centre] = scaled
+    return probability
 
 
-def _lift(density: _Array, wanted: int) -> _Array:
-    """Raise a density by the offset that makes it sum to `wanted`, 1 at the most."""
+def _lift(density: _Array, total: int) -> _Array:
+    """Add the offset to a density, clipped to 1, that makes it sum to `total`."""
     low, high = 0.0, 1.0
     for _ in range(50):
         offset = (low + high) / 2
-        if np.minimum(1, density + offset).sum() < wanted:
+        if np.minimum(1, density + offset).sum() < total:
             low = offset
         else:
             high = offset
     return np.minimum(1, density + high)
 
 
-def _systematic(chance: _Array, count: int, rng: np.random.Generator) -> Mask:
-    """Draw exactly `count` entries, each with its chance, in one pass."""
-    drawn = chance >= 1
+def _systematic(probability: _Array, count: int, rng: np.random.Generator) -> Mask:
+    """Draw exactly `count` entries with given probabilities, in one pass."""
+    drawn = probability >= 1
     order = rng.permutation(np.flatnonzero(~drawn))
     count -= int(np.count_nonzero(drawn))
     if count == 0:
         return drawn
-    total = np.cumsum(chance[order])
+    total = np.cumsum(probability[order])
     ticks = np.floor(total * (count / total[-1]) + rng.random())
     ticks[-1] = count
     drawn[order] = np.diff(ticks, prepend=0) > 0
@@ -348,7 +347,7 @@ def _systematic(chance: _Array, count: int, rng: np.random.Generator) -> Mask:
 
 
 def _spoke_angles(frames: int, spokes: int, angle: str | float) -> _Array:
-    """Angles in degrees, shape (frames, spokes)."""
+    """Return angles in degrees, shape (frames, spokes)."""
     frame, spoke = np.arange(frames)[:, None], np.arange(spokes)
     if angle == "uniform":
         return frame * GOLDEN_ANGLE + spoke * (180 / spokes)
@@ -362,14 +361,14 @@ def _spoke_angles(frames: int, spokes: int, angle: str | float) -> _Array:
 
 
 def _spread(lines: Mask, axis: int, shape: tuple[int, ...]) -> Mask:
-    """Make whole lines of k-space from a choice of lines for each frame."""
+    """Extend the lines of each frame (T, N) along the readout."""
     frames = lines[:, :, None] if axis == -2 else lines[:, None, :]
     full = np.broadcast_to(frames, (len(lines), *shape[-2:]))
     return full.reshape(shape).copy()
 
 
 def _offsets(n: int) -> _Array:
-    """Distances from the centre of an axis, 1 at its ends."""
+    """Offsets from the centre of an axis, with magnitude 1 at the border."""
     return (np.arange(n) - n // 2) / max(n // 2, 1)
 
 
@@ -399,7 +398,7 @@ def _frames(shape: tuple[int, ...], series: bool = False) -> tuple[int, int, int
 
 
 def is_integer(value: object) -> bool:
-    """Return whether a value is an integer, of Python or NumPy, and no bool."""
+    """Return whether a value is a Python or NumPy integer, but not a bool."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

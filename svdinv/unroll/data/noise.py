@@ -17,9 +17,9 @@ Arrays = NDArray[Any]
 def white_noise(
     shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator
 ) -> Arrays:
-    """Draw white Gaussian noise of variance 1: float32, or complex64, circular.
+    """Draw white Gaussian noise of variance 1: float32, or circular complex64.
 
-    Of complex noise n, E|n|**2 is 1.
+    The variance of complex noise n is E|n|**2.
     """
     if np.dtype(dtype).kind != "c":
         return rng.standard_normal(shape, dtype=np.float32)
@@ -28,11 +28,11 @@ def white_noise(
 
 
 def noisy(problem: Problem, deviation: float, *, seed: int) -> Problem:
-    """Add white Gaussian noise to what was measured, of NumPy arrays.
+    """Add white Gaussian noise to the samples of a problem with NumPy arrays.
 
-    `deviation`, sqrt(E|n|**2) of complex noise n, is relative to the largest value that
-    an image can have: 1 for real ones, the largest magnitude of the truth for complex
-    ones. The setting of the problem says so.
+    `deviation`, sqrt(E|n|**2) for complex noise n, is relative to the peak of the
+    image: 1 for real images, the largest magnitude of the truth for complex ones. It is
+    appended to the setting of the problem.
     """
     y, scale = problem.y, deviation
     if np.iscomplexobj(y):
@@ -52,11 +52,11 @@ def counted(
 ) -> Arrays:
     """Simulate line integrals of attenuation measured by counting photons.
 
-    Counts are Poisson variables of mean ``photons * exp(-integral)``, where a detector
-    counts so many photons (numbers that broadcast) without anything in the way, plus
-    Gaussian noise of the electronics, of a standard deviation in photons (Lasio,
-    Whiting & Williamson, Phys. Med. Biol. 2007). All photons of an integral have one
-    energy: there is no beam hardening. What would be no photon at all counts as one.
+    Counts are Poisson variables with mean ``photons * exp(-integral)``, where `photons`
+    is the count without an object (it broadcasts), plus Gaussian noise with standard
+    deviation `electronic` in photons (Lasio, Whiting & Williamson, Phys. Med. Biol.
+    2007). The photons of an integral have one energy, so there is no beam hardening.
+    Counts below 1 are set to 1.
     """
     mean = photons * np.exp(-integrals.astype(np.float64))
     counts = rng.poisson(mean) + electronic * rng.standard_normal(mean.shape)

@@ -1,7 +1,6 @@
-"""Pictures: installed photographs, files, and patches of them.
+"""Pictures: photographs of installed packages, files, and patches.
 
-Nothing is downloaded: the photographs named here lie in the wheels of scikit-image and
-scikit-learn.
+Nothing is downloaded: the photographs come with scikit-image and scikit-learn.
 """
 
 from __future__ import annotations
@@ -20,40 +19,40 @@ from svdinv.unroll.formats.checks import check_bytes, check_regular, quiet
 SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-"""How the names of the files end of pictures."""
+"""Suffixes of picture files."""
 
 Image = NDArray[np.float32]
 _Number = TypeVar("_Number", np.uint8, np.float32)
 
 
 HELD_OUT = "chelsea"
-"""The photograph left out of training, unless another is chosen."""
+"""The photograph that is excluded from training by default."""
 
 PHOTOS = (
     "astronaut", "chelsea", "coffee", "rocket", "immunohistochemistry",
     "hubble_deep_field", "retina", "motorcycle_left", "motorcycle_right", "china",
     "flower",
 )  # fmt: skip
-"""Names of the photographs of installed packages."""
+"""Names of the built-in photographs."""
 
 TEST = (
     "astronaut", "chelsea", "coffee", "rocket", "immunohistochemistry",
     "motorcycle_left", "china", "flower",
 )  # fmt: skip
-"""Photographs that the weights in this package have never seen."""
+"""Photographs that were not used to train the weights in this package."""
 
-# Two photographs of one scene: to train on the one is to have seen the other.
+# Two photographs of one scene, which must not be split between training and test.
 _TWINS = frozenset({"motorcycle_left", "motorcycle_right"})
 
 
 def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
     """Read a picture file as a colour image, float32 (H, W, 3) in [0, 1].
 
-    PNG, JPEG, TIFF or whatever else Pillow reads. Grey pictures, of 8 or 16 bits, get
-    three equal channels, transparency is dropped. Wider or higher pictures than
-    `largest` pixels are cropped around their middle; None takes them whole. Raises
-    ValueError if the file is missing, is no picture, holds numbers without a known
-    range (32 bits), or is smaller than 32x32 pixels.
+    The format is PNG, JPEG, TIFF or any other that Pillow reads. Grey pictures of 8 or
+    16 bits become three equal channels, and transparency is dropped. Pictures with more
+    than `largest` pixels a side are cropped around their centre, unless it is None.
+    Raises ValueError if the file is missing, is not a picture, has 32 bits without a
+    known range, or is smaller than 32x32 pixels.
     """
     with needing("PIL", "demo"):
         from PIL import Image as pillow
@@ -65,14 +64,14 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
             check_bytes(path, "the picture", 12, *picture.size)
             upright = ImageOps.exif_transpose(picture)
             deep = upright.mode.startswith("I;16") or (
-                # In these formats Pillow scales to 16 bits what it holds in 32.
+                # In these formats Pillow uses 32-bit integers for 16-bit values.
                 upright.mode == "I" and picture.format in ("PNG", "PPM")
             )
-            # Pillow's conversion of what is not bytes makes white of everything.
+            # Pillow's conversion to RGB would clip values above 255.
             if upright.mode in ("I", "F") and not deep:
-                raise ValueError("its numbers have no largest one, which is white")
+                raise ValueError("its values have no known maximum for white")
             pixels = np.asarray(upright if deep else upright.convert("RGB"))
-    except Exception as error:  # a damaged file can lead Pillow anywhere
+    except Exception as error:  # Pillow may raise any class for a damaged file
         raise ValueError(f"cannot read {path} as a picture: {error}") from error
     if deep:
         grey = pixels.astype(np.float32) / np.float32(65535)
@@ -99,7 +98,7 @@ def picture_files(path: str | Path) -> list[Path]:
 
 
 def centre_crop(pixels: NDArray[_Number], largest: int) -> NDArray[_Number]:
-    """Crop an image to at most `largest` pixels a side, around its middle."""
+    """Crop an image to at most `largest` pixels a side, around its centre."""
     top, left = (max(0, (n - largest) // 2) for n in pixels.shape[:2])
     return pixels[top : top + largest, left : left + largest]
 
@@ -110,15 +109,14 @@ def patches(
     size: int,
     rng: np.random.Generator,
 ) -> Image:
-    """Draw square patches from whole photographs, flat and black ones included.
+    """Draw random square patches from photographs, float32 (count, size, size, C).
 
-    Every photograph is as likely as any other, every place in it too; patches are
-    mirrored and turned at random. Of photographs (H, W, channels), of different sizes
-    if need be, to float32 (count, size, size, channels). Raises ValueError if one is
-    smaller than a patch.
+    The photographs (H, W, C), which may differ in size, are drawn with equal
+    probability, as are the positions in each; patches are mirrored and rotated at
+    random. Raises ValueError if a photograph is smaller than a patch.
     """
     pool = list(photos.values()) if isinstance(photos, Mapping) else photos
-    if isinstance(pool, list):  # others may make their pictures when asked
+    if isinstance(pool, list):  # other sequences may load pictures lazily
         _check_fit(pool, size)
     drawn = []
     for _ in range(count):
@@ -143,11 +141,10 @@ def from_bytes(pixels: NDArray[np.uint8]) -> Image:
 
 
 def split(*test: str) -> tuple[str, ...]:
-    """Return names of the photographs to train on when others are to be reconstructed.
+    """Return the names of the training photographs for given test photographs.
 
-    This is the one place where training and test photographs are told apart: left out
-    are those in `test`, and other views of them. Where it has no name of `PHOTOS`, such
-    as for a picture of the user's own, `HELD_OUT` takes its place.
+    Excluded are those in `test` and other views of the same scene. If none of them is
+    in `PHOTOS`, as for a picture of the user, `HELD_OUT` is excluded instead.
     """
     held_out = {name for name in test if name in PHOTOS} or {HELD_OUT}
     if held_out & _TWINS:
@@ -158,7 +155,7 @@ def split(*test: str) -> tuple[str, ...]:
 def photograph(name: str) -> Image:
     """Load a photograph of `PHOTOS`: float32 (H, W, 3) in [0, 1].
 
-    Raises ValueError if there is none of that name.
+    Raises ValueError if there is no photograph of that name.
     """
     if name not in PHOTOS:
         raise ValueError(f"no photograph {name!r}; there are {', '.join(PHOTOS)}")
@@ -179,7 +176,7 @@ def training_photographs(
 ) -> dict[str, Image]:
     """Read photographs to train on, by name: float32 (H, W, 3) in [0, 1]."""
     names = split(*held_out) if held_out else PHOTOS
-    # Scaled down one by one: all of them at their full size could fill the memory.
+    # Scaled down one by one, because all at full size could exhaust the memory.
     images = {name: shrunk(photograph(name), longest) for name in names}
     for file in _pictures(places):
         name = str(file) if file.stem in images else file.stem
@@ -188,7 +185,7 @@ def training_photographs(
 
 
 def fingerprint(places: Sequence[str]) -> str:
-    """Sum up pictures in folders and files by SHA-256: names, order and content."""
+    """Return the SHA-256 of names, order and content of pictures."""
     return checks.fingerprint(_pictures(places))
 
 
@@ -197,7 +194,7 @@ def _pictures(places: Sequence[str]) -> Iterator[Path]:
 
 
 def shrunk(image: Image, longest: int) -> Image:
-    """Scale a photograph down by a whole number, by the means of squares of pixels."""
+    """Downsample a photograph by an integer factor to at most `longest` a side."""
     factor = -(-max(image.shape[:2]) // longest)
     if factor == 1:
         return image

@@ -1,4 +1,4 @@
-"""Pictures that compare reconstructions of one photograph, or of one series."""
+"""Pictures and animations that compare reconstructions of one image or series."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from svdinv.unroll.formats.atomic import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_ZOOM = 4  # the shorter side is this many times that of the magnified window
-_HEART = 0.4  # of the shorter side: the window of a series
+_ZOOM = 4  # ratio of the shorter side of an image to the magnified window
+_HEART = 0.4  # ratio of the window of a series to its shorter side
 # Inches.
 _WIDTH, _GAP, _MARGIN, _HEAD, _BOTTOM = 2.9, 0.1, 0.18, 1.15, 0.18
 _BAR, _BAR_WIDTH = 0.55, 0.13
-_SIDE, _PROFILE = 0.34, 1.1  # captions at the left, and the profile, of series
+_SIDE, _PROFILE = 0.34, 1.1  # captions of series, and their profiles
 _DPI = 110
-_MOST_SHOWN = 2048  # pixels of a side
+_MOST_SHOWN = 2048  # pixels a side
 _INK, _MUTED, _MARK = "#1a1a1a", "#6b6b6b", "#ffd23f"
-# Of series: the brightest pixels are few, and of no interest.
-_WHITE = 0.998
-# Pixels of an animation, and shades of grey.
+_WHITE = 0.998  # quantile of a series that is white, below a few very bright pixels
+# Sizes in an animation in pixels, and shades of grey.
 _COLUMN, _SPACE, _LINE, _BLACK, _TEXT, _SUBTEXT = 240, 8, 20, 12, 240, 150
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One column of the panel: a heading, an image, and a line under the heading.
+    """One column of a panel: a heading, an image, and a line under the heading.
 
-    The image is a picture in [0, 1], (H, W, 3), or a series, complex or magnitudes,
-    (T, H, W).
+    The image is a picture (H, W, 3) in [0, 1], or a series (T, H, W), complex or
+    magnitudes.
     """
 
     name: str
@@ -48,12 +47,12 @@ class Entry:
 def save_panel(
     path: str | Path, truth: Entry | None, entries: Sequence[Entry], *, title: str
 ) -> None:
-    """Write a PNG: pictures, a magnified window, and maps of the error.
+    """Write a PNG with pictures, a magnified window, and error maps.
 
-    The window lies where the truth has most contrast; the errors, averaged over the
-    channels, share one scale. Without a truth there are no errors to show, and the last
-    entry tells what to look at. The first entry, the zero-filled image, does not count
-    for the scale of the errors. Raises ImportError without Matplotlib.
+    The window is where the truth has most contrast. The errors are averaged over the
+    channels and share one scale, which ignores the first entry, the zero-filled image.
+    Without a truth, the panel has no error maps, and the last entry determines the
+    window. Raises ImportError without Matplotlib.
     """
     from matplotlib.patches import Rectangle
 
@@ -78,18 +77,18 @@ def save_panel(
         window = clipped[top : top + side, left : left + side]
         sheet.framed(1, column).imshow(window, interpolation="nearest")
     if truth:
-        known = _reduced(truth.image)
+        reference = _reduced(truth.image)
         errors = [
-            np.abs(_reduced(entry.image) - known).mean(axis=-1) for entry in entries
+            np.abs(_reduced(entry.image) - reference).mean(axis=-1) for entry in entries
         ]
-        colours = (known != known[..., :1]).any()
-        over = "mean absolute error\nover the channels" if colours else "absolute error"
-        sheet.errors(2, errors, over)
+        colours = (reference != reference[..., :1]).any()
+        text = "mean absolute error\nover the channels" if colours else "absolute error"
+        sheet.errors(2, errors, text)
     sheet.save(path)
 
 
 def _reduced(image: NDArray[Any]) -> NDArray[Any]:
-    """Subsample images that are much larger than a panel shows."""
+    """Subsample images that are much larger than their place in a panel."""
     step = max(image.shape[:2]) // _MOST_SHOWN + 1
     return image[::step, ::step]
 
@@ -97,12 +96,12 @@ def _reduced(image: NDArray[Any]) -> NDArray[Any]:
 def save_series_panel(
     path: str | Path, truth: Entry | None, entries: Sequence[Entry], *, title: str
 ) -> None:
-    """Write a PNG: a frame of each series, a window, a profile, and maps of the error.
+    """Write a PNG with a frame of each series, a window, a profile, and error maps.
 
-    The window lies where most moves, and the frame is the one that differs most there
-    from the mean over time. The profile shows the row through the middle of the window
-    in all frames, from the first at its top to the last. Magnitudes share one scale,
-    and so do the errors. Parameters and errors are those of `save_panel`.
+    The window is where the series varies most over time, and the frame is the one that
+    differs most from the mean there. The profile is the central row of the window in
+    all frames, the first at the top. Magnitudes share one scale, and so do errors.
+    Parameters and errors are those of `save_panel`.
     """
     from matplotlib.patches import Rectangle
 
@@ -110,7 +109,7 @@ def save_series_panel(
     magnitudes = [np.abs(entry.image) for entry in columns]
     reference = magnitudes[0 if truth else -1]
     frames, height, width = reference.shape
-    shown, top, left, side = _moving_window(reference)
+    index, top, left, side = _moving_window(reference)
     window = np.s_[top : top + side, left : left + side]
     tall = _WIDTH * height / width
     rows = [tall, _WIDTH, _PROFILE, *([tall] if truth else [])]
@@ -118,7 +117,7 @@ def save_series_panel(
     grey: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": _white(reference)}
     for column, (entry, series) in enumerate(zip(columns, magnitudes, strict=True)):
         sheet.head(column, entry)
-        frame = series[shown]
+        frame = series[index]
         whole = sheet.axes[0, column]
         whole.imshow(frame, interpolation="antialiased", **grey)
         corner = (left - 0.5, top - 0.5)
@@ -133,11 +132,11 @@ def save_series_panel(
         sheet.axes[2, column].imshow(
             row, aspect="auto", interpolation="nearest", **grey
         )
-    sheet.caption(0, f"frame {shown + 1} of {frames}")
+    sheet.caption(0, f"frame {index + 1} of {frames}")
     sheet.caption(1, "magnified")
     sheet.caption(2, "time ↓")
     if truth:
-        errors = [np.abs(e.image - truth.image)[shown] for e in entries]
+        errors = [np.abs(e.image - truth.image)[index] for e in entries]
         sheet.errors(3, errors, "magnitude of the error\nin this frame")
     sheet.save(path)
 
@@ -149,10 +148,10 @@ def save_series_animation(
     *,
     seconds: float = 0.1,
 ) -> None:
-    """Write a GIF: the magnitudes of series, side by side, repeated for ever.
+    """Write an endlessly repeating GIF with the magnitudes of series side by side.
 
-    `seconds` is the time of a frame. Raises ImportError without Pillow, and OSError if
-    the file cannot be written.
+    `seconds` is the duration of a frame. Raises ImportError without Pillow, and OSError
+    if the file cannot be written.
     """
     with needing("PIL", "train"):
         from PIL import Image as pillow
@@ -184,7 +183,7 @@ def save_series_animation(
 
 
 class _Sheet:
-    """A figure of pictures of one width, in columns and rows of given heights."""
+    """A figure with a grid of pictures of equal width, in rows of given heights."""
 
     def __init__(
         self, columns: int, heights: Sequence[float], title: str, side: float = 0.0
@@ -217,14 +216,14 @@ class _Sheet:
         self._write(column, 0.11, entry.label, 10.5, _MUTED, "normal")
 
     def caption(self, row: int, text: str) -> None:
-        """Write along the left of a row."""
+        """Write text along the left of a row."""
         self.axes[row, 0].set_ylabel(
             text, fontsize=10.5, color=_MUTED, labelpad=72 * _GAP
         )
 
     def errors(self, row: int, errors: Sequence[NDArray[Any]], meaning: str) -> None:
-        """Draw maps of the error, from the second column on, and their scale."""
-        # The samples miss whole pixels: they would drown the scale of all others.
+        """Draw error maps, from the second column on, and their colour scale."""
+        # Zero-filled pixels would dominate the scale.
         scale = float(np.quantile(np.stack(errors[1:] or errors), 0.995)) or 1.0
         first, *others = self.axes[row]
         first.text(
@@ -244,16 +243,16 @@ class _Sheet:
     def _write(
         self, column: int, rise: float, text: str, size: float, color: str, weight: str
     ) -> None:
-        """Write above a column, `rise` inches over its first picture."""
+        """Write text above a column, `rise` inches over its first picture."""
         self.axes[0, column].annotate(
             text, (0, 1), (0, 72 * rise), xycoords="axes fraction",
             textcoords="offset points", fontsize=size, color=color, fontweight=weight,
-            parse_math=False,  # names of files
+            parse_math=False,  # file names may contain dollar signs
         )  # fmt: skip
 
 
 def _moving_window(series: NDArray[np.floating]) -> tuple[int, int, int, int]:
-    """Find where most moves, and when it is farthest from its mean."""
+    """Return the frame, top, left and side of the window with most temporal change."""
     side = min(series.shape[1:])
     side = min(side, max(16, round(_HEART * side)))
     top, left = _largest(_box_mean(series.astype(np.float64).var(axis=0), side))
@@ -263,7 +262,7 @@ def _moving_window(series: NDArray[np.floating]) -> tuple[int, int, int, int]:
 
 
 def _largest(values: NDArray[np.float64]) -> tuple[int, int]:
-    """Find the row and the column of the largest value."""
+    """Return the row and the column of the largest value."""
     row, column = np.unravel_index(int(values.argmax()), values.shape)
     return int(row), int(column)
 

@@ -27,12 +27,12 @@ def save_picture(path: str | Path, image: NDArray[Any]) -> None:
 def save_animation(
     path: str | Path, frames: Iterable[NDArray[Any]], *, seconds: float
 ) -> None:
-    """Write a GIF that repeats for ever, or, where the name ends in ``.mp4``, an MP4.
+    """Write an endlessly repeating GIF, or an MP4 if the name ends in ``.mp4``.
 
-    Of grey frames (H, W), one at least, clipped to [0, 1]. `seconds` is the time of a
-    frame: GIF counts in hundredths of a second, and browsers slow down what is faster
-    than two of them, which is therefore the least. Raises ImportError without Pillow,
-    and OSError without the program ffmpeg.
+    `frames` are one or more grey images (H, W), clipped to [0, 1]. `seconds` is the
+    duration of a frame; for GIF it is rounded to 0.01 s and at least 0.02 s, because
+    browsers slow down faster ones. Raises ImportError without Pillow, and for MP4
+    OSError without the program ffmpeg.
     """
     first, *others = _pictures(frames)
     if Path(path).suffix.lower() == ".mp4":
@@ -50,7 +50,7 @@ def save_animation(
 
 
 def contact_sheet(frames: NDArray[Any]) -> NDArray[np.float32]:
-    """Put grey frames (T, H, W) in rows into one picture, with grey lines between."""
+    """Arrange grey frames (T, H, W) in rows of one picture, separated by grey lines."""
     count, height, width = frames.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -63,7 +63,7 @@ def contact_sheet(frames: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def save_frames(path: Path, frames: NDArray[Any], *, seconds: float) -> None:
-    """Write grey frames as a GIF, where the name ends so, or else as one sheet."""
+    """Write grey frames as a GIF if the name ends in ``.gif``, else as one sheet."""
     if path.suffix.lower() == ".gif":
         save_animation(path, frames, seconds=seconds)
     else:
@@ -71,7 +71,7 @@ def save_frames(path: Path, frames: NDArray[Any], *, seconds: float) -> None:
 
 
 def new_figure(size: tuple[float, float], **options: Any) -> Any:
-    """Make a white figure of Matplotlib, in inches: no window, no global state."""
+    """Return a white Matplotlib figure, size in inches, without window or pyplot."""
     with needing("matplotlib", "train"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -88,12 +88,12 @@ def _save_mp4(path: Path, pictures: list[Any], seconds: float) -> None:
         -vf pad=ceil(iw/2)*2:ceil(ih/2)*2 -pix_fmt yuv420p -f mp4"""
     content = b"".join(picture.tobytes() for picture in pictures)
     with replacing_all([path]) as (draft,):
-        # Without the protocol, a colon in a name would begin one.
+        # Without the protocol, ffmpeg would take the text before a colon for one.
         command = ["ffmpeg", *words.split(), f"file:{draft}"]
         done = subprocess.run(command, input=content, capture_output=True, check=False)
         if done.returncode:
-            said = done.stderr.decode("utf-8", "replace").strip() or "no reason given"
-            raise OSError(f"ffmpeg cannot write {path}: {said}")
+            reason = done.stderr.decode("utf-8", "replace").strip() or "no reason given"
+            raise OSError(f"ffmpeg cannot write {path}: {reason}")
 
 
 def _pictures(images: Iterable[NDArray[Any]]) -> list[Any]:

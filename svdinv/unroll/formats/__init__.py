@@ -1,7 +1,7 @@
-"""Files of arrays, scans and measured data: readers, writers, and their checks.
+"""Readers and writers of arrays, scans and measured data.
 
-Nothing is downloaded and nothing is unpickled. A file that is damaged, or is not what
-it should be, gives a ValueError that names it. A reader is imported when it is used.
+Nothing is downloaded or unpickled. Damaged and unsuitable files raise a ValueError that
+names the file. Readers are imported on first use.
 """
 
 # ruff: noqa: I001  # one statement for each module

@@ -1,4 +1,4 @@
-"""Files that are complete or not there at all."""
+"""Atomic writing of files, and locks of folders."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ _LOCK = ".lock"
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a temporary file to write, renamed to `path` only when it is complete.
+    """Open a temporary file to write, renamed to `path` once it is complete.
 
-    Raises OSError if it cannot be written; what was there before is left as it was.
+    Raises OSError if it cannot be written; an existing file is then left unchanged.
     """
-    # Readable as the umask says, unlike a file of `tempfile`, and without asking for
-    # the umask: that sets it for a moment, for all threads.
-    how = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    # Unlike `tempfile`, this respects the umask, without reading it: that would set it
+    # for a moment, for all threads.
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     with replacing_all([Path(path)]) as (draft,):
-        handle = os.open(draft, how, 0o666)
+        handle = os.open(draft, flags, 0o666)
         try:
             with os.fdopen(handle, "w+b") as file:
                 yield file
-                # Else a power cut could leave the new name on data never written.
+                # Without a sync, a power failure could leave the new name on lost data.
                 file.flush()
                 os.fsync(handle)
         except OSError as error:
             if error.errno and error.filename is None:
-                error.filename = str(path)  # of a full disk, say
+                error.filename = str(path)  # for example if the disk is full
             raise
 
 
 @contextlib.contextmanager
 def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yield temporary names to write to; on success they replace the files."""
+    """Yield temporary names to write to; on success rename them to `paths`."""
     drafts = [p.with_name(f".{p.name}.{secrets.token_hex(8)}") for p in paths]
     try:
         yield drafts
@@ -56,8 +56,8 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def remove_drafts(path: Path) -> None:
-    """Remove what processes that were killed left of a file that was not complete."""
-    # A draft may have been written by a draft of its own.
+    """Remove the temporary files for `path` that killed processes left behind."""
+    # The name of a draft may itself be that of a draft's draft.
     draft = re.compile(rf"\.+{re.escape(path.name)}(\.[0-9a-f]{{16}})+")
     for file in path.parent.iterdir():
         if draft.fullmatch(file.name):
@@ -66,26 +66,26 @@ def remove_drafts(path: Path) -> None:
 
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same out of a folder, by a file ``.lock``.
+    """Hold an advisory lock on a folder, by a file ``.lock``.
 
-    Where the system, or the file system, has no locks, nothing is kept out. Raises
-    BlockingIOError if another process is in it.
+    Does nothing on systems and file systems without locks. Raises BlockingIOError if
+    another process holds the lock.
     """
     if sys.platform == "win32":
         yield
         return
     path = folder / _LOCK
-    # Not through a link, and nothing in it is cut off: it may be somebody's file.
+    # Neither follow a link nor truncate: the file may belong to the user.
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     with os.fdopen(handle, "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise
-        except OSError:  # not on this file system
+        except OSError:  # not supported by the file system
             pass
-        if os.fstat(file.fileno()).st_nlink == 0:  # who held it has just removed it
-            raise BlockingIOError(f"{path} is changing hands")
+        if os.fstat(file.fileno()).st_nlink == 0:  # just removed by its last holder
+            raise BlockingIOError(f"{path} is being released by another process")
         try:
             yield
         finally:
@@ -93,10 +93,10 @@ def holding(folder: Path) -> Iterator[None]:
 
 
 def _sync_names(folder: Path) -> None:
-    """Flush new names in a folder to the disk, where the system can."""
+    """Flush new names in a folder to disk, on systems that support it."""
     if os.name != "posix":
         return
-    with contextlib.suppress(OSError):  # not in every folder, on every file system
+    with contextlib.suppress(OSError):  # not supported by all file systems
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)

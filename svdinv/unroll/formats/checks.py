@@ -1,7 +1,7 @@
-"""What readers of files check, and how much memory a file may ask for.
+"""Checks of files, including a limit on the memory that reading them takes.
 
-A few bytes can declare gigabytes: shapes, chunks, members of archives and matrices of
-headers all say how much is to be allocated. Every reader asks `check_bytes` first.
+A few bytes can declare gigabytes: shapes, chunks, members of archives and matrix sizes
+in headers determine allocations. Every reader calls `check_bytes` first.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 VARIABLE = "SVDINV_READ_LIMIT"
-"""Environment variable with another limit, in bytes."""
+"""Environment variable that sets another limit, in bytes."""
 
-# Of files of any size, and times the size of larger ones: arrays of images are
-# compressed to a tenth at the best, sparse masks further.
+# Limits in bytes, and in multiples of the size of larger files: image arrays compress
+# to a tenth at best, sparse masks further.
 _LEAST, _TIMES = 2**28, 50
 
 
 class FileError(ValueError):
-    """An error that names the file already."""
+    """An error whose message names the file."""
 
 
 def most_bytes(path: str | Path) -> int:
-    """Return the largest size of an array of a file, in bytes."""
-    said = os.environ.get(VARIABLE, "").strip()
-    if said and not said.isdecimal():
-        raise FileError(f"{VARIABLE} must be a whole number of bytes, got {said!r}")
-    return int(said) if said else max(_LEAST, _TIMES * Path(path).stat().st_size)
+    """Return the largest allowed size of an array in a file, in bytes."""
+    limit = os.environ.get(VARIABLE, "").strip()
+    if limit and not limit.isdecimal():
+        raise FileError(f"{VARIABLE} must be a whole number of bytes, got {limit!r}")
+    return int(limit) if limit else max(_LEAST, _TIMES * Path(path).stat().st_size)
 
 
 def check_bytes(path: str | Path, member: str, *sizes: int) -> None:
-    """Check the product of some sizes, the bytes of an item among them."""
-    due, most = math.prod(map(int, sizes)), most_bytes(path)
-    if due > most:
+    """Raise FileError if the product of `sizes`, in bytes, exceeds the limit."""
+    needed, limit = math.prod(map(int, sizes)), most_bytes(path)
+    if needed > limit:
         raise FileError(
-            f"{path}: {member} would take {due:.4g} bytes of memory, more than the "
-            f"{most:.4g} that a file of its size may take; set {VARIABLE} to allow more"
+            f"{path}: {member} would take {needed:.4g} bytes of memory, more than the "
+            f"limit of {limit:.4g} for a file of its size; set {VARIABLE} to allow more"
         )
 
 
-# Names of the two parts of complex numbers in files that have no type for them.
+# Field names of complex numbers in formats without a complex dtype.
 _PARTS = ({"r", "i"}, {"re", "im"}, {"real", "imag"})
 
 
 @contextlib.contextmanager
 def reading(path: str | Path, expected: str) -> Iterator[None]:
-    """Turn whatever goes wrong within into a ValueError that names the file.
+    """Convert exceptions to a ValueError that names the file; suppress warnings.
 
-    Exceptions of every kind: a damaged header can lead a parser anywhere. What parsers
-    warn of beside that is not shown.
+    This includes exceptions of all classes, because damaged files can make parsers
+    raise any.
     """
     try:
         check_regular(path)
@@ -72,7 +72,7 @@ def reading(path: str | Path, expected: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings and logs from the terminal, those below an error included."""
+    """Suppress warnings and log messages."""
     before = logging.root.manager.disable
     logging.disable()
     try:
@@ -84,20 +84,20 @@ def quiet() -> Iterator[None]:
 
 
 def check_regular(path: str | Path) -> None:
-    """Raise ValueError for what is no regular file: a pipe might block for ever."""
+    """Raise ValueError unless it is a regular file: a pipe might block forever."""
     if Path(path).is_file():
         return
     if Path(path).is_dir():
         raise FileError(f"{path} is a folder, not a file")
     if Path(path).exists():
-        raise FileError(f"{path} is no regular file")
+        raise FileError(f"{path} is not a regular file")
     raise FileError(f"there is no file {path}")
 
 
 def listed(
     places: Sequence[str], inside: Callable[[Path], Iterable[Path]], prefix: str = ""
 ) -> Iterator[Path]:
-    """List files, and those inside of folders, each of them once."""
+    """Yield files, and the files inside folders, each once."""
     seen = set()
     for place in map(Path, places):
         if not place.exists():
@@ -109,29 +109,29 @@ def listed(
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """Sum up names, order and content of files by SHA-256, in hexadecimal digits."""
-    whole = hashlib.sha256()
+    """Return the SHA-256 of names, order and content of files, in hexadecimal."""
+    digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-        whole.update(os.fsencode(file.name) + b"\0")
-    return whole.hexdigest()
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(os.fsencode(file.name) + b"\0")
+    return digest.hexdigest()
 
 
 def matlab_names(path: str | Path) -> set[str]:
-    """Name the variables of a file of MATLAB; empty if it cannot be read as one."""
+    """Return the names of variables in a MATLAB file; empty if it is unreadable."""
     if Path(path).suffix.lower() != ".mat" or not Path(path).is_file():
         return set()
     try:
         from scipy.io import whosmat
 
         return {name for name, *_ in whosmat(path)}
-    except Exception:  # damaged, or of another version: it has other readers
+    except Exception:  # damaged, or of a version that other readers handle
         return set()
 
 
 def is_numeric(dtype: np.dtype[Any]) -> bool:
-    """Whether it is a dtype of numbers, or of their real and imaginary parts."""
+    """Return whether a dtype is numeric, or has fields for real and imaginary parts."""
     if dtype.names is not None:
         return set(dtype.names) in _PARTS and all(
             dtype[name].kind == "f" for name in dtype.names
@@ -140,19 +140,19 @@ def is_numeric(dtype: np.dtype[Any]) -> bool:
 
 
 def to_complex(array: NDArray[Any], path: str | Path, name: str) -> NDArray[Any]:
-    """Convert to complex64, and see that every number is finite."""
+    """Convert to complex64, and check that every number is finite."""
     if array.dtype.names is not None:
         real, imaginary = sorted(array.dtype.names, reverse=True)
-        whole = np.empty(array.shape, dtype=np.complex64)
+        numbers = np.empty(array.shape, dtype=np.complex64)
         with np.errstate(over="ignore"):
-            whole.real, whole.imag = array[real], array[imaginary]
+            numbers.real, numbers.imag = array[real], array[imaginary]
     else:
         with np.errstate(over="ignore"):
-            whole = array.astype(np.complex64)
-    if not np.isfinite(whole).all():
-        place = tuple(int(k) for k in np.argwhere(~np.isfinite(whole))[0])
+            numbers = array.astype(np.complex64)
+    if not np.isfinite(numbers).all():
+        place = tuple(int(k) for k in np.argwhere(~np.isfinite(numbers))[0])
         raise FileError(
             f"{path}: {name} has numbers that are not finite in single precision, "
             f"the first at {place}"
         )
-    return whole
+    return numbers

@@ -1,4 +1,4 @@
-"""Series in DICOM files (NEMA PS3.3), as pydicom reads them."""
+"""Series in DICOM files (NEMA PS3.3), read with pydicom."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svdinv.unroll.formats.checks import FileError, check_bytes, reading, to_com
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
 
 _MOST_FRAMES = 65536  # of a file
-_NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # an orientation, where none is said
+_DEFAULT_ORIENTATION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class _Frame:
 
     file: Path
     index: int
-    slice: tuple[Any, ...]  # what the frames of a slice have in common, to sort by
+    slice: tuple[Any, ...]  # key that the frames of a slice share, for sorting
     time: float | None  # in milliseconds
     number: tuple[int, int]
     scale: tuple[float, float]
@@ -33,7 +33,7 @@ class _Frame:
 
 
 def holds_dicom(path: Path) -> bool:
-    """Return whether a path is a DICOM file, or a folder that holds one."""
+    """Return whether a path is a DICOM file, or a folder that contains one."""
     if path.is_dir():
         return any(map(_has_preamble, path.iterdir()))
     return _has_preamble(path)
@@ -42,16 +42,16 @@ def holds_dicom(path: Path) -> bool:
 def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     """Read a series of one slice from a DICOM file, or from the files of a folder.
 
-    Frames with the same series, image type, orientation and position are a slice;
-    slices are numbered by series and position, and `slice` says which to take, of
-    several. Its frames are sorted by trigger time; where some have none, or the same,
-    by instance number. A file has one frame or several; other files of a folder, and
-    sub-folders, are left out. Numbers are rescaled as the files say, which also give
-    the geometry.
+    Frames with the same series, image type, orientation and position form a slice.
+    Slices are numbered by series and position; `slice` selects one of several. Frames
+    are sorted by trigger time, or by instance number if some times are missing or
+    equal. A file has one frame or several; other files of a folder, and subfolders, are
+    ignored. Numbers are rescaled with the slope and intercept in the files, from which
+    the geometry is read too.
 
-    Raises ValueError if a file is damaged, in colour, or compressed in a way that
-    nothing installed can read, or if there are several slices and none is chosen;
-    ImportError without pydicom.
+    Raises ValueError if a file is damaged, in colour, or compressed with a method that
+    no installed package can decode, or if there are several slices and none is
+    selected; ImportError without pydicom.
     """
     with needing("pydicom", "mri"):
         import pydicom
@@ -68,9 +68,9 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
                 slices.setdefault(frame.slice, []).append(frame)
     if not slices:
         raise FileError(f"{path} holds no DICOM image")
-    every = [slices[key] for key in sorted(slices)]
-    told = [f"{frames[0].described}, {len(frames)} frames" for frames in every]
-    frames = every[chosen(path, slice, told)]
+    ordered = [slices[key] for key in sorted(slices)]
+    labels = [f"{frames[0].described}, {len(frames)} frames" for frames in ordered]
+    frames = ordered[chosen(path, slice, labels)]
     times = {frame.time for frame in frames}
     timed = None not in times and len(times) == len(frames)
     frames.sort(key=lambda f: (f.time or 0.0,) if timed else f.number)
@@ -85,11 +85,11 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
             slope, intercept = frame.scale
             values = pixels[frame.index] * slope + intercept
             series.append(to_complex(values, frame.file, "the frame"))
-    place = frames[0].geometry
-    if place is not None and None not in times and len(frames) > 1:
-        between = float(np.median(np.diff([frame.time for frame in frames]))) / 1000
-        place = Geometry(place.affine, max(between, 0.0))
-    return Scan(np.stack(series), geometry=place)
+    geometry = frames[0].geometry
+    if geometry is not None and None not in times and len(frames) > 1:
+        seconds = float(np.median(np.diff([frame.time for frame in frames]))) / 1000
+        geometry = Geometry(geometry.affine, max(seconds, 0.0))
+    return Scan(np.stack(series), geometry=geometry)
 
 
 def _has_preamble(path: Path) -> bool:
@@ -100,33 +100,35 @@ def _has_preamble(path: Path) -> bool:
 
 
 def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
-    """Describe the frames of a file; empty if it holds something else."""
+    """Yield the frames of a file; none if it contains no image."""
     if "Rows" not in dataset:
         return
     if dataset.get("SamplesPerPixel", 1) != 1:
-        raise FileError(f"{file} is a DICOM image in colour; only grey ones are read")
+        raise FileError(f"{file} is a DICOM image in colour; it must be grey")
     size = int(dataset.Rows), int(dataset.Columns)
     count = int(dataset.get("NumberOfFrames") or 1)
     if count > _MOST_FRAMES:
-        raise FileError(f"{file} speaks of {count} frames")
+        raise FileError(f"{file} has too many frames: {count}")
     bits = int(dataset.get("BitsAllocated") or 16)
     check_bytes(file, "the pixels", count, *size, -(-bits // 8))
     for index in range(count):
         find = _finder(dataset, index)
-        orientation = tuple(map(float, find("ImageOrientationPatient", _NOWHERE)))
+        orientation = tuple(
+            map(float, find("ImageOrientationPatient", _DEFAULT_ORIENTATION))
+        )
         along, down = np.array(orientation).reshape(2, 3)
         normal = np.cross(along, down)
         position = find("ImagePositionPatient")
         if position is not None:
-            where = float(np.dot(normal, np.array(position, float)))
+            location = float(np.dot(normal, np.array(position, float)))
         else:
-            where = float(find("SliceLocation", 0))
+            location = float(find("SliceLocation", 0))
         spacing = find("PixelSpacing")
         geometry = None
         if position is not None and spacing is not None:
-            deep = find("SpacingBetweenSlices", find("SliceThickness", 1))
-            steps = (float(spacing[1]), float(spacing[0]), float(deep))
-            # From the left, the back and the head to the right, the front and the head.
+            depth = find("SpacingBetweenSlices", find("SliceThickness", 1))
+            steps = (float(spacing[1]), float(spacing[0]), float(depth))
+            # From LPS (left, posterior, superior) to RAS coordinates.
             affine = np.eye(4)
             affine[:3, :3] = np.stack([along, down, normal], axis=1) * steps
             affine[:3, 3] = np.array(position, float)
@@ -140,27 +142,27 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
         yield _Frame(
             file,
             index,
-            (*series, kinds, size, rounded, round(where, 2)),
+            (*series, kinds, size, rounded, round(location, 2)),
             None if time is None else float(time),
             (int(find("InstanceNumber", 0)), index),
             (float(find("RescaleSlope", 1)), float(find("RescaleIntercept", 0))),
             geometry,
-            f"series {series[0]} ({name}) at {where:.1f} mm",
+            f"series {series[0]} ({name}) at {location:.1f} mm",
         )
 
 
 def _finder(dataset: Any, index: int) -> Callable[..., Any]:
-    """Look up values for a frame, from its own attributes to those of the file."""
+    """Return a function that looks up attributes of a frame, then of the file."""
     groups = []
-    for name, place in (
+    for name, item in (
         ("PerFrameFunctionalGroupsSequence", index),
         ("SharedFunctionalGroupsSequence", 0),
     ):
         if dataset.get(name):
-            groups += [e.value[0] for e in dataset.get(name)[place] if e.VR == "SQ"]
+            groups += [e.value[0] for e in dataset.get(name)[item] if e.VR == "SQ"]
 
     def find(name: str, default: Any = None) -> Any:
-        found = (place.get(name) for place in (*groups, dataset))
-        return next((x for x in found if x is not None and x != ""), default)
+        values = (group.get(name) for group in (*groups, dataset))
+        return next((x for x in values if x is not None and x != ""), default)
 
     return find

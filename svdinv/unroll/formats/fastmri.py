@@ -14,7 +14,7 @@ from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
 from svdinv.unroll.formats.ismrmrd import cropped_readout
 from svdinv.unroll.formats.scans import Scan, chosen
 
-# Of several coils, of one, as the field has named them.
+# Names of the reference image: for several coils, for one coil, and an older one.
 _IMAGES = ("reconstruction_rss", "reconstruction_esc", "reconstruction")
 
 
@@ -22,12 +22,12 @@ _IMAGES = ("reconstruction_rss", "reconstruction_esc", "reconstruction")
 class FastMRI:
     """A volume of fastMRI.
 
-    k-space (slices, C, H, W), complex64, its centre at ``(H // 2, W // 2)``: H is the
-    readout, oversampled twice, W the phase encoding, and one coil is C = 1. Where the
-    file tells (the test and challenge sets) the mask (W,) of sampled columns; where it
-    has it the reference (slices, h, w), the root-sum-of-squares image, cropped. Its
-    attributes, such as acquisition, max, norm and patient_id, and the ISMRMRD header
-    (XML), which may be empty.
+    `kspace` (slices, C, H, W) is complex64 with its centre at ``(H // 2, W // 2)``; H
+    is the readout, oversampled by two, W the phase encoding, and C is 1 for one coil.
+    `mask` (W,) of sampled columns is only in the test and challenge sets; `image`
+    (slices, h, w) is the cropped root-sum-of-squares image, if any. `attributes` hold
+    acquisition, max, norm and patient_id, among others; `header` is the ISMRMRD header
+    (XML), or empty.
     """
 
     kspace: NDArray[np.complex64]
@@ -38,17 +38,16 @@ class FastMRI:
 
 
 def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
-    """Read an HDF5 file of fastMRI: knee or brain, one coil or several.
+    """Read all or some slices of an HDF5 file of fastMRI: knee or brain, any coils.
 
-    All slices, or those that are given. Raises ValueError if the file is missing,
-    damaged, or not laid out as fastMRI's, if no slice is left, or numbers are not
-    finite; ImportError without h5py.
+    Raises ValueError if the file is missing, damaged, or not in the layout of fastMRI,
+    if no slice is selected, or numbers are not finite; ImportError without h5py.
     """
     chosen = slices if slices is not None else slice(None)
     with open_hdf5(path, "an HDF5 file of fastMRI") as file:
         if "kspace" not in file:
-            held = ", ".join(file) or "nothing"
-            raise FileError(f"{path} has no kspace; it has {held}")
+            names = ", ".join(file) or "nothing"
+            raise FileError(f"{path} has no kspace; it has {names}")
         dataset = file.dataset("kspace")
         if dataset.ndim not in (3, 4) or not is_numeric(dataset.dtype):
             raise FileError(
@@ -57,21 +56,21 @@ def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
             )
         array = dataset[chosen]
         if not array.size:
-            raise FileError(f"{path}: no slice is left of kspace {dataset.shape}")
+            raise FileError(f"{path}: no slice is selected of kspace {dataset.shape}")
         kspace = to_complex(array, path, "kspace")
         if kspace.ndim == 3:
             kspace = kspace[:, None]
         image = mask = None
         if name := next((name for name in _IMAGES if name in file), None):
-            held = file.dataset(name)
-            if held.ndim != 3 or len(held) != len(dataset):
+            images = file.dataset(name)
+            if images.ndim != 3 or len(images) != len(dataset):
                 raise FileError(
-                    f"{path}: {held.name} has the shape {held.shape}, which is not "
+                    f"{path}: {images.name} has the shape {images.shape}, which is not "
                     f"that of {len(dataset)} slices"
                 )
-            image = held[chosen].astype(np.float32)
+            image = images[chosen].astype(np.float32)
             if not np.isfinite(image).all():
-                raise FileError(f"{path}: {held.name} has numbers that are not finite")
+                raise FileError(f"{path}: {images.name} must be finite")
         if "mask" in file:
             mask = np.asarray(file.read("mask")).astype(bool).reshape(-1)
             if len(mask) != kspace.shape[-1]:
@@ -89,18 +88,18 @@ def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
 
 
 def holds_fastmri(file: Datasets) -> bool:
-    """Return whether an open HDF5 file is of fastMRI."""
+    """Return whether an open HDF5 file is a fastMRI file."""
     return "kspace" in file and any(n in file for n in (*_IMAGES, "ismrmrd_header"))
 
 
 def path_holds_fastmri(path: Path) -> bool:
-    """Check whether a file is HDF5 of fastMRI."""
+    """Return whether a file is a fastMRI file in HDF5."""
     with open_hdf5(path, "an HDF5 file") as file:
         return holds_fastmri(file)
 
 
 def read_scan(path: Path, *, slice: int | None = None) -> Scan:
-    """Read a slice as a series of one frame, without the oversampled readout."""
+    """Read a slice as a series of one frame, and remove readout oversampling."""
     with open_hdf5(path, "an HDF5 file of fastMRI") as file:
         count, *_ = file.shape("kspace", "(slices, C, H, W)", (3, 4))
     number = chosen(path, slice, [""] * count)

@@ -1,7 +1,7 @@
-"""Raw data in the ISMRM format (Inati et al., MRM 77, 2017), OCMR's included.
+"""Raw data in the ISMRM format (Inati et al., MRM 77, 2017), including OCMR.
 
-Read with h5py alone: the group ``dataset`` holds the header ``xml`` and ``data``, one
-record for each readout.
+Files are read with h5py: the group ``dataset`` holds the header ``xml``, and ``data``
+with one record for each readout.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from svdinv.unroll.formats.checks import FileError, check_bytes, most_bytes
 from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
 from svdinv.unroll.formats.scans import Scan, chosen
 
-# Flags of readouts, numbered from 1 as in the standard, that belong to no image: noise,
+# Flags, numbered from 1 as in the standard, of readouts that belong to no image: noise,
 # calibration, navigation, phase correction, feedback, dummies and stabilisation.
-_ASIDE = (19, 20, 23, 24, 26, 27, 28, 29, 30, 31)
+_NOT_IMAGING = (19, 20, 23, 24, 26, 27, 28, 29, 30, 31)
 _REVERSED = 22
 _COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 _TIMES = ("phase", "repetition")
@@ -31,9 +31,9 @@ _TIMES = ("phase", "repetition")
 class Acquisitions:
     """Cartesian k-space data of one slice, and the XML header.
 
-    Samples (T, C, H, W), with H the phase encoding and W the readout, zero where there
-    is none, the centre at ``(H // 2, W // 2)``; and the mask (T, H, W), true where
-    sampled.
+    `kspace` (T, C, H, W), with H the phase encoding and W the readout, has its centre
+    at ``(H // 2, W // 2)`` and is zero where not sampled; `mask` (T, H, W) is true
+    where sampled.
     """
 
     kspace: NDArray[np.complex64]
@@ -43,12 +43,12 @@ class Acquisitions:
 
 @dataclass(frozen=True)
 class _Encoding:
-    """What the header says of k-space."""
+    """Parameters of k-space from the header."""
 
     height: int
     width: int
-    centre: int  # the encoding step of frequency zero
-    columns: int  # readout samples that stay when oversampling is cropped
+    centre: int  # encoding step of frequency zero
+    columns: int  # readout samples without oversampling
 
 
 def read_ismrmrd(
@@ -59,13 +59,13 @@ def read_ismrmrd(
     select: Mapping[str, int] | None = None,
     crop_readout: bool = True,
 ) -> Acquisitions:
-    """Read Cartesian 2-D acquisitions of an ISMRMRD file, and put them into k-space.
+    """Read Cartesian 2-D acquisitions of an ISMRMRD file, and sort them into k-space.
 
-    A readout goes to the line that its ``kspace_encode_step_1`` and the centre of the
-    encoding limits say, and, unless it fills the line, to the columns that its
-    ``center_sample`` says; so partial Fourier and asymmetric echoes leave their gaps.
-    Where a point is measured several times, the mean is taken. Noise, calibration,
-    navigation and other readouts that belong to no image are left out.
+    The line of a readout follows from its ``kspace_encode_step_1`` and the centre of
+    the encoding limits; its columns follow from its ``center_sample``, unless it fills
+    the line. Partial Fourier and asymmetric echoes thus leave gaps. Points measured
+    several times are averaged. Noise, calibration, navigation and other readouts that
+    belong to no image are ignored.
 
     Parameters
     ----------
@@ -74,16 +74,14 @@ def read_ismrmrd(
     group : str
         Its group; "dataset" in most files.
     time : {"phase", "repetition"}, optional
-        The counter that numbers the frames; by default the one of the two that
-        counts. Values that never occur make no frame.
+        The counter that numbers the frames; by default the one of the two that has
+        several values. Values that never occur make no frame.
     select : mapping of str to int, optional
-        Values of the other counters, such as ``{"slice": 2}``: of "slice",
-        "contrast", "phase", "repetition" and "set". One that takes several values
-        must be given here.
+        Values of the other counters, such as ``{"slice": 2}``: "slice", "contrast",
+        "phase", "repetition" and "set". Required for counters with several values.
     crop_readout : bool
-        Whether to crop the image along W to the field of view of the
-        reconstruction, which removes the oversampling. The mask is then that of the
-        nearest samples.
+        Whether to crop the image along W to the field of view of the reconstruction,
+        which removes the oversampling. The mask is then that of the nearest samples.
 
     Returns
     -------
@@ -93,9 +91,9 @@ def read_ismrmrd(
     Raises
     ------
     ValueError
-        If the file is missing, damaged, or not laid out as the standard says; if it
-        is not Cartesian or not 2-D; if a counter has to be selected, a readout lies
-        outside k-space, or numbers are not finite.
+        If the file is missing, damaged, or does not follow the standard; if it is not
+        Cartesian or not 2-D; if a counter must be selected, a readout lies outside
+        k-space, or numbers are not finite.
     ImportError
         If h5py is missing.
     """
@@ -107,9 +105,9 @@ def read_ismrmrd(
     if time in select or set(_TIMES) <= set(select):
         raise ValueError("select must leave phase or repetition to be time")
     with open_hdf5(path, "an ISMRMRD file") as file:
-        held = dict(file.groups()).get(group, set())
-        for name in sorted({"data", "xml"} - held):
-            raise FileError(f"{path} is no ISMRMRD file: it has no {group}/{name}")
+        names = dict(file.groups()).get(group, set())
+        for name in sorted({"data", "xml"} - names):
+            raise FileError(f"{path} is not an ISMRMRD file: it has no {group}/{name}")
         header = _text(file.read(f"{group}/xml"))
         dataset = file.dataset(f"{group}/data")
         _check_fields(dataset, path)
@@ -128,12 +126,12 @@ def read_ismrmrd(
         counting = [name for name in free if len(np.unique(idx[name])) > 1]
         if time is None and len(counting) > 1:
             raise FileError(
-                f"{path} counts phases and repetitions: name one as time, select the "
+                f"{path} counts phases and repetitions: set one as time, select the "
                 "other"
             )
         counter = time or (counting or free)[0]
         if len(np.unique(idx["kspace_encode_step_2"])) > 1:
-            raise FileError(f"{path} is encoded in three dimensions; only two are read")
+            raise FileError(f"{path} has three-dimensional encoding; it must have two")
         for name in _COUNTERS:
             values = np.unique(idx[name])
             if name != counter and len(values) > 1:
@@ -145,26 +143,26 @@ def read_ismrmrd(
 
 
 def holds_ismrmrd(path: Path) -> bool:
-    """Check whether a file is HDF5 with acquisitions of ISMRMRD."""
+    """Return whether a file is HDF5 with acquisitions of ISMRMRD."""
     with open_hdf5(path, "an HDF5 file") as file:
         return bool(_acquisitions(file))
 
 
 def _acquisitions(file: Datasets) -> str:
-    """Name the group of ISMRMRD's acquisitions, or none."""
-    found = (name for name, held in file.groups() if {"xml", "data"} <= held)
-    return next(found, "")
+    """Return the group with ISMRMRD acquisitions; empty if there is none."""
+    groups = (name for name, names in file.groups() if {"xml", "data"} <= names)
+    return next(groups, "")
 
 
 def read_scan(path: Path, *, slice: int | None = None) -> Scan:
-    """Read a slice of a file that `holds_ismrmrd`; ValueError if it has several."""
+    """Read a slice of an ISMRMRD file; ValueError if it has several and none is set."""
     with open_hdf5(path, "an ISMRMRD file") as file:
         group = _acquisitions(file)
         dataset = file.dataset(f"{group}/data")
         fields = dataset.dtype.names or ()
         head = dataset["head"] if "head" in fields else None
     select = None
-    if head is not None:  # else what reads all of it complains
+    if head is not None:  # otherwise `read_ismrmrd` raises the error
         slices = np.unique(head["idx"]["slice"][of_images(head)])
         number = chosen(path, slice, [""] * max(1, len(slices)))
         select = {"slice": int(slices[number])} if len(slices) else None
@@ -180,14 +178,14 @@ def cropped_readout(
 ) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
     """Crop the image along W to the field of view of the reconstruction.
 
-    Of k-space (T, C, H, W), its mask (T, H, W), and the XML header; the path is for
-    messages. Raises ValueError if the header is damaged, or of another width.
+    `kspace` is (T, C, H, W), `mask` (T, H, W), and `header` the XML header; `path` is
+    for messages. Raises ValueError if the header is damaged or of another width.
     """
     encoding = _encoding(header, path)
     if encoding.width != kspace.shape[-1]:
         raise FileError(
-            f"{path}: the header says {encoding.width} samples a readout, and there "
-            f"are {kspace.shape[-1]}"
+            f"{path}: the header declares {encoding.width} samples per readout, but "
+            f"there are {kspace.shape[-1]}"
         )
     if encoding.columns == encoding.width:
         return kspace, mask
@@ -195,23 +193,24 @@ def cropped_readout(
 
 
 def _records(dataset: Any, path: str | Path) -> NDArray[Any]:
-    """Read all readouts, whose lengths are known no sooner.
+    """Read all readouts in chunks, checking their total size.
 
-    Many may be the same bytes of the file: some are read at a time, and summed up.
+    Their lengths are unknown in advance, and many may refer to the same bytes of the
+    file.
     """
-    size, held, parts = Path(path).stat().st_size, 0, []
-    some = max(1, most_bytes(path) // max(size, 1) // 4)
-    for first in range(0, len(dataset), some):
-        part = dataset[first : first + some]
+    size, total, parts = Path(path).stat().st_size, 0, []
+    chunk = max(1, most_bytes(path) // max(size, 1) // 4)
+    for first in range(0, len(dataset), chunk):
+        part = dataset[first : first + chunk]
         names = [n for n in ("traj", "data") if n in part.dtype.names]
-        held += sum(each.nbytes for n in names for each in part[n].flat)
-        check_bytes(path, "all readouts together", held)
+        total += sum(each.nbytes for n in names for each in part[n].flat)
+        check_bytes(path, "all readouts together", total)
         parts.append(part)
     return np.concatenate(parts) if parts else dataset[()]
 
 
-def _text(held: Any) -> str:
-    value = np.asarray(held).reshape(-1)[0]
+def _text(dataset: Any) -> str:
+    value = np.asarray(dataset).reshape(-1)[0]
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
@@ -219,8 +218,8 @@ def _check_fields(records: Any, path: str | Path) -> None:
     names = records.dtype.names or ()
     if not {"head", "data"} <= set(names):
         raise FileError(
-            f"{path} is no ISMRMRD file: its data must have the fields head, traj and "
-            f"data, got {', '.join(names) or records.dtype}"
+            f"{path} is not an ISMRMRD file: its data must have the fields head, traj "
+            f"and data, got {', '.join(names) or records.dtype}"
         )
     needed = {"flags", "number_of_samples", "active_channels", "center_sample", "idx"}
     missing = needed - set(records.dtype["head"].names or ())
@@ -256,29 +255,29 @@ def _encoding(header: str, path: str | Path) -> _Encoding:
     full = number(f"{space}/fieldOfView_mm/x")
     kept = number("encoding/reconSpace/fieldOfView_mm/x", full)
     if not 0 < kept < np.inf or not 0 < full < np.inf:
-        raise FileError(f"{path}: a field of view is not a positive length")
+        raise FileError(f"{path}: the fields of view must be positive lengths")
     columns = min(width, max(1, round(width * kept / full)))
     return _Encoding(height, width, int(centre), columns)
 
 
 def of_images(head: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which readouts belong to an image, by their heads."""
-    aside = sum(1 << (number - 1) for number in _ASIDE)
-    keep = (head["flags"].astype(np.uint64) & np.uint64(aside)) == 0
+    """Return a mask of the readouts that belong to an image, from their heads."""
+    flags = sum(1 << (number - 1) for number in _NOT_IMAGING)
+    keep = (head["flags"].astype(np.uint64) & np.uint64(flags)) == 0
     if "encoding_space_ref" in (head.dtype.names or ()):
         keep &= head["encoding_space_ref"] == 0
     return keep
 
 
 def _list(values: NDArray[Any]) -> str:
-    shown = ", ".join(str(value) for value in values[:10])
-    return shown + (", ..." if len(values) > 10 else "")
+    text = ", ".join(str(value) for value in values[:10])
+    return text + (", ..." if len(values) > 10 else "")
 
 
 def _place(
     records: NDArray[Any], counter: str, encoding: _Encoding, path: str | Path
 ) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
-    """Sum the readouts where they belong, and divide by their number."""
+    """Average the readouts at their positions in k-space."""
     heads, samples = records["head"], records["data"]
     channels = int(heads["active_channels"][0])
     if channels < 1 or (heads["active_channels"] != channels).any():
@@ -295,14 +294,14 @@ def _place(
         row = lines[k]
         if not 0 <= row < encoding.height:
             raise FileError(
-                f"{where} is of line {row}, outside the {encoding.height} encoded"
+                f"{where} is in line {row}, outside the {encoding.height} encoded lines"
             )
         first, values = _samples(head, data, channels, encoding.width, where)
         last = first + values.shape[1]
         if first < 0 or last > encoding.width:
             raise FileError(
                 f"{where} covers the columns {first} to {last - 1}, outside the "
-                f"{encoding.width} encoded"
+                f"{encoding.width} encoded columns"
             )
         kspace[frames[k], :, row, first:last] += values
         counts[frames[k], row, first:last] += 1
@@ -313,7 +312,7 @@ def _place(
 def _samples(
     head: Any, data: Any, channels: int, width: int, where: str
 ) -> tuple[int, NDArray[np.complex64]]:
-    """Return the column where a readout begins, and its samples."""
+    """Return the first column of a readout, and its samples."""
     if int(head["flags"]) >> (_REVERSED - 1) & 1:
         raise FileError(f"{where} is reversed, which is not supported")
     number = int(head["number_of_samples"])
@@ -321,21 +320,21 @@ def _samples(
     if data.size != 2 * channels * number:
         raise FileError(
             f"{where} has {data.size} numbers; {channels} channels of {number} "
-            f"complex samples are {2 * channels * number}"
+            f"complex samples need {2 * channels * number}"
         )
     if not np.isfinite(data).all():
-        raise FileError(f"{where} has numbers that are not finite")
+        raise FileError(f"{where} must be finite")
     values = data.view(np.complex64).reshape(channels, number)
     names = head.dtype.names
     before = int(head["discard_pre"]) if "discard_pre" in names else 0
     after = int(head["discard_post"]) if "discard_post" in names else 0
     if before + after >= number:
         raise FileError(
-            f"{where} has {number} samples, of which {before} are to be discarded in "
-            f"front and {after} behind: none is left"
+            f"{where} has {number} samples, but discards {before} at the start and "
+            f"{after} at the end: none is left"
         )
     values = values[:, before : number - after]
-    # What fills the line has its place; some scanners leave center_sample at 0 then.
+    # Some scanners leave center_sample at 0 if a readout fills the line.
     start = 0 if number == width else width // 2 - int(head["center_sample"])
     return start + before, values
 
@@ -343,7 +342,7 @@ def _samples(
 def _crop(
     kspace: NDArray[np.complex64], mask: NDArray[np.bool_], columns: int
 ) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
-    """Crop the image along W around its middle, and resample the mask likewise."""
+    """Crop the image along W around its centre, and resample the mask."""
     width = kspace.shape[-1]
     shifted = np.fft.ifftshift(kspace, axes=-1)
     image = np.fft.fftshift(np.fft.ifft(shifted, norm="ortho"), axes=-1)

@@ -1,4 +1,4 @@
-"""Series in NIfTI files, as nibabel reads and writes them."""
+"""Series in NIfTI files, read and written with nibabel."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def read_nifti(
 ) -> Scan:
     """Read a series of one slice from a NIfTI file, ``.nii`` or ``.nii.gz``.
 
-    Its axes are (x, y, slice, time); `time_axis` is 2 where a file of three has (x, y,
-    time). `slice` says which to take, of several. The scan has rows along y and columns
-    along x, and its geometry; numbers are scaled as the header says. Raises ValueError
-    if the file is missing, damaged, or has other axes, or if there are several slices
-    and none is chosen; ImportError without nibabel.
+    The axes are (x, y, slice, time); set `time_axis` to 2 for files with (x, y, time).
+    `slice` selects one of several slices. The scan has rows along y and columns along
+    x, and its geometry; numbers are scaled as in the header. Raises ValueError if the
+    file is missing, damaged, or has other axes, or if there are several slices and none
+    is selected; ImportError without nibabel.
     """
     nibabel = _nibabel()
     with reading(path, "a NIfTI file"):
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Image):
-            raise FileError(f"{path} is no NIfTI file of one part")
+            raise FileError(f"{path} is not a single-file NIfTI image")
         shape = _shape(path, image, time_axis)
         number = chosen(path, slice, [""] * shape[2])
         axes = [np.s_[:], np.s_[:], number, np.s_[:], *[0] * 3]
-        if shape != (*image.shape, 1, 1)[:4]:  # the third is time
+        if shape != (*image.shape, 1, 1)[:4]:  # the third axis is time
             axes[2] = np.s_[:]
         values = np.asarray(image.dataobj[tuple(axes[: len(image.shape)])])
         array = to_complex(values.reshape(*shape[:2], shape[3]).T, path, "the array")
@@ -60,10 +60,11 @@ def save_nifti(
 ) -> None:
     """Write a series (T, H, W) to a NIfTI file, ``.nii`` or ``.nii.gz``.
 
-    Numbers, real or complex, become (W, H, 1, T), as `read_nifti` reads them. Without a
-    geometry the file says that the place of the pixels is not known. An existing file
-    is replaced, and only by a complete one. Raises ValueError if the array has another
-    number of axes, ImportError without nibabel, OSError if the file cannot be written.
+    The real or complex array is written as (W, H, 1, T), which `read_nifti` reads.
+    Without a geometry, the file marks the position of the pixels as unknown. An
+    existing file is replaced only once the new one is complete. Raises ValueError if
+    the array has another number of axes, ImportError without nibabel, OSError if the
+    file cannot be written.
     """
     nibabel, array = _nibabel(), np.asarray(series)
     if array.ndim != 3:
@@ -76,31 +77,31 @@ def save_nifti(
         image.header.set_xyzt_units("mm", "sec" if geometry.seconds else None)
     content = image.to_bytes()
     if Path(path).suffix.lower() == ".gz":
-        content = gzip.compress(content, mtime=0)  # the same, whenever it is written
+        content = gzip.compress(content, mtime=0)  # reproducible
     with replacing(path) as stream:
         stream.write(content)
 
 
 def _shape(path: str | Path, image: Any, time_axis: int | None) -> tuple[int, ...]:
-    """Return the sizes along x, y, slices and time, after checking them."""
-    said = tuple(map(int, image.shape))
-    shape = (*said, 1, 1)[: max(4, len(said))]
+    """Check the sizes along x, y, slices and time, and return them."""
+    stored = tuple(map(int, image.shape))
+    shape = (*stored, 1, 1)[: max(4, len(stored))]
     if time_axis not in (None, 2, 3) or (time_axis == 2 and shape[3] > 1):
         raise FileError(
             f"time_axis: must be 3, or 2 if {path} has (x, y, time), got {time_axis} "
-            f"for {said}"
+            f"for {stored}"
         )
-    if len(said) < 2 or min(said) < 1 or math.prod(shape[4:]) > 1:
+    if len(stored) < 2 or min(stored) < 1 or math.prod(shape[4:]) > 1:
         raise FileError(
-            f"{path} must have the axes (x, y, slice, time), got the shape {said}"
+            f"{path} must have the axes (x, y, slice, time), got the shape {stored}"
         )
     dtype = image.get_data_dtype()
     if not is_numeric(dtype):
         raise FileError(f"{path} must hold numbers, got the dtype {dtype}")
-    check_bytes(path, "the array", dtype.itemsize, *said)
+    check_bytes(path, "the array", dtype.itemsize, *stored)
     packed = Path(path).suffix.lower() == ".gz"
-    if not packed and math.prod(said) * dtype.itemsize > Path(path).stat().st_size:
-        raise FileError(f"{path} is too small to hold an array of {said}")
+    if not packed and math.prod(stored) * dtype.itemsize > Path(path).stat().st_size:
+        raise FileError(f"{path} is too small to hold an array of shape {stored}")
     shape = shape[:4]
     return (*shape[:2], 1, shape[2]) if time_axis == 2 else shape
 

@@ -1,4 +1,4 @@
-"""A series or measured k-space, with the place of its pixels, as files hold them."""
+"""Series or measured k-space from files, and the geometry of their pixels."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ _LISTED = 8  # slices in a message
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """The position of the pixels of a series, and the time of a frame.
+    """The position of the pixels of a series, and the duration of a frame.
 
     Attributes
     ----------
     affine : ndarray of float64, shape (4, 4)
-        From (column, row, 0, 1) to millimetres to the right, to the front and to the
-        head (RAS), as NIfTI has it.
+        Map from (column, row, 0, 1) to millimetres to the right, the front and the head
+        (RAS), as in NIfTI.
     seconds : float
-        From a frame to the next; 0 where that is not known.
+        Time between frames; 0 if unknown.
 
     Raises
     ------
     ValueError
-        If the affine is not finite or makes no pixels, or the time is no length.
+        If the affine is not finite, pixels have no area, or the time is negative or not
+        finite.
     """
 
     affine: NDArray[np.float64]
@@ -40,9 +41,9 @@ class Geometry:
         affine = np.asarray(self.affine)
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise ValueError("the affine must be 4 x 4 numbers, all finite")
-        # Slices may lie on one another: there is one.
+        # The spacing of slices may be 0, because there is only one.
         if not np.cross(affine[:3, 0], affine[:3, 1]).any():
-            raise ValueError("the affine must give pixels an area")
+            raise ValueError("pixels of the affine must have an area")
         if not 0 <= self.seconds < np.inf:
             raise ValueError(
                 f"the seconds of a frame must be finite and not negative, got "
@@ -58,11 +59,11 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What a file holds of one slice.
+    """The data of one slice.
 
-    A series, complex64 (..., T, H, W); or k-space (T, C, H, W), with its centre at (H
-    // 2, W // 2), 0 off the mask (T, H, W), which a series has not. And where the
-    pixels lie, if the file says so.
+    `array` is a series, complex64 (..., T, H, W), without mask; or k-space (T, C, H, W)
+    with its centre at (H // 2, W // 2), 0 outside `mask` (T, H, W). `geometry` is that
+    in the file, if any.
     """
 
     array: NDArray[Any]
@@ -71,7 +72,7 @@ class Scan:
 
 
 class SeveralSlices(FileError):
-    """A file holds several slices, described in order, and none was chosen."""
+    """Error for a file with several slices, described in order, if none is selected."""
 
     def __init__(self, path: str | Path, slices: Sequence[str]) -> None:
         self.slices = tuple(slices)
@@ -85,7 +86,7 @@ class SeveralSlices(FileError):
 
 
 def chosen(path: str | Path, number: int | None, slices: Sequence[str]) -> int:
-    """Return the number of the slice to read: the chosen one, or the only one."""
+    """Return the index of the slice to read: the selected or the only one."""
     if number is None and len(slices) > 1:
         raise SeveralSlices(path, slices)
     if not 0 <= (number or 0) < len(slices):

@@ -35,28 +35,28 @@ def read_series(
     ----------
     path : str or Path
         ``.npy``, ``.npz``, ``.mat`` (any version; 7.3 is HDF5 and needs h5py, the
-        others SciPy) or ``.h5``, ``.hdf5``. Nothing is unpickled. In HDF5, numbers
-        may be complex, real, or pairs with the fields r and i, re and im, or real
-        and imag.
+        others need SciPy) or ``.h5``, ``.hdf5``. Nothing is unpickled. In HDF5, numbers
+        may be complex, real, or pairs with the fields r and i, re and im, or real and
+        imag.
     key : str, optional
-        Which array of the file; in HDF5 the path of the dataset. May be left out if
-        only one is numeric and has two axes or more.
+        Name of the array in the file; in HDF5 the path of the dataset. Optional if
+        exactly one array is numeric and has two axes or more.
     time_axis : int
-        Which axis of the array is time, if it has more than two; it is moved to the
-        third place from behind. MATLAB's (H, W, T), for one, is ``time_axis=2``.
+        Time axis of arrays with more than two axes, which is moved to axis -3; 2 for
+        MATLAB's (H, W, T).
     usual : str
-        Array to take where there are several and `key` is left out.
+        Name of the array to read if there are several and `key` is not set.
 
     Returns
     -------
     ndarray of complex64, shape (..., T, H, W) or (H, W)
-        The series. Axes are those that NumPy, or MATLAB, shows.
+        The series, with the order of axes that NumPy, or MATLAB, displays.
 
     Raises
     ------
     ValueError
         If the file is missing, damaged, of another kind, or ambiguous; if the array
-        is empty, has fewer than two axes, or holds numbers that are not finite.
+        is empty, has fewer than two axes, or is not finite.
     ImportError
         If SciPy or h5py is needed and missing.
     """
@@ -69,23 +69,23 @@ def read_series(
     array = readers[file.suffix.lower()](file, key, usual)
     if array.ndim < 2 or not array.size:
         raise FileError(
-            f"{path} must hold an array of two axes or more that is not empty, got "
-            f"the shape {array.shape}"
+            f"{path} must hold a nonempty array with two axes or more, got the shape "
+            f"{array.shape}"
         )
     series = to_complex(array, path, key or "the array")
     if series.ndim == 2:
         return series
     if not -series.ndim <= time_axis < series.ndim:
-        raise ValueError(f"time_axis {time_axis} is none of {series.ndim} axes")
+        raise ValueError(f"time_axis {time_axis} does not exist: {series.ndim} axes")
     return np.ascontiguousarray(np.moveaxis(series, time_axis, -3))
 
 
 def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> None:
-    """Write numbers to a file that `read_series` reads: .npy, .npz, .h5 or .hdf5.
+    """Write an array to a .npy, .npz, .h5 or .hdf5 file that `read_series` reads.
 
-    `key` names the array in the file, where it has names. The file is complete or not
-    there at all. Raises ValueError if it has another ending, or the array is not
-    numeric; ImportError if h5py is needed and missing.
+    `key` names the array in files with names. The file only appears once complete.
+    Raises ValueError for another suffix or an array that is not numeric; ImportError if
+    h5py is needed and missing.
     """
     array = np.asarray(series)
     suffix = Path(path).suffix.lower()
@@ -114,8 +114,8 @@ def read_scan(
 
 
 def names_in(path: str | Path) -> set[str]:
-    """List the arrays of an ``.npz`` file; empty if it is no such archive."""
-    if not Path(path).is_file():  # a pipe might wait for ever
+    """Return the names of the arrays in an ``.npz`` file, none if it is not one."""
+    if not Path(path).is_file():  # a pipe might block forever
         return set()
     try:
         with zipfile.ZipFile(path) as archive:
@@ -125,7 +125,7 @@ def names_in(path: str | Path) -> set[str]:
 
 
 def read_archive(path: str | Path) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an ``.npz`` file, as they are; nothing is unpickled."""
+    """Read all arrays of an ``.npz`` file; nothing is unpickled."""
     return {name: _read_npz(Path(path), name, "") for name in names_in(path)}
 
 
@@ -158,11 +158,11 @@ def _read_npz(path: Path, key: str | None, usual: str) -> NDArray[Any]:
 def _npz_header(
     archive: zipfile.ZipFile, name: str
 ) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of an array in an archive, without its numbers."""
+    """Shape and dtype of an array in an archive, from its header alone."""
     form = np.lib.format
     with archive.open(f"{name}.npy") as file:
         first = form.read_magic(file) == (1, 0)
-        # Version 3 differs from 2 in the encoding of the names of fields only.
+        # Versions 2 and 3 differ only in the encoding of field names.
         read = form.read_array_header_1_0 if first else form.read_array_header_2_0
         shape, _, dtype = read(file)
         return shape, dtype
@@ -174,14 +174,14 @@ def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
     with reading(path, "a MATLAB file"):
         with path.open("rb") as file:
             start = file.read(520)
-        # HDF5 after MATLAB's header of 512 bytes.
+        # HDF5 follows MATLAB's header of 512 bytes.
         if b"\x89HDF\r\n\x1a\n" in (start[:8], start[512:]):
             return _read_hdf5(path, key, usual).T
         numeric = ("double", "single", "logical", "int", "uint")
         listed = scipy.io.whosmat(path)
         shapes = {k: shape for k, shape, kind in listed if kind.startswith(numeric)}
         name = _choose(path, key, usual, shapes, [k for k, _, _ in listed])
-        # The kind does not say whether numbers are complex, of twice 8 bytes.
+        # Assume complex numbers of 16 bytes: the kind does not distinguish them.
         check_bytes(path, name, 16, *shapes.get(name, ()))
         array = scipy.io.loadmat(path, variable_names=[name])[name]
         if not isinstance(array, np.ndarray) or not is_numeric(array.dtype):
@@ -191,33 +191,33 @@ def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
 
 def _read_hdf5(path: Path, key: str | None, usual: str) -> NDArray[Any]:
     with open_hdf5(path, "an HDF5 file") as file:
-        held = file.shapes()
-        shapes = {n: shape for n, shape in held.items() if shape is not None}
-        name = _choose(path, key, usual, shapes, list(held))
+        datasets = file.shapes()
+        shapes = {n: shape for n, shape in datasets.items() if shape is not None}
+        name = _choose(path, key, usual, shapes, list(datasets))
         if name not in shapes:
-            file.dataset(name)  # which complains of one in another file
+            file.dataset(name)  # raises for a dataset in another file
             raise FileError(f"{path}: {name} is not an array of numbers")
         array: NDArray[Any] = file.read(name)
         return array
 
 
 def _choose(
-    path: Path, key: str | None, usual: str, shapes: Shapes, every: list[str]
+    path: Path, key: str | None, usual: str, shapes: Shapes, names: list[str]
 ) -> str:
     """Return the name of the array to read: `key`, the only one, or `usual`."""
     described = ", ".join(
-        f"{k} {shapes[k]}" if k in shapes else k for k in sorted(every)
+        f"{k} {shapes[k]}" if k in shapes else k for k in sorted(names)
     )
     if key is not None:
         name = key.strip("/")
-        if name not in every:
+        if name not in names:
             raise FileError(f"{path} has no {key!r}; it has {described or 'nothing'}")
         return name
-    fitting = [k for k, shape in shapes.items() if len(shape) >= 2]
-    if len(fitting) != 1 and usual in fitting:
+    candidates = [k for k, shape in shapes.items() if len(shape) >= 2]
+    if len(candidates) != 1 and usual in candidates:
         return usual
-    if len(fitting) != 1:
-        many = "several arrays" if fitting else "no array of two axes or more"
-        how = f"none called {usual}" if usual else "name one by key"
-        raise FileError(f"{path} has {many}; {how}, of {described or 'nothing'}")
-    return fitting[0]
+    if len(candidates) != 1:
+        many = "several arrays" if candidates else "no array with two axes or more"
+        hint = f"none is called {usual}" if usual else "choose one by key"
+        raise FileError(f"{path} has {many}; {hint}: {described or 'nothing'}")
+    return candidates[0]

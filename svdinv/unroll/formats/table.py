@@ -1,6 +1,6 @@
-"""The file formats of series and of their k-space, in one table.
+"""Table of the file formats of series and k-space.
 
-A reader or writer is imported when it is used.
+Readers and writers are imported on first use.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from svdinv.unroll.formats.scans import Geometry, Scan
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-"""How the names of DICOM files end, if with anything."""
+"""Suffixes of DICOM files, which may also have none."""
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
-"""How the names of HDF5 files end."""
+"""Suffixes of HDF5 files."""
 
 SERIES_SUFFIXES = (".npy", ".npz", ".mat", *HDF5_SUFFIXES)
-"""How the names of the files end that `read_series` reads."""
+"""Suffixes of files that `read_series` reads."""
 
 _HERE = "svdinv.unroll.formats"
 
@@ -31,13 +31,13 @@ class Format:
     """A file format."""
 
     name: str
-    suffixes: tuple[str, ...]  # how the names of its files end
+    suffixes: tuple[str, ...]  # of its files
     reader: str  # module:function of this package, from a path and options to a `Scan`
-    options: tuple[str, ...]  # of the reader, by their names on the command line
-    test: str = ""  # module:function, which looks into a file with such a suffix
+    options: tuple[str, ...]  # names of command-line options that the reader takes
+    test: str = ""  # module:function that checks the content of files with the suffixes
 
     def recognises(self, path: Path) -> bool:
-        """Check whether a file is of this format: by its name and, if need be, more."""
+        """Check by name and, if necessary, by content if a file has this format."""
         named = bool(ending(path, self.suffixes))
         return named and bool(not self.test or load(f"{_HERE}.{self.test}")(path))
 
@@ -48,7 +48,7 @@ class Format:
 
 
 def ending(path: Path, suffixes: tuple[str, ...]) -> str:
-    """Return the suffix that a name ends with, such as ``.nii.gz``; or nothing."""
+    """Return the suffix of a name, such as ``.nii.gz``; empty if there is none."""
     name = path.name.lower()
     return next((suffix for suffix in suffixes if name.endswith(suffix)), "")
 
@@ -57,8 +57,8 @@ _SLICE = ("slice",)
 
 _RAW = (*HDF5_SUFFIXES, ".mrd")
 
-# A format is a line here, and nothing elsewhere.  The first that recognises a file
-# reads it; DICOM is in files of any name, and in folders.
+# All formats; the first that recognises a file reads it. DICOM files may also have any
+# other name, or be in a folder.
 FORMATS: tuple[Format, ...] = (
     Format("DICOM", DICOM_SUFFIXES, "dicom:read_dicom", _SLICE),
     Format("NIfTI", (".nii", ".nii.gz"), "nifti:read_nifti", ("slice", "time_axis")),
@@ -67,10 +67,10 @@ FORMATS: tuple[Format, ...] = (
     Format("fastMRI", _RAW, "fastmri:read_scan", _SLICE, "fastmri:path_holds_fastmri"),
     Format("array", SERIES_SUFFIXES, "series:read_scan", ("key", "time_axis")),
 )
-"""What is read."""
+"""File formats that are read, in order of precedence."""
 
 SUFFIXES = tuple(dict.fromkeys(s for each in FORMATS for s in each.suffixes))
-"""How the names of all these files end."""
+"""Suffixes of all formats."""
 
 _WRITERS = {
     **dict.fromkeys((".npz", ".npy", ".h5", ".hdf5"), "series:save_series"),
@@ -79,14 +79,14 @@ _WRITERS = {
 }
 
 WRITTEN = tuple(_WRITERS)
-"""How the names of the files end that `save` writes."""
+"""Suffixes of files that `save` writes."""
 
 
 def save(path: Path, series: Any, place: Geometry | None = None) -> None:
     """Write a series (T, H, W) in the format of a suffix of `WRITTEN`.
 
-    NIfTI files hold magnitudes, since programs that show them know no complex numbers,
-    and the `place`.
+    NIfTI files contain magnitudes, because most viewers do not support complex numbers,
+    and the geometry `place`.
     """
     name = _WRITERS[ending(path, WRITTEN)]
     write = load(f"{_HERE}.{name}")
@@ -97,10 +97,10 @@ def save(path: Path, series: Any, place: Geometry | None = None) -> None:
 
 
 def format_of(path: str | Path) -> Format | None:
-    """Find the format of a file, or of a folder of files: the first that recognises it.
+    """Find the format of a file or a folder: the first that recognises it, or None.
 
-    Raises ValueError if it is an HDF5 file that is missing or damaged, ImportError if
-    it is one, and h5py is missing.
+    Raises ValueError if an HDF5 file is missing or damaged, ImportError for HDF5 files
+    if h5py is missing.
     """
     path = Path(path)
     found = next((each for each in FORMATS if each.recognises(path)), None)

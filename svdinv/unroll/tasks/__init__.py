@@ -1,6 +1,6 @@
-"""What is reconstructed, from what: one folder for each kind of data.
+"""Reconstruction tasks, one folder for each kind of data.
 
-`svdinv.unroll.tasks.registry` knows tasks without importing them.
+`svdinv.unroll.tasks.registry` lists the tasks without importing them.
 """
 
 # ruff: noqa: I001  # one statement for each module

@@ -36,17 +36,17 @@ def write_problem(
 ) -> None:
     """Write a problem to an HDF5 file that `read_measurement` reads.
 
-    Datasets are those of `Task.arrays_to_save` and, if wanted and known, ``truth``, in
-    the scale of what was read, not in that of the problem; attributes ``kind``,
-    ``name``, ``setting``, and `options`, how the data were made. An existing file is
-    replaced, and only by a complete one. Raises ValueError if an option has a name that
-    is taken, ImportError without h5py.
+    The datasets are those of `Task.arrays_to_save` and, if `truth` is set and the
+    problem has one, ``truth``, multiplied by the scale of the problem. The attributes
+    are ``kind``, ``name``, ``setting``, and `options`, which record how the data were
+    made. An existing file is replaced only once the new one is complete. Raises
+    ValueError if an option has a reserved name, ImportError without h5py.
     """
     own = {"kind": task.kind, "name": problem.name, "setting": problem.setting}
     own["svdinv"] = __version__
-    if taken := own.keys() & (options or {}):
-        name = sorted(taken)[0]
-        raise ValueError(f"options must not be called {name!r}: that name is taken")
+    if reserved := own.keys() & (options or {}):
+        name = sorted(reserved)[0]
+        raise ValueError(f"options must not be called {name!r}: the name is reserved")
     arrays = dict(task.arrays_to_save(problem))
     if truth and problem.truth is not None:
         arrays["truth"] = problem.truth
@@ -67,11 +67,11 @@ def measured_entry(path: str | Path) -> TaskEntry | None:
 
     No array is read.
     """
-    if Path(path).suffix.lower() == ".npz":  # which has no attributes
+    if Path(path).suffix.lower() == ".npz":  # these have no attributes
         names = names_in(path)
         measured = {"kspace", "mask"} <= names
-        known = (e for e in entries().values() if e.dataset in names)
-        return next(known) if measured else None
+        tasks = (e for e in entries().values() if e.dataset in names)
+        return next(tasks) if measured else None
     if Path(path).suffix.lower() not in HDF5_SUFFIXES:
         return None
     with _opened(path) as file:
@@ -81,15 +81,15 @@ def measured_entry(path: str | Path) -> TaskEntry | None:
 
 
 def read_measurement(path: str | Path) -> tuple[Task, Problem]:
-    """Read measured data, of `write_problem` or in the same layout, and their task.
+    """Read measured data in the layout of `write_problem`; return task and problem.
 
-    An HDF5 file, or an ``.npz`` file with arrays of the same names. The attribute
-    ``kind`` names the task; without it, that is told by the dataset of the data, such
-    as ``kspace`` or ``samples``. The attributes ``name`` and ``setting`` may be
-    missing. What the datasets are is said at the tasks' `read_measured`.
+    The file is HDF5, or ``.npz`` with arrays of the same names. The attribute ``kind``
+    names the task; without it, the name of the dataset, such as ``kspace`` or
+    ``samples``, determines the task. The attributes ``name`` and ``setting`` are
+    optional. `Task.read_measured` of each task describes its datasets.
 
-    Raises ValueError, naming the dataset, if the file is missing, damaged or of another
-    form; all shapes are checked before any array is read. Raises ImportError without
+    Raises ValueError, naming the dataset, if the file is missing, damaged or in another
+    layout; all shapes are checked before any array is read. Raises ImportError without
     h5py.
     """
     with _opened(path) as file:
@@ -102,10 +102,10 @@ def read_measurement(path: str | Path) -> tuple[Task, Problem]:
 
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[Datasets]:
-    """Open a file; of an ``.npz`` file the arrays, as an HDF5 file in memory."""
+    """Open an HDF5 file, or copy an ``.npz`` file to an HDF5 file in memory."""
     if Path(path).suffix.lower() != ".npz":
-        with open_hdf5(path, _WHAT) as held:
-            yield held
+        with open_hdf5(path, _WHAT) as datasets:
+            yield datasets
         return
     with needing("h5py", "mri"):
         import h5py
@@ -116,24 +116,24 @@ def _opened(path: str | Path) -> Iterator[Datasets]:
 
 
 def _entry(file: Datasets) -> TaskEntry:
-    known = entries()
+    tasks = entries()
     if "kind" in file.attrs:
-        given = file.attrs["kind"]
-        if (kind := _text(given)) in known:
-            return known[kind]
+        attribute = file.attrs["kind"]
+        if (kind := _text(attribute)) in tasks:
+            return tasks[kind]
         raise FileError(
-            f"{file.path}: the attribute kind must be {' or '.join(known)}, got "
-            f"{kind or given}"
+            f"{file.path}: the attribute kind must be {' or '.join(tasks)}, got "
+            f"{kind or attribute}"
         )
-    for entry in known.values():
+    for entry in tasks.values():
         if entry.dataset and entry.dataset in file:
             return entry
-    due = " nor ".join(entry.dataset for entry in known.values() if entry.dataset)
-    raise FileError(f"{file.path} has neither a dataset {due}")
+    names = " nor ".join(entry.dataset for entry in tasks.values() if entry.dataset)
+    raise FileError(f"{file.path} has neither a dataset {names}")
 
 
 def _text(value: Any) -> str:
-    """Read an attribute that may be a string of any kind."""
+    """Return an attribute as a string, empty if it is none."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value if isinstance(value, str) else ""

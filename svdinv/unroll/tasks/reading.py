@@ -1,4 +1,4 @@
-"""What a user brings to be reconstructed: images of a task, or measured data."""
+"""Input files and built-in names: finding their task, and reading them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from svdinv.unroll.tasks.task import InputImage, Options, Task, as_measured
 
 @dataclass(frozen=True)
 class Source:
-    """A file or a built-in name, of which the task is known and nothing is read yet.
+    """A file or a built-in name with its task, not read yet.
 
     Attributes
     ----------
     name : str or Path
-        What the user wrote.
+        The file or name.
     entry : TaskEntry
         Its task.
     measured : bool
@@ -34,14 +34,14 @@ class Source:
 
     @cached_property
     def task(self) -> Task:
-        """The task, imported at the first access."""
+        """The task, imported on first access."""
         return cast(Task, self.entry.load()())
 
     def read(self, options: Options) -> InputImage | Problem:
-        """Read the image or the measured data, which are named after the file.
+        """Read the image or the measured data, named after the file.
 
-        Raises ValueError, naming it, if it is missing, damaged or of the wrong shape;
-        ImportError if what reads such files is missing.
+        Raises ValueError, naming the file, if it is missing, damaged or of the wrong
+        shape; ImportError if the package that reads such files is missing.
         """
         if not self.measured:
             return self.task.read(self.name, options)
@@ -52,9 +52,9 @@ class Source:
         return replace(problem, name=name, setting=as_measured(problem))
 
     def applicable(self, given: InputImage | Problem) -> tuple[str, ...]:
-        """Name the options that apply to what `read` returned.
+        """Return the names of the options that apply to the result of `read`.
 
-        Those of its file, and of an image those that say how to measure it.
+        These are the options of its file and, for an image, those of its measurement.
         """
         of_file = () if self.measured else self.task.file_options(self.name)
         if isinstance(given, Problem):
@@ -66,8 +66,8 @@ class Source:
 def source_of(name: str | Path) -> Source:
     """Find the task of a file or of a built-in name.
 
-    Raises ValueError if there is no task for it, or it is an HDF5 file that cannot be
-    read; ImportError if it is one and h5py is missing.
+    Raises ValueError if no task reads it, or it is a damaged HDF5 file; ImportError for
+    HDF5 files if h5py is missing.
     """
     if Path(name).suffix.lower() in (".npz", *HDF5_SUFFIXES):
         from svdinv.unroll.tasks.measured_files import measured_entry
@@ -80,32 +80,32 @@ def source_of(name: str | Path) -> Source:
 def read_all(
     sources: Sequence[str | Path], task: Task, options: Options
 ) -> list[InputImage | Problem]:
-    """Read several files of one task, and call each by its own name.
+    """Read several files of one task, in order, under distinct names.
 
-    In the same order; files with one name are called by their paths. Raises ValueError
-    as `Source.read`, and if one is of another task.
+    Files that share a name are named by their paths. Raises ValueError as `Source.read`
+    does, and if a file belongs to another task.
     """
-    found = []
-    for source in sources:
-        own = source_of(source)
-        if own.entry.kind != task.kind:
+    inputs = []
+    for name in sources:
+        source = source_of(name)
+        if source.entry.kind != task.kind:
             raise ValueError(
-                f"{source} is of the kind {own.entry.kind}, and the weights are for "
+                f"{name} is of the kind {source.entry.kind}, and the weights are for "
                 f"{task.kind}"
             )
-        found.append(own.read(options))
-    names = [given.name for given in found]
+        inputs.append(source.read(options))
+    names = [item.name for item in inputs]
     return [
-        replace(given, name=str(source)) if names.count(given.name) > 1 else given
-        for given, source in zip(found, sources, strict=True)
+        replace(item, name=str(path)) if names.count(item.name) > 1 else item
+        for item, path in zip(inputs, sources, strict=True)
     ]
 
 
 def files_of(places: Iterable[str | Path], task: Task) -> list[str | Path]:
-    """List what is named, and what of a task is in the folders that are named.
+    """List the files and names in `places`, and the files of a task in their folders.
 
-    Files of a folder are sorted by name. Raises ValueError if a folder has nothing of
-    that task.
+    The files of a folder are sorted by name. Raises ValueError if a folder has no file
+    of the task.
     """
     found: list[str | Path] = []
     for place in places:

@@ -1,8 +1,8 @@
-"""Tasks before they are imported: their names, files and options.
+"""Registry of tasks, with their names, files and options, before they are imported.
 
-Each task of svdinv has a `TaskEntry` in the ``__init__`` of its folder. Those of other
-packages come by the entry-point group ``svdinv.tasks``; `add` takes one that a program
-or ``--task`` names. A task itself is imported when its entry is asked for its class.
+Each task of svdinv has a `TaskEntry` in the ``__init__`` of its folder. Other packages
+register theirs in the entry-point group ``svdinv.tasks``, programs and ``--task`` with
+`add`. `TaskEntry.load` imports the task.
 """
 
 from __future__ import annotations
@@ -27,46 +27,46 @@ _ORDER = ("colour", "cine", "ct", "eit", "pet", "spectral-ct")
 class TaskEntry:
     """Description of a task that can be read without importing it."""
 
-    kind: str  # its name in configurations and on the command line
-    location: str = ""  # its class, as package.module:Class
-    axes: str = ""  # of its images, as of a network's recipe
-    channels: int | None = None  # of its images; None if their number is free
-    images: str = "images"  # what these are called in messages
-    inputs: str = ""  # what it reads, in messages, without an article before
-    dataset: str = ""  # name of the data in files of measured data (HDF5)
+    kind: str  # name in configurations and on the command line
+    location: str = ""  # class, as package.module:Class
+    axes: str = ""  # axes of its images, as in the recipe of a network
+    channels: int | None = None  # channels of its images; None if the number is free
+    images: str = "images"  # noun for its images in messages
+    inputs: str = ""  # description of its inputs in messages, without an article
+    dataset: str = ""  # name of the data in HDF5 files of measured data
     names: Mapping[str, str] = field(default_factory=dict)  # built-in images
-    heading: str = ""  # over these in ``svdinv data list``
+    heading: str = ""  # heading of these in ``svdinv data list``
     pictures: tuple[str, ...] = ()  # more names for ``svdinv data show``, such as masks
-    prefixes: tuple[str, ...] = ()  # what names begin with that it reads
-    suffixes: tuple[str, ...] = ()  # endings of the files that it reads
-    # For an ending, package.module:function, which tells by its content whether a file
-    # is of this task; "" is for folders and for files of other endings.
+    prefixes: tuple[str, ...] = ()  # prefixes of names that it reads
+    suffixes: tuple[str, ...] = ()  # suffixes of files that it reads
+    # By suffix, package.module:function that checks whether the content of a file
+    # belongs to this task; the suffix "" matches folders and all other files.
     contents: Mapping[str, str] = field(default_factory=dict)
-    options: tuple[str, ...] = ()  # names of those of the command line
-    # What ``svdinv evaluate``, which takes several values, calls some of them.
+    options: tuple[str, ...] = ()  # names of its command-line options
+    # Names of options that take several values in ``svdinv evaluate``.
     plurals: Mapping[str, str] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()  # modules of other packages that it cannot do without
+    needs: tuple[str, ...] = ()  # third-party modules that it requires
 
     def load(self) -> Any:
         """Import the class of the task, a `svdinv.unroll.tasks.Task`."""
         return load(self.location)
 
     def has_name(self, name: str) -> bool:
-        """Check whether an image of that name is built in, or made of a prefix."""
+        """Check whether an image of that name is built in, or has a prefix."""
         return name in self.names or name.startswith(self.prefixes)
 
     def recognises(self, source: str | Path) -> bool:
-        """Check whether a file, or a name, is of this task, whatever others there are.
+        """Check whether a file or a name belongs to this task; others may match too.
 
-        Raises ValueError if its content has to be read and is damaged.
+        Raises ValueError if the content of the file must be read and is damaged.
         """
         return self.has_name(str(source)) or self._by_suffix(Path(source), last=True)
 
     def _by_suffix(self, path: Path, *, last: bool = False) -> bool:
         name = path.name.lower()
         for suffix, test in self.contents.items():
-            asked = name.endswith(suffix) if suffix else last
-            if asked and load(test)(path):
+            matches = name.endswith(suffix) if suffix else last
+            if matches and load(test)(path):
                 return True
         return not path.is_dir() and name.endswith(self.suffixes)
 
@@ -75,14 +75,14 @@ _ADDED: dict[str, TaskEntry] = {}
 
 
 def add(task: Any) -> TaskEntry:
-    """Make a `Task`, or an entry, known to this process, and return its entry."""
+    """Register a `Task`, or an entry, in this process, and return its entry."""
     entry = task if isinstance(task, TaskEntry) else task.described()
     _ADDED[entry.kind] = entry
     return entry
 
 
 def entries() -> dict[str, TaskEntry]:
-    """List the entries of all tasks by kind: svdinv's, installed ones, those added."""
+    """Return all tasks by kind: those of svdinv, of other packages, and from `add`."""
     own: dict[str, TaskEntry] = {}
     for folder in _FOLDERS:
         for entry in importlib.import_module(f"svdinv.unroll.tasks.{folder}").TASKS:
@@ -97,28 +97,28 @@ def entries() -> dict[str, TaskEntry]:
 def entry_of_file(source: str | Path) -> TaskEntry:
     """Find the task that reads a file, or has a built-in image of that name.
 
-    Tasks of others come before those of svdinv. Raises ValueError if there is none.
+    Tasks of other packages take precedence. Raises ValueError if there is none.
     """
-    known = list(reversed(entries().values()))
+    tasks = list(reversed(entries().values()))
     path = Path(source)
-    for entry in known:
+    for entry in tasks:
         if entry.has_name(str(source)):
             return entry
     for last in (False, True):
-        for entry in known:
+        for entry in tasks:
             if entry._by_suffix(path, last=last):
                 return entry
     if path.is_dir():
         raise ValueError(f"{source} is a folder, not a file")
     if not path.suffix and not path.exists():
-        names = [name for entry in known for name in entry.names]
+        names = [name for entry in tasks for name in entry.names]
         raise ValueError(
-            f"there is no file {source}, and no image of svdinv has that name"
+            f"there is no file {source}, and no built-in image of that name"
             f"{near(str(source), names)}\n  'svdinv data list' lists the names"
         )
-    inputs = ", nor ".join(e.inputs for e in reversed(known) if e.inputs)
-    what = "\n  ".join(inputs.split(", nor "))
-    raise ValueError(f"{source} is none of what can be read:\n  {what}")
+    inputs = ", nor ".join(e.inputs for e in reversed(tasks) if e.inputs)
+    readable = "\n  ".join(inputs.split(", nor "))
+    raise ValueError(f"cannot read {source}; svdinv reads:\n  {readable}")
 
 
 def entry_of_images(axes: str | None, channels: int | None = None) -> TaskEntry:

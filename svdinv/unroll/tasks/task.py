@@ -1,8 +1,8 @@
-"""The class of a task: how its images are read, measured, judged and shown.
+"""Base class of the reconstruction tasks: reading, simulation, metrics and display.
 
-The command line, training and evaluation go through the methods of `Task` alone. A
-task is named by ``package.module:Class`` in a configuration and by ``--task``, or found
-by the entry-point group ``svdinv.tasks``.
+The command line, training and evaluation use only the methods of `Task`. A task is
+named as ``package.module:Class`` in a configuration or by ``--task``, or registered in
+the entry-point group ``svdinv.tasks``.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ if TYPE_CHECKING:
 Arrays: TypeAlias = NDArray[Any]
 
 View: TypeAlias = tuple[Problem, Callable[[Arrays], Arrays]]
-"""An equivalent problem, and what turns its image back into that of the first."""
+"""An equivalent problem, and the map from its image to that of the original."""
 
 _T = TypeVar("_T")
 
 
 class Reconstruction(NamedTuple):
-    """The image of a method, and the parameters that it chose, such as a weight."""
+    """A reconstructed image, and a note on the parameters, such as the weight used."""
 
     image: Arrays
     note: str = ""
 
 
 Method: TypeAlias = Callable[[Problem], Reconstruction]
-"""From a problem of the task to an image, and what was chosen for it."""
+"""A function that reconstructs the image of a problem."""
 
 
 def _every(problem: Problem) -> bool:
@@ -73,13 +73,12 @@ def _none(problem: Problem) -> bool:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A classical method, with what says when others are compared with it."""
+    """A classical method, with the conditions under which evaluations include it."""
 
     method: Method
-    lengthy: bool = False  # takes more than some seconds: if asked for
-    # Whether it is for such a problem, and whether that takes minutes: if named.
-    applies: Callable[[Problem], bool] = _every
-    slow: Callable[[Problem], bool] = _none
+    lengthy: bool = False  # takes longer than a few seconds: run only on request
+    applies: Callable[[Problem], bool] = _every  # whether it can solve the problem
+    slow: Callable[[Problem], bool] = _none  # takes minutes: run only if named
 
     def __call__(self, problem: Problem) -> Reconstruction:
         """Reconstruct."""
@@ -92,19 +91,19 @@ def best_of(
     make: Callable[[_T], Arrays],
     choices: Iterable[_T],
     usual: _T,
-    said: str = "{}",
+    template: str = "{}",
 ) -> Reconstruction:
-    """Return the image nearest to the truth, over a grid of choices.
+    """Return the image with the highest score over a grid of choices.
 
-    `make` computes the image of a choice, such as a weight, and `score` tells how near
-    an image comes, as `Task.decibels`. Where the truth is not known, only the image of
-    the `usual` choice is made. `said` formats a choice for the note.
+    `make` computes the image for a choice, such as a weight, and `score` rates it
+    against the truth, as `Task.decibels` does. Without a truth, only the image for the
+    `usual` choice is computed. `template` formats a choice for the note.
     """
     if problem.truth is None:
-        return Reconstruction(make(usual), said.format(usual))
-    every = ((choice, make(choice)) for choice in choices)
-    best, image = max(every, key=lambda pair: score(problem, pair[1]))
-    return Reconstruction(image, f"best {said.format(best)}")
+        return Reconstruction(make(usual), template.format(usual))
+    candidates = ((choice, make(choice)) for choice in choices)
+    best, image = max(candidates, key=lambda pair: score(problem, pair[1]))
+    return Reconstruction(image, f"best {template.format(best)}")
 
 
 def moved_views(
@@ -112,10 +111,10 @@ def moved_views(
     moves: Iterable[tuple[Callable[[Arrays], Arrays], Callable[[Arrays], Arrays]]],
     operator: Callable[[Callable[[Arrays], Arrays]], Any],
 ) -> Iterator[View]:
-    """Yield equivalent problems whose arrays are moved as their image is.
+    """Yield equivalent problems, made by applying the same motion to data and image.
 
-    Of each pair in `moves` the first moves data and image, the second moves the image
-    back; `operator` makes the operator of the moved arrays.
+    Each pair in `moves` holds a motion of data and image, and its inverse for images;
+    `operator` returns the forward operator of the moved problem.
     """
     for move, back in moves:
         y, fidelity = move(problem.y), problem.fidelity.replace_arrays(move)
@@ -125,19 +124,19 @@ def moved_views(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of a task: how its images are read and measured.
+    """Options of a task for reading images and simulating their measurement.
 
-    Subclasses declare each as an `option`; None stands for what is not said.
+    Subclasses declare each with `option`; the value None means that it is not set.
 
     Attributes
     ----------
     seed : int
-        Draws whatever is random.
+        Seed of the random generator.
 
     Raises
     ------
     ValueError
-        If an option is out of its range, which is named.
+        If an option is out of range; the message names it.
     """
 
     seed: int = option(0, "seed of the sampling", low=0, high=2**63 - 1)
@@ -147,22 +146,22 @@ class Options:
 
     @classmethod
     def names(cls) -> list[str]:
-        """List the options but for the seed, which all tasks have."""
+        """List the options other than the seed, which all tasks have."""
         return [f.name for f in dataclasses.fields(cls) if f.name != "seed"]
 
     @classmethod
     def of_files(cls) -> list[str]:
-        """List those that say how files are read."""
+        """List the options for reading files."""
         return [f.name for f in dataclasses.fields(cls) if f.metadata["of_file"]]
 
 
 @dataclass(frozen=True, eq=False)
 class InputImage:
-    """An image that is to be measured before it is reconstructed.
+    """An image whose measurement is simulated before reconstruction.
 
-    It has been divided by its scale; `scan` is the place of its pixels, where a file
-    says it. Raises TypeError if the image is a masked array, whose values would be
-    taken as if they were not.
+    `image` has been divided by `scale`; `scan` holds the geometry of its pixels, if the
+    file has one. Raises TypeError if the image is a masked array, because its mask
+    would be ignored.
     """
 
     name: str
@@ -171,71 +170,71 @@ class InputImage:
     scan: Geometry | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that are masked."""
+        """Raise TypeError for masked arrays."""
         if isinstance(self.image, np.ma.MaskedArray):
             raise TypeError(
-                "image must not be a masked array; give what is sampled as a mask"
+                "image must not be a masked array; pass the samples as a separate mask"
             )
 
 
 class Source(Protocol):
-    """Problems to train on, loaded or made."""
+    """Training problems, loaded from files or simulated."""
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw the items of a step; they depend on nothing but its number."""
+        """Draw some items of a training step, determined by seed, step and item."""
         ...
 
     def validation(self) -> list[Problem]:
-        """Return problems that are not trained on, each with its truth."""
+        """Return the validation problems, each with its truth."""
         ...
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """A source that makes problems when they are needed; subclasses define how.
+    """A source that simulates problems on demand; subclasses define `problem`.
 
-    The task has the number of problems for validation, `validation`.
+    The field `validation` of the task is the number of validation problems.
     """
 
     task: Any
 
     def problem(self, *key: int) -> Problem:
-        """Draw one: the same of the same numbers."""
+        """Draw the problem determined by a key of integers."""
         raise NotImplementedError
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw items of a step, as of `Source`."""
+        """Draw some items of a training step, as in `Source`."""
         return batch([self.problem(seed, step, item) for item in items])
 
     def validation(self) -> list[Problem]:
-        """Return problems that no step draws."""
+        """Return problems that no training step draws."""
         return [self.problem(2**63, i) for i in range(self.task.validation)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A kind of reconstruction; its fields are the options of training for it.
+    """A kind of reconstruction; its fields are training options.
 
-    Raises ValueError for an option that is out of its range.
+    Raises ValueError for an option that is out of range.
     """
 
-    entry: ClassVar[TaskEntry]  # what the command line knows before it is imported
-    kind: ClassVar[str]  # these, of tasks without an entry, as of `TaskEntry`
+    entry: ClassVar[TaskEntry]  # description that is read without importing the task
+    kind: ClassVar[str]  # this to `dataset`: as in `TaskEntry`, if there is no entry
     axes: ClassVar[str]
     channels: ClassVar[int | None] = None
     images: ClassVar[str] = "images"
     dataset: ClassVar[str] = ""
-    options: ClassVar[type[Options]]  # how images are read and measured
-    # ``metric(truth, image)`` by name; the first is shown first.
+    options: ClassVar[type[Options]]  # for reading and simulating measurements
+    # ``metric(truth, image)`` by name, in the order of display.
     metrics: ClassVar[Mapping[str, Callable[..., float]]]
     # Suffixes of files that `save` writes, the first by default.
     endings: ClassVar[tuple[str, ...]] = (*WRITTEN, ".png")
-    # Largest value of an image, or "max", as of `svdinv.unroll.metrics.psnr`.
+    # Largest value of an image, or "max", as in `svdinv.unroll.metrics.psnr`.
     peak: ClassVar[float | str] = 1.0
     moving: ClassVar[bool] = False  # whether its images have frames
-    seconds: ClassVar[float] = 0.1  # of a frame, in an animation
-    has_views: ClassVar[bool] = True  # whether `views` gives equivalent problems
-    # That an untrained network sees at its input, unless another is asked for.
+    seconds: ClassVar[float] = 0.1  # duration of a frame in an animation
+    has_views: ClassVar[bool] = True  # whether `views` yields equivalent problems
+    # Default noise level at the input of an untrained network.
     input_noise: ClassVar[float] = 0.03
 
     def __init_subclass__(cls) -> None:
@@ -246,12 +245,12 @@ class Task:
 
     @classmethod
     def described(cls) -> TaskEntry:
-        """Return the entry, or one made from the class if it has none."""
+        """Return the entry of the task, derived from the class if it has none."""
         entry = cls.__dict__.get("entry")
         if entry is not None:
             return cast(TaskEntry, entry)
-        known = dataclasses.fields(cls.options) if hasattr(cls, "options") else ()
-        plurals = {f.name: f.metadata.get("plural") for f in known}
+        fields = dataclasses.fields(cls.options) if hasattr(cls, "options") else ()
+        plurals = {f.name: f.metadata.get("plural") for f in fields}
         return TaskEntry(
             kind=cls.kind,
             location=f"{cls.__module__}:{cls.__qualname__}",
@@ -259,7 +258,7 @@ class Task:
             channels=cls.channels,
             images=cls.images,
             dataset=cls.dataset,
-            options=tuple(f.name for f in known if f.name != "seed"),
+            options=tuple(f.name for f in fields if f.name != "seed"),
             plurals={name: plural for name, plural in plurals.items() if plural},
         )
 
@@ -269,11 +268,11 @@ class Task:
     # Training.
 
     def load(self) -> Source:
-        """Return the source of training problems; ValueError if data are damaged."""
+        """Return the source of training problems; ValueError for invalid data."""
         raise NotImplementedError
 
     def origin(self) -> dict[str, str]:
-        """Sum up the files that are trained on, by the name of their option."""
+        """Return fingerprints of the training files, by the option that names them."""
         return {}
 
     # Reading and measuring.
@@ -281,8 +280,8 @@ class Task:
     def files(self, folder: Path) -> list[Path]:
         """List the files of this task in a folder; ValueError if it has none.
 
-        Of a task whose names have a prefix, such as "density:", the pictures with it
-        where no file is its own.
+        If there are none and names of the task have a prefix, such as "density:", list
+        the pictures of the folder with that prefix.
         """
         entry = self.described()
         found = [path for path in sorted(folder.iterdir()) if entry.recognises(path)]
@@ -290,17 +289,17 @@ class Task:
             prefix = entry.prefixes[0]
             return [Path(f"{prefix}{path}") for path in picture_files(folder)]
         if not found:
-            due = ", ".join(entry.suffixes) or entry.inputs.replace(", nor ", " or ")
-            looked = f"; looked for {due}" if due else ""
-            raise ValueError(f"no {self.images} in {folder}{looked}")
+            kinds = ", ".join(entry.suffixes) or entry.inputs.replace(", nor ", " or ")
+            hint = f"; looked for {kinds}" if kinds else ""
+            raise ValueError(f"no {self.images} in {folder}{hint}")
         return found
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
-        """Name the options of `Options.of_files` that fit a file."""
+        """Return the names in `Options.of_files` that apply to a file."""
         return ()
 
     def read(self, source: str | Path, options: Any) -> InputImage | Problem:
-        """Read an image, or what was measured of one.
+        """Read an image or measured data.
 
         Raises ValueError, naming the file, if it is missing, damaged or of the wrong
         shape.
@@ -310,7 +309,7 @@ class Task:
     def read_measured(self, file: Any) -> Problem:
         """Read measured data from the `Datasets` of an open HDF5 file.
 
-        Raises ValueError if they are of the wrong shape, or cannot be reconstructed.
+        Raises ValueError if their shape is wrong or they cannot be reconstructed.
         """
         raise NotImplementedError
 
@@ -319,41 +318,41 @@ class Task:
         raise NotImplementedError
 
     def examples(self, options: Any) -> list[InputImage | Problem]:
-        """Return images that no shipped weights were trained on, to evaluate with.
+        """Return evaluation images that were not used to train the shipped weights.
 
-        By default all that are built in.
+        By default these are all built-in images.
         """
         return [self.read(name, options) for name in self.described().names]
 
     def built_in(self) -> dict[str, dict[str, str]]:
-        """List the built-in data: under headings, names and descriptions.
+        """Return names and descriptions of the built-in data, grouped by heading.
 
-        Those of images `read` takes; `save_picture_of` takes all.
+        `read` accepts the names of images, `save_picture_of` all names.
         """
         entry = self.described()
         return {entry.heading: dict(entry.names)} if entry.names else {}
 
     def picture_options(self, name: str) -> tuple[str, ...]:
-        """Name the options that `save_picture_of` uses for something built in.
+        """Return the names of the options that `save_picture_of` uses.
 
-        By default those that `read` takes.
+        By default those that `read` uses.
         """
         return self.file_options(name)
 
     def save_picture_of(self, name: str, options: Any, path: Path) -> None:
-        """Write a picture, or an animation, of something built in.
+        """Write a picture or an animation of built-in data.
 
-        By default of the grey image or frames that `read` returns.
+        The default is for grey images and frames from `read`.
         """
         given: Any = self.read(name, options)
         save_frames(path, given.image, seconds=self.seconds)
 
     def settings(self, options: Any) -> list[Any]:
-        """Return the settings that `svdinv evaluate` compares."""
+        """Return the options of each setting that `svdinv evaluate` compares."""
         return [options]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
-        """Measure an image; ValueError if the options do not fit it."""
+        """Simulate the measurement of an image; ValueError for unsuitable options."""
         raise NotImplementedError
 
     # Methods.
@@ -361,18 +360,18 @@ class Task:
     def baselines(self) -> Mapping[str, Method]:
         """Return the classical methods by name, the cheapest first.
 
-        One that is not compared with in every case is a `Baseline`.
+        Methods that some evaluations leave out are of the class `Baseline`.
         """
         raise NotImplementedError
 
     def suits_network(self, problem: Problem, recipe: Any) -> bool:
-        """Return whether a network of this task is meant for such a problem."""
+        """Return whether networks of this task with `recipe` suit the problem."""
         return True
 
     def weights_for(self, problem: Problem) -> str:
-        """Name the weights of the package that are the best ones for a problem.
+        """Return the name of the shipped weights that suit the problem best.
 
-        There may be none of that name.
+        Weights of that name may not exist.
         """
         return self.kind
 
@@ -381,27 +380,27 @@ class Task:
         return options
 
     def without_repeats(self, problem: Problem) -> Problem:
-        """Leave out what a problem only repeats, as a grey picture its channels.
+        """Remove redundant data, such as the equal channels of a grey picture.
 
-        By default nothing.
+        By default return the problem unchanged.
         """
         return problem
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Return the standard deviation of the noise in the data that `measure` added.
+        """Return the standard deviation of the noise that `measure` added to the data.
 
-        0 is for none, None for noise that is not known or is not of one deviation.
+        0 without noise, None if it is unknown or differs between data.
         """
         return getattr(options, "noise", None) or 0.0
 
     def initial_image(self, problem: Problem) -> Arrays | None:
-        """Return an image that `svdinv fit` adds the network to, or None."""
+        """Return an image to which `svdinv fit` adds that of the network, or None."""
         return None
 
     def views(self, problem: Problem) -> Iterator[View]:
-        """Return eight equivalent problems.
+        """Yield eight equivalent problems.
 
-        By default the image is mirrored and turned, and measured turned back.
+        By default their images are mirrored and rotated, and their operators undo this.
         """
         for turned in turns():
             view = replace(problem, A=problem.A * turned, truth=None)
@@ -412,19 +411,19 @@ class Task:
         return False
 
     def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
-        """Return the problem of a tile, where `tiled`."""
+        """Return the problem of one tile, if `tiled`."""
         raise NotImplementedError
 
     def finished(self, image: Arrays) -> Arrays:
-        """Post-process an image before it is judged and shown, such as by clipping."""
+        """Post-process a reconstruction, for example by clipping."""
         return image
 
-    # Judging and showing.
+    # Metrics and display.
 
     def judge(self, problem: Problem, image: Arrays) -> dict[str, float]:
-        """Measure how near an image, of the shape of the truth, comes to it.
+        """Compare an image with the truth, which has the same shape.
 
-        Returns the `metrics` by name; none where the truth is not known.
+        Returns the `metrics` by name; none if the problem has no truth.
         """
         if problem.truth is None:
             return {}
@@ -433,30 +432,31 @@ class Task:
         return {name: metric(truth, image) for name, metric in self.metrics.items()}
 
     def decibels(self, problem: Problem, image: Arrays) -> float:
-        """Return the figure of merit in dB that validation and searches use.
+        """Return the figure of merit in dB for validation and parameter searches.
 
-        By default the PSNR of what is `finished`.
+        By default the PSNR of the `finished` image.
         """
         return psnr(problem.truth, self.finished(image), peak=self.peak)
 
     def describe(self, problem: Problem) -> str:
-        """Describe an image in a few words, such as its size, which is the default."""
+        """Describe the image in a few words, by default by its size."""
         return "x".join(map(str, problem.y.shape[-2:])) + " pixels"
 
     def for_display(self, image: Arrays) -> Arrays:
         """Convert an image to the layout that pictures and metrics use.
 
-        By default, of a known number of channels, with these behind: three of one.
+        By default, if the task fixes the number of channels, move them to the last axis
+        and repeat a single channel three times.
         """
         if self.channels is None:
             return image
         return np.repeat(np.moveaxis(image, 0, -1), 3 // self.channels, axis=-1)
 
     def save(self, path: Path, image: Arrays, problem: Problem) -> None:
-        """Write a reconstruction, as `for_display` returns it, to a file of `endings`.
+        """Write the image that `for_display` returns to a file with one of `endings`.
 
-        By default as a picture, of a free number of channels with these side by side;
-        or as numbers (C, H, W) in the scale of what was read.
+        By default, .png files are pictures, with channels side by side if their number
+        is free; other files hold the array (C, H, W), times the scale of the problem.
         """
         suffix, free = ending(path, self.endings), self.channels is None
         if suffix != ".png":
@@ -477,38 +477,38 @@ class Task:
         save(path, truth, entries, title=title)
 
     def moves(self, problem: Problem) -> bool:
-        """Return whether an image has frames to animate."""
+        """Return whether the image has several frames to animate."""
         return self.moving and len(problem.y) > 1
 
     def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:
-        """Write an animation that compares them, where one `moves`."""
+        """Write an animation that compares reconstructions with several frames."""
         panels.save_series_animation(path, truth, entries, seconds=self.seconds)
 
 
 def task_named(name: str, *, imports: bool = True) -> type[Task]:
     """Import the class of a task, by its kind or as ``package.module:Class``.
 
-    Raises ValueError if there is none or, without `imports`, as for names that come
-    from a file of weights, if its module has not been imported before.
+    Raises ValueError if there is no such task or, if `imports` is False, its module has
+    not been imported yet; use this for names from files of weights.
     """
-    known = entries()
-    if name in known:
-        return cast(type[Task], known[name].load())
+    tasks = entries()
+    if name in tasks:
+        return cast(type[Task], tasks[name].load())
     module, colon, _ = name.partition(":")
     if colon and not imports and module not in sys.modules:
         raise ValueError(
             f"the weights are for {name}: import {module} before, or give --task "
-            f"{name}, since no file of weights makes svdinv import anything"
+            f"{name}, since svdinv imports no module named by a file of weights"
         )
-    return class_named(name, Task, dict.fromkeys(known, Task))
+    return class_named(name, Task, dict.fromkeys(tasks, Task))
 
 
 def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Task:
-    """Return the task whose images, of these axes and channels, a network makes.
+    """Return the task of a network whose images have these axes and channels.
 
-    That of the `name` for which its weights were trained, where that is known, or else
-    the first that has such images. Raises ValueError if there is none, or the name is
-    of a module that has not been imported.
+    `name` is the task that its weights were trained for; if empty, the first task with
+    such images is used. Raises ValueError if there is none, or the module in `name` has
+    not been imported.
     """
     if name:
         return task_named(name, imports=False)()
@@ -516,6 +516,6 @@ def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Ta
 
 
 def as_measured(problem: Problem) -> str:
-    """Describe data that came measured: whether maps of coils were estimated."""
-    known = problem.phase_known  # not that of maps which were estimated
+    """Describe measured data, and whether their coil maps were estimated."""
+    known = problem.phase_known  # estimated maps leave the phase unknown
     return "as measured" if known else "as measured, maps estimated"

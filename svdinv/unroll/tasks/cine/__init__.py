@@ -1,4 +1,4 @@
-"""Dynamic MRI: series of the heart from a part of their k-space."""
+"""Dynamic MRI: series of the heart from undersampled k-space."""
 
 from svdinv.unroll.formats.table import SUFFIXES
 from svdinv.unroll.tasks.registry import TaskEntry
@@ -9,14 +9,14 @@ HEARTS = {
     "long-axis": "slice 7 of the long axis: atria and ventricles",
     "edge": "slice 13 of the long axis, the outermost: the wall of a ventricle",
 }
-"""Names of the built-in series, and what they show. The weights that come with the
-package were not trained on these slices; but they were on others of the same heart."""
+"""Built-in series and their descriptions. The weights that come with the package were
+not trained on these slices, but on other slices of the same heart."""
 
 PHANTOMS = {
     "cine": "a beating heart, 20 frames a second, blood bright",
     "perfusion": "the first pass of a contrast agent, one frame a beat",
 }
-"""Phantoms by name, and what they are."""
+"""Phantoms and their descriptions."""
 
 CINE = TaskEntry(
     kind="cine",

@@ -1,7 +1,7 @@
 """Classical reconstructions of series: low rank, low rank plus sparse, local low rank.
 
-Each has weights: those whose image comes nearest to the truth, or where that is not
-known, to samples that were left out.
+The weights of each are those with the least error, with respect to the truth if it is
+known, else to held-out samples.
 """
 
 from __future__ import annotations
@@ -29,35 +29,34 @@ from svdinv.unroll.tasks.task import Reconstruction
 
 Arrays = NDArray[Any]
 
-_SHARE = 0.05  # of the samples, left out where the truth is not known
-# Relative weights where there are too few samples to leave some out.
+_SHARE = 0.05  # fraction of the samples held out if the truth is not known
+# Relative weights if there are too few samples to hold some out.
 _USUAL, _USUAL_SPARSE = 0.01, 0.01
-_LOW = 0.1  # of low rank, where low rank plus sparse begins
-# Where the search for the best weight begins and ends. What lies beyond changes
-# hundredths of a decibel.
+_LOW = 0.1  # initial low-rank weight of low rank plus sparse
+# Start and range of the search for the best weight. Weights beyond change hundredths of
+# a decibel.
 _FIRST, _LEAST, _MOST = 1e-3, 3e-6, 0.3
 _ITERATIONS, _RTOL = 200, 1e-4
-_TOLERANCE = 0.005  # dB, of what is to come; of a weight twice as much
-_SOON = 3e-4  # L+S comes nearer to the truth where it does not converge
+_TOLERANCE = 0.005  # dB of `best_solution`
+_EARLY = 3e-4  # L+S has less error if it stops before convergence
 _BLOCK = 8
 _SHIFTS = ((0, 0), (4, 4), (0, 4), (4, 0))  # of the tilings, with blocks that overlap
-_STEPS = 3  # of conjugate gradients, each time from the last image
+_STEPS = 3  # of conjugate gradients, starting from the last image
 _RELAXATION = 1.7
 _LEAST_THRESHOLD = 1e-3  # relative to the largest singular value
 
 
 class _Found(NamedTuple):
-    """The best weight, the image that it was judged by, and that of all samples."""
+    """The best weight, the image that was scored, and the image from all samples."""
 
     weight: float
-    judged: Arrays
+    scored: Arrays
     image: Arrays
     note: str
 
 
-# Low rank at its best weight, as long as the problem lives: low rank plus sparse, which
-# comes next, begins there.
-_KEPT: WeakKeyDictionary[Problem, _Found] = WeakKeyDictionary()
+# Cache of the low-rank reconstruction, from which low rank plus sparse starts.
+_CACHE: WeakKeyDictionary[Problem, _Found] = WeakKeyDictionary()
 
 
 def zero_filled(problem: Problem) -> Reconstruction:
@@ -66,11 +65,10 @@ def zero_filled(problem: Problem) -> Reconstruction:
 
 
 def view_sharing(problem: Problem) -> Reconstruction:
-    """Fill in what a frame does not sample by the mean of the frames that do.
+    """Fill missing k-space of each frame with the mean of the frames that sample it.
 
-    Riederer et al., "MR fluoroscopy", MRM 8, 1988, with all frames as neighbours.
-
-    Where the operator is not `MRI`, the series is the zero-filled one.
+    Riederer et al., "MR fluoroscopy", MRM 8, 1988, with all frames as neighbours. If
+    the operator is not `MRI`, the series is zero-filled.
     """
     A, y = problem.A, problem.A.project_to_samples(problem.y)
     image = problem.adjoint()
@@ -86,34 +84,31 @@ def view_sharing(problem: Problem) -> Reconstruction:
 def low_rank(problem: Problem) -> Reconstruction:
     """Reconstruct a series of low rank, by the nuclear norm of its Casorati matrix.
 
-    Liang, Proc. IEEE ISBI 2007; weights are relative to the largest singular value of
-    the zero-filled series.
-
-    The note tells which weight was taken.
+    Liang, Proc. IEEE ISBI 2007. The weight, which the note states, is relative to the
+    largest singular value of the zero-filled series.
     """
     found = _best_low_rank(problem)
     return Reconstruction(found.image, found.note)
 
 
 def _best_low_rank(problem: Problem) -> _Found:
-    if problem not in _KEPT:
+    if problem not in _CACHE:
         top = _largest_singular_value(problem)
         frames, height, width = problem.adjoint().shape
         count = min(frames, height * width)
         found = _best(problem, lambda weight: (Casorati(weight * top),), top, count)
-        _KEPT[problem] = found
-    return _KEPT[problem]
+        _CACHE[problem] = found
+    return _CACHE[problem]
 
 
 def low_rank_plus_sparse(problem: Problem) -> Reconstruction:
-    """Reconstruct a series as one of low rank plus one with few temporal frequencies.
+    """Reconstruct a series as the sum of a low-rank series and one sparse in frequency.
 
-    Otazo, Candès & Sodickson, MRM 73, 2015. The weights of the two are relative to the
-    largest singular value, and to the largest magnitude, of the zero-filled series. The
-    best image may be one that the iterations pass; with the weight of the first that is
-    best alone they start from its image. The second may be infinite: low rank alone.
-
-    The note tells which weights were taken.
+    Otazo, Candès & Sodickson, MRM 73, 2015. The weights, which the note states, are
+    relative to the largest singular value and to the largest magnitude of the
+    zero-filled series; an infinite second weight means low rank alone. With a truth,
+    the image may come from any iteration, and a second search starts from the best
+    low-rank reconstruction.
     """
     top = _largest_singular_value(problem)
     peak = float(np.abs(zero_filled(problem).image).max())
@@ -122,62 +117,60 @@ def low_rank_plus_sparse(problem: Problem) -> Reconstruction:
         return Casorati(low * top), Sparse(sparse * peak, TemporalFourier())
 
     alone = _best_low_rank(problem)
-    whole, judge = _measured(problem), _judge(problem)
-    # One norm for all weights: with coils it costs as much as many iterations.
+    projected, scorer = _projected(problem), _scorer(problem)
+    # The norm for all weights; with coils it costs as much as many iterations.
     algorithm = LowRankPlusSparse()
-    step = algorithm.suited(whole, whole.adjoint(), None)
+    step = algorithm.suited(projected, projected.adjoint(), None)
 
-    how: dict[str, Any] = {"algorithm": algorithm, "parameters": step, "rtol": _SOON}
-    if judge is None:
-        image = _finished(whole, prior(_LOW, _USUAL_SPARSE), **how)
+    how: dict[str, Any] = {"algorithm": algorithm, "parameters": step, "rtol": _EARLY}
+    if scorer is None:
+        image = _solved(projected, prior(_LOW, _USUAL_SPARSE), **how)
         return Reconstruction(image, _described(None, image, _LOW, _USUAL_SPARSE))
-    known = problem.truth is not None
+    has_truth = problem.truth is not None
 
     def search(low: float, x0: Arrays | None) -> tuple[float, Solution]:
         return best_solution(
-            judge.problem,
+            scorer.problem,
             functools.partial(prior, low),
-            judge.score,
+            scorer.score,
             algorithm=algorithm,
             parameters=lambda weight: step,
             x0=x0,
-            rtol=_SOON,
-            early=known,  # which says nothing of the weight
+            rtol=_EARLY,
+            early=has_truth,  # without it, an early score does not rank the weight
             first=0.095,
             low=_LEAST,
             high=_MOST,
             tolerance=_TOLERANCE,
         )
 
-    # Two hills, one of them near to low rank alone.
+    # The score has two maxima, one of them near low rank alone.
     low = _LOW
     sparse, solution = search(low, None)
-    judged = solution.image
-    if known:
-        other, beside = search(alone.weight, alone.judged)
-        if judge.score(beside.image) > judge.score(judged):
-            # Beside so little low rank such weights may leave nothing sparse. Smaller
-            # ones, which do, gain 0.05 dB at most, in seven times the time.
-            some = beside.sparse is not None and beside.sparse.any()
-            low, sparse = alone.weight, other if some else math.inf
-            judged = beside.image
-        image = judged
-    elif judge.score(alone.judged) > judge.score(judged):
-        low, sparse, judged, image = alone.weight, math.inf, alone.judged, alone.image
+    scored = solution.image
+    if has_truth:
+        other, second = search(alone.weight, alone.scored)
+        if scorer.score(second.image) > scorer.score(scored):
+            # At so small a low-rank weight the sparse part may be 0. Smaller sparse
+            # weights gain at most 0.05 dB, in seven times the time.
+            nonzero = second.sparse is not None and second.sparse.any()
+            low, sparse = alone.weight, other if nonzero else math.inf
+            scored = second.image
+        image = scored
+    elif scorer.score(alone.scored) > scorer.score(scored):
+        low, sparse, scored, image = alone.weight, math.inf, alone.scored, alone.image
     else:
-        # On from all of its state: from the image alone it would be another solution.
-        image = _finished(whole, prior(low, sparse), state=solution.state, **how)
-    return Reconstruction(image, _described(judge, judged, low, sparse))
+        # Continue from the full state: the image alone leads to another solution.
+        image = _solved(projected, prior(low, sparse), state=solution.state, **how)
+    return Reconstruction(image, _described(scorer, scored, low, sparse))
 
 
 def local_low_rank(problem: Problem) -> Reconstruction:
-    """Reconstruct a series of which every block is of low rank.
+    """Reconstruct a series whose blocks have low rank.
 
     Trzasko & Manduca, Proc. ISMRM 19, 2011, with blocks of 8 x 8 pixels that overlap by
-    half. Weights are relative to what the largest singular value of a block would be
-    were that of the zero-filled series spread evenly.
-
-    The note tells which weight was taken.
+    half. The weight, which the note states, is relative to the largest singular value
+    of the zero-filled series, times the root of the fraction of pixels in a block.
     """
     T, height, width = problem.adjoint().shape
     top = _largest_singular_value(problem) * _BLOCK / (height * width) ** 0.5
@@ -192,10 +185,10 @@ def local_low_rank(problem: Problem) -> Reconstruction:
 
 
 class _Blocks(LocalLowRank):
-    """Of blocks that do not overlap: the prox by a cheaper way than the SVD."""
+    """Local low rank with separate blocks, whose prox uses Gram matrices, not SVDs."""
 
     def prox(self, x: Arrays, step: Any) -> Arrays:
-        # The threshold is large enough for the Gram matrix.
+        # The threshold is large enough for the accuracy of the Gram matrix.
         xp, tau = namespace(x), np.float32(step * self.weight)
         (tiling,) = tilings(x.shape[-2:], self.block, self.stride, self.shift)
         matrices = tiling.cut(x, xp)
@@ -212,30 +205,29 @@ def _best(
 ) -> _Found:
     """Solve with the best weight, by Douglas-Rachford splitting.
 
-    The bound of the error after some iterations is least where the penalty is the ratio
-    of two distances from the start to the solution (He & Yuan, SIAM J. Numer. Anal. 50,
-    2012): that of the image, which is known here, or told by what was left out, and
-    that of the dual variable, at most the weight times the root of the number of
-    singular values.
+    The error bound after a number of iterations is least if the penalty is the ratio of
+    two distances from start to solution (He & Yuan, SIAM J. Numer. Anal. 50, 2012):
+    that of the dual variable, at most the weight times the root of the number `count`
+    of singular values, and that of the image, from the truth or the held-out samples.
     """
-    whole, judge = _measured(problem), _judge(problem)
-    # Of few lines in each frame the best image is not unique: one that changes little
-    # is near to the truth, and one next to the zero-filled series far away.
-    start = view_sharing(problem if judge is None else judge.problem).image
+    projected, scorer = _projected(problem), _scorer(problem)
+    # With few lines per frame the solution is not unique; view sharing leads to one
+    # with small changes over time, near the truth, the zero-filled series does not.
+    start = view_sharing(problem if scorer is None else scorer.problem).image
     threshold = _LEAST_THRESHOLD
-    if judge is not None:
-        threshold = max(judge.distance(start) / top / count**0.5, threshold)
+    if scorer is not None:
+        threshold = max(scorer.distance(start) / top / count**0.5, threshold)
 
     def parameters(weight: float) -> dict[str, float]:
         return {"penalty": weight / threshold, "relaxation": _RELAXATION}
 
     algorithm = DouglasRachford(cg_iterations=_STEPS)
-    weight, judged = _USUAL, start
-    if judge is not None:
+    weight, scored = _USUAL, start
+    if scorer is not None:
         weight, solution = best_solution(
-            judge.problem,
+            scorer.problem,
             priors,
-            judge.score,
+            scorer.score,
             algorithm=algorithm,
             first=_FIRST,
             low=_LEAST,
@@ -244,25 +236,25 @@ def _best(
             x0=start,
             parameters=parameters,
         )
-        judged = solution.image
-    image = judged
+        scored = solution.image
+    image = scored
     if problem.truth is None:
-        image = _finished(
-            whole,
+        image = _solved(
+            projected,
             priors(weight),
-            x0=judged,
+            x0=scored,
             algorithm=algorithm,
             parameters=parameters(weight),
             rtol=_RTOL,
         )
-    return _Found(weight, judged, image, _described(judge, judged, weight))
+    return _Found(weight, scored, image, _described(scorer, scored, weight))
 
 
-class _Judge(NamedTuple):
-    """Scores of images: against the truth, or by samples that were left out.
+class _Scorer(NamedTuple):
+    """Scores of images, by the truth or by held-out samples.
 
-    `problem` is what is solved meanwhile; `distance` is that of the truth from an
-    image, or an estimate of it.
+    `problem` is the one to solve, without held-out samples; `distance` returns the
+    distance of an image from the truth, or an estimate.
     """
 
     problem: Problem
@@ -273,66 +265,69 @@ class _Judge(NamedTuple):
         return -20 * math.log10(max(self.distance(image), 1e-30))
 
 
-def _judge(problem: Problem) -> _Judge | None:
-    """Return what judges images of a problem; None if there are too few samples."""
-    whole, A = _measured(problem), problem.A
+def _scorer(problem: Problem) -> _Scorer | None:
+    """Return the scorer of a problem; None if there are too few samples."""
+    projected, A = _projected(problem), problem.A
     if problem.truth is not None:
 
         def from_truth(image: Arrays) -> float:
             truth, image = problem.compared(image)
             return float(np.linalg.norm(truth - image))
 
-        return _Judge(whole, from_truth)
-    known, coils = np.asarray(problem.sampled_mask()), tuple(range(1, whole.y.ndim - 2))
-    sampled = np.any(known, coils, keepdims=True)
-    often = np.mean(sampled, axis=0, keepdims=True)
-    where = sampled & (often < 1)
-    if np.count_nonzero(where) < LEAST:
+        return _Scorer(projected, from_truth)
+    mask = np.asarray(problem.sampled_mask())
+    coils = tuple(range(1, projected.y.ndim - 2))
+    sampled = np.any(mask, coils, keepdims=True)
+    frequency = np.mean(sampled, axis=0, keepdims=True)
+    candidates = sampled & (frequency < 1)
+    if np.count_nonzero(candidates) < LEAST:
         return None
-    held = drawn(where, _SHARE, np.random.default_rng(0))
-    # As a mask: with weights each iteration would take conjugate gradients.
-    rest: Operator = Sampling(~(known & held)) * A
+    held_out = drawn(candidates, _SHARE, np.random.default_rng(0))
+    # A mask, since weights would need conjugate gradients in each iteration.
+    rest: Operator = Sampling(~(mask & held_out)) * A
     if isinstance(A, MRI):
-        rest = MRI(A.mask & ~held.squeeze(coils), A.maps)
-    part = replace(whole, y=rest.project_to_samples(whole.y), A=rest)
-    # Each stands for all at its frequency (Horvitz & Thompson, J. Amer. Statist. Assoc.
-    # 47, 1952); where every frame is sampled there is nothing to predict, and what is
-    # fitted tells.
-    seen = known & (held | (often == 1))
-    often = np.broadcast_to(np.where(often == 1, 1.0, _SHARE * often), seen.shape)[seen]
-    y, root = whole.y[seen], 1 / np.sqrt(often)
+        rest = MRI(A.mask & ~held_out.squeeze(coils), A.maps)
+    part = replace(projected, y=rest.project_to_samples(projected.y), A=rest)
+    # Samples are weighted by their inverse probability (Horvitz & Thompson, J. Amer.
+    # Statist. Assoc. 47, 1952). Points sampled in every frame are not held out, and
+    # count with the error of the fit.
+    scored = mask & (held_out | (frequency == 1))
+    probability = np.broadcast_to(
+        np.where(frequency == 1, 1.0, _SHARE * frequency), scored.shape
+    )[scored]
+    y, root = projected.y[scored], 1 / np.sqrt(probability)
 
     def distance(image: Arrays) -> float:
-        return float(np.linalg.norm(root * (A.forward(image)[seen] - y)))
+        return float(np.linalg.norm(root * (A.forward(image)[scored] - y)))
 
-    return _Judge(part, distance)
+    return _Scorer(part, distance)
 
 
-def _finished(problem: Problem, prior: Any, **how: Any) -> Arrays:
+def _solved(problem: Problem, prior: Any, **how: Any) -> Arrays:
     """Solve with all samples."""
     solution = solve(problem, prior, iterations=_ITERATIONS, objective=False, **how)
     return solution.image
 
 
-def _measured(problem: Problem) -> Problem:
+def _projected(problem: Problem) -> Problem:
     return replace(problem, y=problem.A.project_to_samples(problem.y))
 
 
 def _largest_singular_value(problem: Problem) -> float:
     series = zero_filled(problem).image
     value = float(np.linalg.norm(series.reshape(len(series), -1), 2))
-    return value or 1.0  # weights of nothing matter to nothing
+    return value or 1.0  # the scale of weights is arbitrary for zero data
 
 
-def _described(judge: _Judge | None, image: Arrays, *weights: float) -> str:
-    """Describe which weights are used, and why."""
+def _described(scorer: _Scorer | None, image: Arrays, *weights: float) -> str:
+    """Describe the weights, and the estimated error of the image."""
     word = "weight" if len(weights) == 1 else "weights"
-    told = f"{word} {', '.join(f'{w:.2g}' for w in weights)}"
+    note = f"{word} {', '.join(f'{w:.2g}' for w in weights)}"
     if math.inf in weights:
-        told = f"{told}: nothing is sparse"
-    if judge is None:
-        return told
-    if judge.problem.truth is not None:
-        return f"best {told}"
-    share = judge.distance(image) / (judge.distance(np.zeros_like(image)) or 1.0)
-    return f"{told}, estimated error {share:.1%}"
+        note = f"{note}: no sparse part"
+    if scorer is None:
+        return note
+    if scorer.problem.truth is not None:
+        return f"best {note}"
+    share = scorer.distance(image) / (scorer.distance(np.zeros_like(image)) or 1.0)
+    return f"{note}, estimated error {share:.1%}"

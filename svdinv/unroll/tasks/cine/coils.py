@@ -1,4 +1,4 @@
-"""Coil sensitivities from the data themselves."""
+"""Estimation of coil sensitivities from k-space."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ def estimate_maps(
     threshold: float = 0.02,
     crop: float = 0.0,
 ) -> NDArray[np.complex64]:
-    """Reconstruction sensitivity maps by ESPIRiT, from the centre of k-space.
+    """Estimate coil sensitivity maps by ESPIRiT, from the centre of k-space.
 
-    ESPIRiT (Uecker et al., MRM 71, 2014) as SigPy computes it: the maps are the
-    eigenvectors to the eigenvalue 1 of the projection onto the row space of the
-    calibration matrix. Of a series, all frames are averaged first, each point over
-    the frames that sample it.
+    ESPIRiT (Uecker et al., MRM 71, 2014) as implemented in SigPy: the maps are the
+    eigenvectors for the eigenvalue 1 of the projection onto the row space of the
+    calibration matrix. The frames of a series are averaged first, each point over the
+    frames that sample it.
 
     Parameters
     ----------
     kspace : array_like, shape (C, H, W) or (T, C, H, W)
         k-space data, the centre at ``(H // 2, W // 2)``.
     mask : array_like of bool, shape (H, W) or (T, H, W), optional
-        True where sampled; if left out, where some coil is not zero.
+        True where sampled; by default where some coil is not zero.
     calibration : int
         Side of the square around the centre that is used. Each of its points must be
-        sampled in one frame at least.
+        sampled in at least one frame.
     kernel : int
         Side of the kernels, at most `calibration`.
     threshold : float
         The row space is spanned by the singular vectors of the calibration matrix
         whose singular values exceed this times the largest; in (0, 1).
     crop : float
-        Maps are set to zero where the eigenvalue is not above this, which is where
-        there is no signal; in [0, 1). With 0 there are maps everywhere.
+        Maps are set to zero where the eigenvalue is at most this, as outside the
+        object; in [0, 1). With 0 there are maps everywhere.
 
     Returns
     -------
     ndarray of complex64, shape (C, H, W)
-        The maps. The sum of their squared magnitudes is 1, or 0 where cropped; the
-        first coil is real and not negative, as phases are determined only relative
-        to one another. Where that coil receives little, they are less certain.
+        The maps. The sum of their squared magnitudes is 1, or 0 where cropped. The
+        first coil is real and nonnegative, because only relative phases are
+        determined; they are less accurate where that coil receives little signal.
 
     Raises
     ------
@@ -92,9 +92,9 @@ def estimate_maps(
     centre[:, rows, columns] = mean[:, rows, columns]
     scale = float(np.abs(centre).max())
     if scale == 0:
-        raise ValueError("kspace is zero where it should be calibrated")
+        raise ValueError("kspace is zero in the calibration square")
     with warnings.catch_warnings():
-        # Importing SigPy imports CuPy, if there is one, which may warn of CUDA.
+        # SigPy imports CuPy, if installed, which may warn about CUDA.
         warnings.simplefilter("ignore")
         with needing("sigpy", "mri"):
             from sigpy.mri.app import EspiritCalib
@@ -106,19 +106,19 @@ def estimate_maps(
             crop=crop,
             show_pbar=False,
         ).run()
-    maps = np.nan_to_num(np.asarray(maps))  # where SigPy divides by a first coil of 0
+    maps = np.nan_to_num(np.asarray(maps))  # SigPy divides by the first coil
     energy = np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))
     size = np.abs(maps[0])
-    turn = np.where(size > 0, maps[0].conj() / np.where(size > 0, size, 1), 1)
-    turned = maps * turn / np.where(energy > 0, energy, 1)
-    turned[0] = np.abs(turned[0])
-    return turned.astype(np.complex64)
+    phase = np.where(size > 0, maps[0].conj() / np.where(size > 0, size, 1), 1)
+    normalised = maps * phase / np.where(energy > 0, energy, 1)
+    normalised[0] = np.abs(normalised[0])
+    return normalised.astype(np.complex64)
 
 
 def _time_average(
     data: NDArray, mask: ArrayLike | None
 ) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
-    """Average each point over the frames that sample it; say which ones are sampled."""
+    """Average each point over the frames that sample it; return mean and mask."""
     frames = data if data.ndim == 4 else data[None]
     grid = frames.shape[-2:]
     if mask is None:

@@ -1,10 +1,10 @@
-"""Real series of the beating heart: those of the package, and files to train on.
+"""Real series of the beating heart: built-in ones, and files to train on.
 
-The four built in are magnitudes of one pig's heart, of the files of the project
+The four built-in series are magnitude images of a pig's heart from the project
 ep-dataset of the Wright Group, Sunnybrook Research Institute (animal 2011-12-01-GIP17,
 github.com/WrightGroupSRI/ep-dataset, CC0 1.0): balanced SSFP at 1.5 T, gated, 20 frames
-of one heart beat, pixels of 0.82 mm, slices of 5 mm. Here they are cropped to 96 x 96
-pixels around the heart; the phase is not theirs, because the files have none.
+of one heart beat, pixels of 0.82 mm, slices of 5 mm. They are cropped to 96 x 96 pixels
+around the heart. The files contain no phase.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from svdinv.unroll.tasks.cine import HEARTS
 
 Series = NDArray[np.float32]
 
-_LEAST = 16  # pixels of a side, frames apart
+_LEAST = 16  # pixels a side
 _FILE = "hearts.npz"
 
 
 def heart_series(name: str) -> Series:
     """Load a real series of `HEARTS`: float32 (20, 96, 96), one heart beat, in [0, 1].
 
-    Raises ValueError if there is none of that name.
+    Raises ValueError if there is no series of that name.
     """
     if name not in HEARTS:
         raise ValueError(f"no series {name!r}; there are {', '.join(HEARTS)}")
@@ -42,30 +42,30 @@ def heart_series(name: str) -> Series:
 def read_hearts(places: Sequence[str]) -> dict[str, Series]:
     """Read real series to train on, float32 (T, H, W) in [0, 1], by name.
 
-    Places are files .npz, of which every array is a series, or .npy, and folders of
-    such files. A series is real or complex, of 16 or more pixels a side and 4 or more
-    frames; its magnitude is taken. The name is that of the array, or of the file .npy;
-    where one is there twice, with the name of the file in front. Raises ValueError if a
-    file is missing or damaged, or holds what is no series.
+    Places are .npy files, .npz files whose arrays are all series, and folders of such
+    files. A series is real or complex, with 16 or more pixels a side and 4 or more
+    frames; its magnitude is used. Its name is that of the array or of the .npy file,
+    with the name of the file in front if it occurs twice. Raises ValueError if a file
+    is missing or damaged, or an array is not a series.
     """
     found: dict[str, Series] = {}
     for file in _archives(places):
         # Opened here, because NumPy leaves a damaged archive open.
         with reading(file, "real series"), file.open("rb") as stream:
-            held = np.load(stream, allow_pickle=False)
-            arrays = {file.stem: held} if file.suffix == ".npy" else held
+            content = np.load(stream, allow_pickle=False)
+            arrays = {file.stem: content} if file.suffix == ".npy" else content
             for key, array in arrays.items():
                 if array.dtype.kind not in "iufc":
-                    raise FileError(f"{file}: {key} is no array of numbers")
+                    raise FileError(f"{file}: {key} is not a numeric array")
                 fits = array.ndim == 3 and min(array.shape[1:]) >= _LEAST
                 if not fits or len(array) < 4:
                     raise FileError(
-                        f"{file}: {key} must be (T, H, W), of at least 4 frames of "
+                        f"{file}: {key} must be (T, H, W) with at least 4 frames of "
                         f"{_LEAST} pixels a side, got {array.shape}"
                     )
                 magnitude = np.abs(array.astype(np.complex64))
                 if not np.isfinite(magnitude).all() or not magnitude.any():
-                    raise FileError(f"{file}: {key} must be finite, and not 0")
+                    raise FileError(f"{file}: {key} must be finite and not all 0")
                 found[f"{file.stem}/{key}" if key in found else key] = _scaled(
                     magnitude
                 )
@@ -75,18 +75,18 @@ def read_hearts(places: Sequence[str]) -> dict[str, Series]:
 def cropped_series(
     series: Series, frames: int, size: int, rng: np.random.Generator
 ) -> Series:
-    """Draw a random crop in space, time and scale of a real series for training.
+    """Draw a random crop of a real series in space, time and scale, for training.
 
-    Half of the parts are of pixels as they are; the others are turned, and finer or
-    coarser by up to 1.6. Every frame is taken, or every other one; where the series
-    ends, it runs back, and where it has fewer rows or columns than `size`, it is
-    mirrored at its borders. The largest magnitude is 1, unless all are 0.
+    Half of the crops keep the original pixels; the others are rotated and scaled by up
+    to 1.6. They use every frame or every other one. Series that are too short or too
+    small are mirrored at their ends and borders. The largest magnitude is 1, unless all
+    are 0.
     """
     from scipy.ndimage import affine_transform, gaussian_filter
 
     T, *grid = series.shape
-    taken = int(rng.integers(T)) + int(rng.integers(1, 3)) * np.arange(frames)
-    part = series[_mirrored(taken, T)]
+    index = int(rng.integers(T)) + int(rng.integers(1, 3)) * np.arange(frames)
+    part = series[_mirrored(index, T)]
     # The heart is usually near the middle.
     centre = [(n - 1) / 2 + rng.normal() * n / 8 for n in grid]
     if rng.random() < 0.5:
@@ -101,7 +101,7 @@ def cropped_series(
         cos, sin = np.cos(angle), np.sin(angle)
         turn = coarser * np.array([[cos, -sin], [sin, cos]])
         corner = np.array(centre) - turn @ np.full(2, (size - 1) / 2)
-        if coarser > 1:  # what the coarser grid cannot hold would fold over
+        if coarser > 1:  # against aliasing on the coarser grid
             part = gaussian_filter(part, (0, 0.5 * coarser, 0.5 * coarser))
         part = np.stack(
             [
@@ -115,23 +115,23 @@ def cropped_series(
 def smooth_phase(
     frames: int, size: int, rng: np.random.Generator
 ) -> NDArray[np.complex64]:
-    """Make up a phase, smooth in space, that turns a little in time.
+    """Draw a phase that is smooth in space and varies slightly in time.
 
-    Numbers of magnitude 1, complex64 (frames, size, size).
+    Returns complex64 (frames, size, size) of magnitude 1.
     """
     y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
     waves = rng.normal(0, 1.2, 8)
     phase = waves[0] * x + waves[1] * y + waves[2] * x * y + waves[3] * (x**2 - y**2)
     phase = phase + waves[4] * np.sin(2 * x + waves[5]) * np.sin(2 * y + waves[6])
     turn = 0.15 * waves[7] * np.sin(2 * np.pi * (rng.random() + np.arange(frames) / 20))
-    # Where the flow is, or the field, it turns more than elsewhere.
+    # It varies more around one place, as with flow or field inhomogeneity.
     place = np.exp(-4 * ((x - rng.uniform(-1, 1)) ** 2 + (y - rng.uniform(-1, 1)) ** 2))
-    whole = phase + turn[:, None, None] * (0.5 + place)
-    return np.exp(1j * whole).astype(np.complex64)
+    phase = phase + turn[:, None, None] * (0.5 + place)
+    return np.exp(1j * phase).astype(np.complex64)
 
 
 def _mirrored(index: NDArray[np.int_], n: int) -> NDArray[np.int_]:
-    """Put indices that lie outside of n entries back, by mirrors at their ends."""
+    """Map indices to [0, n) by reflection at both ends."""
     index = index % (2 * n - 2)
     return np.where(index < n, index, 2 * n - 2 - index)
 
@@ -142,7 +142,7 @@ def _scaled(magnitude: NDArray[Any]) -> Series:
 
 
 def hearts_fingerprint(places: Sequence[str]) -> str:
-    """Sum up the files of `read_hearts` by SHA-256: their names, order and content."""
+    """Return the SHA-256 of names, order and content of the files of `read_hearts`."""
     return fingerprint(_archives(places))
 
 

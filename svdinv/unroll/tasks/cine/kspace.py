@@ -1,4 +1,4 @@
-"""The k-space of series: how it is sampled; of what was measured checks and scale."""
+"""k-space of series: sampling patterns, and checks and scaling of measured data."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.coils import estimate_maps
 
-# A pattern is a line in both, and nothing elsewhere. From the shape (T, H, W), the
-# acceleration and randomness to a mask.
+# Functions of the shape (T, H, W), the acceleration and the random generator. A new
+# pattern needs an entry here and in `PATTERNS`.
 _MASKS: Mapping[str, Callable[..., NDArray[np.bool_]]] = {
     "radial": lambda shape, rate, rng: radial_mask(
         shape, max(1, round(sum(shape[1:]) / 2 / rate)), rng=rng
@@ -39,16 +39,16 @@ PATTERNS: Mapping[str, str] = {
     "vista": "1/8 of the phase-encode lines, spread over k-space and time",
     "equispaced": "1/8 of the phase-encode lines at equal distances, moved each frame",
 }
-"""Names of the sampling patterns, and what they are."""
+"""Sampling patterns and their descriptions."""
 
 MASKS = ("radial", "variable-density", "vista")
-"""Those that are evaluated, and trained on unless a configuration says more."""
+"""Default patterns for evaluation and training."""
 
 OF_SERIES = ("vista", "equispaced")
-"""Those whose frames fill each other's gaps: of one frame the centre may be missing."""
+"""Patterns for several frames: a single frame may lack the centre of k-space."""
 
 ACCELERATION = 8
-"""One part in this many of k-space is sampled, unless something is said."""
+"""Default undersampling factor of k-space."""
 
 
 def sampling(
@@ -59,9 +59,9 @@ def sampling(
 ) -> NDArray[np.bool_]:
     """Draw a sampling pattern of `PATTERNS`, bool (T, H, W), true where sampled.
 
-    One part in `acceleration` of k-space is sampled; of radial lines as many are taken
-    as that is of the rows. Raises ValueError if there is no such pattern, or nothing
-    would be left.
+    A fraction of 1 / `acceleration` of k-space is sampled; the number of radial lines
+    is that fraction of the mean of H and W. Raises ValueError if there is no such
+    pattern, or nothing would be sampled.
     """
     if name not in PATTERNS:
         raise ValueError(f"mask must be one of {', '.join(PATTERNS)}, got {name!r}")
@@ -74,54 +74,54 @@ def sampled(
     mask: NDArray[np.bool_],
     maps: NDArray[np.complex64] | None = None,
 ) -> Problem:
-    """Sample the k-space of a complex series (T, H, W), by coils with maps (C, H, W).
+    """Sample the k-space of a complex series (T, H, W).
 
-    The problem has k-space (T, H, W), or (T, C, H, W) with maps.
+    The data of the problem are (T, H, W), or (T, C, H, W) with coil maps (C, H, W).
     """
     A = MRI(mask, maps)
     return Problem(A(series).astype(np.complex64), A, truth=series, name=name)
 
 
 SMALLEST = 16
-"""Fewest pixels a side."""
+"""Smallest number of pixels a side."""
 
-_CALIBRATION = 24  # rows and columns that unknown maps are estimated from, at most
-_LEAST_CALIBRATION = 8  # twice the side of the kernels of ESPIRiT, and more
-_UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
-_NEAR = 2  # points of k-space from its centre that its largest value may be
-_OUT_OF_ORDER = 100  # times the energy there: that of the largest elsewhere
-_ZEROS = 0.5  # share of measured values that may be 0
-_TINY = 1e-30  # magnitudes that single precision does not divide by
+_CALIBRATION = 24  # most rows and columns from which maps are estimated
+_LEAST_CALIBRATION = 8  # fewest rows and columns, for the kernels of ESPIRiT
+_UNIT_ENERGY = 1.02  # of coil maps, with a margin for rounding
+_NEAR = 2  # points of k-space by which its peak may be off the centre
+_OUT_OF_ORDER = 100  # energy ratio of peak and centre that reveals unshifted FFTs
+_ZEROS = 0.5  # largest fraction of measured values that may be 0
+_TINY = 1e-30  # magnitude below which single precision cannot divide
 
 
 def divided(x: Any, scale: float) -> Any:
-    """`x` in units of `scale`, however small or large that is."""
+    """Return `x / scale`, also for extreme scales."""
     if _TINY < scale < 1 / _TINY:
         return x / np.float32(scale)
     return (x.astype(np.complex128) / scale).astype(np.complex64)
 
 
 def check_centred(mask: NDArray[np.bool_], what: str) -> None:
-    """Refuse masks with the zero frequency in the corner, as FFTs order it."""
+    """Raise FileError for masks with the zero frequency in the corner, as in FFTs."""
     frames, height, width = mask.shape
-    if frames == 1:  # some lines may well miss the centre
+    if frames == 1:  # lines may miss the centre
         return
     rows, columns = (slice(n // 2 - 1, n // 2 + 2) for n in (height, width))
     if mask[:, 0, 0].all() and not mask[:, rows, columns].any():
         raise FileError(
             f"{what} samples the corners of k-space and not its centre, which must be "
-            "at (H // 2, W // 2): numpy.fft.fftshift it, over the last two axes"
+            "at (H // 2, W // 2): apply numpy.fft.fftshift to the last two axes"
         )
 
 
 def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> None:
-    """Refuse k-space as FFTs order it, and zeros where it should be measured."""
+    """Raise FileError for k-space in FFT order, and for zeros where it is measured."""
     height, width = mask.shape[-2:]
     size = np.abs(kspace)
     unit = float(size.max()) or 1.0
     energy = np.square(size / unit).reshape(-1, height, width).sum(axis=0)
     peak = np.unravel_index(int(energy.argmax()), energy.shape)
-    # Axes along which it lies where FFTs have it.
+    # Axes along which the peak lies at the zero frequency of FFTs.
     wrapped = [
         axis
         for axis, at, n in zip((-2, -1), peak, (height, width), strict=True)
@@ -134,22 +134,22 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
     if wrapped and energy[peak] > _OUT_OF_ORDER * energy[middle].max():
         raise FileError(
             f"{path}: kspace is largest at ({peak[0]}, {peak[1]}), and not in its "
-            f"centre, which must be at (H // 2, W // 2): numpy.fft.fftshift it and the "
-            f"mask, over axes {tuple(wrapped)}"
+            f"centre, which must be at (H // 2, W // 2): apply numpy.fft.fftshift to "
+            f"it and the mask, over axes {tuple(wrapped)}"
         )
-    known = kspace.reshape(len(mask), -1, height, width).any(axis=1)
-    zero = 1 - float(known[mask].mean())
+    nonzero = kspace.reshape(len(mask), -1, height, width).any(axis=1)
+    zero = 1 - float(nonzero[mask].mean())
     if _ZEROS < zero < 1:
         raise FileError(
-            f"{path}: {zero:.0%} of what is measured, by the mask, is exactly 0; mask "
-            "must be false where nothing is measured"
+            f"{path}: {zero:.0%} of the samples in the mask are exactly 0; mask must "
+            "be false where nothing is measured"
         )
 
 
 def problem_of_kspace(
     path: str | Path, kspace: Any, mask: NDArray[np.bool_], maps: Any, truth: Any
 ) -> Problem:
-    """Check measured k-space, and scale it as the networks want it."""
+    """Check measured k-space, and scale it to images of magnitude 1."""
     size = mask.shape[-2:]
     if min(size) < SMALLEST:
         raise FileError(
@@ -169,13 +169,13 @@ def problem_of_kspace(
     if energy > _UNIT_ENERGY:
         raise FileError(
             f"{path}: the squared magnitudes of the maps must add up to 1, or to "
-            f"0 where there is no signal, and reach {energy:.3g}: divide them by "
-            f"{energy**0.5:.3g}, or in each pixel by the root of their sum"
+            f"0 where there is no signal, but reach {energy:.3g}: divide the maps by "
+            f"{energy**0.5:.3g}, or in each pixel by the root of that sum"
         )
     A = MRI(mask, maps)
     kspace = A.project_to_samples(kspace)
     if truth is None:
-        # Single precision transforms no numbers near the end of its range.
+        # Scaled first, because the transform could overflow single precision.
         unit = float(np.abs(kspace).max())
         unit = 1.0 if _TINY < unit < 1 / _TINY else unit or 1.0
         image = A.H(divided(kspace, unit))
@@ -183,7 +183,7 @@ def problem_of_kspace(
     else:
         scale = float(np.abs(truth).max())
     if scale == 0:
-        raise FileError(f"{path}: kspace is zero wherever it is sampled")
+        raise FileError(f"{path}: kspace is zero at all samples")
     return Problem(
         divided(kspace, scale),
         A,
@@ -194,7 +194,7 @@ def problem_of_kspace(
 
 
 def _estimated(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Any:
-    # The largest middle square that all frames together sample.
+    # The largest central square that all frames together sample.
     sampled: NDArray[np.bool_] = np.logical_or.reduce(mask, axis=0)
     height, width = sampled.shape
     calibration = min(_CALIBRATION, height, width)
@@ -206,13 +206,13 @@ def _estimated(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Any:
     if calibration < _LEAST_CALIBRATION:
         raise FileError(
             f"{path} has no maps, and they cannot be estimated: all frames "
-            f"together sample the middle {calibration} x {calibration} points of "
-            f"k-space, and {_LEAST_CALIBRATION} x {_LEAST_CALIBRATION} are needed"
+            f"together sample the central {calibration} x {calibration} points of "
+            f"k-space, but {_LEAST_CALIBRATION} x {_LEAST_CALIBRATION} are needed"
         )
     try:
         return estimate_maps(kspace, mask=mask, calibration=calibration)
     except ValueError as error:
         raise FileError(
             f"{path} has no maps, and they cannot be estimated from the "
-            f"{calibration} x {calibration} points in the middle of k-space: {error}"
+            f"central {calibration} x {calibration} points of k-space: {error}"
         ) from error

@@ -1,11 +1,11 @@
-"""A beating heart made of formulas: cardiac MRI with a truth, of any size.
+"""Analytic phantom of a beating heart for cardiac MRI, with any number of pixels.
 
-A short-axis slice through the chest. Every frame maps its pixels back to the tissue
-at end-diastole and end-expiration, and the tissue is painted there: so walls thicken
-as they contract, and the texture moves with what it belongs to.
+The phantom is a short-axis slice through the chest. Every frame maps its pixels back to
+the tissue at end-diastole and end-expiration, where the tissue is painted, so that
+walls thicken as they contract and textures move with the tissue.
 
 Lengths are in half the side of the field of view, x to the patient's left (right in
-the image) and y to the back (down); a typical one is 360 mm wide.
+the image) and y to the back (down); a typical field of view is 360 mm wide.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from svdinv.unroll.data.masks import is_integer
 from svdinv.unroll.tasks.cine.signals import CINE, contraction, first_pass, of_frames
 
 LABELS = ("other", "left ventricle", "myocardium", "right ventricle")
-"""What the numbers in `Phantom.labels` stand for."""
+"""Meanings of the numbers in `Phantom.labels`."""
 
 Array = NDArray[np.floating]
 Number = float | Array
 
 _TORSO = (0.94, 0.74)  # semi-axes
-_EDGE = 0.6  # pixels over which one tissue goes over into the next
-_MARGIN = 0.16  # no tissue moves farther than this
+_EDGE = 0.6  # width in pixels of the transition between tissues
+_MARGIN = 0.16  # bound on the motion of tissue
 
 
 class Phantom(NamedTuple):
-    """A series of the heart, with the maps that it was made from.
+    """A series of the heart, with coil maps and labels.
 
-    The images (T, H, W), of which the largest magnitude is 1; coil sensitivities (C, H,
-    W), whose squared magnitudes add up to 1 at every pixel, or None; the index into
-    `LABELS` of what fills most of a pixel, (T, H, W); and seconds from the first frame,
-    (T,).
+    `series` (T, H, W) has largest magnitude 1; `maps` (C, H, W) are coil sensitivities
+    whose squared magnitudes add up to 1 at every pixel, or None; `labels` (T, H, W) are
+    indices into `LABELS` of the tissue that fills most of a pixel; and `times` (T,) are
+    in seconds from the first frame.
     """
 
     series: NDArray[np.complex64]
@@ -61,10 +61,10 @@ def heart(
 ) -> Phantom:
     """Make a complex image series of a beating heart in a breathing chest.
 
-    The ventricle contracts as an incompressible ring that twists, with the filling in
-    two steps of a healthy heart; breathing follows Lujan et al. (Med. Phys. 26, 1999)
+    The ventricle contracts as an incompressible ring that twists, and fills in two
+    phases as in a healthy heart; breathing follows Lujan et al. (Med. Phys. 26, 1999)
     and rests at end-expiration. The phase is smooth, drifts with time and breathing,
-    and follows the flow in the blood. Position, size, form and texture of the organs
+    and follows the flow in the blood. Position, size, shape and texture of the organs
     are drawn from the seed.
 
     Parameters
@@ -72,20 +72,20 @@ def heart(
     frames, height, width : int
         T >= 1, and H and W of 16 or more; pixels are square.
     seed : int
-        Draws the anatomy; the same arguments give the same series.
+        Seed of the anatomy; equal arguments yield equal series.
     coils : int, optional
-        Number of receive coils around the chest; without it there are no maps.
+        Number of receive coils around the chest; by default there are no maps.
     contrast : {"cine", "perfusion"}
-        "cine": balanced SSFP, blood bright all the time, in real time. "perfusion":
-        the first pass of a contrast agent, through the right ventricle, the left, and
-        the myocardium, where a segment under the endocardium lacks blood; one frame
-        a beat, always in diastole.
+        "cine": real-time balanced SSFP, in which blood is always bright. "perfusion":
+        the first pass of a contrast agent through the right ventricle, the left, and
+        the myocardium, where a subendocardial segment lacks perfusion; one frame per
+        beat, always in diastole.
     frame_time : float, optional
         Seconds between frames: 0.05 for "cine", one beat for "perfusion" by default.
     heart_rate, breathing_rate : float
         Beats and breaths per minute, positive.
     breathing : float
-        Depth of the breathing: 1 is free breathing, 0 a held breath; in [0, 1.5].
+        Depth of breathing in [0, 1.5]: 1 is free breathing, 0 a held breath.
 
     Returns
     -------
@@ -116,13 +116,13 @@ def heart(
     if not 0 < frame_time < math.inf:
         raise ValueError(f"frame_time must be positive seconds, got {frame_time}")
     maps = None if coils is None else coil_maps(coils, height, width, seed=seed)
-    # Streams of their own, so that neither the contrast nor T changes the anatomy.
+    # Separate streams, so that neither the contrast nor T changes the anatomy.
     rng, timing, levels = (np.random.default_rng([seed, k]) for k in (0, 2, 3))
     body = _Body.draw(rng)
     times = frame_time * np.arange(frames)
     first_beat, first_breath = timing.random(2)
     beat = first_beat + times * heart_rate / 60
-    if perfusion:  # triggered, as well as that can be done
+    if perfusion:  # triggered, with jitter
         beat = 0.72 + 0.02 * timing.standard_normal(frames)
     squeeze = contraction(beat)
     cycle = first_breath + times * breathing_rate / 60
@@ -132,7 +132,7 @@ def heart(
     level = np.ones((frames, 1, 1), dtype=np.float32)
     steady = {name: value * level for name, value in CINE.items()}
     signal = first_pass(times) if perfusion else steady
-    for name in CINE:  # scanners and people differ
+    for name in CINE:  # variation between scanners and patients
         factor = np.float32(levels.uniform(0.85, 1.15))
         for tissue in (name, "defect") if name == "myocardium" else (name,):
             if tissue in signal and name not in ("left", "right"):
@@ -153,11 +153,11 @@ def coil_maps(
 ) -> NDArray[np.complex64]:
     """Compute sensitivities of loop coils on a belt around the chest, (C, H, W).
 
-    By the law of Biot and Savart, in the static approximation: the sensitivity is the
-    transverse field of a unit current in the loop, ``B_x - i B_y`` (Hoult 2000). The
-    sum of the squared magnitudes is 1 at every pixel. The seed draws where the belt
-    begins, and a phase for every coil. Raises ValueError unless C >= 1, and H and W are
-    16 or more.
+    The sensitivity is the transverse field ``B_x - i B_y`` of a unit current in the
+    loop (Hoult 2000), by the law of Biot and Savart in the static approximation. The
+    sum of the squared magnitudes is 1 at every pixel. The seed determines the position
+    of the first coil and the phase of every coil. Raises ValueError unless C >= 1, and
+    H and W are 16 or more.
     """
     _check_size(1, height, width)
     if not is_integer(coils) or coils < 1:
@@ -188,7 +188,7 @@ def _loop_field(
     wire: float = 0.15,
     points: int = 24,
 ) -> NDArray[np.complexfloating]:
-    """Integrate ``B_x - i B_y`` of a loop around (x0, y0) whose axis has an angle."""
+    """Integrate ``B_x - i B_y`` of a loop around (x0, y0) with axis at `angle`."""
     turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
     across, up = radius * np.cos(turn), radius * np.sin(turn)
     tx, ty = -math.sin(angle), math.cos(angle)  # the loop spans this direction and z
@@ -204,7 +204,7 @@ def _loop_field(
 
 @dataclass(frozen=True)
 class _Body:
-    """What the seed decides of the anatomy."""
+    """Random parameters of the anatomy."""
 
     centre: tuple[float, float]  # of the left ventricle
     cavity: float  # its radius at end-diastole
@@ -216,7 +216,7 @@ class _Body:
     right_angle: float  # where the right ventricle lies
     shift: tuple[float, float]  # of the heart at full inspiration
     chest: float  # rise of the chest wall
-    defect: float  # direction from the centre to the segment that lacks blood
+    defect: float  # direction from the centre to the perfusion defect
     size: float
 
     @classmethod
@@ -242,7 +242,7 @@ class _Body:
     def tissue_at(
         self, x: Array, y: Array, squeeze: Array, breath: Array
     ) -> tuple[Array, Array]:
-        """Find where the tissue now at (x, y) lies at rest, shape (T, H, W)."""
+        """Return the position at rest of the tissue at (x, y), shape (T, H, W)."""
         x0, y0 = self.centre
         near = np.exp(-((x - x0) ** 2 + (y - y0 - 0.1) ** 2) / (2 * 0.42**2))
         front = _step(-(y + 0.25) / 0.12)
@@ -267,7 +267,7 @@ class _Body:
 
 @dataclass
 class _Canvas:
-    """A series to be painted on, in the coordinates of the tissue at rest."""
+    """A series to paint on, in the coordinates of the tissue at rest."""
 
     tissue_x: Array
     tissue_y: Array
@@ -280,7 +280,7 @@ class _Canvas:
         self.pixel = float(self.y[1, 0] - self.y[0, 0])
 
     def paint(self, value: Number, form: _Form, within: _Form | None = None) -> None:
-        """Cover what lies inside a form, and within another."""
+        """Paint the inside of a form, optionally only within another form."""
         rows, columns = self.window(form)
         cover = self.cover(form, rows, columns)
         if within is not None:
@@ -291,14 +291,14 @@ class _Canvas:
     def cover(
         self, form: _Form, rows: slice = slice(None), columns: slice = slice(None)
     ) -> Array:
-        """Share of each pixel that lies inside a form."""
+        """Fraction of each pixel that lies inside a form."""
         depth = form.depth(
             self.tissue_x[:, rows, columns], self.tissue_y[:, rows, columns]
         )
         return _step(2 * depth / (_EDGE * self.pixel))
 
     def window(self, form: _Form) -> tuple[slice, slice]:
-        """Find the pixels that a form can reach."""
+        """Return the rows and columns that a form can reach."""
         reach = 1.3 * max(float(np.max(axis)) for axis in form.axes) + _MARGIN
         span = []
         for line, centre in ((self.y[:, 0], form.y), (self.x[0], form.x)):
@@ -310,7 +310,7 @@ class _Canvas:
 
 @dataclass(frozen=True)
 class _Form:
-    """An ellipse, wavy if need be; numbers, or arrays of shape (T, 1, 1)."""
+    """An ellipse, optionally with a wavy border; numbers or arrays (T, 1, 1)."""
 
     x: Number
     y: Number
@@ -320,7 +320,7 @@ class _Form:
     power: float = 2.0
 
     def depth(self, x: Array, y: Array) -> Array:
-        """Distance to the border, positive inside, exact to first order near it."""
+        """Signed distance to the border, positive inside, to first order near it."""
         x0, y0 = (np.asarray(value, x.dtype) for value in (self.x, self.y))
         u, v = _turn(x - x0, y - y0, self.turn)
         a, b = (np.asarray(axis, x.dtype) for axis in self.axes)
@@ -349,7 +349,7 @@ def _paint(
     perfusion: bool,
     rng: np.random.Generator,
 ) -> tuple[Array, NDArray[np.uint8]]:
-    """Paint the slice; return how much of each pixel is flowing blood, and labels."""
+    """Paint the slice; return the fraction of blood in each pixel, and labels."""
     _paint_chest(canvas, body, signal, rng)
     _paint_abdomen(canvas, signal, rng)
     x0, y0 = body.centre
@@ -390,7 +390,7 @@ def _paint(
 
 
 def _right_ventricle(body: _Body, squeeze: Array, rng: np.random.Generator) -> _Form:
-    """Lay an ellipse behind the left ventricle, of which a crescent stays seen."""
+    """Return an ellipse that the left ventricle later covers up to a crescent."""
     away = body.cavity + body.wall - 0.02 - 0.035 * squeeze
     shrunk = 1 - 0.2 * squeeze
     return _Form(
@@ -403,7 +403,7 @@ def _right_ventricle(body: _Body, squeeze: Array, rng: np.random.Generator) -> _
 
 
 def _papillary(body: _Body, rng: np.random.Generator) -> list[_Form]:
-    """Two muscles at the free wall, and trabeculae between them."""
+    """Return two papillary muscles at the free wall, and trabeculae between them."""
     forms = []
     spots = [(0.5, 0.6, 0.21), (2.2, 0.6, 0.19)]
     spots += [(a, 0.88, 0.06) for a in rng.uniform(-0.8, 3.4, 6)]
@@ -417,7 +417,7 @@ def _papillary(body: _Body, rng: np.random.Generator) -> list[_Form]:
 
 
 def _defect(body: _Body) -> _Form:
-    """Find what, within the wall, the contrast agent reaches late."""
+    """Return the segment with reduced perfusion, to be painted within the wall."""
     angle = body.defect
     x = body.centre[0] + 0.5 * body.cavity * math.cos(angle)
     y = body.centre[1] + 0.5 * body.cavity * math.sin(angle)
@@ -502,14 +502,14 @@ def _paint_abdomen(
 def _phase(
     x: Array, y: Array, times: Array, breath: Array, rng: np.random.Generator
 ) -> Array:
-    """Smooth phase in radians, which drifts, and follows the breath."""
+    """Smooth phase in radians that drifts and follows the breathing."""
     a, b, c, d, e = rng.uniform(-1, 1, 5)
     still = 1.2 * (a * x + b * y) + 0.7 * (c * x * x + d * x * y + e * y * y)
     still = still + 0.4 * _noise(x, y, rng, number=4, low=2, high=5)
     drift = _noise(x, y, rng, number=3, low=0.5, high=2)
     moved = _noise(x, y, rng, number=3, low=1, high=3)
-    turned = 0.05 * times + 0.06 * times * drift / (1 + 0.1 * times)
-    return still + turned + 0.25 * breath * (moved + 0.5)
+    drifting = 0.05 * times + 0.06 * times * drift / (1 + 0.1 * times)
+    return still + drifting + 0.25 * breath * (moved + 0.5)
 
 
 def _noise(
@@ -521,7 +521,7 @@ def _noise(
     low: float,
     high: float,
 ) -> Array:
-    """Sum of plane waves of `low` to `high` radians per unit, of variance about 1."""
+    """Sum of plane waves of `low` to `high` radians per unit, with variance about 1."""
     total = np.zeros_like(x)
     for _ in range(number):
         wave, angle = rng.uniform(low, high), rng.uniform(0, 2 * np.pi)
@@ -541,7 +541,7 @@ def _waves(
 
 
 def _grid(height: int, width: int) -> tuple[Array, Array]:
-    """Coordinates of the pixels, (H, W): square ones, with the torso just inside."""
+    """Coordinates (H, W) of square pixels, with the torso just inside the image."""
     pixel = 2 / min(width, height / 0.82)
     x = (np.arange(width) - (width - 1) / 2) * pixel
     y = (np.arange(height) - (height - 1) / 2) * pixel
@@ -550,12 +550,12 @@ def _grid(height: int, width: int) -> tuple[Array, Array]:
 
 
 def _step(x: Array) -> Array:
-    """Logistic function, which does not overflow this way."""
+    """Logistic function, written as tanh to avoid overflow."""
     return 0.5 + 0.5 * np.tanh(0.5 * x)
 
 
 def _turn(x: Array, y: Array, angle: Number) -> tuple[Array, Array]:
-    """Coordinates in axes that are turned by an angle."""
+    """Coordinates in axes rotated by an angle."""
     cos = np.asarray(np.cos(angle), x.dtype)
     sin = np.asarray(np.sin(angle), x.dtype)
     return cos * x + sin * y, cos * y - sin * x

@@ -1,4 +1,4 @@
-"""Signals of tissues, as a contrast agent passes, and the course of a heart beat."""
+"""Signals of tissues, with and without contrast agent, and the cardiac cycle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CINE = {
     "left": 1.0,
     "right": 0.95,
 }
-"""Signals in balanced steady-state free precession at 1.5 T, blood being 1."""
+"""Signals in balanced steady-state free precession at 1.5 T, relative to blood."""
 
 PERFUSION = {
     "fat": 0.42,
@@ -39,15 +39,15 @@ PERFUSION = {
     "left": 0.09,
     "right": 0.09,
 }
-"""Signals after saturation recovery, before the contrast agent comes."""
+"""Signals after saturation recovery, before the contrast agent arrives."""
 
 
 def first_pass(times: Array) -> dict[str, Array]:
-    """Signals while a contrast agent passes: gamma variates, and their tissue curves.
+    """Signals of tissues during the first pass of a contrast agent.
 
-    The blood follows a gamma variate (Thompson et al., Circ. Res. 14, 1964), which
-    disperses on its way through the lungs and comes round again; the tissue takes it
-    up at a rate and lets it go at another.
+    The concentration in blood follows gamma variates (Thompson et al., Circ. Res. 14,
+    1964), with dispersion in the lungs and recirculation; tissues take up and release
+    the agent at constant rates.
     """
     step = 0.25
     fine = np.arange(0, times[-1] + 2 * step, step)
@@ -84,7 +84,7 @@ def first_pass(times: Array) -> dict[str, Array]:
 
 
 def contraction(beat: Array) -> Array:
-    """How far the ventricle has contracted: 0 at end-diastole, 1 at end-systole."""
+    """Contraction of the ventricle: 0 at end-diastole, 1 at end-systole."""
     knots = np.array([0, 0.35, 0.58, 0.82, 1])
     values = np.array([0, 1, 0.2, 0.16, 0])
     phase = beat % 1
@@ -95,5 +95,5 @@ def contraction(beat: Array) -> Array:
 
 
 def of_frames(values: Array) -> Array:
-    """Shape values of frames, (T,), to be broadcast to images: (T, 1, 1)."""
+    """Reshape values (T,) to (T, 1, 1), to broadcast to images."""
     return values.astype(np.float32)[:, None, None]

@@ -1,4 +1,4 @@
-"""Dynamic MRI: series of images from a part of their k-space."""
+"""Dynamic MRI: series of images from undersampled k-space."""
 
 from __future__ import annotations
 
@@ -70,29 +70,29 @@ if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
 _MOST_ACCELERATED = 16
-_QUIETEST = 80.0  # dB
+_HIGHEST_SNR = 80.0  # dB
 _LONGEST = 1024  # side of a photograph in pixels
 _FRAMES, _SIZE = 18, 128  # of phantoms
-_SIZES = ("frames", "size")  # options of what is made
-_CLEAN = 0.004  # of what `_outermost` returns: without noise 0.001 to 0.003
-_GROUPED = 512**2  # pixels up to which low rank of groups takes seconds
+_SIZES = ("frames", "size")  # options of phantoms
+_CLEAN = 0.004  # limit on `_outermost`, which is 0.001 to 0.003 without noise
+_GROUPED = 512**2  # pixels up to which grouping of patches takes seconds
 _SERIES = 8  # to evaluate on
 
 
 @dataclass(frozen=True, kw_only=True)
 class CineOptions(Options):
-    """How series are read and their k-space is sampled."""
+    """Options for reading series and sampling their k-space."""
 
     mask: str | None = option(
         None,
-        f"how the k-space of a series is sampled: {', '.join(PATTERNS)} (default "
+        f"sampling pattern of the k-space of a series: {', '.join(PATTERNS)} (default "
         "radial); or a file with a mask, true where sampled",
         plural="masks",
     )
     acceleration: float | None = option(
         None,
-        "by how much fewer samples there are: 8, the default, samples an eighth of "
-        "the k-space",
+        "factor by which k-space is undersampled (default 8: an eighth of k-space is "
+        "sampled)",
         low=1,
         high=_MOST_ACCELERATED,
     )
@@ -111,20 +111,20 @@ class CineOptions(Options):
     )
     key: str | None = option(
         None,
-        "which array of the file holds the series, if there are several",
+        "name of the array that holds the series, if the file has several",
         of_file=True,
     )
     slice: int | None = option(
         None,
-        "which slice to take, from 0, of a DICOM folder, NIfTI or raw file of several",
+        "number of the slice, from 0, if a DICOM folder, NIfTI or raw file has several",
         low=0,
         high=65535,
         of_file=True,
     )
     holds: str | None = option(
         None,
-        f"what a BART file holds, {' or '.join(HOLDS)} (default: kspace, if of several "
-        "coils)",
+        f"content of a BART file, {' or '.join(HOLDS)} (default: kspace for several "
+        "coils, else image)",
         of_file=True,
     )
     frames: int | None = option(
@@ -139,8 +139,8 @@ class CineOptions(Options):
     )
     time_axis: int | None = option(
         None,
-        "which axis of that array is time (default -3; MATLAB's H x W x T: 2; NIfTI's "
-        "x, y, time: 2)",
+        "time axis of the array (default -3; 2 for MATLAB's H x W x T and NIfTI's "
+        "x, y, time)",
         low=-32,
         high=32,
         of_file=True,
@@ -160,7 +160,7 @@ class CineOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Cine(Task):
-    """Series of a beating heart from undersampled k-space."""
+    """Reconstruction of series of a beating heart from undersampled k-space."""
 
     entry = CINE
     options = CineOptions
@@ -169,63 +169,64 @@ class Cine(Task):
     endings = WRITTEN
     moving = True
 
-    series: int = option(64, "series of the phantom to train on", low=1)
-    frames: int = option(12, "frames of each; a step may take a third less", low=1)
+    series: int = option(64, "number of phantom series to train on", low=1)
+    frames: int = option(12, "frames of each; a step may use a third fewer", low=1)
     size: int = option(128, "rows and columns in pixels", low=32)
     masks: tuple[str, ...] = option(
-        MASKS, f"of {', '.join(PATTERNS)}", some=True, choices=PATTERNS
-    )
+        MASKS, f"sampling patterns, of {', '.join(PATTERNS)}: each item draws one",
+        some=True, choices=PATTERNS,
+    )  # fmt: skip
     accelerations: tuple[float, ...] = option(
-        (8.0,), "of which each item draws one: 8 is an eighth of k-space", low=1,
+        (8.0,), "undersampling factors of k-space: each item draws one", low=1,
         high=_MOST_ACCELERATED, some=True,
     )  # fmt: skip
     coils: tuple[int, ...] = option(
-        (0, 4), "numbers of coils, one of which each step draws; 0: no coil maps",
+        (0, 4), "numbers of coils: each step draws one; 0: no coil maps",
         low=0, some=True,
     )  # fmt: skip
     perfusion: float = option(
         0.4,
-        "share of the phantoms that show first-pass perfusion, not cine",
+        "fraction of the phantoms that show first-pass perfusion, not cine",
         low=0,
         high=1,
     )
     textures: float = option(
         0.5,
-        "share of the series that are made of photographs, not of the phantom",
+        "fraction of the series that are made from photographs, not phantoms",
         low=0,
         high=1,
     )
     photographs: tuple[str, ...] = option(
-        (), "folders and files of pictures for these, besides those built in"
+        (), "folders and files of pictures for these, added to the built-in ones"
     )
     noise: float = option(
         0.0,
-        "largest standard deviation of noise, the largest magnitude being 1",
+        "largest standard deviation of noise, relative to the largest magnitude",
         low=0,
         high=1,
     )
     snr: tuple[float, ...] = option(
         (),
-        "lowest and highest signal-to-noise ratio in dB, of the series to the noise in "
-        "it were all of k-space sampled; empty: no such noise",
+        "lowest and highest signal-to-noise ratio in dB of the fully sampled series; "
+        "empty: no such noise",
         low=0,
-        high=_QUIETEST,
+        high=_HIGHEST_SNR,
         rising=True,
     )
     noisy: float = option(
-        0.5, "share of the items that have noise of such a ratio", low=0, high=1
+        0.5, "fraction of the items that have noise with such a ratio", low=0, high=1
     )
     real: tuple[str, ...] = option(
         (), "files .npz and .npy of real series, and folders of them"
     )
     real_share: float = option(
-        0.5, "share of the items that are made of these", low=0, high=1
+        0.5, "fraction of the items that are made from these", low=0, high=1
     )
     held_out: tuple[str, ...] = option(
-        (), "names of real series that are not trained on; they validate instead"
+        (), "names of real series used for validation, not for training"
     )
     validation: int = option(
-        3, "series to watch the training by; held_out series take their place", low=1
+        3, "number of validation series; unused with held_out", low=1
     )
 
     def __post_init__(self) -> None:
@@ -233,15 +234,15 @@ class Cine(Task):
         if len(self.snr) not in (0, 2):
             raise ValueError(f"snr must be two numbers of dB, or none, got {self.snr}")
         if self.snr and self.noise:
-            raise ValueError("snr and noise are two ways to say it: give one")
+            raise ValueError("snr and noise are alternatives: set one of them")
         if self.held_out and not self.real:
             raise ValueError("held_out names real series, but real names no files")
 
     def load(self) -> Hearts:
-        """Make the series ready, each when it is first needed.
+        """Return the source of training series, which makes phantoms on demand.
 
-        Raises ValueError if a picture or a real series cannot be read, or is too small;
-        if `held_out` names one that is not there, or all.
+        Raises ValueError if a picture or a real series cannot be read or is too small,
+        or if `held_out` names an unknown series or all of them.
         """
         photos: list[Image] = []
         if self.textures:
@@ -275,24 +276,24 @@ class Cine(Task):
         return format.options if format else ()
 
     def read(self, source: str | Path, options: Any) -> InputImage | Problem:
-        """Read a series (T, H, W) or a frame, complex or magnitudes; scale it to 1.
+        """Read a series (T, H, W) or a frame, scaled to magnitude 1; or k-space.
 
-        Or k-space that was measured, of the formats that hold such.
+        Images are complex or magnitudes; raw-data formats contain k-space.
         """
         path, built_in = Path(source), str(source) in (*PHANTOMS, *HEARTS)
         format = None if built_in else format_of(path)
-        takes = format.options if format else self.file_options(source)
-        for given in options.of_files():
-            said = getattr(options, given) is not None and given not in takes
-            # That of a mask may be meant.
-            mask = given == "time_axis" and options.mask not in (None, *PATTERNS)
-            if said and not mask:
-                raise ValueError(f"{given}: does not apply to {source}")
+        allowed = format.options if format else self.file_options(source)
+        for name in options.of_files():
+            extra = getattr(options, name) is not None and name not in allowed
+            # The time axis may be that of the mask.
+            mask = name == "time_axis" and options.mask not in (None, *PATTERNS)
+            if extra and not mask:
+                raise ValueError(f"{name}: does not apply to {source}")
         if built_in:
             return _built_in(str(source), options)
         if format is None:
             raise ValueError(f"{source} is not {self.entry.inputs}")
-        scan = format.read(path, **{given: getattr(options, given) for given in takes})
+        scan = format.read(path, **{name: getattr(options, name) for name in allowed})
         name = path.resolve().name if path.is_dir() else path.name
         name = name[: len(name) - len(ending(path, format.suffixes))]
         if scan.mask is not None:
@@ -315,13 +316,13 @@ class Cine(Task):
         return InputImage(name, divided(series, scale), scale, scan.geometry)
 
     def read_measured(self, file: Datasets) -> Problem:
-        """Read ``kspace``, ``mask``, and ``maps`` and ``truth`` if the file has them.
+        """Read ``kspace`` and ``mask``, and optionally ``maps``, ``truth``, ``affine``.
 
-        ``kspace`` (T, H, W) or (T, C, H, W), complex, with the zero frequency at
-        (H // 2, W // 2); ``mask`` (T, H, W), or (H, W) or (T, 1, W) for all alike;
-        ``maps`` (C, H, W), complex, if there are coils and their sensitivities are
-        known; ``truth`` (T, H, W). Maps that are missing are estimated. ``affine``
-        (4, 4) says where the pixels lie, as of `Geometry`.
+        ``kspace`` (T, H, W) or (T, C, H, W) is complex, with the zero frequency at
+        (H // 2, W // 2); ``mask`` is (T, H, W) or broadcasts to it, such as (H, W) or
+        (T, 1, W); ``maps`` (C, H, W), complex, are coil sensitivities, which are
+        estimated if missing; ``truth`` is (T, H, W). ``affine`` (4, 4) is the position
+        of the pixels, as in `Geometry`.
         """
         T, *coils, H, W = file.shape("kspace", "(T, H, W) or (T, C, H, W)", (3, 4))
         shape = file.shape("mask", "(T, H, W)", (1, 2, 3, 4))
@@ -331,18 +332,18 @@ class Cine(Task):
             fits = False
         if not fits:
             file.same("mask", (T, H, W), "(T, H, W)")
-        mapped, known = "maps" in file, "truth" in file
-        if mapped and not coils:
-            raise file.error("kspace", "must be (T, C, H, W) where there are maps")
-        if mapped:
+        has_maps, has_truth = "maps" in file, "truth" in file
+        if has_maps and not coils:
+            raise file.error("kspace", "must be (T, C, H, W) if the file has maps")
+        if has_maps:
             file.same("maps", (*coils, H, W), "(C, H, W)")
-        if known:
+        if has_truth:
             file.same("truth", (T, H, W), "(T, H, W)")
         if not file.is_complex("kspace"):
             raise file.error("kspace", "must be complex")
         mask = np.array(np.broadcast_to(file.mask(), (T, H, W)))
-        maps = file.complex("maps") if mapped else None
-        truth = file.complex("truth") if known else None
+        maps = file.complex("maps") if has_maps else None
+        truth = file.complex("truth") if has_truth else None
         kspace = file.complex("kspace")
         problem = problem_of_kspace(file.path, kspace, mask, maps, truth)
         if "affine" not in file:
@@ -360,7 +361,7 @@ class Cine(Task):
     def examples(self, options: Any) -> list[InputImage | Problem]:
         for name in options.of_files():
             if name not in _SIZES and getattr(options, name) is not None:
-                raise ValueError(f"{name}: is for files, and none is given")
+                raise ValueError(f"{name}: applies to files only")
         shape = options.frames or 12, options.size or 128
         return [
             InputImage(f"heart {i}", unseen_series(i, *shape)) for i in range(_SERIES)
@@ -384,12 +385,12 @@ class Cine(Task):
             frames, size = options.frames or _FRAMES, options.size or _SIZE
             rng = np.random.default_rng(options.seed)
             rate = options.acceleration or ACCELERATION
-            shown = sampling(name, (frames, size, size), rng, rate).astype(np.float32)
+            images = sampling(name, (frames, size, size), rng, rate).astype(np.float32)
         else:
-            shown = np.abs(_built_in(name, options).image)
-            shown = shown / shown.max()
-            seconds = 0.05  # a beat is slow to watch
-        save_frames(path, shown, seconds=seconds)
+            images = np.abs(_built_in(name, options).image)
+            images = images / images.max()
+            seconds = 0.05  # frames of a beat play faster than masks
+        save_frames(path, images, seconds=seconds)
 
     def settings(self, options: Any) -> list[Any]:
         if options.mask is not None:
@@ -422,9 +423,9 @@ class Cine(Task):
         return problem
 
     def baselines(self) -> Mapping[str, Method]:
-        # View sharing needs frames of k-space, and low rank more than one; patches that
-        # look alike are looked for in single images.
-        alike, moves = non_local.baseline(self), self.moves
+        # View sharing needs frames of k-space, low rank needs several frames, and
+        # non-local low rank searches for similar patches in a single image.
+        single, moves = non_local.baseline(self), self.moves
         return {
             "zero-filled": zero_filled,
             "view sharing": Baseline(
@@ -434,26 +435,27 @@ class Cine(Task):
             "L+S": Baseline(low_rank_plus_sparse, lengthy=True, applies=moves),
             "local low-rank": Baseline(local_low_rank, lengthy=True, applies=moves),
             non_local.NAME: replace(
-                alike, applies=lambda p: not moves(p) and alike.applies(p)
+                single, applies=lambda p: not moves(p) and single.applies(p)
             ),
         }
 
     def initial_image(self, problem: Problem) -> Any:
-        """Return the mean frame of a series that explains the data, repeated.
+        """Return the mean frame of a series that fits the data, repeated.
 
-        What explains them in each frame would leave a fit nothing to learn.
+        A series that fits the data frame by frame would leave nothing to learn.
         """
         series = np.asarray(LLS(static=12).begin(problem.single())["x"][0])
         return np.broadcast_to(series.mean(axis=0), series.shape).copy()
 
     def suits_network(self, problem: Problem, recipe: Any) -> bool:
-        """Return whether a network that is for some number of frames has it."""
+        """Return whether the network accepts the number of frames."""
         return getattr(recipe, "channels", None) in (None, len(problem.y))
 
     def weights_for(self, problem: Problem) -> str:
-        """Name those for one frame, of one coil or several, or those for series.
+        """Return the weights for series, or for one frame from one or several coils.
 
-        For one frame as well where it is large, or has several coils and hardly noise.
+        The weights for series also serve for one frame if it is large, or if it has
+        several coils and hardly any noise.
         """
         if len(problem.y) > 1 or math.prod(problem.y.shape[-2:]) > _GROUPED:
             return self.kind
@@ -462,10 +464,10 @@ class Cine(Task):
         return "frame-coils" if _outermost(problem) > _CLEAN else self.kind
 
     def views(self, problem: Problem) -> Iterator[View]:
-        """Mirror a series along its rows, its columns and in time, in all eight ways.
+        """Yield the eight problems mirrored along rows, columns and time.
 
-        Around the centre (H // 2, W // 2), which the Fourier transform leaves where it
-        is: what is done to the images is done to their k-space.
+        Mirroring about the centre (H // 2, W // 2) commutes with the Fourier transform,
+        so that images and k-space are mirrored alike.
         """
         A = _mri(problem)
 
@@ -473,8 +475,8 @@ class Cine(Task):
             maps = None if A.maps is None else _mirrored(A.maps, move.keywords["axes"])
             return MRI(move(A.mask), maps)
 
-        every = itertools.product(((), (-2,), (-1,), (-2, -1)), (False, True))
-        moves = [partial(_mirrored, axes=axes, back=back) for axes, back in every]
+        choices = itertools.product(((), (-2,), (-1,), (-2, -1)), (False, True))
+        moves = [partial(_mirrored, axes=axes, back=back) for axes, back in choices]
         return moved_views(problem, zip(moves, moves, strict=True), operator)
 
     def decibels(self, problem: Problem, image: Any) -> float:
@@ -490,18 +492,18 @@ class Cine(Task):
 
 
 def _built_in(name: str, options: Any) -> InputImage:
-    """Make a phantom, or read a heart."""
+    """Return a built-in real series or a phantom."""
     if name in HEARTS:
         return InputImage(name, heart_series(name).astype(np.complex64))
     frames, size = options.frames or _FRAMES, options.size or _SIZE
-    made = heart(frames, size, size, seed=options.seed, contrast=name)
-    return InputImage(f"{name} {options.seed}", made.series)
+    phantom = heart(frames, size, size, seed=options.seed, contrast=name)
+    return InputImage(f"{name} {options.seed}", phantom.series)
 
 
 def _mirrored(x: Any, axes: tuple[int, ...], back: bool = False) -> Any:
-    """Mirror arrays along axes of even or odd length around their centre n // 2.
+    """Mirror an array along axes about their centre n // 2; with `back` also in time.
 
-    If they run `back`, their frames are reversed.
+    The axes may have even or odd length.
     """
     x = x[::-1] if back else x
     for axis in axes:
@@ -512,21 +514,20 @@ def _mirrored(x: Any, axes: tuple[int, ...], back: bool = False) -> Any:
 
 
 def _outermost(problem: Problem) -> float:
-    """Typical magnitude of the outermost samples, relative to the zero-filled image.
+    """Estimate the noise from the outermost samples, relative to the zero-filled image.
 
-    They are hardly more than noise n, of which the median of |n| is
-    sqrt(log(2) E|n|**2).
+    They are mostly noise n, whose median magnitude is sqrt(log(2) E|n|**2).
     """
     size, (H, W) = np.abs(problem.y), problem.y.shape[-2:]
     row, column = np.ogrid[:H, :W]
     radius = np.hypot(row / H - (H // 2) / H, column / W - (W // 2) / W)
     radius = np.where(size > 0, radius, 0.0)
     outer = size[radius > 0.75 * radius.max()]
-    top = np.abs(problem.A.adjoint(problem.y)).max()
-    return float(np.median(outer) / (math.sqrt(math.log(2)) * top)) if top else 0.0
+    peak = np.abs(problem.A.adjoint(problem.y)).max()
+    return float(np.median(outer) / (math.sqrt(math.log(2)) * peak)) if peak else 0.0
 
 
 def _mri(problem: Problem) -> MRI:
     if not isinstance(problem.A, MRI):
-        raise TypeError(f"series are measured by MRI, not by {problem.A!r}")
+        raise TypeError(f"series must be measured by MRI, not {problem.A!r}")
     return problem.A

@@ -22,24 +22,24 @@ from svdinv.unroll.tasks.task import InputImage
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.cine.task import Cine
 
-# Series of tests and validations begin here, so that no number of them collides.
+# First indices of test and validation series, which differ from training indices.
 _FIRST_TEST, _FIRST_VALIDATION = 1_000_000, 2_000_000
-# Number of no item, for what those of a step have in common: without a third number
-# NumPy would give the randomness of item 0.
+# In place of an item, for the properties that the items of a step share: a key of two
+# numbers would equal that of item 0.
 _COMMON = 2**32 - 1
 
 
 class Hearts:
-    """Series of the phantom to train on and to validate with.
+    """Series to train on and to validate with.
 
     Parameters
     ----------
     task : Cine
-        The options.
+        The task, with its training options.
     photos : list of ndarray of float32, shape (H, W, 3)
         Photographs for `moving_photograph`.
     real : dict of str to ndarray of float32, shape (T, H, W), optional
-        Magnitudes of real series, also of those held out.
+        Magnitudes of real series, including those held out.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class Hearts:
     ) -> None:
         self.task, self.photos = task, photos
         real = real or {}
-        self._aside = {name: real[name] for name in task.held_out}
-        self._real = [real[name] for name in real if name not in self._aside]
+        self._held_out = {name: real[name] for name in task.held_out}
+        self._real = [real[name] for name in real if name not in self._held_out]
 
         @functools.lru_cache(maxsize=task.series + task.validation)
         def series(index: int) -> NDArray[np.complex64]:
@@ -67,34 +67,35 @@ class Hearts:
     def batch(self, seed: int, step: int, items: range) -> Problem:
         """Draw the series and masks of some items of a step.
 
-        k-space (B, T, H, W), or with coils (B, T, C, H, W), and the truth (B, T, H, W).
+        The k-space is (B, T, H, W), or (B, T, C, H, W) with coils, the truth
+        (B, T, H, W).
         """
         task = self.task
         common = np.random.default_rng((seed, step, _COMMON))
         coils = int(common.choice(task.coils))
         frames = int(common.integers((2 * task.frames + 2) // 3, task.frames + 1))
-        every = (np.random.default_rng((seed, step, item)) for item in items)
-        drawn = [self._item(rng, coils, frames) for rng in every]
+        generators = (np.random.default_rng((seed, step, item)) for item in items)
+        drawn = [self._item(rng, coils, frames) for rng in generators]
         kspace, masks, maps, truth = zip(*drawn, strict=True)
-        own = np.stack(maps)[:, None] if coils else None
-        A = MRI(np.stack(masks), own)
+        stacked = np.stack(maps)[:, None] if coils else None
+        A = MRI(np.stack(masks), stacked)
         return Problem(np.stack(kspace), A, truth=np.stack(truth))
 
     def validation(self) -> list[Problem]:
-        """Return other series, one for each pattern in turn."""
+        """Return validation series, sampled with the patterns in turn."""
         task = self.task
         kind: Any = task.options
         size = int(1.5 * task.size)
-        given = [
+        images = [
             InputImage(name, in_the_middle(magnitude, task.frames, size))
-            for name, magnitude in self._aside.items()
+            for name, magnitude in self._held_out.items()
         ] or [
             InputImage(f"heart {i}", self._series(_FIRST_VALIDATION + i))
             for i in range(task.validation)
         ]
         return [
             task.measure(each, kind(mask=task.masks[i % len(task.masks)], seed=i))
-            for i, each in enumerate(given)
+            for i, each in enumerate(images)
         ]
 
     def _item(
@@ -121,7 +122,7 @@ class Hearts:
         series = np.roll(series, shift, (-2, -1))
         series = series * np.exp(2j * np.pi * rng.random(), dtype=np.complex64)
         pattern = str(rng.choice(task.masks))
-        # Nothing is drawn of one, so that older configurations give the same.
+        # A single one is not drawn, so that older configurations are reproducible.
         several = len(task.accelerations) > 1
         rate = task.accelerations[
             rng.integers(len(task.accelerations)) if several else 0
@@ -130,7 +131,7 @@ class Hearts:
         maps = self._maps(coils, int(rng.integers(16))) if coils else None
         A = MRI(mask, maps)
         kspace = A(series).astype(np.complex64)
-        if task.noise:  # also where nothing is sampled: nobody looks there
+        if task.noise:  # also where nothing is sampled; removed below
             deviation = np.float32(task.noise * rng.random())
             noise = white_noise(kspace.shape, kspace.dtype, rng)
             kspace = kspace + deviation * noise
@@ -139,7 +140,6 @@ class Hearts:
             power = np.mean(np.abs(series) ** 2) / 10 ** (ratio / 10)
             noise = white_noise(kspace.shape, kspace.dtype, rng)
             kspace = kspace + np.float32(np.sqrt(power)) * noise
-        # Noise where nothing is sampled is no data.
         kspace = A.project_to_samples(kspace)
         return kspace, mask, maps, np.ascontiguousarray(series)
 
@@ -147,10 +147,10 @@ class Hearts:
 def phantom_series(
     index: int, frames: int, size: int, *, perfusion: float = 0.4
 ) -> NDArray[np.complex64]:
-    """Make a series of the phantom, each index another patient and another scan.
+    """Make a phantom series, with anatomy and scan parameters drawn from the index.
 
-    Complex64, (frames, size, size), of largest magnitude 1; a share `perfusion` of the
-    indices shows first-pass perfusion.
+    The result is complex64 (frames, size, size) with largest magnitude 1; a fraction
+    `perfusion` of the indices shows first-pass perfusion.
     """
     rng = np.random.default_rng((3, index))
     return heart(
@@ -168,18 +168,18 @@ def phantom_series(
 def moving_photograph(
     photo: Image, frames: int, size: int, rng: np.random.Generator
 ) -> NDArray[np.complex64]:
-    """Make a series of a photograph, for the texture that a phantom lacks.
+    """Make a series from a photograph, which has more texture than a phantom.
 
-    Its colours stand for the density and the relaxation of a tissue: the magnitude
-    recovers towards the one at a rate set by the other, as after an inversion or a
-    saturation, or hardly changes. The picture is moved as by breathing, here more than
-    there, from frame to frame or, where heartbeats lie between frames, at random. It
-    has a smooth phase, and a grain of its own in every frame.
+    Mixtures of its colours act as the density and the relaxation rate of tissue: the
+    magnitude is constant, or recovers at that rate as after saturation or inversion.
+    The picture moves as in breathing, with a displacement that varies in space and
+    either follows a cycle or is random in each frame. It has a smooth phase and
+    independent noise in every frame.
 
-    From float32 (H, W, 3) in [0, 1], of at least `size` pixels a side, to complex64
-    (frames, size, size), of largest magnitude 1.
+    `photo` is float32 (H, W, 3) in [0, 1] with at least `size` pixels a side; the
+    result is complex64 (frames, size, size) with largest magnitude 1.
     """
-    # From details as they are to those of a picture that has been scaled down.
+    # Random downscaling varies the size of details.
     least = min(photo.shape[:2]) // size
     photo = shrunk(photo, -(-max(photo.shape[:2]) // int(rng.integers(1, least + 1))))
     top, left = (int(rng.integers(n - size + 1)) for n in photo.shape[:2])
@@ -201,24 +201,24 @@ def moving_photograph(
     phase = waves[0] * x + waves[1] * y + waves[2] * x * y + waves[3] * (x**2 - y**2)
     turn = 0.2 * waves[4] * np.sin(2 * np.pi * cycle)
     series = series * np.exp(1j * (phase + turn[:, None, None]))
-    # What no prior explains, as in any measured image.
-    grain = rng.standard_normal((2, *series.shape), dtype=np.float32)
+    # Noise in the truth, as in any measured image.
+    noise = rng.standard_normal((2, *series.shape), dtype=np.float32)
     deviation = 0.15 * rng.random() ** 2 * np.sqrt(np.mean(np.abs(series) ** 2))
-    series = series + deviation * (grain[0] + 1j * grain[1])
+    series = series + deviation * (noise[0] + 1j * noise[1])
     return (series / max(np.abs(series).max(), 1e-6)).astype(np.complex64)
 
 
 def _breathing(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw how far each pixel moves at most, (2, H, W), in pixels."""
+    """Draw the largest displacement of each pixel, (2, H, W), in pixels."""
     y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
     angle, place, width = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.5), rng.random()
-    # On one side of a line, blurred, it moves fully; on the other it hardly does.
+    # Full motion on one side of a blurred line, hardly any on the other.
     across = np.cos(angle) * x + np.sin(angle) * y - place
     share = 1 / (1 + np.exp(-across / (0.05 + width)))
     farthest = 0.06 * size * rng.random() ** 2 * (rng.random() < 0.8)
-    way = rng.standard_normal(2)
-    way *= farthest / np.hypot(*way)
-    return way[:, None, None] * share
+    direction = rng.standard_normal(2)
+    direction *= farthest / np.hypot(*direction)
+    return direction[:, None, None] * share
 
 
 def warped(
@@ -226,17 +226,17 @@ def warped(
     shares: NDArray[np.float64],
     displacement: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Move what a series of magnitudes (T, H, W) shows.
+    """Warp a series of magnitudes (T, H, W) by multiples of a displacement field.
 
-    By a share for each frame of a displacement (2, H, W), down and to the right, in
-    pixels: ``series[t](p - shares[t] * displacement(p))`` by cubic splines, mirrored at
-    the borders. No magnitude is negative.
+    The displacement (2, H, W) is in pixels, down and to the right; frame t becomes
+    ``series[t](p - shares[t] * displacement(p))``, interpolated by cubic splines,
+    mirrored at the borders and clipped at 0.
     """
     from scipy.ndimage import map_coordinates
 
-    here = np.stack(np.meshgrid(*map(np.arange, series.shape[1:]), indexing="ij"))
+    pixels = np.stack(np.meshgrid(*map(np.arange, series.shape[1:]), indexing="ij"))
     frames = [
-        map_coordinates(frame, here - share * displacement, order=3, mode="mirror")
+        map_coordinates(frame, pixels - share * displacement, order=3, mode="mirror")
         for frame, share in zip(series, shares, strict=True)
     ]
     return np.maximum(np.stack(frames), 0)
@@ -245,7 +245,7 @@ def warped(
 def in_the_middle(
     magnitude: NDArray[np.float32], frames: int, size: int
 ) -> NDArray[np.complex64]:
-    """Crop a real series around its middle, and give it a phase that is always one."""
+    """Crop a real series around its centre, and multiply by a fixed smooth phase."""
     H, W = magnitude.shape[1:]
     side = min(size, H, W)
     top, left = (H - side) // 2, (W - side) // 2
@@ -257,8 +257,8 @@ def in_the_middle(
 def unseen_series(
     index: int, frames: int = 12, size: int = 128
 ) -> NDArray[np.complex64]:
-    """Make a series of the phantom that no training and no validation has seen.
+    """Make a test series as `phantom_series` does, unused in training and validation.
 
-    As `phantom_series`; the index counts from 0.
+    The index counts from 0.
     """
     return phantom_series(_FIRST_TEST + index, frames, size)

@@ -1,4 +1,4 @@
-"""Colour photographs from a part of their samples."""
+"""Colour photographs from incomplete samples."""
 
 from svdinv.unroll.data.pictures import PHOTOS, SUFFIXES
 from svdinv.unroll.tasks.registry import TaskEntry

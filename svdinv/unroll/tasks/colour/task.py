@@ -1,4 +1,4 @@
-"""Colour compressed sensing: photographs from a part of their samples."""
+"""Colour compressed sensing: photographs from incomplete samples."""
 
 from __future__ import annotations
 
@@ -57,29 +57,29 @@ if TYPE_CHECKING:
 _RATES = (0.4, 0.3, 0.1)  # of an evaluation
 _UNIFORM = "uniform"
 _SMALLEST = 32  # pixels a side of a cropped picture
-_LEAST_MEASURED = 11  # pixels a side of what is measured, for SSIM
-_LEAST, _MOST = -0.5, 1.5  # mean of sampled colours, with room for noise
-# Of SVT completion: what lies beyond changes hundredths of a decibel.
+_LEAST_MEASURED = 11  # pixels a side of measured data, needed by SSIM
+_LEAST, _MOST = -0.5, 1.5  # range of the mean sample, with a margin for noise
+# Of SVT completion: thresholds beyond these change hundredths of a decibel.
 _FIRST_THRESHOLD, _LEAST_THRESHOLD, _MOST_THRESHOLD = 0.006, 0.0005, 0.2
-_FIXED_THRESHOLD = 0.01  # where the truth is not known: leaves some room for noise
+_FIXED_THRESHOLD = 0.01  # without a truth: larger than the best one, for noise
 _RTOL = 1e-4
 # Threshold of an iteration, relative to the largest singular value: large enough for
-# the Gram matrix to serve in the place of an SVD, and few iterations.
+# the Gram matrix to replace an SVD and for few iterations.
 _STEP = 0.12
-# Of pictures too large for one sparse system of equations: the solution of the
-# biharmonic equation hardly depends on samples this far away.
+# Tiles for pictures too large for one sparse system of equations; the solution of the
+# biharmonic equation hardly depends on samples beyond the margin.
 _TILE, _MARGIN = 384, 32
-_GROUPED = 512**2  # pixels up to which low rank of groups takes seconds
+_GROUPED = 512**2  # pixels up to which grouping of patches takes seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColourOptions(Options):
-    """How pictures are read and sampled."""
+    """Options for reading and sampling pictures."""
 
     rate: float | None = option(
         None,
-        "sampling rate, the part of the values of a picture that is sampled "
-        "(default 0.4; 1, for all, with noise alone and with --no-truth)",
+        "sampling rate, the fraction of the values of a picture that is sampled "
+        "(default 0.4, or 1 if only --noise is given, and with --no-truth)",
         low=0.01,
         high=1.0,
         plural="rates",
@@ -92,8 +92,8 @@ class ColourOptions(Options):
     )
     crop: int | None = option(
         None,
-        "crop a picture around its middle to this many pixels a side, at least 32; 0: "
-        "not at all",
+        "crop a picture around its centre to this many pixels a side, at least 32; 0: "
+        "no cropping",
         low=0,
         high=100_000,
         of_file=True,
@@ -104,14 +104,16 @@ class ColourOptions(Options):
         if self.crop and self.crop < _SMALLEST:
             raise ValueError(f"crop must be 0 or at least {_SMALLEST}, got {self.crop}")
         if self.rate is not None and self.mask is not None:
-            raise ValueError("rate: not allowed with mask, which says what is sampled")
+            raise ValueError("rate: not allowed with mask, which defines the samples")
         if self.mask is not None and not Path(self.mask).suffix:
-            raise ValueError(f"mask: {self.mask!r} is no file with a mask of a picture")
+            raise ValueError(
+                f"mask: {self.mask!r} is not a file with a mask of a picture"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Colour(Task):
-    """Photographs, of which each channel is sampled at random on its own."""
+    """Reconstruction of photographs from random samples of each channel."""
 
     entry = COLOUR_TASK
     options = ColourOptions
@@ -119,28 +121,28 @@ class Colour(Task):
     endings = (".png",)
 
     photographs: tuple[str, ...] = option(
-        (), "folders and files of pictures to train on besides those built in"
+        (), "folders and files of training pictures, added to the built-in ones"
     )
     held_out: tuple[str, ...] = option(
-        TEST, "built-in photographs that are not trained on, for svdinv evaluate"
+        TEST, "built-in photographs excluded from training, for svdinv evaluate"
     )
     longest: int = option(1024, "pictures with longer sides are scaled down to this")
     validation: int = option(
         4,
-        "photographs to watch the training by; quarters of them where there are few",
+        "number of validation photographs; a quarter of each if there are no more",
         low=1,
     )
     patch: int = option(64, "side of the patches in pixels", low=8)
     rates: tuple[float, float] = option(
-        (0.04, 0.5), "lowest and highest sampling rate; validation takes both",
+        (0.04, 0.5), "lowest and highest sampling rate; validation uses both",
         low=0.01, high=0.99, rising=True,
     )  # fmt: skip
-    noisy: float = option(0.0, "part of the patches that have noise", high=1)
+    noisy: float = option(0.0, "fraction of the patches that have noise", high=1)
     complete: float = option(
-        0.4, "part of the noisy patches of which all values are sampled", high=1
+        0.4, "fraction of the noisy patches that are completely sampled", high=1
     )
     noises: tuple[float, float] = option(
-        (0.01, 0.1), "least and largest standard deviation of that noise", above=0,
+        (0.01, 0.1), "smallest and largest standard deviation of that noise", above=0,
         high=1, rising=True,
     )  # fmt: skip
 
@@ -155,11 +157,11 @@ class Colour(Task):
             )
 
     def load(self) -> Photographs:
-        """Read the photographs, those to train on and those to validate with.
+        """Read the photographs, and split them into training and validation data.
 
-        The latter are `validation` whole ones, or where there are not more than that, a
-        quarter of each, which is then cut off the part to train on. Raises ValueError
-        if a file or folder is missing or is no picture, or one is too small.
+        The validation data are `validation` photographs; if there are no more than
+        that, a quarter of each is cut off instead. Raises ValueError if a file or
+        folder is missing or is not a picture, or a picture is too small.
         """
         images = training_photographs(self.photographs, self.held_out, self.longest)
         if not images:
@@ -174,13 +176,13 @@ class Colour(Task):
                 [rest for rest, _ in parts.values()],
                 {f"part of {name}": part for name, (_, part) in parts.items()},
             )
-        # Spread over the names: neighbours in a folder tend to be alike.
-        every = len(images) / self.validation
-        chosen = {list(images)[int((i + 0.5) * every)] for i in range(self.validation)}
+        # At even distances, since neighbours in a folder tend to be similar.
+        step = len(images) / self.validation
+        held_out = {list(images)[int((i + 0.5) * step)] for i in range(self.validation)}
         return Photographs(
             self,
-            [image for name, image in images.items() if name not in chosen],
-            {name: images[name] for name in sorted(chosen)},
+            [image for name, image in images.items() if name not in held_out],
+            {name: images[name] for name in sorted(held_out)},
         )
 
     def origin(self) -> dict[str, str]:
@@ -205,9 +207,9 @@ class Colour(Task):
         return InputImage(path.stem, channels_first(image))
 
     def read_measured(self, file: Datasets) -> Problem:
-        """Read ``samples`` and ``mask``, (3, H, W), and ``truth`` if the file has it.
+        """Read ``samples`` and ``mask``, (3, H, W), and optionally ``truth``.
 
-        Samples are of floating point, in [0, 1] apart from noise.
+        Samples are floating-point numbers in [0, 1] plus noise.
         """
         shape = file.shape("samples", "(C, H, W)", (3,))
         for name in ("mask", "truth") if "truth" in file else ("mask",):
@@ -223,11 +225,11 @@ class Colour(Task):
         if truth is not None and not truth.any():
             raise file.error("truth", "is zero everywhere")
         samples, mask = file.real("samples"), file.mask()
-        mean = float(samples[mask].mean(dtype=np.float64))  # noise has hardly any
+        mean = float(samples[mask].mean(dtype=np.float64))  # noise averages out
         if not _LEAST <= mean <= _MOST:
             raise file.error(
                 "samples",
-                f"must be in [0, 1], apart from noise, and their mean is {mean:.3g}",
+                f"must be in [0, 1], apart from noise, but their mean is {mean:.3g}",
             )
         return Problem(samples, Sampling(mask), truth=truth)
 
@@ -243,12 +245,12 @@ class Colour(Task):
             height, width, _ = photograph(name).shape
             use = "training" if name in training else "other view of a test photograph"
             if name in TEST:
-                use = "test: never seen by the weights in svdinv"
+                use = "test: not used to train the weights in svdinv"
             sizes[name] = f"{f'{height} x {width}':<12} {use}"
-        what = "each value of each channel with the same chance"
+        description = "each value of each channel with the same probability"
         return {
             "photographs, rows x columns": sizes,
-            "mask of photographs": {_UNIFORM: what},
+            "mask of photographs": {_UNIFORM: description},
         }
 
     def picture_options(self, name: str) -> tuple[str, ...]:
@@ -278,8 +280,8 @@ class Colour(Task):
             rng = np.random.default_rng(options.seed)
             mask = np.ones(truth.shape, bool)
             if rate < 1:
-                drawn = uniform_mask((height, width, channels), rate, rng)
-                mask = channels_first(drawn)
+                channels_last_mask = uniform_mask((height, width, channels), rate, rng)
+                mask = channels_first(channels_last_mask)
             setting = f"rate {rate:g}"
         samples = np.where(mask, truth, np.float32(0))
         problem = Problem(
@@ -290,7 +292,6 @@ class Colour(Task):
         return problem
 
     def baselines(self) -> Mapping[str, Method]:
-        # Without gaps there is nothing to fill.
         return {
             "zero-filled": zero_filled,
             "SVT completion": Baseline(svt_completion, lengthy=True, applies=_has_gaps),
@@ -299,10 +300,10 @@ class Colour(Task):
         }
 
     def suits_network(self, problem: Problem, recipe: Any) -> bool:
-        """Return whether values are missing, or noise can be removed.
+        """Return whether the network suits a problem with gaps, or with noise alone.
 
-        Noise that all channels share is none that a network has seen, and of very small
-        pictures it cannot tell it.
+        Denoising networks need different noise in each channel, as in training, and
+        pictures large enough to estimate it.
         """
         exact = getattr(recipe, "exact", True)
         if _has_gaps(problem) or exact:
@@ -311,27 +312,27 @@ class Colour(Task):
         return large and self.without_repeats(problem) is problem
 
     def weights_for(self, problem: Problem) -> str:
-        """Name those for noise alone or for gaps, without those that take too long."""
+        """Return the weights for denoising or gaps, faster ones for large images."""
         if math.prod(problem.y.shape[-2:]) > _GROUPED:
             return self.kind
         return "colour-groups" if _has_gaps(problem) else "denoise-refined"
 
     def options_without_truth(self, options: Any) -> Any:
-        """Sample all of a noisy picture, unless a rate or a mask is given."""
-        said = options.rate is not None or options.mask is not None
-        return options if said else replace(options, rate=1.0)
+        """Sample a noisy picture completely, unless a rate or a mask is set."""
+        is_set = options.rate is not None or options.mask is not None
+        return options if is_set else replace(options, rate=1.0)
 
     def without_repeats(self, problem: Problem) -> Problem:
-        """Leave one of three channels that are the same, with their mask."""
-        every = [problem.y, _mask(problem), problem.truth]
-        alike = all(x is None or (x[1:] == x[:1]).all() for x in every)
-        if not (alike and problem.has_white_noise and len(problem.y) > 1):
+        """Keep one channel if all channels and their masks are equal."""
+        arrays = [problem.y, _mask(problem), problem.truth]
+        equal = all(x is None or (x[1:] == x[:1]).all() for x in arrays)
+        if not (equal and problem.has_white_noise and len(problem.y) > 1):
             return problem
-        y, mask, truth = (x if x is None else x[:1] for x in every)
+        y, mask, truth = (x if x is None else x[:1] for x in arrays)
         return replace(problem, y=y, A=Sampling(mask), truth=truth)
 
     def views(self, problem: Problem) -> Iterator[View]:
-        """Mirror and turn a colour image in all eight ways.
+        """Yield the eight mirrored and rotated problems of a colour image.
 
         Lim et al., EDSR, CVPRW 2017.
         """
@@ -360,14 +361,14 @@ class Colour(Task):
 
 @dataclass(frozen=True)
 class Photographs:
-    """Photographs, (H, W, 3) in [0, 1], to train on and, by name, to validate with."""
+    """Training and named validation photographs, (H, W, 3) in [0, 1]."""
 
     task: Colour
     training: list[Image]
     aside: dict[str, Image]
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw patches (B, 3, H, W) and masks for items of a step."""
+        """Draw patches (B, 3, H, W) and masks for some items of a step."""
         low, high = map(math.log, self.task.rates)
         images, masks, noise = [], [], []
         for item in items:
@@ -392,8 +393,8 @@ class Photographs:
     def validation(self) -> list[Problem]:
         """Return crops of the validation photographs at three rates.
 
-        Where all that is trained on is complete and noisy, with the least noise and the
-        largest.
+        If all training data are complete and noisy, the crops are complete instead,
+        with the smallest and the largest noise.
         """
         if self.task.noisy == self.task.complete == 1:
             task = Colour()
@@ -415,10 +416,9 @@ class Photographs:
 
 
 def sampled(name: str, image: Image, rate: float, *, seed: int) -> Problem:
-    """Sample a photograph, (H, W, 3) in [0, 1], at a rate in [0.01, 0.99].
+    """Sample a photograph (H, W, 3) in [0, 1] at a rate in [0.01, 0.99].
 
-    The problem has channels first, and is 0 where nothing is sampled; `seed` draws the
-    mask.
+    The problem has channels first; `seed` determines the mask.
     """
     given = InputImage(name, channels_first(image))
     return Colour().measure(given, ColourOptions(rate=rate, seed=seed))
@@ -427,7 +427,7 @@ def sampled(name: str, image: Image, rate: float, *, seed: int) -> Problem:
 def _mask(problem: Problem) -> Any:
     mask = problem.A.pixel_mask
     if mask is None:
-        raise TypeError(f"colours are sampled by a mask, not by {problem.A!r}")
+        raise TypeError(f"colour images must be sampled by a mask, not {problem.A!r}")
     return mask
 
 
@@ -444,23 +444,23 @@ def svt_completion(problem: Problem) -> Reconstruction:
     """Complete each channel of a colour image as a matrix of low rank.
 
     Minimises ``|mask * (x - samples)|_F^2 / 2 + threshold * |x|_*``, as soft-impute
-    does (Mazumder, Hastie & Tibshirani, JMLR 2010), and puts back the samples. The
-    threshold is relative to the largest singular value of the samples.
-
-    The note tells which threshold was taken.
+    does (Mazumder, Hastie & Tibshirani, JMLR 2010), and restores the samples. The
+    threshold, which the note states, is relative to the largest singular value of the
+    samples.
     """
     truth, mask = problem.truth, _mask(problem)
     problem = replace(problem, y=problem.A.project_to_samples(problem.y))
     samples = problem.y
-    top = float(np.linalg.norm(samples, ord=2, axis=(-2, -1)).max()) or 1.0
-    whole = top / max(float(mask.mean()), 1 / mask.size)  # about that of the image
-    step = _STEP * whole
+    largest = float(np.linalg.norm(samples, ord=2, axis=(-2, -1)).max()) or 1.0
+    # About the largest singular value of the image.
+    scaled = largest / max(float(mask.mean()), 1 / mask.size)
+    step = _STEP * scaled
 
     def prior(threshold: float) -> tuple[Nuclear]:
-        return (Nuclear(threshold * top),)
+        return (Nuclear(threshold * largest),)
 
     def parameters(threshold: float) -> dict[str, float]:
-        return {"penalty": threshold * top / step, "relaxation": 1.4}
+        return {"penalty": threshold * largest / step, "relaxation": 1.4}
 
     def completed(x: Any) -> Any:
         return np.clip(np.where(mask, samples, x), 0, 1)
@@ -485,52 +485,50 @@ def svt_completion(problem: Problem) -> Reconstruction:
 
 
 def biharmonic(problem: Problem) -> Reconstruction:
-    """Fill each channel of a colour image by the smoothest surface.
+    """Inpaint each channel of a colour image by solving the biharmonic equation.
 
-    The solution of the biharmonic equation between the samples (Damelin & Hoang, Int.
-    J. Math. Math. Sci. 2018), as scikit-image computes it; there is no weight.
-
+    Damelin & Hoang, Int. J. Math. Math. Sci. 2018, as implemented in scikit-image.
     Raises ImportError without scikit-image.
     """
-    mask, samples = _mask(problem), problem.A.project_to_samples(problem.y)
-    pairs = zip(samples, mask, strict=True)
-    image = np.stack([_inpainted(channel, known) for channel, known in pairs])
+    masks, samples = _mask(problem), problem.A.project_to_samples(problem.y)
+    pairs = zip(samples, masks, strict=True)
+    image = np.stack([_inpainted(channel, mask) for channel, mask in pairs])
     return Reconstruction(np.clip(image, 0, 1).astype(np.float32))
 
 
-def _inpainted(samples: Any, known: Any) -> Any:
+def _inpainted(samples: Any, mask: Any) -> Any:
     with needing("skimage", "train"):
         from skimage.restoration import inpaint_biharmonic
 
     image = samples.astype(np.float64)
     height, width = samples.shape
-    for seen, inside, kept in tiles(height, width, _TILE, _MARGIN):
-        if known[kept].all() or not known[seen].any():
+    for window, inside, kept in tiles(height, width, _TILE, _MARGIN):
+        if mask[kept].all() or not mask[window].any():
             continue
-        image[kept] = inpaint_biharmonic(samples[seen], ~known[seen])[inside]
+        image[kept] = inpaint_biharmonic(samples[window], ~mask[window])[inside]
     return image
 
 
 def channels_first(images: np.ndarray) -> np.ndarray:
-    """From (..., H, W, C) to (..., C, H, W)."""
+    """Convert (..., H, W, C) to (..., C, H, W)."""
     return np.ascontiguousarray(np.moveaxis(images, -1, -3))
 
 
 def channels_last(images: np.ndarray) -> np.ndarray:
-    """From (..., C, H, W) to (..., H, W, C)."""
+    """Convert (..., C, H, W) to (..., H, W, C)."""
     return np.ascontiguousarray(np.moveaxis(images, -3, -1))
 
 
 def parted(image: Image, least: int) -> tuple[Image, Image]:
-    """Cut a quarter off, across the longer side, at least `least` pixels wide.
+    """Cut a quarter off the longer side, but no fewer than `least` pixels.
 
-    Raises ValueError if less than that would be left.
+    Raises ValueError if fewer than `least` pixels would be left.
     """
     H, W = image.shape[:2]
     cut = max(H, W) - max(max(H, W) // 4, least)
     if cut < least:
         raise ValueError(
             f"a photograph of {H}x{W} pixels is too small to be cut in two, for "
-            f"training and validation, with patches of {least}: give more photographs"
+            f"training and validation, with patches of {least}: add more photographs"
         )
     return (image[:cut], image[cut:]) if H > W else (image[:, :cut], image[:, cut:])

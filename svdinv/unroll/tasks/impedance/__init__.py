@@ -6,9 +6,9 @@ from svdinv.unroll.formats.checks import matlab_names
 from svdinv.unroll.tasks.registry import TaskEntry
 
 TANKS = {
-    "tank": "things in water that resist and conduct, by --seed",
-    "tank-1": "one of each",
-    "lungs": "two lungs that resist, and a heart that conducts",
+    "tank": "resistive and conductive objects in water, drawn from --seed",
+    "tank-1": "one resistive and one conductive object",
+    "lungs": "two resistive lungs and a conductive heart",
 }
 """Phantoms by name."""
 
@@ -34,6 +34,6 @@ TASKS = (EIT,)
 
 
 def holds_tank(path: Path) -> bool:
-    """Check whether a file is a measurement of the challenge, by the names in it."""
+    """Check by its variables whether a file is a measurement of the challenge."""
     number = path.stem.removeprefix("data")
     return number.isdigit() and {"Inj", "Mpat", "Uel"} <= matlab_names(path)

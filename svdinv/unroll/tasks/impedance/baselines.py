@@ -24,8 +24,8 @@ from svdinv.unroll.tasks.task import Reconstruction, best_of
 
 Floats = NDArray[Any]
 
-_LITTLE = 0.02  # of the logarithm of the conductivity
-# What the model gets wrong, of the root mean square of the data.
+_SMOOTHING = 0.02  # of total variation, for the logarithm of the conductivity
+# Errors of the linear and nonlinear models, relative to the RMS of the data.
 _LINEAR_ERROR, _MODEL_ERROR = 0.1, 0.01
 _WEIGHTS = {
     "Tikhonov": (1e-3, 1e-2, 0.1, 1.0),
@@ -37,18 +37,18 @@ _CUTOFFS = (5.0, 4.5, 4.0, 3.5, 3.0, 2.5, 2.0, 1.5)
 
 
 def decibels(problem: Problem, image: Any) -> float:
-    """Return the SNR of the change of an image, clipped to a decade."""
+    """Return the SNR of the deviation from the water, clipped to a decade, in dB."""
     return snr(problem.truth - 0.5, np.clip(image, 0, 1) - 0.5)
 
 
 def _deviation(y: Floats, error: float) -> float:
-    """Return the standard deviation of the noise, 1, and of the model error."""
-    some = y[y != 0]
-    return math.hypot(1, error * math.sqrt(float(np.mean(some**2)))) if some.size else 1
+    """Return the standard deviation of the noise, which is 1, plus model error."""
+    y = y[y != 0]
+    return math.hypot(1, error * math.sqrt(float(np.mean(y**2)))) if y.size else 1
 
 
 def _picture(problem: Problem, change: Floats) -> Floats:
-    """Return the picture of a linear change of the logarithm of the conductivity."""
+    """Return the picture of a change of the logarithm of the conductivity."""
     drawn = problem.scan.picture.draw(change / (2 * DECADE))
     return np.clip(0.5 + drawn, 0, 1).astype(np.float32)
 
@@ -60,10 +60,10 @@ def _data(problem: Problem) -> Floats:
 
 
 def tsvd(problem: Problem, *, keep: Any) -> Reconstruction:
-    """Make one linear step, of the leading singular values.
+    """Solve the linearised problem by truncated SVD.
 
-    How many, `keep` says, as for `svdinv.unroll.algorithms.nonlinear.truncated_svd`,
-    and so does the note.
+    `keep` selects the number of singular values, which the note states; see
+    `svdinv.unroll.algorithms.nonlinear.truncated_svd`.
     """
     voltages = problem.scan.voltages
     C = smooth(voltages.model.mesh)
@@ -79,22 +79,22 @@ def tsvd(problem: Problem, *, keep: Any) -> Reconstruction:
 
 
 def penalised(problem: Problem, *, name: str) -> Reconstruction:
-    """Make one linear step with a penalty, or as many as are needed.
+    """Solve the linearised or the nonlinear problem with a penalty on differences.
 
-    "Tikhonov" penalises the square of differences, "TV" their magnitudes, and so does
-    "Gauss-Newton", with Gauss-Newton steps. The weight, which the note tells, is the
-    best of a grid where the truth is known.
+    "Tikhonov" penalises their squares and "TV" their magnitudes, for the linearised
+    problem; "Gauss-Newton" solves the nonlinear problem with the TV penalty. The note
+    states the weight, which is the best of a grid if the truth is known.
     """
     voltages, y = problem.scan.voltages, _data(problem)
     L, one = penalties(voltages.model.mesh), np.ones(voltages.image_shape)
-    whole = name == "Gauss-Newton"
-    A = logarithmic(voltages) if whole else voltages.derivative(one)
+    nonlinear = name == "Gauss-Newton"
+    A = logarithmic(voltages) if nonlinear else voltages.derivative(one)
 
     def at(weight: float) -> Floats:
         found = gauss_newton(
             A, y, 0 * one, L, weight=weight,
-            noise=_deviation(problem.y, _MODEL_ERROR if whole else _LINEAR_ERROR),
-            variation=None if name == "Tikhonov" else _LITTLE,
+            noise=_deviation(problem.y, _MODEL_ERROR if nonlinear else _LINEAR_ERROR),
+            variation=None if name == "Tikhonov" else _SMOOTHING,
             iterations={"Tikhonov": 1, "TV": 5}.get(name, 8),
         )  # fmt: skip
         return _picture(problem, found)
@@ -106,9 +106,9 @@ def penalised(problem: Problem, *, name: str) -> Reconstruction:
 def direct(problem: Problem) -> Reconstruction:
     """Reconstruct a disc by the D-bar method, from its Dirichlet-to-Neumann map.
 
-    The cutoff of the low-pass, which the note tells, is the best where the truth is
-    known, otherwise the largest at which the method converges; water if there is none.
-    Raises ValueError if there are not all electrodes of a disc.
+    The note states the cutoff of the low-pass: the best if the truth is known, else the
+    largest at which the method converges. If it converges at none, the image is water.
+    Raises ValueError unless electrodes surround a disc and all voltages were measured.
     """
     voltages = problem.scan.voltages
     model, angles = voltages.model, boundary_angles(voltages)
@@ -122,7 +122,7 @@ def direct(problem: Problem) -> Reconstruction:
     for cutoff in _CUTOFFS:
         try:
             change = np.log(np.clip(dbar(boundary, points, cutoff), 0.01, 100))
-        except ValueError:  # the noise is too much for details as small
+        except ValueError:  # too much noise for this resolution
             continue
         found[cutoff] = _picture(problem, change)
         if problem.truth is None:
@@ -136,7 +136,7 @@ def direct(problem: Problem) -> Reconstruction:
 
 
 def boundary_angles(voltages: Voltages) -> Floats | None:
-    """Return the angles of electrodes if they cover the boundary of a disc."""
+    """Return the angles of the electrodes, None if they do not surround a disc."""
     model, mesh = voltages.model, voltages.model.mesh
     count = len(mesh.electrodes)
     middles = np.stack([mesh.nodes[e].mean(axis=(0, 1)) for e in mesh.electrodes])
@@ -144,10 +144,10 @@ def boundary_angles(voltages: Voltages) -> Floats | None:
     gaps = np.diff(np.unwrap(np.sort(angles)), append=np.min(angles) + 2 * np.pi)
     radius = np.linalg.norm(mesh.nodes, axis=1).max()
     ranks = (np.linalg.matrix_rank(w) for w in (model.currents, model.voltages))
-    whole = (
+    complete = (
         np.allclose(gaps, 2 * np.pi / count, rtol=0.05)
         and abs(mesh.areas.sum() / (np.pi * radius**2) - 1) < 0.02
         and (voltages.weight > 0).all()
         and all(rank == count - 1 for rank in ranks)
     )
-    return angles if whole else None
+    return angles if complete else None

@@ -1,8 +1,8 @@
-"""Impedance tomography of a disc without a model: the D-bar method.
+"""D-bar method for impedance tomography of a disc.
 
-Of Nachman's proof (Ann. Math. 1996), as Siltanen, Mueller and Isaacson made a method of
-it (Inverse Problems 2000), with the scattering transform in Born's approximation,
-t^exp, and regularised by its low-pass (Knudsen, Lassas, Mueller & Siltanen, Inverse
+Based on Nachman's proof (Ann. Math. 1996) and the method of Siltanen, Mueller and
+Isaacson (Inverse Problems 2000), with the scattering transform in Born's approximation,
+t^exp, regularised by a low-pass filter (Knudsen, Lassas, Mueller & Siltanen, Inverse
 Problems and Imaging 2009).
 """
 
@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_ACROSS = 17  # values of k along the diameter of the low-pass
-_CHANGE = 1e-4  # of the solution, at which it has converged
+_ACROSS = 17  # values of k along the diameter of the low-pass filter
+_CHANGE = 1e-4  # of the solution, below which it has converged
 
 
 def boundary_map(change: ArrayLike, angles: ArrayLike) -> NDArray[Any]:
-    """Return the Dirichlet-to-Neumann map of the disc, less that of conductivity 1.
+    """Return the Dirichlet-to-Neumann map of the disc minus that for conductivity 1.
 
-    From potentials (electrodes, electrodes) for a unit of current into each electrode,
-    less those of conductivity 1, where what is constant over the electrodes does not
-    count; and from the angles of their middles, at equal distances. Of
-    ``exp(i n theta)``, n = 1, 2, ..., as many as the electrodes tell apart, and 10 at
-    most: the scattering transform divides the others by n!.
+    `change` (electrodes, electrodes) holds the potentials for a unit current into each
+    electrode minus those for conductivity 1, up to constants; `angles` holds the angles
+    of the centres of the electrodes, which are equally spaced. The map is in the basis
+    ``exp(i n theta)``, n = 1, 2, ..., up to the order that the electrodes resolve but
+    at most 10, because the scattering transform divides order n by n!.
     """
     angles = np.asarray(angles)
     count = len(angles)
@@ -33,18 +33,18 @@ def boundary_map(change: ArrayLike, angles: ArrayLike) -> NDArray[Any]:
     waves = np.exp(1j * np.outer(n, angles))
     # A current I spreads over the arc of one electrode and the gap beside it.
     R = waves.conj() @ np.asarray(change) @ waves.T * (2 * np.pi / count**2)
-    whole = np.linalg.inv(np.diag(1 / np.abs(n)) + R) - np.diag(np.abs(n))
-    return whole[order:, order:]
+    difference = np.linalg.inv(np.diag(1 / np.abs(n)) + R) - np.diag(np.abs(n))
+    return difference[order:, order:]
 
 
 def dbar(boundary: ArrayLike, points: ArrayLike, cutoff: float) -> NDArray[np.float64]:
     """Reconstruct the conductivity of the unit disc, which is 1 near its boundary.
 
-    From a `boundary_map` to points (..., 2), each on its own. `cutoff` is the largest
-    magnitude of k, positive: waves of length ``pi / cutoff`` are the shortest of what
-    is found. Raises ValueError if it is not positive, or the iteration does not
-    converge fast: the scattering transform is too large up to it, by noise or by
-    contrast.
+    `boundary` is the result of `boundary_map`; the conductivity is computed separately
+    at each of the `points` (..., 2). `cutoff` > 0 is the largest magnitude of k; the
+    shortest wavelength in the result is ``pi / cutoff``. Raises ValueError if it is not
+    positive, or the iteration does not converge because noise or contrast make the
+    scattering transform too large below the cutoff.
     """
     if not cutoff > 0:
         raise ValueError(f"cutoff must be positive, got {cutoff:g}")

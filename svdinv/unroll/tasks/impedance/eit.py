@@ -1,7 +1,7 @@
-"""Electrical impedance tomography: conductivities from voltages on a boundary.
+"""Electrical impedance tomography: conductivities from voltages on the boundary.
 
-Pictures show the logarithm of the conductivity: 1/2 is the water, 0 a tenth of its
-conductivity and 1 ten times as much.
+Images hold the logarithm of the conductivity: 1/2 is water, 0 a tenth of its
+conductivity and 1 ten times its conductivity.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
 _SIZE, _ELECTRODES, _RINGS, _CONTACT = 64, 16, 16, 0.01
-_LEAST = 1e-7  # of the mean voltage: what rounding errors leave, at least
-_JUDGED = 256  # pixels of the challenge's pictures
-_CLEAR = 0.1  # from the water in a picture, for a class of its own
+_LEAST = 1e-7  # rounding error, relative to the mean voltage
+_SCORED = 256  # pixels a side at which the challenge scores images
+_CLEAR = 0.1  # distance from water beyond which a pixel is an inclusion
 
 Floats = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EitOptions(Options):
-    """How conductivities are read and measured."""
+    """Options for reading conductivities and simulating voltages."""
 
     noise: float | None = option(
         None,
-        "of voltages relative to their mean magnitude (default 1e-6)",
+        "noise of voltages relative to their mean magnitude (default 1e-6)",
         low=0,
         high=10,
     )
@@ -62,7 +62,7 @@ class EitOptions(Options):
         None, f"electrodes around a tank (default {_ELECTRODES})", low=4, high=256
     )
     missing: int | None = option(
-        None, "how many of them are missing, one beside the other", low=0, high=256
+        None, "number of adjacent electrodes that are missing", low=0, high=256
     )
     size: int | None = option(
         None,
@@ -75,16 +75,16 @@ class EitOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Eit(Task):
-    """Conductivities, of which voltages on the boundary are known."""
+    """Reconstruction of conductivities from voltages on the boundary."""
 
     entry = EIT
     has_views = False  # electrodes and mesh have no symmetry in general
     options = EitOptions
 
-    size: int = option(_SIZE, "rows and columns of what is trained on", low=16)
+    size: int = option(_SIZE, "rows and columns of the training images", low=16)
     electrodes: int = option(_ELECTRODES, "electrodes around each tank", low=4)
     noise: float = option(1e-4, "noise relative to the mean voltage", low=0)
-    validation: int = option(4, "tanks to watch the training by", low=1)
+    validation: int = option(4, "number of validation tanks", low=1)
 
     def load(self) -> Tanks:
         return Tanks(self)
@@ -95,8 +95,8 @@ class Eit(Task):
     def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Return a phantom, or a measurement of the challenge.
 
-        Beside ``level_1/data1.mat`` there has to be ``level_1/ref.mat``, and in the
-        folder above ``Mesh_sparse.mat``; ``true1.mat`` there is the truth.
+        Reading ``level_1/data1.mat`` needs ``level_1/ref.mat`` and, in the parent
+        folder, ``Mesh_sparse.mat``; ``true1.mat`` there is the optional truth.
         """
         name, size = str(source), options.size or _SIZE
         if name in TANKS:
@@ -106,14 +106,15 @@ class Eit(Task):
         return _challenge(Path(source), size)
 
     def read_measured(self, file: Datasets) -> Problem:
-        """Read ``voltages``, what measured them, and the mesh.
+        """Read ``voltages``, the measurement patterns and the mesh.
 
-        ``voltages`` (patterns, measurements), the difference of those of the water,
-        with ``deviation``, their standard deviations, 0 where nothing was
-        measured; ``currents`` (electrodes, patterns) and ``pairs`` (electrodes,
-        measurements) as of `svdinv.unroll.tasks.impedance.operator.Impedance`, with
-        ``contact``, (electrodes,); ``nodes``, ``triangles`` and ``edges``, of rows
-        (node, node, electrode); ``water``, one number; ``truth`` (1, H, W).
+        ``voltages`` (patterns, measurements) are differences from those of water and
+        ``deviation`` their standard deviations, 0 where nothing was measured;
+        ``currents`` (electrodes, patterns), ``pairs`` (electrodes, measurements) and
+        ``contact`` (electrodes,) are the arguments of
+        `svdinv.unroll.tasks.impedance.operator.Impedance`; ``nodes``, ``triangles`` and
+        ``edges``, with rows (node, node, electrode), are the mesh; ``water`` is the
+        conductivity of the water, ``truth`` (1, H, W) the optional truth.
         """
         from svdinv.unroll.tasks.impedance.operator import Impedance, Mesh
 
@@ -123,32 +124,32 @@ class Eit(Task):
         number, _ = file.shape("currents", "(electrodes, patterns)", (2,))
         edges = file.shape("edges", "(edges, 3)", (2,))
         file.same("edges", (edges[0], 3), "(edges, 3)")
-        held = {name: file.real(name).astype(np.float64) for name in _HELD}
+        arrays = {name: file.real(name).astype(np.float64) for name in _ARRAYS}
         numbered, triangles = file.whole("edges"), file.whole("triangles")
         size = _SIZE
         if "truth" in file:
             size = file.shape("truth", "(1, H, W)", (3,))[-1]
             file.same("truth", (1, size, size), "of a square picture")
-        deviation = held["deviation"]
+        deviation = arrays["deviation"]
         if (deviation < 0).any():
             raise file.error("deviation", "must not be negative")
         deviation[deviation == 0] = np.inf
         try:
-            if held["contact"].size not in (1, number):
-                due = f"contact must have {number} numbers, one for each electrode"
-                raise ValueError(f"{due}, got {held['contact'].size}")
-            ends, above = np.split(numbered, [2], axis=1)
-            under = tuple(ends[above[:, 0] == k] for k in range(number))
-            if missing := [k for k, each in enumerate(under) if not len(each)]:
+            if arrays["contact"].size not in (1, number):
+                rule = f"contact must have {number} numbers, one for each electrode"
+                raise ValueError(f"{rule}, got {arrays['contact'].size}")
+            ends, index = np.split(numbered, [2], axis=1)
+            electrodes = tuple(ends[index[:, 0] == k] for k in range(number))
+            if missing := [k for k, each in enumerate(electrodes) if not len(each)]:
                 raise ValueError(f"electrode {missing[0]} is missing in edges")
-            if sum(map(len, under)) < len(ends):
+            if sum(map(len, electrodes)) < len(ends):
                 raise ValueError(f"edges must name electrodes from 0 to {number - 1}")
-            mesh = Mesh(held["nodes"], triangles, under)
+            mesh = Mesh(arrays["nodes"], triangles, electrodes)
             model = Impedance(
-                mesh, held["currents"], held["pairs"], held["contact"].ravel()
+                mesh, arrays["currents"], arrays["pairs"], arrays["contact"].ravel()
             )
             problem = problem_of(
-                model, float(held["water"][0]), held["voltages"], deviation, size
+                model, float(arrays["water"][0]), arrays["voltages"], deviation, size
             )
         except ValueError as error:
             raise file.error("voltages", f"do not fit: {error}") from error
@@ -159,13 +160,13 @@ class Eit(Task):
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         voltages: Voltages = problem.scan.voltages
         model, mesh = voltages.model, voltages.model.mesh
-        there = voltages.weight > 0
-        deviation = np.where(there, 1 / np.where(there, voltages.weight, 1), 0)
+        measured = voltages.weight > 0
+        deviation = np.where(measured, 1 / np.where(measured, voltages.weight, 1), 0)
         edges = [
             np.column_stack([pairs, np.full(len(pairs), k)])
             for k, pairs in enumerate(mesh.electrodes)
         ]
-        held = {
+        arrays = {
             "voltages": problem.y * deviation,
             "deviation": deviation,
             "currents": model.currents,
@@ -176,7 +177,7 @@ class Eit(Task):
             "triangles": mesh.triangles,
             "edges": np.concatenate(edges),
         }
-        return {name: np.asarray(x, np.float32) for name, x in held.items()}
+        return {name: np.asarray(x, np.float32) for name, x in arrays.items()}
 
     def examples(self, options: Any) -> list[InputImage | Problem]:
         seeds = (replace(options, seed=1000 + options.seed + k) for k in range(3))
@@ -189,9 +190,9 @@ class Eit(Task):
         return [replace(options, noise=n) for n in (0.0, 1e-6, 5e-6, 0.01)]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
-        """Measure with currents and voltages between neighbouring electrodes.
+        """Simulate currents and voltages between neighbouring electrodes.
 
-        Raises ValueError if less than two pairs of electrodes are left.
+        Raises ValueError if fewer than four electrodes are left.
         """
         noise = 1e-6 if options.noise is None else options.noise
         count, missing = options.electrodes or _ELECTRODES, options.missing or 0
@@ -199,20 +200,20 @@ class Eit(Task):
             raise ValueError(
                 f"missing must leave 4 of {count} electrodes, got {missing}"
             )
-        found = _tank(count, missing, max(noise, _LEAST), given.image.shape[-1])
-        y = found.A(given.image.astype(np.float64))
+        water = _tank(count, missing, max(noise, _LEAST), given.image.shape[-1])
+        y = water.A(given.image.astype(np.float64))
         rng = np.random.default_rng([options.seed, 1])
-        share = noise / max(noise, _LEAST)
-        y = found.A.project_to_samples(y + share * rng.standard_normal(y.shape))
+        factor = noise / max(noise, _LEAST)
+        y = water.A.project_to_samples(y + factor * rng.standard_normal(y.shape))
         setting = f"noise {noise:g}, {count} electrodes"
         setting += f", {missing} of them missing" if missing else ""
         return replace(
-            found, y=y.astype(np.float32), truth=given.image, name=given.name,
+            water, y=y.astype(np.float32), truth=given.image, name=given.name,
             setting=setting,
         )  # fmt: skip
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Return 1, since data are in units of their noise."""
+        """Return 1, because data are in units of their noise; 0 without noise."""
         return 0.0 if options.noise == 0 else 1.0
 
     def baselines(self) -> Mapping[str, Method]:
@@ -247,12 +248,12 @@ class Eit(Task):
     }
 
 
-_HELD = "voltages", "deviation", "currents", "pairs", "contact", "water", "nodes"
+_ARRAYS = "voltages", "deviation", "currents", "pairs", "contact", "water", "nodes"
 
 
 @dataclass(frozen=True)
 class Tanks(Simulated):
-    """Tanks with things in them and their voltages, to train on."""
+    """Random tanks and their voltages, to train on."""
 
     task: Eit
 
@@ -275,13 +276,13 @@ def _model(electrodes: int) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _tank(electrodes: int, missing: int, noise: float, size: int) -> Problem:
-    """Return the problem of water alone, whose operator all tanks share."""
+    """Return the problem of a tank of water, whose operator all phantoms share."""
     model = _model(electrodes)
     reference = model.forward(np.ones(model.image_shape))
     deviation = np.full(model.data_shape, noise * float(np.abs(reference).mean()))
-    gone = np.arange(electrodes) >= electrodes - missing
-    deviation[(model.currents[gone] != 0).any(axis=0)] = np.inf
-    deviation[:, (model.voltages[gone] != 0).any(axis=0)] = np.inf
+    removed = np.arange(electrodes) >= electrodes - missing
+    deviation[(model.currents[removed] != 0).any(axis=0)] = np.inf
+    deviation[:, (model.voltages[removed] != 0).any(axis=0)] = np.inf
     return problem_of(model, 1.0, np.zeros(model.data_shape), deviation, size)
 
 
@@ -296,31 +297,31 @@ def _challenge(path: Path, size: int) -> Problem:
         read_tank,
     )
 
-    number, above = path.stem.removeprefix("data"), path.resolve().parent.parent
+    number, root = path.stem.removeprefix("data"), path.resolve().parent.parent
     try:
-        mesh = read_mesh(above / "Mesh_sparse.mat")
+        mesh = read_mesh(root / "Mesh_sparse.mat")
         tank = read_tank(path.parent, int(number))
     except FileNotFoundError as error:
-        due = f"{path} needs {error.filename}, which is not there"
-        raise ValueError(due) from error
+        message = f"{path} needs {error.filename}, which does not exist"
+        raise ValueError(message) from error
     model, water, misfit = calibrated(mesh, tank)
     y = tank.data - tank.reference
     deviation = deviations(tank.reference, y, misfit)
     problem = problem_of(model, water, y, deviation, size)
     truth = None
-    known = above / f"true{number}.mat"
-    if known.exists():
-        classes = loadmat(known, variable_names=("truth",))["truth"]
+    segmentation = root / f"true{number}.mat"
+    if segmentation.exists():
+        classes = loadmat(segmentation, variable_names=("truth",))["truth"]
         truth = reduced(np.array([0.5, 0.0, 1.0])[classes], size)[None]
     name, setting = f"{path.resolve().parent.name} {path.stem}", "as measured"
     return replace(problem, truth=truth, name=name, setting=setting)
 
 
 def _score(truth: Floats, image: Floats) -> float:
-    """Score the classes of a picture as the challenge does, at its size."""
+    """Segment an image and score it as the challenge does, at its number of pixels."""
     from svdinv.unroll.tasks.impedance.tank import score, segment
 
     classes = 1 * (truth < 0.5 - _CLEAR) + 2 * (truth > 0.5 + _CLEAR)
-    near = (np.arange(_JUDGED) * len(truth)) // _JUDGED
-    large = np.ix_(near, near)
-    return score(segment(image)[large], classes[large])
+    nearest = (np.arange(_SCORED) * len(truth)) // _SCORED
+    pixels = np.ix_(nearest, nearest)
+    return score(segment(image)[pixels], classes[pixels])

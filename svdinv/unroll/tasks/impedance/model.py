@@ -1,4 +1,4 @@
-"""Voltages and pictures of a tank: the parts of its forward operator."""
+"""Forward operator of a tank: from a picture to conductivities to voltages."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from svdinv.unroll.problem import Problem
 Floats = NDArray[Any]
 
 DECADE = math.log(10)
-"""Logarithm of the range of a picture, on either side of the water."""
+"""Logarithm of the range of a picture, above and below the water."""
 
 RANK = 60
-"""Leading singular values of the derivative that are computed."""
+"""Number of leading singular values of the derivative that are computed."""
 
-_FILTER = 0.02  # of the largest singular value, where they are damped by half
+_FILTER = 0.02  # relative singular value at which the filter damps by half
 
 
 class Voltages(WrappedNonlinear):
-    """From conductivities of triangles, relative to the water, to voltages.
+    """Operator from conductivities of triangles, relative to the water, to voltages.
 
-    To the difference of those of the water, in units of the noise: of an `Impedance`,
-    the conductivity of the water, and the standard deviations of the data,
-    (patterns, measurements), infinite where nothing is measured. Raises ValueError if
-    these have another shape or are not positive, or nothing is measured.
+    The voltages of the `Impedance` `model` are minus those of water with conductivity
+    `water`, in units of their standard deviations `deviation` (patterns, measurements),
+    which are infinite where nothing is measured. Raises ValueError if `deviation` has
+    another shape or is not positive, or nothing is measured.
     """
 
     def __init__(self, model: Any, water: float, deviation: Floats) -> None:
@@ -49,7 +49,7 @@ class Voltages(WrappedNonlinear):
         self._factors: Any = None
         super().__init__(
             lambda s: self.weight * (self._model(s) - self.reference),
-            lambda s, ds: self.weight * self._slope(s).forward(self._wide(ds)),
+            lambda s, ds: self.weight * self._slope(s).forward(self._absolute(ds)),
             lambda s, y: self.water * self._slope(s).adjoint(
                 self.weight * np.asarray(y, np.float64)
             ),
@@ -62,10 +62,10 @@ class Voltages(WrappedNonlinear):
         return xp.where(cast_like(self.weight > 0, y, xp), y, xp.zeros_like(y))
 
     def approximate_inverse(self, y: Array) -> Array:
-        """Return conductivities by the leading singular values of the derivative.
+        """Return conductivities (..., triangles), relative to the water.
 
-        From (..., patterns, measurements) to (..., triangles), relative to the water,
-        by one linear step.
+        The derivative at the water is inverted with its leading singular values; `y`
+        is (..., patterns, measurements).
         """
         U, gains, V = self._leading()
         shape = self.data_shape
@@ -78,12 +78,12 @@ class Voltages(WrappedNonlinear):
         return 1 + A.forward(self.project_to_samples(y))
 
     def _leading(self) -> Any:
-        """Return singular vectors at the water, and the filter of coefficients."""
+        """Return singular vectors of the derivative at the water, and filter gains."""
         if self._factors is None:
-            like = np.ones(self.image_shape)
-            D, C = self.derivative(like), smooth(self.model.mesh)
-            made = C.forward(np.zeros(C.image_shape))
-            rank = min(RANK, int((self.weight > 0).sum()), made.size)
+            water = np.ones(self.image_shape)
+            D, C = self.derivative(water), smooth(self.model.mesh)
+            x = C.forward(np.zeros(C.image_shape))
+            rank = min(RANK, int((self.weight > 0).sum()), x.size)
             U, S, Vh = svd_lowrank(
                 (lambda w: D.forward(C.forward(w)), lambda y: C.adjoint(D.adjoint(y))),
                 rank, seed=0, like=np.zeros(C.image_shape),
@@ -93,25 +93,25 @@ class Voltages(WrappedNonlinear):
             self._factors = U.reshape(-1, rank), gains, V
         return self._factors
 
-    def _wide(self, s: Floats) -> Floats:
+    def _absolute(self, s: Floats) -> Floats:
         return self.water * np.asarray(s, np.float64)
 
     def _model(self, s: Floats) -> Floats:
-        s = self._wide(s)
-        if not (s > 0).all():  # for a fit or a line search to step back from
+        s = self._absolute(s)
+        if not (s > 0).all():  # NaN makes a fit or a line search step back
             return np.full(self.data_shape, np.nan)
         return self.model.forward(s)
 
     def _slope(self, s: Floats) -> Any:
-        return self.model.derivative(self._wide(s))
+        return self.model.derivative(self._absolute(s))
 
 
 class Picture(WrappedNonlinear):
-    """From pictures to conductivities of triangles, relative to the water.
+    """Operator from pictures to conductivities of triangles, relative to the water.
 
-    ``10^(2 x - 1)``, of the mean logarithm in each triangle of the mesh, which lies
-    around the origin. The side of the picture is twice the largest distance of a node
-    from there.
+    The conductivity is ``10^(2 x - 1)``, where x is the mean of the picture over a
+    triangle. The picture is centred at the origin, and its side is twice the largest
+    distance of a node of the mesh from there.
     """
 
     def __init__(self, mesh: Any, size: int) -> None:
@@ -123,9 +123,8 @@ class Picture(WrappedNonlinear):
         inner = [(1 / 3,) * 3]
         inner += [(a, b, 1 - a - b) for a, b in ((0.6, 0.2), (0.2, 0.6), (0.2, 0.2))]
         points = np.einsum("pk,tkd->tpd", np.array(inner), corners)
-        # In pixels, from the first row and column.
-        place = (points / radius + 1) / 2 * size - 0.5
-        column, row = place[..., 0], size - 1 - place[..., 1]
+        pixels = (points / radius + 1) / 2 * size - 0.5
+        column, row = pixels[..., 0], size - 1 - pixels[..., 1]
         low = [np.floor(z).clip(0, size - 2) for z in (row, column)]
         share = [(z - l).clip(0, 1) for z, l in zip((row, column), low, strict=True)]
         count, each = len(mesh.triangles), len(inner)
@@ -138,8 +137,8 @@ class Picture(WrappedNonlinear):
                 columns.append(index.astype(int).ravel())
                 values.append((w[0] * w[1] / each).ravel())
                 rows.append(np.repeat(np.arange(count), each))
-        whole = tuple(np.concatenate(x) for x in (values, rows, columns))
-        self._mean = csr_array((whole[0], whole[1:]), shape=(count, size**2))
+        entries = tuple(np.concatenate(x) for x in (values, rows, columns))
+        self._mean = csr_array((entries[0], entries[1:]), shape=(count, size**2))
         line = ((np.arange(size) + 0.5) / size * 2 - 1) * radius
         X, Y = np.meshgrid(line, -line)
         self._index = mesh.at(np.stack([X, Y], axis=-1))
@@ -147,7 +146,7 @@ class Picture(WrappedNonlinear):
         shape = (1, size, size)
         super().__init__(
             self._value,
-            lambda x, dx: 2 * DECADE * self._value(x) * self._mixed(dx),
+            lambda x, dx: 2 * DECADE * self._value(x) * self._averaged(dx),
             lambda x, y: (
                 self._mean.T @ (2 * DECADE * self._value(x) * y)
             ).reshape(shape),
@@ -156,36 +155,36 @@ class Picture(WrappedNonlinear):
         )  # fmt: skip
 
     def draw(self, values: Floats, around: float = 0.0) -> Floats:
-        """Draw values of triangles, (1, size, size), with something around them."""
+        """Draw values of triangles, (1, size, size); pixels outside are `around`."""
         return np.where(self._inside, values[self._index], around)[None]
 
     def approximate_inverse(self, y: Array) -> Array:
         """Return the picture of conductivities, clipped to a decade around the water.
 
-        From (..., triangles), relative to the water, to (..., 1, size, size).
+        `y` is (..., triangles), relative to the water; the result (..., 1, size, size).
         """
         xp = namespace(y)
         one = xp.ones_like(y)
         y = xp.where(y > 0.1, y, 0.1 * one)
         y = xp.where(y < 10, y, 10 * one)
-        A = Wrapped(self.draw, self._drawn, self.data_shape, self.image_shape)
+        A = Wrapped(self.draw, self._draw_adjoint, self.data_shape, self.image_shape)
         return 0.5 + A.forward(xp.log(y) / (2 * DECADE))
 
     def _value(self, x: Floats) -> Floats:
-        # Single precision has no numbers beyond.
-        return np.exp(np.clip(DECADE * (2 * self._mixed(x) - 1), -80, 80))
+        # Clipped to the range of single precision.
+        return np.exp(np.clip(DECADE * (2 * self._averaged(x) - 1), -80, 80))
 
-    def _mixed(self, x: Floats) -> Floats:
+    def _averaged(self, x: Floats) -> Floats:
         return self._mean @ np.asarray(x, np.float64).ravel()
 
-    def _drawn(self, x: Floats) -> Floats:
+    def _draw_adjoint(self, x: Floats) -> Floats:
         """Apply the adjoint of `draw`."""
         values = np.where(self._inside, x[0], 0).ravel()
         return np.bincount(self._index.ravel(), values, len(self.mesh.triangles))
 
 
 def penalties(mesh: Any) -> Any:
-    """Return a matrix of differences between triangles and a small identity."""
+    """Return the matrix of differences between triangles, and a small identity."""
     from scipy.sparse import diags_array, vstack
 
     from svdinv.unroll.tasks.impedance.operator import neighbours
@@ -208,7 +207,7 @@ def smooth(mesh: Any) -> Wrapped:
 
 
 def logarithmic(voltages: Voltages) -> Operator:
-    """Return the operator on logarithms, which keeps conductivities positive."""
+    """Return the operator on the logarithm of the conductivities."""
     shape = voltages.image_shape
     return voltages * WrappedNonlinear(
         np.exp, lambda x, dx: np.exp(x) * dx, lambda x, y: np.exp(x) * y, shape, shape
@@ -216,7 +215,7 @@ def logarithmic(voltages: Voltages) -> Operator:
 
 
 class Parts(NamedTuple):
-    """The `scan` of voltages: both parts of the operator."""
+    """The `scan` of voltages: the two factors of the operator."""
 
     voltages: Voltages
     picture: Picture
@@ -229,19 +228,20 @@ class Parts(NamedTuple):
 def problem_of(
     model: Any, water: float, y: Floats, deviation: Floats, size: int
 ) -> Problem:
-    """Return the problem of a picture of a tank, with `size` rows, of an `Impedance`.
+    """Return the problem of reconstructing a picture of `size` rows and columns.
 
-    `y` holds voltages less those of the water, (patterns, measurements), and
-    `deviation` their standard deviations; what is not finite was not measured. The data
-    of the problem are in units of their noise. Raises ValueError as `Voltages`.
+    `model` is an `Impedance`, `y` holds voltages minus those of the water (patterns,
+    measurements), and `deviation` their standard deviations; values that are not finite
+    mark missing data. The data of the problem are in units of their noise. Raises
+    ValueError as `Voltages` does.
     """
-    there = np.isfinite(y) & np.isfinite(deviation)
-    voltages = Voltages(model, water, np.where(there, deviation, np.inf))
+    measured = np.isfinite(y) & np.isfinite(deviation)
+    voltages = Voltages(model, water, np.where(measured, deviation, np.inf))
     picture = picture_of_mesh(model.mesh, size)
-    data = np.where(there, y, 0) * voltages.weight
+    data = np.where(measured, y, 0) * voltages.weight
     scan = Parts(voltages, picture)
     return Problem(data.astype(np.float32), voltages * picture, scan=scan)
 
 
 picture_of_mesh = functools.lru_cache(maxsize=4)(Picture)
-"""The picture of a mesh: once, as long as the mesh is in use."""
+"""`Picture`, cached for recent meshes."""

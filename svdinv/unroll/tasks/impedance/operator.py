@@ -1,8 +1,8 @@
 """Electrical impedance tomography in two dimensions: the complete electrode model.
 
-Linear finite elements on triangles, with a conductivity in each (Somersalo, Cheney &
-Isaacson, SIAM J. Appl. Math. 1992). The potential u and those of the electrodes, U_l,
-solve ::
+Linear finite elements on triangles with constant conductivity (Somersalo, Cheney &
+Isaacson, SIAM J. Appl. Math. 1992). The potential u and the potentials of the
+electrodes U_l solve ::
 
     div(sigma grad u) = 0            inside,
     u + z_l sigma du/dn = U_l        under electrode l,  sigma du/dn = 0 between them,
@@ -31,21 +31,21 @@ Integers = NDArray[np.integer]
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """Triangles, and the electrodes on their boundary.
+    """Triangle mesh with electrodes on its boundary.
 
     Parameters
     ----------
     nodes : ndarray, shape (nodes, 2)
         Coordinates in metres, or in any unit of length.
     triangles : ndarray of int, shape (triangles, 3)
-        Nodes of each.
+        Nodes of each triangle.
     electrodes : sequence of ndarray of int, shape (edges, 2)
         Nodes of the edges under each electrode.
 
     Raises
     ------
     ValueError
-        If a shape is another, a node is not there, a triangle has no area, or an
+        If a shape is wrong, a node does not exist, a triangle has no area, or an
         electrode no edge.
     """
 
@@ -66,7 +66,7 @@ class Mesh:
             for edges in electrodes
         ):
             raise ValueError(
-                "electrodes must be two at least, of edges (edges, 2) each"
+                "electrodes must be at least two, each an array (edges, 2)"
             )
         for name, index in (
             ("triangles", triangles),
@@ -79,7 +79,7 @@ class Mesh:
         object.__setattr__(self, "electrodes", electrodes)
         size = np.ptp(nodes, axis=0).max() ** 2
         if not (self.areas > 1e-14 * size).all():
-            raise ValueError("every one of the triangles must have an area")
+            raise ValueError("triangles must have positive areas")
 
     @property
     def areas(self) -> Floats:
@@ -93,42 +93,42 @@ class Mesh:
         return self.nodes[self.triangles].mean(axis=1)
 
     def at(self, points: ArrayLike) -> Integers:
-        """Triangle whose centre is nearest to each point, shape (...) for (..., 2)."""
+        """Index of the nearest triangle centre, shape (...), for points (..., 2)."""
         from scipy.spatial import cKDTree
 
         return cKDTree(self.centres).query(np.asarray(points))[1]
 
 
 class Impedance(WrappedNonlinear):
-    """From conductivities of the triangles to voltages between electrodes.
+    """Operator from conductivities of triangles to voltages between electrodes.
 
     Parameters
     ----------
     mesh : Mesh
         The mesh.
     currents : array, shape (electrodes, patterns)
-        Current into each electrode, for each pattern; their sum is 0.
+        Current into each electrode for each pattern; each pattern sums to 0.
     voltages : array, shape (electrodes, measurements)
         Weights of the potentials in each measurement, such as 1 and -1 for the voltage
-        between two electrodes; their sum is 0.
+        between two electrodes; each measurement sums to 0.
     contact : float or array, shape (electrodes,)
-        Contact impedance z_l > 0, a length over a conductivity.
+        Contact impedance z_l > 0, in units of length over conductivity.
 
     Raises
     ------
     ValueError
-        If shapes do not go together, sums are not 0, or `contact` is not positive.
+        If shapes do not match, sums are not 0, or `contact` is not positive.
 
     Notes
     -----
-    Images have the shape (triangles,), data (patterns, measurements). The derivative is
-    that of the discrete model, by the adjoint method: with u_p the potential of pattern
-    p and w_m that of the currents `voltages` [:, m],
+    Images have the shape (triangles,), data (patterns, measurements). The derivative of
+    the discrete model is computed by the adjoint method: with u_p the potential of
+    pattern p and w_m that of the currents `voltages` [:, m],
 
         dV_pm = - sum over triangles of area dsigma (grad u_p . grad w_m).
 
-    One sparse factorisation gives the fields of all currents; those of the last image
-    are kept, so that a value and its derivative need one.
+    One sparse factorisation yields the fields of all currents. The fields of the last
+    image are cached, so that its value and derivative share them.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Impedance(WrappedNonlinear):
             raise ValueError(f"contact must be positive, got {contact!r}")
         self.contact = z
         self._gradient = _gradient(mesh)
-        self._rest = _contacts(mesh, z)
+        self._contact_matrix = _contacts(mesh, z)
         self._last: tuple[Any, ...] = (None,)
         super().__init__(
             lambda x: self._fields(x)[0],
@@ -170,21 +170,21 @@ class Impedance(WrappedNonlinear):
         """Return voltages, and gradients of u_p and w_m, (2, triangles, patterns)."""
         x = np.asarray(x, np.float64)
         key = x.tobytes()
-        last = self._last  # another thread may replace it meanwhile
+        last = self._last  # read once, since other threads may replace it
         if last[0] == key:
             return last[1:]
         if not (x > 0).all() or not np.isfinite(x).all():
             raise ValueError("conductivities must be positive")
         G, nodes, count = self._gradient, len(self.mesh.nodes), len(self.contact)
         K = (G.T * np.tile(self.mesh.areas * x, 2)) @ G
-        K.resize(self._rest.shape)
-        # Unit currents in all electrodes but the last, which is grounded.
+        K.resize(self._contact_matrix.shape)
+        # Unit currents into each electrode except the last, which is grounded.
         unit = np.zeros((nodes + count - 1, count - 1))
         unit[nodes:] = np.eye(count - 1)
-        found = splu(csc_array(K + self._rest)).solve(unit)
-        gradients = (G @ found[:nodes]).reshape(2, -1, count - 1)
+        potentials = splu(csc_array(K + self._contact_matrix)).solve(unit)
+        gradients = (G @ potentials[:nodes]).reshape(2, -1, count - 1)
         I, M = self.currents[:-1], self.voltages[:-1]
-        fields = I.T @ found[nodes:].T @ M, gradients @ I, gradients @ M
+        fields = I.T @ potentials[nodes:].T @ M, gradients @ I, gradients @ M
         self._last = key, *fields
         return fields
 
@@ -195,11 +195,11 @@ class Impedance(WrappedNonlinear):
 def disc(
     rings: int = 8, electrodes: int = 16, *, coverage: float = 0.5, radius: float = 1.0
 ) -> Mesh:
-    """Mesh a disc with electrodes of equal length around it, the first from angle 0.
+    """Mesh a disc with equal electrodes around it, the first starting at angle 0.
 
-    About 6 rings^2 triangles, with at least two edges under each electrode. `coverage`
-    is the part of the boundary under electrodes, above 0 and up to 1. Raises ValueError
-    if a number is out of range.
+    The mesh has about 6 rings^2 triangles, and at least two edges under each electrode.
+    `coverage` in (0, 1] is the fraction of the boundary under electrodes. Raises
+    ValueError if a number is out of range.
     """
     if rings < 2 or electrodes < 2 or not 0 < coverage <= 1 or not radius > 0:
         raise ValueError(
@@ -229,8 +229,8 @@ def disc(
 def adjacent(electrodes: int) -> Floats:
     """Patterns between neighbouring electrodes, 1 at l and -1 at l + 1.
 
-    All that are independent, (electrodes, electrodes - 1), for `currents` or `voltages`
-    of `Impedance`.
+    Returns all independent ones, (electrodes, electrodes - 1), for `currents` or
+    `voltages` of `Impedance`.
     """
     eye = np.eye(electrodes)
     return eye[:, :-1] - eye[:, 1:]
@@ -239,8 +239,8 @@ def adjacent(electrodes: int) -> Floats:
 def neighbours(mesh: Mesh) -> Any:
     """Differences across the edges between triangles, times the length of the edge.
 
-    A sparse array (inner edges, triangles): the sum of magnitudes of what it makes of
-    an image is its total variation.
+    The result is a sparse array L (inner edges, triangles); the total variation of an
+    image x is the sum of the magnitudes of L x.
     """
     sides = np.sort(mesh.triangles[:, [[0, 1], [1, 2], [2, 0]]], axis=-1).reshape(-1, 2)
     order = np.lexsort(sides.T)
@@ -266,8 +266,8 @@ def _around(angles: Floats) -> Floats:
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
-def _patterns(given: ArrayLike, count: int, name: str) -> Floats:
-    patterns = np.asarray(given, np.float64)
+def _patterns(values: ArrayLike, count: int, name: str) -> Floats:
+    patterns = np.asarray(values, np.float64)
     if patterns.ndim != 2 or len(patterns) != count or not patterns.shape[1]:
         raise ValueError(f"{name} must be ({count}, patterns), got {patterns.shape}")
     if (np.abs(patterns.sum(axis=0)) > 1e-9 * np.abs(patterns).sum(axis=0)).any():
@@ -276,7 +276,7 @@ def _patterns(given: ArrayLike, count: int, name: str) -> Floats:
 
 
 def _gradient(mesh: Mesh) -> Any:
-    """Sparse matrix from nodes to gradients in triangles, x first: (2 T, N)."""
+    """Sparse matrix (2 T, N) from nodal values to gradients, x components first."""
     a, b, c = np.moveaxis(mesh.nodes[mesh.triangles], 1, 0)
     opposite = np.stack([c - b, a - c, b - a], axis=1)
     double = _cross(b - a, c - a)[:, None]
@@ -291,18 +291,18 @@ def _gradient(mesh: Mesh) -> Any:
 
 
 def _contacts(mesh: Mesh, z: Floats) -> Any:
-    """Sparse matrix that the electrodes add, the last of them grounded."""
+    """Sparse system matrix of the electrodes, with the last electrode grounded."""
     edges = np.concatenate(mesh.electrodes)
-    which = np.repeat(np.arange(len(z)), [len(e) for e in mesh.electrodes])
+    electrode = np.repeat(np.arange(len(z)), [len(e) for e in mesh.electrodes])
     ends = mesh.nodes[edges]
-    share = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1) / z[which]
+    admittance = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1) / z[electrode]
     nodes = len(mesh.nodes)
     i, j = edges.T
-    l = which + nodes
+    l = electrode + nodes
     rows = np.concatenate([i, j, i, j, i, l, j, l, l])
     columns = np.concatenate([i, j, j, i, l, i, l, j, l])
     factors = (1 / 3, 1 / 3, 1 / 6, 1 / 6, -1 / 2, -1 / 2, -1 / 2, -1 / 2, 1)
-    values = np.concatenate([factor * share for factor in factors])
+    values = np.concatenate([factor * admittance for factor in factors])
     size = nodes + len(z)
-    whole = csr_array((values, (rows, columns)), shape=(size, size))
-    return whole[:-1, :-1]
+    matrix = csr_array((values, (rows, columns)), shape=(size, size))
+    return matrix[:-1, :-1]

@@ -1,4 +1,4 @@
-"""Tanks with things in them, drawn by a seed or known by name."""
+"""Phantoms of tanks with objects in water, random or named."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def phantom(name: str, size: int, seed: int) -> NDArray[np.float32]:
 
 
 def random_tank(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw one to three things, of which the first resists and the second conducts."""
+    """Draw up to three ellipses, alternately resistive and conductive."""
     shapes: list[tuple[float, ...]] = []
     for k in range(int(rng.integers(2, 4))):
         for _ in range(50):
-            far, at = 0.65 * math.sqrt(rng.random()), rng.uniform(0, 2 * math.pi)
-            x, y = far * math.cos(at), far * math.sin(at)
+            radius, angle = 0.65 * math.sqrt(rng.random()), rng.uniform(0, 2 * math.pi)
+            x, y = radius * math.cos(angle), radius * math.sin(angle)
             a, b = rng.uniform(0.12, 0.28, 2)
             reach = max(a, b)
             if all(math.hypot(x - s[0], y - s[1]) > reach + max(s[2:4]) + 0.05
@@ -64,5 +64,5 @@ def reduced(image: Floats, size: int) -> NDArray[np.float32]:
         part = count // size
         image = image.reshape(size, part, size, part).mean(axis=(1, 3))
         return image.astype(np.float32)
-    near = (np.arange(size) * count) // size
-    return image[np.ix_(near, near)].astype(np.float32)
+    nearest = (np.arange(size) * count) // size
+    return image[np.ix_(nearest, nearest)].astype(np.float32)

@@ -1,8 +1,8 @@
-"""Measurements of the Kuopio Tomography Challenge 2023, and the challenge's score.
+"""Measurements and score of the Kuopio Tomography Challenge 2023.
 
 Räsänen et al., "Kuopio Tomography Challenge 2023", Zenodo 2023: a water tank with 32
-electrodes, measured without and with resistive and conductive things in it. The files
-are MATLAB's; nothing is unpickled.
+electrodes, measured with and without resistive and conductive objects in it. The files
+are in MATLAB's format.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Tank:
-    """One measurement, of 32 electrodes.
+    """One measurement with 32 electrodes.
 
-    Currents into them in milliamperes, (32, patterns); weights of their potentials in
-    each measurement, (32, measurements); and with and without things in the water the
-    voltages, (patterns, measurements), NaN where none was measured.
+    `currents` (32, patterns) are in milliamperes, `voltages` (32, measurements) are the
+    weights of the potentials in each measurement; `data` and `reference` (patterns,
+    measurements) are the voltages with and without objects, NaN where not measured.
     """
 
     currents: Floats
@@ -41,67 +41,67 @@ class Tank:
 
 
 def read_tank(folder: str | Path, target: int) -> Tank:
-    """Read the measurement of a target, and that of the water alone beside it.
+    """Read the measurement of a target, and the reference measurement of water.
 
-    From the folder of a level, with ``ref.mat`` and ``data1.mat`` to ``data4.mat``.
-    Raises FileNotFoundError if a file is not there, ValueError if it is none of the
-    challenge's.
+    `folder` holds the data of one level, ``ref.mat`` and ``data1.mat`` to
+    ``data4.mat``. Raises FileNotFoundError if a file is missing, ValueError if it is
+    not from the challenge.
     """
     path = Path(folder) / f"data{target}.mat"
-    found = _read(path, "Inj", "Mpat", "Uel")
-    empty = _read(Path(folder) / "ref.mat", "Uelref")
-    currents, voltages = (found[name].astype(float) for name in ("Inj", "Mpat"))
+    data = _read(path, "Inj", "Mpat", "Uel")
+    water = _read(Path(folder) / "ref.mat", "Uelref")
+    currents, voltages = (data[name].astype(float) for name in ("Inj", "Mpat"))
     shape = (currents.shape[1], voltages.shape[1])
-    y, reference = found["Uel"], empty["Uelref"]
+    y, reference = data["Uel"], water["Uelref"]
     if not y.size == reference.size == shape[0] * shape[1]:
         raise ValueError(f"{path}: Uel and Uelref must have {shape} elements")
-    # MATLAB's order: measurements of one pattern are neighbours.
+    # In MATLAB's order the measurements of one pattern are contiguous.
     return Tank(currents, voltages, y.reshape(shape), reference.reshape(shape))
 
 
 def read_mesh(path: str | Path) -> Mesh:
     """Read a mesh in metres, ``Mesh_sparse.mat`` or ``Mesh_dense.mat``.
 
-    Raises FileNotFoundError if it is not there, ValueError if it is no such mesh.
+    Raises FileNotFoundError if it is missing, ValueError if it is not such a mesh.
     """
-    found = _read(Path(path), "g", "H", "elfaces")
-    triangles = found["H"].astype(int)
-    first = triangles.min(initial=1)  # 0, or 1 as MATLAB counts
-    edges = [face.astype(int) - first for face in found["elfaces"].ravel()]
-    return Mesh(found["g"], triangles - first, tuple(edges))
+    content = _read(Path(path), "g", "H", "elfaces")
+    triangles = content["H"].astype(int)
+    first = triangles.min(initial=1)  # 0, or 1 in MATLAB's convention
+    edges = [face.astype(int) - first for face in content["elfaces"].ravel()]
+    return Mesh(content["g"], triangles - first, tuple(edges))
 
 
 def calibrated(mesh: Mesh, tank: Tank) -> tuple[Impedance, float, float]:
-    """Fit the water's conductivity, and one contact impedance, to the reference.
+    """Fit the conductivity of the water and one contact impedance to the reference.
 
-    Returns the model with that impedance at all electrodes, the conductivity, what is
-    left of the reference, relative to it. Raises ValueError if the electrodes of the
-    mesh are others, or nothing was measured.
+    Returns the model with that impedance at all electrodes, the conductivity, and the
+    relative residual. Raises ValueError if the electrodes of the mesh do not match, or
+    nothing was measured.
     """
     from scipy.optimize import least_squares
 
-    there = np.isfinite(tank.reference)
-    if not there.any():
+    measured = np.isfinite(tank.reference)
+    if not measured.any():
         raise ValueError("the reference has no voltages")
 
-    def fitted(p: Floats) -> tuple[Impedance, Floats]:
+    def predict(p: Floats) -> tuple[Impedance, Floats]:
         A = Impedance(mesh, tank.currents, tank.voltages, np.exp(p[1]))
         return A, A.forward(np.full(len(mesh.triangles), np.exp(p[0])))
 
-    def off(p: Floats) -> Floats:
-        return (fitted(p)[1] - tank.reference)[there]
+    def residual(p: Floats) -> Floats:
+        return (predict(p)[1] - tank.reference)[measured]
 
-    p = least_squares(off, np.log([1.0, 1e-3]), diff_step=1e-3, max_nfev=20).x
-    A, V = fitted(p)
-    left = np.linalg.norm((V - tank.reference)[there])
-    return A, float(np.exp(p[0])), float(left / np.linalg.norm(V[there]))
+    p = least_squares(residual, np.log([1.0, 1e-3]), diff_step=1e-3, max_nfev=20).x
+    A, V = predict(p)
+    error = np.linalg.norm((V - tank.reference)[measured])
+    return A, float(np.exp(p[0])), float(error / np.linalg.norm(V[measured]))
 
 
 def deviations(reference: Floats, y: Floats, misfit: float) -> Floats:
-    """Return standard deviations of difference data, with the model error.
+    """Return standard deviations of difference data, including the model error.
 
-    Of voltages of the water, their changes, and the misfit of `calibrated`: what it
-    misfits of the water it will misfit of others.
+    `reference` holds the voltages of the water, `y` the changes from them, and `misfit`
+    is the relative residual of `calibrated`, which is assumed for the changes too.
     """
     size = np.nan_to_num(np.abs(reference))
     noise = 5e-4 * size + 1e-4 * size.max()
@@ -111,8 +111,8 @@ def deviations(reference: Floats, y: Floats, misfit: float) -> Floats:
 def segment(image: Floats) -> NDArray[np.uint8]:
     """Segment water, resistive and conductive inclusions by two Otsu thresholds.
 
-    Of conductivities or their change: 0 in the class with most pixels, the water; 1 in
-    classes below it, 2 in those above.
+    `image` holds conductivities or their changes. The class with most pixels is the
+    water, 0; classes below it are 1, those above it 2.
     """
     from skimage.filters import threshold_multiotsu
 
@@ -124,10 +124,11 @@ def segment(image: Floats) -> NDArray[np.uint8]:
 
 
 def score(segmented: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Score a segmentation as the challenge does, 1 if it equals the truth.
+    """Score a segmentation as the challenge does; 1 if it equals the truth.
 
-    Both hold 0 for water, 1 resistive, 2 conductive; it is the mean of the structural
-    similarities of the two classes' indicators. Raises ValueError if the shapes differ.
+    Both arrays hold 0 for water, 1 for resistive, 2 for conductive; the score is the
+    mean structural similarity of the indicators of classes 1 and 2. Raises ValueError
+    if the shapes differ.
     """
     if segmented.shape != truth.shape:
         raise ValueError(
@@ -137,7 +138,7 @@ def score(segmented: NDArray[Any], truth: NDArray[Any]) -> float:
 
 
 def _similarity(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Mean structural similarity, by a Gaussian window of 80 pixels."""
+    """Mean structural similarity with a Gaussian window of 80 pixels."""
     from scipy.ndimage import gaussian_filter
 
     def mean(x: Floats) -> Floats:
@@ -153,9 +154,9 @@ def _read(path: Path, *names: str) -> dict[str, Any]:
         from scipy.io import loadmat
     content = BytesIO(path.read_bytes())
     try:
-        found = loadmat(content, variable_names=names)
-    except Exception as error:  # whatever a damaged file makes it raise
-        raise ValueError(f"{path} is no file of MATLAB: {error}") from error
-    if missing := [name for name in names if name not in found]:
+        variables = loadmat(content, variable_names=names)
+    except Exception as error:  # damaged files raise errors of any class
+        raise ValueError(f"{path} is not a MATLAB file: {error}") from error
+    if missing := [name for name in names if name not in variables]:
         raise ValueError(f"{path} has no {', '.join(missing)}")
-    return found
+    return variables

@@ -5,18 +5,18 @@ from svdinv.unroll.tasks.registry import TaskEntry
 DENSITIES = {
     "shepp-logan": "the head of Shepp and Logan, with more contrast",
     "head-1": "the same with other proportions",
-    "head-2": "likewise",
-    "walnut-1": "a shell with a kernel in folds",
-    "walnut-2": "likewise",
-    "ellipses": "as networks are trained on, by --seed",
-    "shapes": "ellipses and rectangles, by --seed",
+    "head-2": "the same with other proportions",
+    "walnut-1": "a shell with a folded kernel",
+    "walnut-2": "a shell with a folded kernel",
+    "ellipses": "ellipses as in the training of networks, drawn from --seed",
+    "shapes": "ellipses and rectangles, drawn from --seed",
 }
 """Phantoms of densities by name."""
 
 ACTIVITIES = {
-    "kinetic": "a slice of a head in frames, by --seed: each tissue with its curve",
-    "kinetic-sum": "the same over the whole scan, one image",
-    "activity-ellipses": "as networks are trained on, by --seed",
+    "kinetic": "frames of a slice of a head, with time-activity curves from --seed",
+    "kinetic-sum": "the same summed over the scan, one image",
+    "activity-ellipses": "ellipses as in the training of networks, from --seed",
 }
 """Phantoms of activities by name."""
 

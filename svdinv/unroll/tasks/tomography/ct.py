@@ -46,35 +46,35 @@ from svdinv.unroll.tasks.tomography.sinograms import (
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-_PREFIX = "density:"  # a picture that is to be a density
+_PREFIX = "density:"  # of a picture that is read as a density
 _BEAMS = ("parallel", "fan")
 _VIEWS = 60
 _ATTENUATION = 4.0  # of density 1 along a side of the image
 _SOURCE, _DISTANCE = 2.0, 3.0  # of a fan, in sides of the image
 PHOTONS = 1e5
-"""Photons that a detector counts without anything in the way, if nothing is said."""
+"""Default number of photons that a detector counts without an object."""
 
 _WIDTH = 68.0  # of the challenge's images, in mm
-_PIXELS = 512  # and their pixels a side
-_LARGEST = 256**2  # pixels that low rank of patches does not take too long for
+_PIXELS = 512  # a side, of the challenge's images
+_LARGEST = 256**2  # pixels up to which non-local low rank takes seconds
 _WINDOWS: tuple[Window, ...] = ("ram-lak", "cosine", "hann")
 _WEIGHTS: dict[str, Any] = {
     "first": 1e-4,
     "low": 1e-7,
     "high": 0.1,
 }  # of TV, for an A of norm 1
-_FIXED_WEIGHT = 1e-3  # where the truth is not known
+_FIXED_WEIGHT = 1e-3  # without a truth
 _ITERATIONS = 100
-_CHANGE = 3e-4  # at which TV has converged
-_USUAL = (0.25, 1.5)  # highest densities that need no other unit, with their noise
-_HIGHEST = 99.9  # per cent of the pixels are below what counts as highest
-_MARGIN = 1.3  # for what is as thin as a pixel
+_CHANGE = 3e-4  # below which TV has converged
+_USUAL = (0.25, 1.5)  # range of the highest density, in which data are not rescaled
+_HIGHEST = 99.9  # percentile that counts as the highest density
+_MARGIN = 1.3  # for structures as thin as a pixel
 
 
 class Geometry(NamedTuple):
-    """How a sinogram was measured, as `arrays_to_save` writes it.
+    """Geometry of a sinogram, as `arrays_to_save` writes it.
 
-    Rows and columns of the image, and lengths as of `svdinv.unroll.operators.FanBeam`;
+    Rows and columns of the image, and lengths as in `svdinv.unroll.operators.FanBeam`;
     source and distance are 0 for parallel beams.
     """
 
@@ -91,7 +91,7 @@ class Geometry(NamedTuple):
 def _operator(
     geometry: Geometry, angles: tuple[float, ...], detectors: int | None
 ) -> Operator:
-    """Return the projector over a bound on its norm."""
+    """Return the projector divided by a bound on its norm."""
     rows, columns, pixel, spacing, offset, source, distance = geometry
     fan = {"source": source, "distance": distance} if source else {}
     kind: Any = FanBeam if fan else ParallelBeam
@@ -107,15 +107,15 @@ def _operator(
 
 @dataclass(frozen=True, kw_only=True)
 class CtOptions(Options):
-    """How densities are read and projected."""
+    """Options for reading densities and simulating projections."""
 
     views: int | None = option(
         None, f"views of a tomogram (default {_VIEWS})", low=1, high=10_000
     )
     arc: float | None = option(
         None,
-        "degrees that the views of a tomogram lie in (default 180 of parallel beams, "
-        "360 of a fan)",
+        "angular range of the views of a tomogram in degrees (default 180 for "
+        "parallel beams, 360 for a fan)",
         low=1,
         high=360,
     )
@@ -126,14 +126,14 @@ class CtOptions(Options):
     )
     photons: float | None = option(
         None,
-        "photons, of all energies, that a detector of a tomogram counts without "
-        f"anything in the way (default {PHOTONS:g}, unless --noise is given)",
+        "photons, of all energies, that a detector of a tomogram counts without an "
+        f"object (default {PHOTONS:g}, unless --noise is given)",
         low=10,
         high=1_000_000_000,
     )
     noise: float | None = option(
         None,
-        "of a sinogram relative to its mean (default: of photons alone)",
+        "noise of a sinogram relative to its mean (default: photon noise only)",
         low=0,
         high=10,
     )
@@ -146,8 +146,8 @@ class CtOptions(Options):
     )
     crop: int | None = option(
         None,
-        "crop a picture around its middle to this many pixels a side, at least 32; 0: "
-        "not at all",
+        "crop a picture around its centre to this many pixels a side, at least 32; 0: "
+        "no cropping",
         low=0,
         high=100_000,
         of_file=True,
@@ -160,13 +160,13 @@ class CtOptions(Options):
 
 
 def photons_of(options: Any) -> float:
-    """Return the number of photons, or 0 for other noise or none."""
+    """Return the number of photons, 0 for other noise or none."""
     return float(options.photons or (PHOTONS if options.noise is None else 0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ct(Task):
-    """Densities, of which line integrals along few or limited angles are known."""
+    """Reconstruction of densities from line integrals at few or limited angles."""
 
     entry = CT
     options = CtOptions
@@ -176,34 +176,35 @@ class Ct(Task):
     side = _ATTENUATION  # length of an image's side
 
     size: tuple[int, ...] = option(
-        (128,), "rows and columns of what is trained on: a step takes one of these",
+        (128,), "rows and columns of the training images: each step draws one",
         low=16, some=True,
     )  # fmt: skip
     projections: tuple[int, ...] = option(
-        (_VIEWS,), "views of each, likewise", low=1, some=True
+        (_VIEWS,), "numbers of views: each step draws one", low=1, some=True
     )
     arc: tuple[float, ...] = option(
-        (0.0,), "degrees that they lie in, likewise; 0: all", low=0, high=360, some=True
-    )
+        (0.0,), "their angular range in degrees: each step draws one; 0: full", low=0,
+        high=360, some=True,
+    )  # fmt: skip
     beam: tuple[str, ...] = option(
-        _BEAMS[:1], f"{' or '.join(_BEAMS)}, or both, likewise", some=True,
+        _BEAMS[:1], f"{' or '.join(_BEAMS)}, or both: each step draws one", some=True,
         choices=_BEAMS,
     )  # fmt: skip
     noise: tuple[float, float] = option(
         (0.01, 0.01),
-        "least and most noise relative to the mean of a sinogram, between which each "
-        "item has some",
+        "smallest and largest noise relative to the mean of a sinogram: each item "
+        "draws a level",
         low=0,
         rising=True,
     )
     rectangles: float = option(
-        0.0, "share of rectangles among the ellipses", low=0, high=1
+        0.0, "fraction of rectangles among the ellipses", low=0, high=1
     )
-    hollow: float = option(0.0, "share of both that are shells", low=0, high=1)
+    hollow: float = option(0.0, "fraction of both that are shells", low=0, high=1)
     textures: float = option(
-        0.0, "share of the phantoms that have a texture", low=0, high=1
+        0.0, "fraction of the phantoms that have a texture", low=0, high=1
     )
-    validation: int = option(4, "phantoms to watch the training by", low=1)
+    validation: int = option(4, "number of validation phantoms", low=1)
 
     def load(self) -> Densities:
         return Densities(self)
@@ -224,48 +225,48 @@ class Ct(Task):
             grey = grey_picture(file)
             grey = centre_crop(grey, options.crop) if options.crop else grey
             return self.given(Path(file).stem, np.ascontiguousarray(grey), options)
-        held = read_htc(source)
+        scan = read_htc(source)
         size = options.size or _PIXELS
-        place = Geometry(
-            size, size, _WIDTH / size, held.spacing, 0.0, held.source, held.distance
+        geometry = Geometry(
+            size, size, _WIDTH / size, scan.spacing, 0.0, scan.source, scan.distance
         )
-        problem = _problem(held.sinogram[None], place, held.angles)
+        problem = _problem(scan.sinogram[None], geometry, scan.angles)
         return replace(problem, name=Path(source).stem, setting="as measured")
 
     def given(self, name: str, image: Any, options: Any) -> InputImage:
-        """Convert a density (H, W) to an image that is to be measured."""
+        """Convert a density (H, W) to the image of this task."""
         return InputImage(name, image[None])
 
     def read_measured(self, file: Datasets) -> Problem:
-        """Read ``sinogram``, of the `layout`, ``angles`` and ``geometry``.
+        """Read ``sinogram`` in the layout `layout`, ``angles`` and ``geometry``.
 
-        Angles are in degrees; ``geometry`` holds the seven numbers of `Geometry`;
-        ``truth`` is (C, H, W), with one channel unless the layout has more.
+        Angles are in degrees; ``geometry`` holds the seven numbers of `Geometry`; the
+        optional ``truth`` is (C, H, W), with one channel unless the layout has more.
         """
         axes = 2 if self.channels else 3
         shape = file.shape("sinogram", self.layout, (axes,))
-        place, angles = read_geometry(file, Geometry, shape[-2])
+        geometry, angles = read_geometry(file, Geometry, shape[-2])
         sinogram = file.real("sinogram").reshape(-1, *shape[-2:])
         try:
-            problem = _problem(sinogram, place, angles)
+            problem = _problem(sinogram, geometry, angles)
         except ValueError as error:
-            raise file.error("geometry", f"makes no sense: {error}") from error
-        truth = file.truth((len(sinogram), *place[:2]), "of the image")
+            raise file.error("geometry", f"is invalid: {error}") from error
+        truth = file.truth((len(sinogram), *geometry[:2]), "of the image")
         if truth is None:
             return problem
         return replace(problem, truth=truth / np.float32(problem.scale))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        place, angles, unit = problem.scan
+        geometry, angles, unit = problem.scan
         y = problem.y * np.float32(unit)
         return {
             "sinogram": y[0] if self.channels else y,
             "angles": np.asarray(angles, np.float32),
-            "geometry": np.asarray(place, np.float32),
+            "geometry": np.asarray(geometry, np.float32),
         }
 
     def examples(self, options: Any) -> list[InputImage | Problem]:
-        """Return phantoms of other kinds than those of the training."""
+        """Return phantoms of other kinds than the training phantoms."""
         names = ("shepp-logan", "head-1", "walnut-1", "walnut-2")
         return [self.read(name, options) for name in names]
 
@@ -277,18 +278,18 @@ class Ct(Task):
     def measure(self, given: InputImage, options: Any) -> Problem:
         rows, columns = given.image.shape[-2:]
         fan = options.beam == "fan"
-        views, whole = options.views or _VIEWS, 360.0 if fan else 180.0
-        arc = options.arc or whole
+        views, full = options.views or _VIEWS, 360.0 if fan else 180.0
+        arc = options.arc or full
         angles = tuple(float(k * arc / views) for k in range(views))
         pixel = self.side / max(rows, columns)
-        place = Geometry(rows, columns, pixel, pixel)
+        geometry = Geometry(rows, columns, pixel, pixel)
         if fan:
-            grown = _DISTANCE / _SOURCE
-            place = Geometry(
-                rows, columns, pixel, pixel * grown, 0.0, _SOURCE * self.side,
+            magnification = _DISTANCE / _SOURCE
+            geometry = Geometry(
+                rows, columns, pixel, pixel * magnification, 0.0, _SOURCE * self.side,
                 _DISTANCE * self.side,
             )  # fmt: skip
-        A = _operator(place, angles, None)
+        A = _operator(geometry, angles, None)
         y, unit = A(given.image), _unit(A)
         rng = np.random.default_rng([options.seed, 1])
         photons = photons_of(options)
@@ -308,7 +309,7 @@ class Ct(Task):
             truth=given.image,
             name=given.name,
             setting=setting,
-            scan=Views(place, angles, unit),
+            scan=Views(geometry, angles, unit),
         )
 
     def detected(
@@ -318,7 +319,7 @@ class Ct(Task):
         return counted(y * unit, photons, rng) / unit
 
     def noisy(self, rng: np.random.Generator) -> dict[str, Any]:
-        """Draw the options that differ between items of a training."""
+        """Draw the options that vary between training items."""
         return {"noise": rng.uniform(*self.noise)}
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
@@ -339,8 +340,8 @@ class Ct(Task):
         return np.maximum(image, 0)
 
     def describe(self, problem: Problem) -> str:
-        place = problem.scan.geometry
-        return f"{place.rows}x{place.columns} pixels"
+        geometry = problem.scan.geometry
+        return f"{geometry.rows}x{geometry.columns} pixels"
 
 
 class Views(NamedTuple):
@@ -365,17 +366,17 @@ class Densities(Simulated):
     Attributes
     ----------
     task : Ct
-        The options.
+        The task, with its training options.
     """
 
     task: Ct
 
     def problem(self, *key: int, setting: _Setting | None = None) -> Problem:
-        """Draw one, of the same setting as the others of its step."""
+        """Draw a problem; all problems of a step have the same setting."""
         task, rng = self.task, np.random.default_rng(key)
         if setting is None:
-            every, common = self._settings(), np.random.default_rng(key[:-1])
-            setting = every[int(common.integers(len(every)))]
+            settings, common = self._settings(), np.random.default_rng(key[:-1])
+            setting = settings[int(common.integers(len(settings)))]
         size, views, arc, beam = setting
         image = random_shapes(size, rng, task.rectangles, task.hollow)
         if task.textures and rng.random() < task.textures:
@@ -391,10 +392,10 @@ class Densities(Simulated):
         return task.measure(task.given("shapes", image, options), options)
 
     def validation(self) -> list[Problem]:
-        """Return problems that no step draws, of settings at even distances."""
-        every, count = self._settings(), self.task.validation
+        """Return problems that no step draws, spread evenly over the settings."""
+        settings, count = self._settings(), self.task.validation
         return [
-            self.problem(2**63, i, setting=every[i * len(every) // count])
+            self.problem(2**63, i, setting=settings[i * len(settings) // count])
             for i in range(count)
         ]
 
@@ -409,41 +410,38 @@ def _unit(A: Operator) -> float:
     return 1 / float(A.scalar)  # type: ignore[attr-defined]
 
 
-def _problem(sinogram: Any, place: Geometry, angles: Any) -> Problem:
-    """Make a problem of measured line integrals, of densities of about 1 at most."""
-    A = _operator(place, tuple(map(float, angles)), sinogram.shape[-1])
-    views = Views(place, tuple(angles), _unit(A))
+def _problem(sinogram: Any, geometry: Geometry, angles: Any) -> Problem:
+    """Return the problem of measured line integrals, scaled to densities up to 1."""
+    A = _operator(geometry, tuple(map(float, angles)), sinogram.shape[-1])
+    views = Views(geometry, tuple(angles), _unit(A))
     problem = Problem(sinogram / np.float32(views.unit), A, scan=views)
     highest = float(np.percentile(_inverted(problem, "ram-lak"), _HIGHEST))
     if not highest > 0:
         raise ValueError("the sinogram must have positive line integrals")
-    if _USUAL[0] < highest < _USUAL[1]:  # such as svdinv's own
+    if _USUAL[0] < highest < _USUAL[1]:  # as in data simulated by svdinv
         return problem
     scale = _MARGIN * highest
     return replace(problem, y=problem.y / np.float32(scale), scale=scale)
 
 
 def _inverted(problem: Problem, window: Window) -> Any:
-    """Return the filtered back-projection, without negative densities."""
+    """Return the filtered back-projection, clipped at 0."""
     projector: Any = problem.A.operator  # type: ignore[attr-defined]
     y = problem.scan.unit * problem.y
     return np.maximum(projector.filtered_back_projection(y, window), 0)
 
 
 def fbp(problem: Problem) -> Reconstruction:
-    """Invert by filtered back-projection.
-
-    The note tells the window of the filter.
-    """
+    """Reconstruct by filtered back-projection; the note states the filter window."""
     make = functools.partial(_inverted, problem)
     return best_of(Ct().decibels, problem, make, _WINDOWS, "hann")
 
 
 def sirt(problem: Problem) -> Reconstruction:
-    """Simultaneous iterative reconstruction, without negative densities.
+    """Simultaneous iterative reconstruction with nonnegative densities.
 
-    ``x <- max(x + C A^T R (y - A x), 0)`` with the inverse sums of rows R and of
-    columns C (Gregor & Benson, IEEE TMI 2008).
+    ``x <- max(x + C A^T R (y - A x), 0)`` with the inverse row sums R and the inverse
+    column sums C (Gregor & Benson, IEEE TMI 2008).
     """
     A, y = problem.A, problem.y
     x = np.zeros_like(A.adjoint(y))
@@ -458,13 +456,13 @@ def sirt(problem: Problem) -> Reconstruction:
 
 
 def nnls(problem: Problem) -> Reconstruction:
-    """Least squares without negative densities."""
-    not_negative = SimpleNamespace(
+    """Nonnegative least squares."""
+    nonnegative = SimpleNamespace(
         value=lambda x: 0.0, prox=lambda x, step: np.maximum(x, 0)
     )
     found = solve(
         problem,
-        not_negative,
+        nonnegative,
         algorithm=FISTA(restart=True),
         iterations=_ITERATIONS,
         x0=np.zeros_like(problem.adjoint()),
@@ -474,10 +472,7 @@ def nnls(problem: Problem) -> Reconstruction:
 
 
 def tv(problem: Problem) -> Reconstruction:
-    """Total variation, by the primal-dual method.
-
-    The note tells its weight, the best where the truth is known.
-    """
+    """Reconstruct with total variation, by the primal-dual method; see `penalised`."""
     return penalised(problem, TotalVariation)
 
 
@@ -487,9 +482,9 @@ def penalised(
     usual: float = _FIXED_WEIGHT,
     nonnegative: bool = False,
 ) -> Reconstruction:
-    """Minimise with a prior of some weight, by the primal-dual method.
+    """Reconstruct with a prior, by the primal-dual method.
 
-    The weight is the best where the truth is known, or else the `usual` one.
+    The note states the weight: the best one if the truth is known, else `usual`.
     """
 
     def score(image: Any) -> float:

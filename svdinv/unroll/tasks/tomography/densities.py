@@ -1,6 +1,6 @@
-"""Phantoms of tomography: densities in [0, 1], drawn by a seed or known by name.
+"""Phantoms of tomography: random or named densities in [0, 1].
 
-Pixels hold the mean of the shapes over their area, sampled on a finer grid.
+A pixel holds the mean density over its area, sampled on a finer grid.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _FINER = 4  # points a side in each pixel
 class Ellipse(NamedTuple):
     """An ellipse, or a rectangle, in the image [-1, 1]^2, with y up.
 
-    What it adds to the density; its semi-axes a and b, or half its sides; its centre;
-    and the angle of the first axis against x.
+    `density` is added to the image inside; a and b are the semi-axes or half the sides,
+    x and y the centre, and `degrees` is the angle of the first axis against x.
     """
 
     density: float
@@ -54,8 +54,8 @@ SHEPP_LOGAN: tuple[Ellipse, ...] = (
 def density(name: str, size: int, *, seed: int = 0) -> Image:
     """Return a phantom of `svdinv.unroll.tasks.tomography.DENSITIES`.
 
-    Float32 in [0, 1], with so many rows and columns; `seed` draws those that are
-    random. Raises ValueError if there is none of that name.
+    The result is float32 (size, size) in [0, 1]; `seed` determines random phantoms.
+    Raises ValueError if there is no phantom of that name.
     """
     rng = np.random.default_rng(seed)
     if name == "shepp-logan":
@@ -76,7 +76,7 @@ def drawn(shapes: Sequence[Ellipse], size: int) -> Image:
     x, y = _grid(size)
     image = np.zeros(x.shape, np.float32)
     for shape in shapes:
-        # Around the shape alone: most are small.
+        # Only the window around the shape, since most shapes are small.
         reach = math.hypot(shape.a, shape.b)
         rows = np.flatnonzero(np.abs(y[:, 0] - shape.y) <= reach)
         columns = np.flatnonzero(np.abs(x[0] - shape.x) <= reach)
@@ -95,11 +95,10 @@ def random_shapes(
 ) -> Image:
     """Draw ellipses and rectangles within a disc, float32 (size, size) in [0, 1].
 
-    Without rectangles, some dozens of any density, as Adler & Öktem train on (Inverse
-    Problems 2017). The first is a body, the others are in it, and the largest density
-    is at least 0.5.
-    `rectangles` says how likely each is a rectangle, `hollow` how likely a shell around
-    something of another density.
+    Up to a few dozen shapes lie inside a large ellipse; the largest density is at least
+    0.5. Without rectangles, this follows Adler & Öktem (Inverse Problems 2017).
+    `rectangles` is the probability that a shape is a rectangle, `hollow` that it is a
+    shell with an interior of another density.
     """
     shapes = [
         Ellipse(
@@ -110,35 +109,35 @@ def random_shapes(
         )
     ]
     for _ in range(int(rng.integers(5, 40))):
-        far, at = 0.75 * math.sqrt(rng.random()), rng.uniform(0, 2 * math.pi)
-        most = 0.9 - far  # so that it lies within the disc
-        a, b = most * np.exp(rng.uniform(np.log(0.08), 0, 2)) * 0.7
+        radius, angle = 0.75 * math.sqrt(rng.random()), rng.uniform(0, 2 * math.pi)
+        limit = 0.9 - radius  # keeps the shape within the disc
+        a, b = limit * np.exp(rng.uniform(np.log(0.08), 0, 2)) * 0.7
         shapes.append(
             Ellipse(
                 rng.uniform(-0.4, 0.5),
                 a,
                 b,
-                far * math.cos(at),
-                far * math.sin(at),
+                radius * math.cos(angle),
+                radius * math.sin(angle),
                 rng.uniform(0, 180),
                 rng.random() < rectangles,
             )
         )
         if hollow and rng.random() < hollow:
             outer, inner = shapes[-1], rng.uniform(0.75, 0.97)
-            less = -outer.density * rng.uniform(0.3, 1.2)
-            within = outer._replace(density=less, a=inner * a, b=inner * b)
-            shapes.append(within)
+            change = -outer.density * rng.uniform(0.3, 1.2)
+            interior = outer._replace(density=change, a=inner * a, b=inner * b)
+            shapes.append(interior)
     image = drawn(shapes, size)
     return image * np.float32(rng.uniform(0.5, 1) / max(float(image.max()), 1e-3))
 
 
 def textured(image: Image, rng: np.random.Generator) -> Image:
-    """Return an image with a texture: where it has some density, or everywhere.
+    """Add a random texture to an image, where its density is positive or everywhere.
 
-    Gaussian, of a spectrum that falls by a power of the frequency between 1 and 2, as
-    that of photographs does (Field, J. Opt. Soc. Am. A 1987). The texture, its
-    contrast, and where it is are drawn. Of float32 (H, W) in [0, 1], as is the result.
+    The texture is Gaussian with a spectrum that decays as a power of the frequency
+    between 1 and 2, as in photographs (Field, J. Opt. Soc. Am. A 1987); its contrast
+    and place are random. Image and result are float32 (H, W) in [0, 1].
     """
     down, right = (np.fft.fftfreq(n)[:, None] for n in image.shape)
     frequency = np.hypot(down, right.T)
@@ -155,7 +154,7 @@ def textured(image: Image, rng: np.random.Generator) -> Image:
 
 
 def walnut(size: int, rng: np.random.Generator) -> Image:
-    """Draw a shell of uneven thickness, with a kernel in folds within; in [0, 1]."""
+    """Draw a shell of uneven thickness with a folded kernel inside, in [0, 1]."""
     x, y = _grid(size)
     angle, radius = np.arctan2(y, x), np.hypot(x, y)
     outer = 0.82 + _wave(angle, rng, 5, 0.03)
@@ -168,24 +167,24 @@ def walnut(size: int, rng: np.random.Generator) -> Image:
     image = np.where(kernel, 0.45 + 0.1 * ripples, 0.0)
     image = np.where((radius > inner) & (radius < outer), 0.9, image)
     for _ in range(12):  # pores in the shell
-        at, wide = rng.uniform(-np.pi, np.pi), rng.uniform(0.008, 0.02)
-        middle = 0.79 * np.array([np.cos(at), np.sin(at)])
-        image[np.hypot(x - middle[0], y - middle[1]) < wide] = 0.0
+        place, width = rng.uniform(-np.pi, np.pi), rng.uniform(0.008, 0.02)
+        centre = 0.79 * np.array([np.cos(place), np.sin(place)])
+        image[np.hypot(x - centre[0], y - centre[1]) < width] = 0.0
     return _coarser(image.astype(np.float32)).clip(0, 1)
 
 
 def _varied(shapes: Sequence[Ellipse], rng: np.random.Generator) -> list[Ellipse]:
-    """Move and stretch all but the skull, and turn the whole."""
+    """Move and stretch all shapes except the skull, and rotate the head."""
     turn = rng.uniform(-30, 30)
     t = math.radians(turn)
     varied = []
     for i, shape in enumerate(shapes):
-        by = rng.uniform(0.8, 1.15, 2) if i > 1 else np.ones(2)
+        factors = rng.uniform(0.8, 1.15, 2) if i > 1 else np.ones(2)
         x, y = np.array([shape.x, shape.y]) + (rng.normal(0, 0.02, 2) if i > 1 else 0)
         varied.append(
             shape._replace(
-                a=shape.a * by[0],
-                b=shape.b * by[1],
+                a=shape.a * factors[0],
+                b=shape.b * factors[1],
                 x=math.cos(t) * x - math.sin(t) * y,
                 y=math.sin(t) * x + math.cos(t) * y,
                 degrees=shape.degrees + turn,
@@ -197,7 +196,7 @@ def _varied(shapes: Sequence[Ellipse], rng: np.random.Generator) -> list[Ellipse
 def _wave(
     angle: NDArray[np.floating], rng: np.random.Generator, most: int, size: float
 ) -> NDArray[np.floating]:
-    """Draw a smooth function of the angle, of a typical size."""
+    """Draw a smooth random function of the angle, of the order of `size`."""
     total = np.zeros_like(angle)
     for k in range(1, most + 1):
         total += rng.normal() / math.sqrt(most) * np.cos(k * angle + rng.uniform(0, 6))
@@ -205,7 +204,7 @@ def _wave(
 
 
 def _grid(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Coordinates of the points of the finer grid, x and y."""
+    """Return the coordinates x and y of the finer grid."""
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     count = _FINER * size

@@ -23,9 +23,9 @@ _STRUCTS = ("CtDataLimited", "CtDataFull")
 class HTC:
     """A measurement of the challenge.
 
-    Line integrals of the attenuation, (views, detectors); angles in degrees; distances
-    of the source from the centre of rotation and from the detector, and the spacing of
-    the detectors, in mm.
+    The sinogram (views, detectors) holds line integrals of the attenuation; angles are
+    in degrees; `source` and `distance` are the distances of the source from the centre
+    of rotation and from the detector, in mm, as is the spacing of the detectors.
     """
 
     sinogram: NDArray[np.float32]
@@ -36,26 +36,26 @@ class HTC:
 
 
 def holds_htc(path: str | Path) -> bool:
-    """Return whether a file is of the challenge, by the names in it."""
+    """Check by its variables whether a file is from the challenge."""
     return not matlab_names(path).isdisjoint(_STRUCTS)
 
 
 def read_htc(path: str | Path) -> HTC:
     """Read a ``.mat`` file of the challenge.
 
-    Raises ValueError if it is missing, damaged or of another form, ImportError without
-    SciPy.
+    Raises ValueError if it is missing, damaged or in another format, ImportError
+    without SciPy.
     """
     with needing("scipy", "train"):
         from scipy.io import loadmat
     with reading(path, "a sinogram of the Helsinki challenge"):
-        held: Any = loadmat(path, simplify_cells=True, variable_names=_STRUCTS)
-        data = next(held[name] for name in _STRUCTS if name in held)
-        given = data["parameters"]
+        content: Any = loadmat(path, simplify_cells=True, variable_names=_STRUCTS)
+        data = next(content[name] for name in _STRUCTS if name in content)
+        parameters = data["parameters"]
         sinogram = np.asarray(data["sinogram"], np.float32)
-        angles = np.atleast_1d(np.asarray(given["angles"], np.float64))
+        angles = np.atleast_1d(np.asarray(parameters["angles"], np.float64))
         numbers = [
-            float(given[name])
+            float(parameters[name])
             for name in (
                 "distanceSourceOrigin",
                 "distanceSourceDetector",
@@ -68,5 +68,5 @@ def read_htc(path: str | Path) -> HTC:
             f"got {sinogram.shape}"
         )
     if not np.isfinite(sinogram).all():
-        raise FileError(f"{path}: the sinogram has numbers that are not finite")
+        raise FileError(f"{path}: the sinogram must be finite")
     return HTC(sinogram, angles, *numbers)

@@ -1,4 +1,4 @@
-"""A phantom of dynamic emission tomography, by a model of two compartments."""
+"""Phantoms of dynamic emission tomography with a two-tissue compartment model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from svdinv.unroll.tasks.tomography.densities import Ellipse, drawn
 FRAMES: tuple[float, ...] = (
     *(0.25,) * 8, *(0.5,) * 4, *(1.0,) * 4, *(2.0,) * 3, *(5.0,) * 5,
 )  # fmt: skip
-"""Usual lengths of 24 frames, in minutes."""
+"""Default durations of 24 frames, in minutes."""
 
 _GRID = 0.01  # minutes
 
 
 class Plasma(NamedTuple):
-    """Activity of a tracer in plasma: see `plasma`; decays per minute."""
+    """Parameters of `plasma`: amplitudes and decay rates per minute."""
 
     amplitudes: tuple[float, float, float]
     decays: tuple[float, float, float]
@@ -28,14 +28,14 @@ class Plasma(NamedTuple):
 
 FDG = Plasma((851.1, 21.88, 20.81), (4.134, 0.1191, 0.01043))
 
-# K1, k2, k3, k4 (per minute) and share of blood: grey and white matter, tumour, muscle.
+# K1, k2, k3, k4 per minute and blood fraction: grey and white matter, tumour, muscle.
 _TISSUES = (
     (0.102, 0.130, 0.062, 0.0068, 0.05),
     (0.054, 0.109, 0.045, 0.0058, 0.03),
     (0.150, 0.120, 0.130, 0.0050, 0.08),
     (0.030, 0.200, 0.020, 0.0100, 0.03),
 )
-# What rates of any tissue are drawn from.
+# Ranges from which the rates of random tissues are drawn.
 _LEAST_RATES = (0.01, 0.05, 0.005, 0.002, 0.005)
 _MOST_RATES = (0.5, 0.8, 0.3, 0.03, 0.15)
 _REGIONS = (
@@ -47,7 +47,7 @@ _REGIONS = (
 
 
 def plasma(minutes: NDArray[np.floating], tracer: Plasma = FDG) -> NDArray[np.float64]:
-    """Return the activity of the plasma after an injection, relative to that of FDG.
+    """Return the activity of plasma after an injection.
 
     ``(a1 t - a2 - a3) exp(-l1 t) + a2 exp(-l2 t) + a3 exp(-l3 t)`` (Feng, Huang & Wang,
     Int. J. Biomed. Comput. 1993).
@@ -65,17 +65,17 @@ def two_tissues(
 ) -> NDArray[np.float64]:
     """Return the mean activity of a tissue in each frame.
 
-    The convolution of `plasma` with the response of two compartments (Huang et al., Am.
-    J. Physiol. 1980), and a share of blood. The rates are K1, k2, k3, k4 per minute,
-    and that share; the frames, lengths in minutes from the injection on. Raises
-    ValueError if a length is not positive, or a rate negative.
+    The tissue is the convolution of `plasma` with the response of two compartments
+    (Huang et al., Am. J. Physiol. 1980), mixed with blood. `rates` holds K1, k2, k3, k4
+    per minute and the blood fraction; `frames` are durations in minutes, starting at
+    the injection. Raises ValueError if a duration is not positive or a rate negative.
     """
     lengths = np.asarray(frames, np.float64)
     if lengths.ndim != 1 or not lengths.size or not (lengths > 0).all():
         raise ValueError(f"frames must be positive lengths, got {frames!r}")
     if min(rates) < 0 or rates[4] > 1:
         raise ValueError(
-            f"rates must not be negative, nor the share > 1, got {rates!r}"
+            f"rates must not be negative, nor the blood fraction > 1, got {rates!r}"
         )
     K1, k2, k3, k4, blood = rates
     ends = np.cumsum(lengths)
@@ -102,11 +102,11 @@ def two_tissues(
 def kinetic_phantom(
     size: int, *, frames: Sequence[float] = FRAMES, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Return a slice of a head whose regions take up a tracer, each at its own rates.
+    """Return a slice of a head, without vessels, whose regions take up a tracer.
 
-    Float32 (frames, size, size), the largest of which is 1; without the vessels. The
-    frames are as for `two_tissues`; the seed draws rates around those of the
-    literature, which vary slowly within regions.
+    The result is float32 (frames, size, size) with maximum 1. `frames` is as for
+    `two_tissues`; `seed` determines the rates, which lie around those of the literature
+    and vary slowly within regions.
     """
     rng = np.random.default_rng(seed)
     rates = [np.array(_TISSUES[k]) for k in (3, 0, 2, 1)]
@@ -116,10 +116,9 @@ def kinetic_phantom(
 def random_kinetics(
     size: int, frames: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Draw a slice of tissues of any shape that take up a tracer at any rates.
+    """Draw a dynamic phantom with random shapes, rates, tracer and frame durations.
 
-    As `kinetic_phantom`, but for the shapes, the tracer and the lengths of the frames,
-    which are drawn too.
+    The result is as for `kinetic_phantom`.
     """
     a, b = rng.uniform(0.55, 0.95, 2)
     x, y = rng.uniform(-0.04, 0.04, 2)
@@ -150,23 +149,23 @@ def _uptake(
     tracer: Plasma,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Draw regions, of which later ones lie on top; two ends of each have own rates."""
+    """Draw regions, later ones on top, with rates that vary linearly across each."""
     series = np.zeros((len(frames), size, size))
     line = np.linspace(-1, 1, size)
     for region, mean in zip(regions, rates, strict=True):
-        share = drawn([region], size)
+        cover = drawn([region], size)
         curves = [
             two_tissues(mean * rng.uniform(1 - spread, 1 + spread, 5), frames, tracer)
             for _ in range(2)
         ]
-        at = rng.uniform(0, 2 * np.pi)
-        along = (1 + np.cos(at) * line + np.sin(at) * line[:, None]) / 2
+        angle = rng.uniform(0, 2 * np.pi)
+        along = (1 + np.cos(angle) * line + np.sin(angle) * line[:, None]) / 2
         along = along.clip(0, 1)
-        own = sum(
+        uptake = sum(
             c[:, None, None] * w
             for c, w in zip(curves, (along, 1 - along), strict=True)
         )
-        series = (1 - share) * series + share * own
+        series = (1 - cover) * series + cover * uptake
     return (series / series.max()).astype(np.float32)
 
 

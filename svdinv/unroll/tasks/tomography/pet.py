@@ -1,4 +1,4 @@
-"""Emission tomography: activities from counts, of one image or of frames."""
+"""Emission tomography: activities from counts, as one image or as frames."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ from svdinv.unroll.tasks.tomography.sinograms import MOST, grey_picture, read_ge
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-_PREFIX = "activity:"  # a picture or a density that is to be an activity
+_PREFIX = "activity:"  # of a picture or a density that is read as an activity
 _VIEWS, _SIZE, _COUNTS, _BACKGROUND = 60, 64, 1e5, 0.2
-_ATTENUATION = 2.0  # along a side of the image, were it all water
-_BODY = 0.02  # of the largest activity: what is less is air
-_WIDTH = 0.08  # of the detector: how far scatter reaches
+_ATTENUATION = 2.0  # along a side of an image full of water
+_BODY = 0.02  # relative activity below which a pixel is air
+_WIDTH = 0.08  # of scatter, relative to the detector
 _SUBSETS, _LEAST_VIEWS = 6, 4
 _MLEM, _OSEM = 60, 12  # iterations
-_FIXED, _MAP = 4, 30  # of OSEM and of low rank where the truth is not known
+_FIXED, _MAP = 4, 30  # iterations of OSEM and of low rank without a truth
 _BLUR = (0.0, *np.geomspace(0.4, 2.4, 9))  # widths of the filter, in pixels
 _FIXED_BLUR = 0.8
-# Of priors, in units of the mean sensitivity.
+# Weights of priors, in units of the mean sensitivity.
 _FIXED_WEIGHT = {"TV": 0.3, "Casorati": 3.0, "blocks": 2.0, "image": 0.3}
-_WEIGHTS = np.geomspace(0.01, 10.0, 13)  # to choose from, relative to these
+_WEIGHTS = np.geomspace(0.01, 10.0, 13)  # to search, relative to the fixed weights
 _BLOCK = 8
 
 
 class Ring(NamedTuple):
-    """Where lines of response run: parallel ones at each angle.
+    """Geometry of parallel lines of response.
 
-    Of an image of so many rows and columns; spacing and offset, in sides of a pixel,
-    are as of `svdinv.unroll.operators.ParallelBeam`.
+    Rows and columns of the image; spacing and offset, in sides of a pixel, as in
+    `svdinv.unroll.operators.ParallelBeam`.
     """
 
     rows: int
@@ -72,9 +72,9 @@ class Ring(NamedTuple):
 
 
 class Factors(Operator):
-    """Multiply data by factors: attenuation, efficiencies, and the time of a frame.
+    """Multiply data by nonnegative factors, which broadcast to the data.
 
-    They are not negative, and broadcast to the data.
+    They include attenuation, detector efficiencies, and the duration of a frame.
     """
 
     keeps_size = True
@@ -92,33 +92,33 @@ class Factors(Operator):
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         if not all(isinstance(other, Factors) for other in others):
             return super().stacked(others, data)
-        every = [each.factors for each in (self, *others)]
-        return Factors(stacked(every, len(data.shape)))
+        factors = [each.factors for each in (self, *others)]
+        return Factors(stacked(factors, len(data.shape)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PetOptions(Options):
-    """How activities are read and counted."""
+    """Options for reading activities and simulating counts."""
 
     views: int | None = option(
         None, f"angles of a sinogram (default {_VIEWS})", low=4, high=10_000
     )
     counts: float | None = option(
         None,
-        f"counts of an emission scan in each frame, on average (default {_COUNTS:g})",
+        f"mean counts per frame of an emission scan (default {_COUNTS:g})",
         low=10,
         high=1e12,
         plural="counts",
     )
     background: float | None = option(
         None,
-        f"share of scatter and randoms in these (default {_BACKGROUND:g})",
+        f"fraction of scatter and randoms in these (default {_BACKGROUND:g})",
         low=0,
         high=0.95,
     )
     attenuation: float | None = option(
         None,
-        "attenuation along a side of the image, were it all water (default "
+        "attenuation along a side of an image full of water (default "
         f"{_ATTENUATION:g})",
         low=0,
         high=20,
@@ -134,7 +134,7 @@ class PetOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Pet(Task):
-    """Activities, of which counts along lines of response are known."""
+    """Reconstruction of activities from counts along lines of response."""
 
     entry = PET
     options = PetOptions
@@ -143,30 +143,30 @@ class Pet(Task):
     moving = True
     seconds = 0.2
 
-    size: int = option(_SIZE, "rows and columns of what is trained on", low=16)
-    projections: int = option(_VIEWS, "angles of each", low=4)
+    size: int = option(_SIZE, "rows and columns of the training images", low=16)
+    projections: int = option(_VIEWS, "angles of each sinogram", low=4)
     counts: tuple[float, float] = option(
         (3e4, 3e5),
-        "fewest and most counts, of which each item draws a number",
+        "fewest and most counts: each item draws a number",
         low=10,
         rising=True,
     )
     background: float = option(
-        0.4, "largest share of scatter and randoms in these", low=0, high=0.95
+        0.4, "largest fraction of scatter and randoms in these", low=0, high=0.95
     )
     frames: tuple[int, int] = option(
         (1, 1),
-        "fewest and most frames, of which each step draws a number",
+        "fewest and most frames: each step draws a number",
         low=1,
         rising=True,
     )
-    validation: int = option(4, "phantoms to watch the training by", low=1)
+    validation: int = option(4, "number of validation phantoms", low=1)
 
     def load(self) -> Activities:
         return Activities(self)
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
-        """Name the size of a phantom, and the frames of one that has some."""
+        """Return "size" for a phantom, and "frames" for a dynamic one."""
         if str(source) == "kinetic":
             return ("size", "frames")
         name = str(source).removeprefix(_PREFIX)
@@ -175,9 +175,9 @@ class Pet(Task):
     def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Return a phantom, or a picture as an activity."""
         name, size = str(source), options.size or _SIZE
-        for given in ("size", "frames"):
-            if getattr(options, given) and given not in self.file_options(source):
-                raise ValueError(f"{given}: does not apply to {source}")
+        for field in ("size", "frames"):
+            if getattr(options, field) and field not in self.file_options(source):
+                raise ValueError(f"{field}: does not apply to {source}")
         if name == "kinetic":
             lengths = _lengths(options.frames)
             series = kinetic_phantom(size, frames=lengths, seed=options.seed)
@@ -200,40 +200,41 @@ class Pet(Task):
     def read_measured(self, file: Datasets) -> Problem:
         """Read ``counts``, ``angles`` and the parameters of the scan.
 
-        ``counts`` (views, detectors), or (T, views, detectors) of frames; ``angles`` of
-        the views in degrees; ``geometry``, the four numbers of `Ring`. There may be
-        ``factors``, counts for each unit of activity on a line a side of the image
-        long: attenuation, efficiency, time; ``background``, the mean of scatter and
-        randoms; both broadcast to the counts. ``truth`` is (T, H, W).
+        ``counts`` is (views, detectors), or (T, views, detectors) with frames;
+        ``angles`` of the views are in degrees; ``geometry`` holds the four numbers of
+        `Ring`. Optional are ``factors``, the counts per unit of activity along a line
+        as long as a side of the image, which include attenuation, efficiency and time;
+        ``background``, the expected scatter and randoms; and ``truth`` (T, H, W).
+        Factors and background broadcast to the counts.
         """
         shape = file.shape("counts", "(views, detectors), or with frames", (2, 3))
         ring, angles = read_geometry(file, Ring, shape[-2])
         counts = file.real("counts").reshape(-1, *shape[-2:])
-        beside: dict[str, Any] = {}
-        for name, usual in (("factors", 1.0), ("background", 0.0)):
-            found = file.real(name) if name in file else np.float32(usual)
+        optional: dict[str, Any] = {}
+        for name, default in (("factors", 1.0), ("background", 0.0)):
+            found = file.real(name) if name in file else np.float32(default)
             try:
-                beside[name] = np.array(np.broadcast_to(found, counts.shape))
+                optional[name] = np.array(np.broadcast_to(found, counts.shape))
             except ValueError as error:
-                due = f"must broadcast to {counts.shape}, got {found.shape}"
-                raise file.error(name, due) from error
-        for name, array in {"counts": counts, **beside}.items():
+                rule = f"must broadcast to {counts.shape}, got {found.shape}"
+                raise file.error(name, rule) from error
+        for name, array in {"counts": counts, **optional}.items():
             if (array < 0).any():
                 raise file.error(name, "must not be negative")
         if not counts.any():
             raise file.error("counts", "must not be all 0")
         order = np.argsort(angles % 180, kind="stable")[_order(len(angles))]
-        held = [np.ascontiguousarray(x[:, order]) for x in (counts, *beside.values())]
+        data = [np.ascontiguousarray(x[:, order]) for x in (counts, *optional.values())]
         try:
             scan = Scan(ring, tuple(map(float, angles[order])), shape[-1])
-            problem = scan.problem(*held)
+            problem = scan.problem(*data)
         except ValueError as error:
-            raise file.error("geometry", f"makes no sense: {error}") from error
+            raise file.error("geometry", f"is invalid: {error}") from error
         if not problem.adjoint().any():
             raise file.error("counts", "must lie on lines through the image")
-        # Activities of about 1 at most, which networks are for.
+        # Networks expect activities of about 1 at most.
         scale = np.float32(_iterates(problem, 1)[0].max())
-        problem = scan.problem(held[0], scale * held[1], held[2])
+        problem = scan.problem(data[0], scale * data[1], data[2])
         truth = file.truth((len(counts), *ring[:2]), "of the frames")
         truth = None if truth is None else truth / scale
         return replace(problem, truth=truth, scale=float(scale))
@@ -241,7 +242,7 @@ class Pet(Task):
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         scan, scale = problem.scan, np.float32(problem.scale)
         return {
-            "counts": problem.y / scale,  # of all tasks in the scale of the image
+            "counts": problem.y / scale,  # `write_problem` multiplies by the scale
             "angles": np.asarray(scan.angles, np.float32),
             "geometry": np.asarray(scan.ring, np.float32),
             "factors": scan.factors(problem.A) / scale,
@@ -249,10 +250,7 @@ class Pet(Task):
         }
 
     def examples(self, options: Any) -> list[InputImage | Problem]:
-        """Return phantoms of other seeds and kinds than those of the training.
-
-        With ``frames`` dynamic ones.
-        """
+        """Return phantoms other than the training ones; dynamic with ``frames``."""
         seeds = [replace(options, seed=1000 + k) for k in range(6)]
         if options.frames:
             return [self.read("kinetic", each) for each in seeds[:3]]
@@ -261,17 +259,17 @@ class Pet(Task):
         return [*found, self.read(f"{_PREFIX}head-1", options)]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
-        """Count along lines of response, with scatter and randoms."""
+        """Simulate counts along lines of response, with scatter and randoms."""
         frames, rows, columns = given.image.shape
         views = options.views or _VIEWS
         order = _order(views)
         angles = tuple(float(180 * k / views) for k in order)
         scan = Scan(Ring(rows, columns), angles, None)
         beam = scan.beam(slice(None))
-        along = _ATTENUATION if options.attenuation is None else options.attenuation
+        water = _ATTENUATION if options.attenuation is None else options.attenuation
         share = _BACKGROUND if options.background is None else options.background
         counts = options.counts or _COUNTS
-        factors = np.exp(-beam(np.float32(along) * _body(given.image)))
+        factors = np.exp(-beam(np.float32(water) * _body(given.image)))
         trues = factors * beam(given.image)
         factors *= np.float32(counts * frames * (1 - share) / trues.sum())
         trues = factors * beam(given.image)
@@ -288,11 +286,11 @@ class Pet(Task):
         )  # fmt: skip
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Return None: the noise is Poisson's."""
+        """Return None, because the noise is Poisson noise."""
         return None
 
     def baselines(self) -> Mapping[str, Method]:
-        """Return EM with and without subsets, filtered, and with priors."""
+        """Return EM with and without subsets, a filter, and priors."""
         return {
             "MLEM": mlem,
             "OSEM": osem,
@@ -304,11 +302,11 @@ class Pet(Task):
         }
 
     def suits_network(self, problem: Problem, recipe: Any) -> bool:
-        """Return whether there are several frames, for a network that sees them all."""
+        """Return whether there are several frames, if the network needs them."""
         return len(problem.y) > 1 or not getattr(recipe, "components", 0)
 
     def weights_for(self, problem: Problem) -> str:
-        """Name those for frames, or for one image."""
+        """Return the weights for frames or for one image."""
         return "pet-frames" if len(problem.y) > 1 else self.kind
 
     def finished(self, image: Any) -> Any:
@@ -335,7 +333,7 @@ class Pet(Task):
 
 
 class Scan(NamedTuple):
-    """The `scan` of counts: where they were counted."""
+    """The `scan` of counts: the ring, the angles, and the number of detectors."""
 
     ring: Ring
     angles: tuple[float, ...]
@@ -349,7 +347,7 @@ class Scan(NamedTuple):
         return _beam(self.ring, self.angles[part], self.detectors)
 
     def problem(self, counts: Any, factors: Any, background: Any) -> Problem:
-        """Return the problem of counts (T, views, detectors), subset by subset."""
+        """Return the problem of counts (T, views, detectors), ordered by subset."""
         ends = np.cumsum([0, *map(len, _interleaved(len(self.angles)))]).tolist()
         operators = [
             Factors(np.ascontiguousarray(factors[..., a:b, :])) * self.beam(slice(a, b))
@@ -365,7 +363,7 @@ class Scan(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def _beam(ring: Ring, angles: tuple[float, ...], detectors: int | None) -> ParallelBeam:
-    # In sides of the image, so that its activity has integrals of about 1.
+    # Lengths in sides of the image, so that line integrals are about 1.
     pixel = 1 / max(ring.rows, ring.columns)
     return ParallelBeam(
         (ring.rows, ring.columns),
@@ -378,7 +376,7 @@ def _beam(ring: Ring, angles: tuple[float, ...], detectors: int | None) -> Paral
 
 
 def _interleaved(views: int) -> list[Any]:
-    """Return the views of each subset: far from each other, and so are the subsets."""
+    """Return the views of each subset, with neighbouring views in distant subsets."""
     count = max(1, min(_SUBSETS, views // _LEAST_VIEWS))
     first = sorted(range(count), key=lambda k: int(f"{k:03b}"[::-1], 2))
     return [np.arange(views)[k::count] for k in first]
@@ -390,14 +388,14 @@ def _order(views: int) -> Any:
 
 @dataclass(frozen=True)
 class Activities(Simulated):
-    """Phantoms of ellipses and their counts, in frames or not, to train on."""
+    """Random static or dynamic phantoms and their counts, to train on."""
 
     task: Pet
 
     def problem(self, *key: int) -> Problem:
-        """Draw one, and measure it."""
+        """Draw a phantom, and simulate its counts."""
         task, rng = self.task, np.random.default_rng(key)
-        # Those of one step make a batch.
+        # The items of a step have equal shapes, because they form a batch.
         common = np.random.default_rng(key[:2])
         frames = int(common.integers(*task.frames, endpoint=True))
         if frames > 1:
@@ -416,7 +414,7 @@ class Activities(Simulated):
 
 
 def _lengths(frames: int | None) -> tuple[float, ...]:
-    """Return the lengths of frames in minutes, short ones first."""
+    """Return the durations of frames in minutes, short ones first."""
     if frames in (None, len(FRAMES)):
         return FRAMES
     ends = sum(FRAMES) * (np.arange(frames + 1) / frames) ** 2
@@ -430,7 +428,7 @@ def _positive(name: str, image: Any) -> Any:
 
 
 def _body(image: Any) -> Any:
-    """Mask of the tissue: pixels with activity, and those enclosed by them."""
+    """Mask of the tissue: pixels with activity, and pixels enclosed by them."""
     from scipy.ndimage import binary_closing, binary_fill_holes
 
     mean = image.mean(axis=0)
@@ -439,7 +437,7 @@ def _body(image: Any) -> Any:
 
 
 def _scattered(trues: Any) -> Any:
-    """Return scatter, a blurred sinogram, and randoms, everywhere the same."""
+    """Return scatter, a blurred sinogram, plus uniform randoms."""
     from scipy.ndimage import gaussian_filter1d
 
     wide = gaussian_filter1d(trues, _WIDTH * trues.shape[-1], axis=-1)
@@ -450,7 +448,7 @@ def _scattered(trues: Any) -> Any:
 
 
 def _grey(entry: Entry, top: float) -> Entry:
-    """Return a frame as a picture, as often as that has colours."""
+    """Return a frame as a grey picture with three channels."""
     image = np.moveaxis(entry.image, 0, -1) / np.float32(top)
     return replace(entry, image=np.repeat(image, 3, axis=-1))
 
@@ -463,76 +461,76 @@ def _whole(problem: Problem) -> Problem:
 
 
 def _iterates(problem: Problem, count: int, prior: Any = None) -> list[Any]:
-    """Return all images of EM, through the subsets if there are some."""
+    """Return the images of all EM iterations."""
     found: list[Any] = []
     solve(
         problem, prior, algorithm=EM(), iterations=count, rtol=0, objective=False,
         callback=lambda k, state: found.append(state["x"]),
     )  # fmt: skip
-    return found + found[-1:] * (count - len(found))  # it ends where nothing changes
+    return found + found[-1:] * (count - len(found))  # solve stops at a fixed point
 
 
 def mlem(problem: Problem) -> Reconstruction:
-    """Maximise the likelihood, and stop early (Shepp & Vardi, IEEE TMI 1982).
+    """Reconstruct by maximum-likelihood EM, stopped early.
 
-    The note tells after how many iterations.
+    Shepp & Vardi, IEEE TMI 1982. The note states the iteration.
     """
     found = _iterates(_whole(problem), _MLEM)
-    usual, every = _SUBSETS * _FIXED, range(1, _MLEM + 1)
+    usual, counts = _SUBSETS * _FIXED, range(1, _MLEM + 1)
     return best_of(
-        Pet().decibels, problem, lambda k: found[k - 1], every, usual, "iteration {}"
+        Pet().decibels, problem, lambda k: found[k - 1], counts, usual, "iteration {}"
     )
 
 
 def osem(problem: Problem, *, filtered: bool = False) -> Reconstruction:
-    """Step by subsets in turn, and stop early (Hudson & Larkin, IEEE TMI 1994).
+    """Reconstruct by EM with ordered subsets, stopped early.
 
-    With `filtered` what was found is blurred by a Gaussian. The note tells after how
-    many iterations, and the width.
+    Hudson & Larkin, IEEE TMI 1994. If `filtered`, the image is blurred by a Gaussian.
+    The note states the iteration and the width of the Gaussian.
     """
     from scipy.ndimage import gaussian_filter
 
-    found, said = _iterates(problem, _OSEM), "iteration {0[0]}"
+    found, template = _iterates(problem, _OSEM), "iteration {0[0]}"
     widths, usual = (0.0,), 0.0
     if filtered:
-        said += ", {0[1]:.2g} pixels"
+        template += ", {0[1]:.2g} pixels"
         widths, usual = (*_BLUR, _FIXED_BLUR), _FIXED_BLUR
     return best_of(
         Pet().decibels,
         problem,
-        lambda at: gaussian_filter(found[at[0] - 1], (0, at[1], at[1])),
+        lambda choice: gaussian_filter(found[choice[0] - 1], (0, choice[1], choice[1])),
         itertools.product(range(1, _OSEM + 1), widths),
         (_FIXED, usual),
-        said,
+        template,
     )
 
 
 def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Reconstruction:
-    """Denoise after each iteration (Sawatzky et al., IEEE NSS 2008).
+    """Reconstruct by EM with a denoising step (Sawatzky et al., IEEE NSS 2008).
 
-    Of OSEM for total variation; for low rank of MLEM, so that noise has less time to
-    grow between two thresholds.
+    Total variation is applied after iterations of OSEM; low-rank priors after those of
+    MLEM, so that less noise builds up between two thresholds.
 
-    The priors are "TV", total variation of each frame; "Casorati" and "blocks", low
-    rank of frames x pixels, whole or in blocks; "image", low rank of an image as a
-    matrix; by default those of low rank that suit the number of frames. Prior, weight
-    and iteration, of which the note tells, are the best of all where the truth is
-    known.
+    `priors` may contain "TV", total variation of each frame; "Casorati" and "blocks",
+    low rank of the matrix frames x pixels, globally or in blocks; and "image", low rank
+    of an image as a matrix. By default they are the low-rank priors for the number of
+    frames. The note states prior, weight and iteration, which are the best of all
+    combinations if the truth is known.
     """
     names = priors or (("Casorati", "blocks") if len(problem.y) > 1 else ("image",))
-    # Relative to the sensitivity, so that they hold for any number of counts.
+    # Weights relative to the sensitivity suit any number of counts.
     unit = float(problem.A.adjoint(np.ones_like(problem.y)).mean())
-    whole, known = _whole(problem), problem.truth is not None
+    whole, has_truth = _whole(problem), problem.truth is not None
 
     def count(name: str) -> int:
-        return _OSEM if name == "TV" else _MLEM if known else _MAP
+        return _OSEM if name == "TV" else _MLEM if has_truth else _MAP
 
     @functools.lru_cache(maxsize=1)
     def images(name: str, weight: float) -> list[Any]:
         steps = problem if name == "TV" else whole
         return _iterates(steps, count(name), _PRIORS[name](weight * unit))
 
-    # All of them: there may be several maxima, with iterations to choose from.
+    # An exhaustive search, because there may be several maxima.
     choices = (
         (name, weight * _FIXED_WEIGHT[name], k)
         for name in names
@@ -542,7 +540,7 @@ def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Reconstruction:
     return best_of(
         Pet().decibels,
         problem,
-        lambda at: images(*at[:2])[at[2] - 1],
+        lambda choice: images(*choice[:2])[choice[2] - 1],
         choices,
         (names[0], _FIXED_WEIGHT[names[0]], count(names[0])),
         "{0[0]}, weight {0[1]:.2g}, iteration {0[2]}",

@@ -1,4 +1,4 @@
-"""What tasks of sinograms share: how their geometry and their pictures are read."""
+"""Geometry and pictures, read the same way by all tasks with sinograms."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
 LEAST, MOST = 11, 4096
-"""Rows and columns of an image."""
+"""Fewest and most rows and columns of an image."""
 
 
 def read_geometry(
     file: Datasets, kind: Any, views: int
 ) -> tuple[Any, NDArray[np.float64]]:
-    """Read ``geometry``, numbers of which the first two are rows and columns."""
+    """Read ``geometry``, which starts with rows and columns, and ``angles``."""
     count = len(kind._fields)
     file.same("angles", (views,), "of one angle for each view")
     file.same("geometry", (count,), f"of {count} numbers")
     numbers = file.real("geometry").astype(np.float64).tolist()
     rows, columns = map(int, numbers[:2])
     if [rows, columns] != numbers[:2]:
-        due = f"must begin with whole rows and columns, got {numbers[:2]}"
-        raise file.error("geometry", due)
+        rule = f"must begin with integer rows and columns, got {numbers[:2]}"
+        raise file.error("geometry", rule)
     if min(rows, columns) < LEAST or max(rows, columns) > MOST:
-        due = f"must have {LEAST} to {MOST} pixels a side, got {rows}x{columns}"
-        raise file.error("geometry", due)
+        rule = f"must have {LEAST} to {MOST} pixels a side, got {rows}x{columns}"
+        raise file.error("geometry", rule)
     angles = file.real("angles").astype(np.float64)
     return kind(rows, columns, *numbers[2:]), angles
 
 
 def grey_picture(name: str, largest: int | None = None) -> NDArray[np.float32]:
-    """Return a photograph of the package, or a picture file as of `read_picture`."""
+    """Return a built-in photograph or a picture file in grey, (H, W)."""
     image = photograph(name) if name in PHOTOS else read_picture(name, largest=largest)
     return np.ascontiguousarray(image.mean(axis=-1, dtype=np.float32))

@@ -1,7 +1,7 @@
-"""Spectral computed tomography: attenuation in bins of energy, of few photons each.
+"""Spectral computed tomography: attenuation in energy bins with few photons each.
 
-Materials are few, and each has its own attenuation by energy, so that bins x pixels are
-a matrix of low rank; and their edges lie at the same places in all bins.
+Each of a few materials has its own attenuation spectrum, so that the matrix bins x
+pixels has low rank, and edges lie at the same places in all bins.
 """
 
 from __future__ import annotations
@@ -44,23 +44,22 @@ from svdinv.unroll.tasks.tomography.densities import Ellipse, drawn
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-_PREFIX = "spectral:"  # a density, or a picture as one, that is to be of materials
+_PREFIX = "spectral:"  # of a density or a picture that is read as materials
 _BINS = 8
 _RANGE = (30.0, 110.0)  # of the bins, in keV
 _VOLTAGE = 120.0  # of the tube, in kV
 _FINER = 1024  # energies in each bin
 _SIDE = 10.0  # of an image, in cm
-_SPOT = (  # least and most density, semi-axes, centre and angle
+_SPOT = (  # smallest and largest density, semi-axes, centre and angle
     (0.3, 0.04, 0.04, -0.5, -0.5, 0.0),
     (1.0, 0.2, 0.2, 0.5, 0.5, 180.0),
 )
 _BLOCK = 8
 _BRIGHT = 0.98  # quantile that is white in a picture
 
-# Density in g/cm^3, or concentration, and mass attenuation in cm^2/g by energy in keV
+# Density or concentration in g/cm^3, and mass attenuation in cm^2/g by energy in keV
 # (Hubbell & Seltzer, NIST Standard Reference Database 126): soft tissue and cortical
-# bone of ICRU-44, gadolinium with its K-edge, of which tissue may have 10 mg/ml, and
-# aluminium, of which the filter is.
+# bone of ICRU-44, 10 mg/ml of gadolinium with its K-edge, and the aluminium filter.
 _MATERIALS: dict[str, tuple[float, dict[float, float]]] = {
     "tissue": (1.06, {30: 0.3790, 40: 0.2688, 50: 0.2264, 60: 0.2048, 80: 0.1823,
                       100: 0.1693, 150: 0.1492}),
@@ -70,38 +69,38 @@ _MATERIALS: dict[str, tuple[float, dict[float, float]]] = {
                            50.2392: 18.64, 60: 11.75, 80: 5.573, 100: 3.109,
                            150: 1.100}),
 }  # fmt: skip
-_FILTER = 0.5 * 2.699  # g/cm^2 of it
+_FILTER = 0.5 * 2.699  # thickness of the filter in g/cm^2
 _ALUMINIUM: dict[float, float] = {
     30: 1.128, 40: 0.5685, 50: 0.3681, 60: 0.2778, 80: 0.2018, 100: 0.1704, 150: 0.1378,
 }  # fmt: skip
 
 
 def bins_of(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the photons in bins of one width, and how materials attenuate them.
+    """Return the fraction of photons in each energy bin, and attenuation by material.
 
-    From 30 to 110 keV, of a tube of 120 kV: Kramers' law (Phil. Mag. 1923) behind 5 mm
-    of aluminium. First the shares of the photons in each bin, whose sum is 1; then the
-    attenuation (3, count) in 1/cm, the mean over the photons of a bin, of soft tissue,
-    cortical bone and 10 mg/ml of gadolinium.
+    The bins divide 30 to 110 keV evenly; the spectrum of the 120 kV tube follows
+    Kramers' law (Phil. Mag. 1923) behind 5 mm of aluminium. The fractions sum to 1. The
+    attenuation (3, count) in 1/cm, of soft tissue, cortical bone and 10 mg/ml of
+    gadolinium, is the mean over the photons of a bin.
     """
     fine = (np.arange(count * _FINER) + 0.5) / (count * _FINER)
     energies = (_RANGE[0] + np.ptp(_RANGE) * fine).reshape(count, _FINER)
     photons = _VOLTAGE / energies - 1
     photons *= np.exp(-_FILTER * _interpolated(_ALUMINIUM, energies))
-    every = [much * _interpolated(mu, energies) for much, mu in _MATERIALS.values()]
-    attenuation = (photons * np.stack(every)).sum(-1) / photons.sum(-1)
+    spectra = [rho * _interpolated(mu, energies) for rho, mu in _MATERIALS.values()]
+    attenuation = (photons * np.stack(spectra)).sum(-1) / photons.sum(-1)
     return photons.sum(-1) / photons.sum(), attenuation
 
 
 def _interpolated(table: Mapping[float, float], energies: Any) -> Any:
-    """Interpolate the logarithms, which are nearly straight between edges."""
-    known, values = (np.log(list(x)) for x in (table.keys(), table.values()))
-    return np.exp(np.interp(np.log(energies), known, values))
+    """Interpolate log-log, where the curves are nearly linear between edges."""
+    nodes, values = (np.log(list(x)) for x in (table.keys(), table.values()))
+    return np.exp(np.interp(np.log(energies), nodes, values))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralOptions(CtOptions):
-    """How materials are read and projected."""
+    """Options for reading materials and simulating projections."""
 
     bins: int | None = option(
         None, f"bins of energy (default {_BINS})", low=2, high=80, of_file=True
@@ -110,7 +109,7 @@ class SpectralOptions(CtOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralCt(Ct):
-    """Attenuation in 1/cm, in bins of energy, from line integrals of each."""
+    """Reconstruction of attenuation in 1/cm in energy bins, from line integrals."""
 
     entry = SPECTRAL
     options = SpectralOptions
@@ -121,12 +120,12 @@ class SpectralCt(Ct):
 
     bins: int = option(_BINS, "bins of energy", low=2, high=80)
     photons: tuple[float, float] = option(
-        (5e4, 2e5), "fewest and most photons of all energies, of which each item draws "
-        "a number", low=10, rising=True,
+        (5e4, 2e5), "fewest and most photons of all energies: each item draws a number",
+        low=10, rising=True,
     )  # fmt: skip
     noise: tuple[float, float] = option(
         (0.0, 0.0),
-        "least and most noise beside that of the photons",
+        "smallest and largest noise in addition to photon noise",
         low=0,
         rising=True,
     )
@@ -136,15 +135,15 @@ class SpectralCt(Ct):
         return ("size" if named else "crop", "bins")
 
     def read(self, source: str | Path, options: Any) -> InputImage | Problem:
-        """Return a density, or a picture as one, as materials."""
+        """Return a density or a picture, converted to materials."""
         name = str(source).removeprefix(_PREFIX)
         return super().read(name if name in DENSITIES else f"density:{name}", options)
 
     def given(self, name: str, image: Any, options: Any) -> InputImage:
-        """Make of a density (H, W) materials, and their attenuation (E, H, W).
+        """Convert a density (H, W) to materials and their attenuation (E, H, W).
 
-        Tissue up to a density of 0.5, and from there more and more bone. Ellipses drawn
-        by the seed are where tissue has taken up gadolinium.
+        Pixels are tissue up to a density of 0.5, with a growing fraction of bone above.
+        Tissue in random ellipses has taken up gadolinium.
         """
         bone = np.maximum(2 * image - 1, 0)
         tissue = np.minimum(2 * image, 2 - 2 * image)
@@ -170,9 +169,9 @@ class SpectralCt(Ct):
         return [replace(options, photons=n) for n in (PHOTONS, PHOTONS / 5)]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
-        """Project each bin, and count; data of fewer photons have less weight.
+        """Simulate line integrals and photon counts of each bin.
 
-        The weights of least squares are the counts, the inverse variance of their
+        Least squares are weighted by the counts, the inverse variance of their
         logarithm (Sauer & Bouman, IEEE Trans. Signal Process. 1993).
         """
         bins, problem = len(given.image), super().measure(given, options)
@@ -184,20 +183,20 @@ class SpectralCt(Ct):
     def detected(
         self, y: Any, unit: float, photons: float, rng: np.random.Generator
     ) -> Any:
-        """Count the photons of each bin, without noise of the electronics."""
+        """Simulate photon counts of each bin, without electronic noise."""
         each = photons * bins_of(len(y))[0][:, None, None]
         return counted(y * unit, each, rng, electronic=0) / unit
 
     def noisy(self, rng: np.random.Generator) -> dict[str, Any]:
-        """Draw noise and photons of each bin."""
+        """Draw the noise level and the number of photons."""
         photons = float(np.exp(rng.uniform(*np.log(self.photons))))
         return {**super().noisy(rng), "photons": photons, "bins": self.bins}
 
     def read_measured(self, file: Datasets) -> Problem:
-        """Read ``sinogram``, (bins, views, detectors), and the rest as for `Ct`.
+        """Read ``sinogram``, (bins, views, detectors), and other datasets as for `Ct`.
 
-        There may be ``weights`` of least squares of its shape, positive; by default
-        they are those of as many photons in each bin.
+        The optional ``weights`` of least squares are positive and have the same shape;
+        by default they assume equal numbers of photons in all bins.
         """
         problem = super().read_measured(file)
         if "weights" not in file:
@@ -227,7 +226,7 @@ class SpectralCt(Ct):
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
     ) -> None:
-        """Compare colours: low energies are red, high ones blue."""
+        """Write a panel in false colours, red for low and blue for high energies."""
         reference = _thirds((truth or entries[-1]).image)
         white = np.quantile(reference, _BRIGHT, axis=(0, 1)) + 1e-30
         columns = [
@@ -238,7 +237,7 @@ class SpectralCt(Ct):
 
 
 def _weighted(problem: Problem, share: Any) -> L2:
-    """Weight line integrals by their counts, relative to the largest."""
+    """Return least squares weighted by the counts relative to the largest."""
     unit = problem.scan.unit
     integrals = problem.y * np.float32(unit * problem.scale)
     counts = share[:, None, None] * np.exp(-integrals.astype(np.float64))
@@ -252,29 +251,29 @@ def _thirds(image: Any) -> Any:
     return np.stack(parts, axis=-1)
 
 
-# Priors of all bins together, with weights where the truth is not known.
+# Priors on all bins jointly, with their weights without a truth.
 _JOINT: dict[str, tuple[Callable[[float], Any], float]] = {
     "low rank": (Casorati, 1e-3),
     "local low rank": (lambda w: LocalLowRank(w, _BLOCK, stride=_BLOCK // 2), 3e-4),
     "TNV": (lambda w: TotalVariation(w, channels=-3), 3e-5),
 }
-_USUAL = 1e-5  # of TV, likewise
+_USUAL = 1e-5  # weight of TV without a truth
 
 
 def tv(problem: Problem) -> Reconstruction:
-    """Total variation of each bin, without negative attenuation.
+    """Reconstruct each bin with total variation and nonnegative attenuation.
 
-    Each bin has a weight of its own, the best where the truth is known.
+    The note states the weight of each bin, the best one if the truth is known.
     """
     found = []
     for k in range(len(problem.y)):
         bin_ = operator.itemgetter(np.s_[k : k + 1])
-        one = replace(
+        single = replace(
             problem,
             y=bin_(problem.y),
             truth=None if problem.truth is None else bin_(problem.truth),
             fidelity=problem.fidelity.replace_arrays(bin_),
         )
-        found.append(penalised(one, TotalVariation, _USUAL, nonnegative=True))
+        found.append(penalised(single, TotalVariation, _USUAL, nonnegative=True))
     notes = ", ".join(each.note.removeprefix("weight ") for each in found)
     return Reconstruction(np.concatenate([x.image for x in found]), f"weights {notes}")
