@@ -220,7 +220,7 @@ def test_a_problem_is_what_a_call_with_a_mask_is(rng):
     one = network(y, m)
     assert torch.equal(one, network(Problem(y, Sampling(m))))
     assert torch.equal(one, network(y, Sampling(m)))
-    with pytest.raises(TypeError, match="nothing goes beside a problem"):
+    with pytest.raises(TypeError, match="a problem has its operator"):
         network(Problem(y, Sampling(m)), m)
 
 

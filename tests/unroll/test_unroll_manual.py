@@ -346,7 +346,7 @@ class TestFit:
             ((truth[:1], y, mask), ValueError, r"truth must have shape \(2, 4, 6, 5\)"),
             ((truth[..., 0], y, mask), ValueError, r"truth must have shape"),
             ((truth, y[0], mask[0]), ValueError, "axes B T H W"),
-            ((truth, y), TypeError, "Unrolled needs beside the measured values"),
+            ((truth, y), TypeError, "Unrolled needs after the measured values"),
             ((truth, y, mask * 1.0), TypeError, "mask must be an array of bool"),
             ((truth,), ValueError, "examples must be"),
         ):
@@ -436,7 +436,7 @@ def test_bad_input_is_refused():
     with pytest.raises(TypeError, match="must be a Recipe, got str"):
         Solver("ISTA")
     solver, (_, y, mask) = Solver(recipe("ISTA", kind="image")), problem("image")
-    with pytest.raises(TypeError, match="needs beside the measured"):
+    with pytest.raises(TypeError, match="needs after the measured"):
         solver.vjp(y)
     with pytest.raises(TypeError, match=r"real and floating point .* got int64"):
         solver.vjp(y.astype(int), mask)

@@ -503,7 +503,7 @@ def test_a_class_may_be_defined_anew_but_not_by_another(registry):
     define("one")
     again = define("one")
     assert type(from_json(to_json(again()))) is again
-    with pytest.raises(ValueError, match="there is another class named Mine"):
+    with pytest.raises(ValueError, match="another class named Mine"):
         define("two")
     assert type(from_json(to_json(again()))) is again
 
