@@ -427,5 +427,5 @@ def check_what_is_refused(folder):
     models.save(models.Network(SLR(cells=1, features=2)), folder / "slr")
     content = (folder / "slr").read_bytes()
     (folder / "slr").write_bytes(content[:-1])
-    with pytest.raises(ValueError, match="is no safetensors file, or damaged"):
+    with pytest.raises(ValueError, match="is not a safetensors file, or damaged"):
         models.load(folder / "slr")
