@@ -230,7 +230,7 @@ def test_batches_that_do_not_go_together():
         (Problem(np.ones(4), Identity()), "one shape"),
         (Problem(np.ones(3), Identity(), truth=np.ones(3)), "must have their truth"),
         (Problem(np.ones(3), Identity(), L2(2.0)), "one data fidelity"),
-        (Problem(np.ones(3), Sampling(np.ones(3, dtype=bool))), "cannot be one batch"),
+        (Problem(np.ones(3), Sampling(np.ones(3, dtype=bool))), "cannot form a batch"),
     ):
         with pytest.raises(ValueError, match=message):
             batch([one, other])
@@ -376,7 +376,7 @@ def test_a_function_of_own_arrays_may_be_of_another_precision():
     A(x).sum().backward()
     assert (x.grad == 1).all()
     twisted = Wrapped(lambda x: 1j * x, abs, (3,), (3,), arrays="own")
-    with pytest.raises(TypeError, match="complex data of real images"):
+    with pytest.raises(TypeError, match="real data for real images"):
         twisted(x)
 
 
@@ -399,7 +399,7 @@ def test_operators_that_are_not_linear_are_refused_by_name(algorithm):
         (
             lambda: Wrapped(lambda x: 1j * x, abs, (2,), (2,))(np.ones(2)),
             TypeError,
-            "complex data of real images",
+            "real data for real images",
         ),
         (lambda: from_matrix(MATRIX, (4,)), ValueError, "must have 6 elements"),
         (lambda: Stack([]), ValueError, "must not be empty"),
@@ -481,7 +481,7 @@ def test_a_stack_measures_one_image_several_times(rng):
     np.testing.assert_allclose(again(torch.from_numpy(x)), A(x))
     with pytest.raises(ValueError, match="length 9 do not fit"):
         A.adjoint(np.ones(9))
-    with pytest.raises(ValueError, match="does not tell"):
+    with pytest.raises(ValueError, match="does not define data_length"):
         Stack([Diagonal(np.ones(6)), parts[0]])
     told = Stack([Diagonal(np.ones(6)), parts[0]], lengths=(6, 2))
     assert dot_test(told, x) < 1e-14

@@ -160,7 +160,9 @@ DAMAGE = {
 @pytest.mark.parametrize("how", DAMAGE)
 def test_damaged_files(saved, how):
     saved.write_bytes(DAMAGE[how](saved.read_bytes()))
-    with pytest.raises(ValueError, match=re.escape(f"{saved} is not a safetensors file")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{saved} is not a safetensors file")
+    ):
         load(saved)
 
 
@@ -296,7 +298,7 @@ FIELDS = [
     ({"cells": "2"}, "cells must be"),
     ({"cells": True}, "cells must be"),
     ({"cells": 3}, "the network needs cells.2"),
-    ({"cells": 10**6}, "1000000 cells of"),
+    ({"cells": 10**6}, "1000000 cells with"),
     ({"features": -1}, "features must be"),
     ({"features": None}, "features must be"),
     ({"features": 4}, "must have shape"),
