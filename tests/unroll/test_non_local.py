@@ -397,7 +397,7 @@ def test_torch_and_a_batch_of_one(photo):
 def test_another_fidelity_is_refused(photo):
     given = replace(photo, fidelity=PoissonKL())
     for reconstruct in (non_local_low_rank, best_non_local):
-        with pytest.raises(TypeError, match="ADMM solves for the data fidelity L2"):
+        with pytest.raises(TypeError, match="ADMM needs the data fidelity L2"):
             reconstruct(given)
     for name, value in (
         ("deviations", ()),

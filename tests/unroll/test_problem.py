@@ -383,7 +383,7 @@ def test_a_function_of_own_arrays_may_be_of_another_precision():
 @pytest.mark.parametrize("algorithm", [ADMM(), PDHG()], ids=["ADMM", "PDHG"])
 def test_operators_that_are_not_linear_are_refused_by_name(algorithm):
     problem = Problem(np.ones(3), Square())
-    said = f"{type(algorithm).__name__} takes linear operators, .* ISTA, FISTA"
+    said = f"{type(algorithm).__name__} needs a linear operator, .* ISTA, FISTA"
     with pytest.raises(TypeError, match=said):
         solve(problem, Tikhonov(0.1), algorithm=algorithm, x0=np.ones(3))
 
@@ -394,7 +394,7 @@ def test_operators_that_are_not_linear_are_refused_by_name(algorithm):
         (lambda: Wrapped(3, abs, (2,), (2,)), TypeError, "forward must be a function"),
         (lambda: Wrapped(abs, abs, (), (2,)), ValueError, "at least one axis"),
         (lambda: Wrapped(abs, abs, (2,), (2,), arrays="x"), ValueError, "'numpy' or"),
-        (lambda: Wrapped(abs, abs, (2,), (3,))(np.ones(2)), ValueError, "must give"),
+        (lambda: Wrapped(abs, abs, (2,), (3,))(np.ones(2)), ValueError, "must return"),
         (lambda: wrapped()(np.ones((3, 2))), ValueError, r"must be \(..., 2, 3\)"),
         (
             lambda: Wrapped(lambda x: 1j * x, abs, (2,), (2,))(np.ones(2)),

@@ -340,7 +340,7 @@ R = Casorati(1.0)
             ValueError,
             "y has the shape",
         ),
-        (lambda: solve(Problem(Y, 0 * Identity()), R), ValueError, "no step"),
+        (lambda: solve(Problem(Y, 0 * Identity()), R), ValueError, "no default step"),
     ],
 )
 def test_bad_input_is_refused(make, error, message):
