@@ -162,14 +162,14 @@ def test_weighted_least_squares_by_every_algorithm(algorithm, iterations, weight
 @pytest.mark.parametrize(
     ("fidelity", "error", "message"),
     [
-        (L2(np.array([1.0, -1, 1])), ValueError, "weight must hold finite numbers >="),
-        (L2(np.array([1.0, np.nan, 1])), ValueError, "weight must hold finite numbers"),
-        (L2(np.array([1.0, np.inf, 1])), ValueError, "weight must hold finite numbers"),
+        (L2(np.array([1.0, -1, 1])), ValueError, "weight must contain finite"),
+        (L2(np.array([1.0, np.nan, 1])), ValueError, "weight must contain finite"),
+        (L2(np.array([1.0, np.inf, 1])), ValueError, "weight must contain finite"),
         (L2(np.zeros(3)), ValueError, "weight must be positive for some of the data"),
         (L2(np.ones(3) + 0j), TypeError, "weight must be real, got complex128"),
         (L2(np.ones(4)), ValueError, r"weight \(4,\) does not broadcast to data"),
         (L2(torch.ones(3)), TypeError, "weight must be an array of NumPy, or of the"),
-        (PoissonKL(np.array([0.0, -1, 1])), ValueError, "background must hold finite"),
+        (PoissonKL(np.array([0.0, -1, 1])), ValueError, "background must"),
         (PoissonKL(np.ones((2, 3))), ValueError, r"background \(2, 3\) does not"),
     ],
 )
@@ -228,7 +228,7 @@ def test_batches_that_do_not_go_together():
     one = Problem(np.ones(3), Identity())
     for other, message in (
         (Problem(np.ones(4), Identity()), "one shape"),
-        (Problem(np.ones(3), Identity(), truth=np.ones(3)), "must have their truth"),
+        (Problem(np.ones(3), Identity(), truth=np.ones(3)), "have their truth"),
         (Problem(np.ones(3), Identity(), L2(2.0)), "one data fidelity"),
         (Problem(np.ones(3), Sampling(np.ones(3, dtype=bool))), "cannot form a batch"),
     ):

@@ -649,7 +649,7 @@ def test_what_lies_outside_the_mask_is_no_data():
     dirty = np.where(problem.A.mask, problem.y, np.nan).astype(np.float32)
     same = run(replace(problem, y=dirty), iterations=5)
     np.testing.assert_array_equal(found.image, same.image)
-    with pytest.raises(ValueError, match="y holds NaN or infinity where it was"):
+    with pytest.raises(ValueError, match="y contains NaN or infinity where it was"):
         run(replace(problem, y=np.full_like(problem.y, np.nan)))
 
 

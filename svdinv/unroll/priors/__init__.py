@@ -185,7 +185,7 @@ class WeightedNuclear(Prior):
         tau = xp.reshape(tau, (1,) * (len(x.shape) - 2) + (len(self.weights),))
         return operators(x).svt(x, times(step * self.weight, tau, xp))
 
-    def _fitted(self, x: Array) -> Array:
+    def _weights_like(self, x: Array) -> Array:
         return cast_like(np.asarray(self.weights), x, namespace(x))
 
 

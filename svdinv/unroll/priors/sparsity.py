@@ -133,7 +133,7 @@ class TotalVariation(Prior):
         momentum = 1.0
         for _ in range(self.iterations):
             moved = extrapolated + slope * D.forward(x - D.adjoint(extrapolated))
-            new = moved - self._shrunk(moved, tau)  # projection onto |.| <= tau
+            new = moved - self._shrink(moved, tau)  # projection onto |.| <= tau
             next_ = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
             extrapolated = new + (momentum - 1) / next_ * (new - dual)
             dual, momentum = new, next_
@@ -147,7 +147,7 @@ class TotalVariation(Prior):
     def _joint(self) -> int | None:
         return 0 if self.isotropic else None
 
-    def _shrunk(self, d: Array, tau: Any) -> Array:
+    def _shrink(self, d: Array, tau: Any) -> Array:
         if self.channels is None:
             return shrink(d, tau, self._joint)
         xp = namespace(d)
