@@ -872,7 +872,7 @@ REFUSED = [
     (call("LS", lambda y, m: (y.real, Blur(KERNEL))), TypeError, "must be complex"),
     (call("LS", lambda y, m: (y.real, m)), TypeError, "k-space must be complex"),
     (call(ISTA_OF_SERIES, lambda y, m: (y.real, m)), TypeError, "k-space must be co"),
-    (call("LS", lambda y, m: (y.cfloat(), m)), TypeError, "one precision, got .*64"),
+    (call("LS", lambda y, m: (y.cfloat(), m)), TypeError, "same precision, got .*64"),
     (lambda: TLRNet(svd="torch"), TypeError, "svd must be a function, got 'torch'"),
     *[
         (partial(TLR, **changes), ValueError, next(iter(changes)))

@@ -321,7 +321,11 @@ R = Casorati(1.0)
         (lambda: solve(Problem(Y, A), R, iterations=0), ValueError, "iterations"),
         (lambda: solve(Problem(Y, A), R, rtol=-1), ValueError, "rtol"),
         (lambda: solve(Problem(Y, A), R, rtol=np.nan), ValueError, "rtol"),
-        (lambda: solve(Problem(Y, A), R, x0=Y, state={"x": Y}), ValueError, "both define the start"),
+        (
+            lambda: solve(Problem(Y, A), R, x0=Y, state={"x": Y}),
+            ValueError,
+            "x0 and state both",
+        ),
         (lambda: solve(Problem(Y, A), R, state={"x": Y}), ValueError, "state must be"),
         (
             lambda: solve(Problem(Y, A), R, algorithm=ISTA(), state={"x": Y[0]}),
