@@ -123,7 +123,7 @@ def test_other_files_are_refused(path, note):
 
 
 def test_missing_files_and_folders(path, tmp_path):
-    with pytest.raises(ValueError, match=f"there is not a checkpoint {path}"):
+    with pytest.raises(ValueError, match=f"there is no checkpoint {path}"):
         read_checkpoint(path)
     with pytest.raises(ValueError, match="is not a checkpoint"):
         read_checkpoint(tmp_path)

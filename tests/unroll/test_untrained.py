@@ -469,7 +469,7 @@ def first_image(fitting):
     """What the first step makes of the noise that it draws."""
     with torch.no_grad():
         fitting.iteration = 1
-        noise = fitting._drawn(fitting.options.input_noise, fitting.state["z"])
+        noise = fitting._draw_noise(fitting.options.input_noise, fitting.state["z"])
         fitting.iteration = 0
         return fitting.models[0](fitting.state, fitting.problem, noise)[0]
 
@@ -592,7 +592,7 @@ class TestRecorrupted:
         y = torch.from_numpy(problem.y[None])
         noise = Fitting(problem, recipe, how)
         noise.iteration = 1
-        seen = y + noise._drawn(0.1, y) * torch.from_numpy(problem.A.mask) / 2
+        seen = y + noise._draw_noise(0.1, y) * torch.from_numpy(problem.A.mask) / 2
         with torch.no_grad():
             known = replace(noise.problem, y=seen)
             _, penalty = network(known, penalty=True)
