@@ -14,7 +14,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def naming(what: Any, *also: type[Exception]) -> Iterator[None]:
-    """Put `what`, such as a path or an option, before the message of a ValueError.
+    """Put `what`, for instance a path, before the message of a ValueError.
 
     A FileNotFoundError, and exceptions in `also`, are converted to such a ValueError.
     """

@@ -141,7 +141,7 @@ class Network(nn.Module):
         Tensor, shape ()
             The penalty, if `penalty`.
         dict of str to Tensor
-            Instead of these the state, if `return_state`.
+            The state instead, if `return_state`.
 
         Raises
         ------

@@ -48,14 +48,14 @@ def truncated_svd(
 
     The operator is real and only applied to vectors, by `svdinv.numpy.svd_lowrank`;
     images have the shape and dtype of `like`. `rank` triplets are computed, the maximum
-    that can be kept. Data are divided by their standard deviation `noise`, which
+    that can be count. Data are divided by their standard deviation `noise`, which
     broadcasts to them; data that are not finite, or have infinite noise, are ignored.
     The solution has minimum norm relative to the typical size of each element, `scale`,
     such as the square root of the area of a cell.
 
     `keep` is the number of triplets, or a rule: "discrepancy" for the fewest whose
     residual does not exceed the noise (Morozov, Soviet Math. Dokl. 1966), "sure" for
-    the least estimated risk of the data, ``|residual|^2 + 2 kept`` (Stein, Ann.
+    the least estimated risk of the data, ``|residual|^2 + 2 count`` (Stein, Ann.
     Statist. 1981). Raises ValueError if `keep` is neither a rule nor in 0, ..., `rank`.
     """
     if not (keep in ("discrepancy", "sure") or keep in range(rank + 1)):
@@ -76,15 +76,15 @@ def truncated_svd(
     coefficients = U.T @ data.ravel()
     residuals = np.sum(data**2) - np.cumsum(np.r_[0, coefficients**2])
     if keep == "sure":
-        kept = int(np.argmin(residuals + 2 * np.arange(rank + 1)))
+        count = int(np.argmin(residuals + 2 * np.arange(rank + 1)))
     elif keep == "discrepancy":
         sufficient = np.flatnonzero(residuals <= np.count_nonzero(weight))
-        kept = int(sufficient[0]) if len(sufficient) else rank
+        count = int(sufficient[0]) if len(sufficient) else rank
     else:
-        kept = int(keep)
-    kept = min(kept, int(np.count_nonzero(S > 0)))
-    solution = (coefficients[:kept] / S[:kept]) @ Vh[:kept]
-    return TruncatedSVD(scale * solution.reshape(like.shape), kept, S)
+        count = int(keep)
+    count = min(count, int(np.count_nonzero(S > 0)))
+    solution = (coefficients[:count] / S[:count]) @ Vh[:count]
+    return TruncatedSVD(scale * solution.reshape(like.shape), count, S)
 
 
 def gauss_newton(

@@ -61,13 +61,13 @@ class DouglasRachford(ADMM):
         turn = int(state["turn"])
         copy = state[f"copy {turn}"]
         x = self.explain(state["mean"], state["x"], problem, rho)
-        moved = times(p["relaxation"], prox[turn](2 * x - copy, 1 / rho) - x, xp)
+        change = times(p["relaxation"], prox[turn](2 * x - copy, 1 / rho) - x, xp)
         return {
             **state,
             "x": x,
-            "mean": state["mean"] + moved / self.copies,
+            "mean": state["mean"] + change / self.copies,
             "turn": np.asarray((turn + 1) % self.copies, np.float32),
-            f"copy {turn}": copy + moved,
+            f"copy {turn}": copy + change,
         }
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:

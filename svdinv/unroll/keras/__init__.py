@@ -325,9 +325,9 @@ class _Cell(keras.layers.Layer):
         # TensorFlow recomputes only real arrays, and gradients are those of the
         # arguments only, so all that may need one are passed.
         def step(*arrays: Array) -> tuple[Array, ...]:
-            before = _joined(arrays, inputs)
-            own = [before.pop(i, x) for i, x in arguments.items()]
-            new = self.iterate(before, make(before.pop("measured"), own))
+            previous = _joined(arrays, inputs)
+            values = [previous.pop(i, x) for i, x in arguments.items()]
+            new = self.iterate(previous, make(previous.pop("measured"), values))
             return _split(new[name] for name in state)
 
         return _joined(keras.remat(step)(*_split(inputs.values())), state)

@@ -177,7 +177,7 @@ class EMNet(Recipe):
         em = safe_divide(e, s, s > 0, xp)
         correct = self._joint if self.components else self._corrected
         z = positive(correct(em, x, state, layers, xp), xp)
-        # Without counts any positive L gives the same result.
+        # Without counts the result is the same for any positive L.
         counted = unit > 0
         level = safe_divide(xp.mean(s, axis=_PIXEL, keepdims=True), unit, counted, xp)
         L = times(xp.exp(layers.log_weight), level + xp.where(counted, 0 * unit, 1), xp)
@@ -205,7 +205,7 @@ class EMNet(Recipe):
         # The variance of a pixel is about its activity over its sensitivity.
         counted = (state["unit"] > 0) & (mean > 0)
         deviation = xp.sqrt(safe_divide(state["unit"], mean, counted, xp))
-        E, before = (casorati(_over(v, deviation, xp), xp) for v in (em, x))
+        E, previous = (casorati(_over(v, deviation, xp), xp) for v in (em, x))
         noise = _over(
             safe_divide(em, sensitivity, sensitivity > 0, xp), deviation**2, xp
         )
@@ -216,7 +216,7 @@ class EMNet(Recipe):
         V = self._vectors(E)
         K = V.shape[-1]
         across = xp.matrix_transpose(V)
-        components = [xp.reshape(across @ v, (B, K, H, W)) for v in (E, M, before)]
+        components = [xp.reshape(across @ v, (B, K, H, W)) for v in (E, M, previous)]
         leading = xp.abs(components[1][:, -1:])  # of one sign except for noise
         size = xp.mean(leading, axis=_PIXEL, keepdims=True)
         guide = [safe_divide(leading, size, size > 0, xp), noise[:, None]]

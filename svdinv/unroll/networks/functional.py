@@ -213,24 +213,24 @@ def at_least(least: int, recipe: Any, *names: str) -> None:
             raise ValueError(f"{name} must be at most {_MAX_COUNT}, got {value}")
 
 
-def require(holds: bool, recipe: Any, name: str, due: str) -> None:
-    """Raise ValueError unless `holds`, saying that attribute `name` must be `due`."""
+def require(holds: bool, recipe: Any, name: str, requirement: str) -> None:
+    """Raise ValueError with the `requirement` of an attribute unless it `holds`."""
     if not holds:
-        raise ValueError(f"{name} must be {due}, got {getattr(recipe, name)!r}")
+        raise ValueError(f"{name} must be {requirement}, got {getattr(recipe, name)!r}")
 
 
 def one_of(choices: tuple[str, ...], recipe: Any, name: str) -> None:
     """Check that an attribute is one of `choices`; ValueError lists them."""
-    due = " or ".join((", ".join(map(repr, choices[:-1])), repr(choices[-1])))
-    require(getattr(recipe, name) in choices, recipe, name, due)
+    requirement = " or ".join((", ".join(map(repr, choices[:-1])), repr(choices[-1])))
+    require(getattr(recipe, name) in choices, recipe, name, requirement)
 
 
 def check_features(recipe: Any, name: str, least: int) -> None:
     """Check the channels at each scale of an encoder or decoder."""
     features = getattr(recipe, name)
-    whole = all(isinstance(n, int) and least <= n <= 2**14 for n in features)
-    due = f"integers from {least} to {2**14}"
-    require(bool(features) and whole, recipe, name, due)
+    valid = all(isinstance(n, int) and least <= n <= 2**14 for n in features)
+    requirement = f"integers from {least} to {2**14}"
+    require(bool(features) and valid, recipe, name, requirement)
 
 
 def check_floats(recipe: Any) -> None:

@@ -172,8 +172,8 @@ class Generator(ImageOrSeriesRecipe):
         drawn = rng.uniform(0, _LARGEST, (1, self.depth, *shape))
         z = like(cast_like(drawn, scale, xp), scale, xp)
         # The same noise for every item of the batch.
-        each = xp.reshape(xp.zeros_like(scale), (-1, *[1] * (len(z.shape) - 1)))
-        return {"x": x, "scale": scale, "z": z + each}
+        zeros = xp.reshape(xp.zeros_like(scale), (-1, *[1] * (len(z.shape) - 1)))
+        return {"x": x, "scale": scale, "z": z + zeros}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         x, z = state["x"], state["z"]
@@ -448,10 +448,10 @@ class LowRankAndSparse(Generator):
             part = getattr(self, name)
             if not isinstance(part, kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {part!r}")
-            own = replace(
+            generator = replace(
                 part, channels=self.channels, images="series", depth=self.depth
             )
-            object.__setattr__(self, name, own)
+            object.__setattr__(self, name, generator)
         sizes_ = [g.noise_shape(2**20, 2**20) for g in (self.low_rank, self.sparse)]
         if sizes_[0] != sizes_[1]:
             raise ValueError("low_rank and sparse must have the same number of scales")

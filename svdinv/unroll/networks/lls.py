@@ -162,16 +162,16 @@ class LLS(SeriesRecipe):
         super().__post_init__()
         at_least(1, self, "convs", "block", "fold", "start_block")
         at_least(0, self, "static", "finish")
-        whole = [isinstance(n, int) and n >= 0 for n in self.start]
-        require(whole == [True] * 2, self, "start", "two integers of at least 0")
+        valid = [isinstance(n, int) and n >= 0 for n in self.start]
+        require(valid == [True] * 2, self, "start", "two integers of at least 0")
         falling = (*self.start_thresholds, 0.0)
         steps = [one >= next_ for one, next_ in pairwise(falling)]
         three = steps == [True] * 3 and falling[-2] > 0
         require(three, self, "start_thresholds", "three falling positive numbers")
         coils, levels = self.start_coils, self.finish_noise
         both = len(coils) == 2 and 0 < coils[0] <= 1 and 0 <= coils[1] < math.inf
-        due = "a number in (0, 1] and one of at least 0"
-        require(both, self, "start_coils", due)
+        requirement = "a number in (0, 1] and one of at least 0"
+        require(both, self, "start_coils", requirement)
         positive = 0 < self.finish_threshold < math.inf
         require(positive, self, "finish_threshold", "a positive number")
         two = len(levels) == 2 and all(0 < level < math.inf for level in levels)
@@ -425,8 +425,8 @@ def _level(deviation: Array, scale: Array, series: Array, xp: Namespace) -> Arra
     """Return ``log(1 + r / _FAINT)`` for the noise-to-series ratio r, 0 for none."""
     frames = xp.sum(xp.ones_like(real(series, xp)[:, :, 0, 0]), axis=1)
     one = xp.ones_like(scale)
-    whole = xp.where(scale > 0, scale, one)
-    return xp.log(1 + deviation * root(frames, xp) / (_FAINT * whole))
+    nonzero = xp.where(scale > 0, scale, one)
+    return xp.log(1 + deviation * root(frames, xp) / (_FAINT * nonzero))
 
 
 def _log_sum(matrices: Array, tau: Array) -> Array:
@@ -452,8 +452,8 @@ def _by_blocks(
     """Threshold blocks of pixels x frames, the first of which starts at `shift`."""
     xp = namespace(v)
     down, right = shift
-    moved = xp.roll(v, (-down, -right), axis=(-2, -1))
-    blocks = to_blocks(moved, block, xp)  # (B, T, rows, columns, b, b)
+    rolled = xp.roll(v, (-down, -right), axis=(-2, -1))
+    blocks = to_blocks(rolled, block, xp)  # (B, T, rows, columns, b, b)
     B, T, rows, columns = sizes(blocks, xp)[:4]
     cut = xp.permute_dims(blocks, (0, 2, 3, 4, 5, 1))
     matrices = xp.reshape(cut, (B, rows, columns, block**2, T))

@@ -78,9 +78,9 @@ class Convolutions:
         require(self.side in (1, 3), self, "side", "1 or 3")
         if not self.slope >= 0:
             raise ValueError(f"slope must not be negative, got {self.slope!r}")
-        each = not self.gains or len(self.gains) == len(self.kernels)
+        valid = not self.gains or len(self.gains) == len(self.kernels)
         require(
-            each, self, "gains", f"one for each of {len(self.kernels)} convolutions"
+            valid, self, "gains", f"one for each of {len(self.kernels)} convolutions"
         )
 
     @property
@@ -317,13 +317,13 @@ def residual_chain(recipe: Any, inputs: int, outputs: int, axes: int) -> Convolu
 
 def choose(recipe: Recipe | None, kind: str, options: Any) -> Recipe:
     """Return `recipe`, checked, or a new one of class `kind` made from the options."""
-    own: type[Recipe] = Recipe
+    cls: type[Recipe] = Recipe
     if kind:
-        own = getattr(importlib.import_module("svdinv.unroll.networks"), kind)
+        cls = getattr(importlib.import_module("svdinv.unroll.networks"), kind)
         if recipe is None:
-            return own(**options)
-    if not isinstance(recipe, own):
-        raise TypeError(f"recipe must be of the class {own.__name__}, got {recipe!r}")
+            return cls(**options)
+    if not isinstance(recipe, cls):
+        raise TypeError(f"recipe must be of the class {cls.__name__}, got {recipe!r}")
     if options:
         raise TypeError(f"options are not allowed with a recipe: {', '.join(options)}")
     return recipe
@@ -331,17 +331,17 @@ def choose(recipe: Recipe | None, kind: str, options: Any) -> Recipe:
 
 def given_problem(
     recipe: Recipe,
-    own: Any,
+    operator: Any,
     y: Any,
     measurement: tuple[Any, ...],
     named: Mapping[str, Any] | None = None,
 ) -> Problem:
     """Return the problem for a call of a network, without the ground truth.
 
-    `y` holds data or is a problem itself; its unmeasured entries become 0. An operator
-    in `measurement` takes precedence over `own`, which is the network's operator, a
-    function that makes one, or None for that of the recipe. Raises TypeError if the
-    arguments after the measured values do not determine an operator.
+    `y` is data or a problem; its unmeasured entries become 0. `operator` is that of the
+    network, a function that makes one, or None for that of the recipe; an operator in
+    `measurement` is used instead. Raises TypeError if the arguments after the measured
+    values do not determine an operator.
     """
     named = named or {}
     arguments: tuple[Any, ...] = ()
@@ -351,17 +351,17 @@ def given_problem(
         return dataclasses.replace(y, y=y.A.project_to_samples(y.y), truth=None)
     if len(measurement) == 1 and not named and isinstance(measurement[0], Operator):
         A = measurement[0]
-    elif isinstance(own, Operator):
+    elif isinstance(operator, Operator):
         if measurement or named:
             raise TypeError(
                 "this network has its operator: only another Operator may follow y"
             )
-        A = own
-    elif own is None:
+        A = operator
+    elif operator is None:
         arguments = in_order(recipe, measurement, named)
         A = recipe.operator(*arguments)
     else:
-        A = own(*measurement, **named)
+        A = operator(*measurement, **named)
         named_arguments = {n: x for n, x in named.items() if n in recipe.measurement}
         arguments = in_order(recipe, measurement, named_arguments)
     if not isinstance(A, Operator):
@@ -474,9 +474,9 @@ def _object(value: Any) -> Any:
     if isinstance(value, dict):
         fields = {name: _object(item) for name, item in value.items()}
         name = fields.pop("class")
-        own = importlib.import_module("svdinv.unroll.networks")
-        if name in own.__all__:
-            getattr(own, name)
+        networks = importlib.import_module("svdinv.unroll.networks")
+        if name in networks.__all__:
+            getattr(networks, name)
         elif name not in _REGISTERED:  # perhaps defined in a module not yet imported
             registered()
         if name not in _REGISTERED:

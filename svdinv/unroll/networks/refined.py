@@ -88,8 +88,8 @@ class Refined(Recipe):
         if self.cells == 0:
             object.__setattr__(self, "cells", self.network.cells)
         super().__post_init__()
-        due = f"0 or {self.network.cells}, as of network"
-        require(self.cells == self.network.cells, self, "cells", due)
+        requirement = f"0 or {self.network.cells}, as of network"
+        require(self.cells == self.network.cells, self, "cells", requirement)
         is_supported = self.network.axes == "B C H W" and hasattr(
             self.network, "channels"
         )
@@ -120,7 +120,7 @@ class Refined(Recipe):
     def layers(self, last: bool) -> Mapping[str, Layer]:
         layers = dict(self.network.layers(last))
         if last:
-            layers |= {_LABEL + name: own for name, own in self._chains().items()}
+            layers |= {_LABEL + name: chain for name, chain in self._chains().items()}
         return layers
 
     def operator(self, *measurement: Array) -> Operator:
@@ -171,20 +171,20 @@ class Refined(Recipe):
         """
         xp = namespace(x)
         unit = cast_like(noise, x, xp)[:, None, None, None]
-        detail, rest = (x - _mean(x, xp)) / unit, (y - x) / unit
-        inputs = xp.concat([detail, rest, xp.ones_like(x)], axis=1)
+        detail, residual = (x - _mean(x, xp)) / unit, (y - x) / unit
+        inputs = xp.concat([detail, residual, xp.ones_like(x)], axis=1)
         return x + unit * self._maps(inputs, layers)
 
     def _chains(self) -> dict[str, Convolutions]:
         features, coarsest = self.features, len(self.features) - 1
         pixels = self.fold**2
         chains = {}
-        before = 3 * self.channels * pixels
+        channels = 3 * self.channels * pixels
         for scale, width in enumerate(features):
             # The coarsest scale outputs only as many maps as the skip beside it.
             outputs = features[scale - 1] if scale == coarsest and scale else width
-            chains[f"encoder_{scale}"] = self._chain(before, width, outputs)
-            before = width
+            chains[f"encoder_{scale}"] = self._chain(channels, width, outputs)
+            channels = width
         for scale in reversed(range(coarsest)):
             width, outputs = features[scale], features[max(scale - 1, 0)]
             chains[f"decoder_{scale}"] = self._chain(2 * width, width, outputs)
@@ -218,5 +218,5 @@ class Refined(Recipe):
 
 def _mean(x: Array, xp: Any) -> Array:
     """Return the local mean within the image."""
-    inside = blur(xp.ones_like(x[:1, :1]), _WIDTH)
-    return blur(x, _WIDTH) / inside
+    weight = blur(xp.ones_like(x[:1, :1]), _WIDTH)
+    return blur(x, _WIDTH) / weight

@@ -255,8 +255,8 @@ class LS(SeriesRecipe):
         M = state["x"]
         xp = namespace(M)
         L = low_rank_series(M, layers)
-        both = xp.concat([to_channels(L, xp), to_channels(M, xp)], axis=1)
-        S = to_complex(layers.sparse(both), M, xp)
+        stacked = xp.concat([to_channels(L, xp), to_channels(M, xp)], axis=1)
+        S = to_complex(layers.sparse(stacked), M, xp)
         x = L + S
         x = x - like(layers.gamma, x, xp) * problem.gradient(x)
         return {"x": x, "low_rank": L, "sparse": S}

@@ -261,9 +261,9 @@ class Unrolled(ImageOrSeriesRecipe):
                 raise TypeError(
                     f"prior must be a LearnedPrior or a tuple, got {self.prior!r}"
                 )
-        both = isinstance(self.algorithm, LowRankPlusSparse)
-        if len(self.priors) != 1 + both:
-            number = "two priors" if both else "one prior"
+        is_pair = isinstance(self.algorithm, LowRankPlusSparse)
+        if len(self.priors) != 1 + is_pair:
+            number = "two priors" if is_pair else "one prior"
             raise ValueError(
                 f"{type(self.algorithm).__name__} takes {number}, got {self.prior!r}"
             )
@@ -332,7 +332,7 @@ def _soft(z: Array, c: Array) -> Array:
     image_axes = tuple(range(1, len(z.shape)))
     tau = xp.exp(c) * root(xp.mean(square, axis=image_axes, keepdims=True), xp)
     size = root(square, xp)
-    kept = size > tau
-    inverse = safe_divide(xp.ones_like(size), size, kept, xp)
-    gain = xp.where(kept, 1 - tau * inverse, xp.zeros_like(size))
+    nonzero = size > tau
+    inverse = safe_divide(xp.ones_like(size), size, nonzero, xp)
+    gain = xp.where(nonzero, 1 - tau * inverse, xp.zeros_like(size))
     return times(gain, z, xp)

@@ -288,9 +288,9 @@ class OnHost:
             tf = sys.modules["tensorflow"]
             if tf.executing_eagerly():
                 return tf.convert_to_tensor(self.of_numpy(*(x.numpy() for x in arrays)))
-            made = tf.numpy_function(self.of_numpy, list(arrays), x.dtype)
-            made.set_shape(shape)
-            return made
+            result = tf.numpy_function(self.of_numpy, list(arrays), x.dtype)
+            result.set_shape(shape)
+            return result
         return namespace(x).asarray(self.of_numpy(*map(to_numpy, arrays)))
 
 
@@ -347,8 +347,8 @@ class _Derivative(Operation):
         self._refuse(wanted[0])
         return None, *call(_Derivative(self.back, self.there), x[0], g[0])
 
-    def _refuse(self, asked: bool) -> None:
-        if asked:
+    def _refuse(self, requested: bool) -> None:
+        if requested:
             raise NotImplementedError("a WrappedNonlinear has one derivative, not two")
 
 

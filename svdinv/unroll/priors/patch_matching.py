@@ -185,7 +185,7 @@ def summed(rows: Array, index: Array, places: Any) -> Array:
 
 
 def _taped(rows: Array, forward: Any, adjoint: Any) -> Array:
-    """Apply a linear function whose derivative on a tape is given by its adjoint."""
+    """Apply a linear function; a tape differentiates it by its adjoint."""
     from svdinv.unroll.operators.wrapped import Linear
 
     result: Array = backend(rows).call(Linear(forward, adjoint), rows)[0]

@@ -132,8 +132,8 @@ class TotalVariation(Prior):
         dual = extrapolated = xp.zeros_like(D.forward(x))
         momentum = 1.0
         for _ in range(self.iterations):
-            moved = extrapolated + slope * D.forward(x - D.adjoint(extrapolated))
-            new = moved - self._shrink(moved, tau)  # projection onto |.| <= tau
+            ascent = extrapolated + slope * D.forward(x - D.adjoint(extrapolated))
+            new = ascent - self._shrink(ascent, tau)  # projection onto |.| <= tau
             next_ = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
             extrapolated = new + (momentum - 1) / next_ * (new - dual)
             dual, momentum = new, next_

@@ -56,8 +56,8 @@ def train(
             if weights is not None:
                 network = load(weights)
                 # Names of weights of the inner network are names here, too.
-                inside = getattr(config.network, "network", None)
-                if network.recipe not in (config.network, inside):
+                inner = getattr(config.network, "network", None)
+                if network.recipe not in (config.network, inner):
                     raise ValueError(
                         f"{weights} contains weights of another network than the "
                         f"configuration names: {network.recipe}"

@@ -43,7 +43,7 @@ class Logs:
         self._flushed = time.monotonic()
         if output is None:
             return
-        with self._opened:  # closes what was opened if something after it fails
+        with self._opened:  # closes open files if an error follows
             for name in _COLUMNS:
                 _cut(output / name, _COLUMNS[name], step)
                 file = (output / name).open("a", encoding="utf-8", newline="")

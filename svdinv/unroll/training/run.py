@@ -175,8 +175,8 @@ class Run:
         prefetcher: Prefetcher | None = None
         try:
             self._together(False)
-            share = training.batch // self.processes
-            items = range(self.rank * share, (self.rank + 1) * share)
+            count = training.batch // self.processes
+            items = range(self.rank * count, (self.rank + 1) * count)
             seed, steps = self.config.seed, training.steps
             while self.step < steps:
                 if prefetcher is None:
@@ -283,11 +283,11 @@ class Run:
         loss.backward()
         clip = self.config.training.clip
         length = nn.utils.clip_grad_norm_(self.network.parameters(), clip)
-        both = torch.stack([loss.detach(), length.detach()])
+        totals = torch.stack([loss.detach(), length.detach()])
         if self.processes > 1:
-            dist.all_reduce(both)
-            both /= self.processes
-        loss_value, length_value = both.tolist()
+            dist.all_reduce(totals)
+            totals /= self.processes
+        loss_value, length_value = totals.tolist()
         return loss_value, length_value
 
     def _loss(self, network: nn.Module, batch: Problem) -> Tensor:

@@ -248,9 +248,9 @@ class Fitting:
         image, step = best, 0.0
         try:
             if self.options.consistent and self.left_out is not None:
-                held, known = self.left_out, self.measured
+                left_out, measured = self.left_out, self.measured
                 with torch.no_grad():
-                    image, step = towards_data(self.problem, best, held, known)
+                    image, step = towards_data(self.problem, best, left_out, measured)
         except KeyboardInterrupt as interrupt:
             raise Interrupted(make_fit(best, 0.0, "stopped")) from interrupt
         return make_fit(image, step, ending)

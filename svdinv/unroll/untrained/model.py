@@ -69,11 +69,11 @@ class Model(nn.Module):
 
     def forward(self, state: Any, problem: Problem, noise: Any) -> Any:
         """Return the image and the state."""
-        made = {**state, "z": state["z"] + noise} if "z" in state else state
+        current = {**state, "z": state["z"] + noise} if "z" in state else state
         kernels = self._kernels()
         for index, cell in enumerate(self.network.cells):
-            made = functional_call(cell, kernels[index], (made, problem))
-        return made["x"], made
+            current = functional_call(cell, kernels[index], (current, problem))
+        return current["x"], current
 
     def weights(self) -> Network:
         """Return the network with the current weights."""

@@ -108,12 +108,12 @@ class HeldOut(Rule):
 
         Raises ValueError if there are too few data.
         """
-        y, known = to_numpy(problem.y), to_numpy(measured)
-        held = held_out(y, known, self.share, seed)
+        y, sampled = to_numpy(problem.y), to_numpy(measured)
+        held = held_out(y, sampled, self.share, seed)
         return torch.from_numpy(held).to(measured.device)
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Return the mean absolute error of what was left out."""
+        """Return the mean absolute error of the data that were left out."""
         error = (seen.z - seen.y)[seen.chosen]
         return float(error.abs().mean()) if error.numel() else math.inf
 
