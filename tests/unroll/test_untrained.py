@@ -308,7 +308,7 @@ class TestRules:
         true = error(problem, found.last)
         assert found.trajectory[-1].criterion == pytest.approx(true, abs=4e-3)
         unbounded = replace(GENERATOR, bounded=False)
-        with pytest.raises(ValueError, match="give a function"):
+        with pytest.raises(ValueError, match="pass a function"):
             run(problem, unbounded, rule=SURE(deviation=0.1), around=problem.y)
 
     @pytest.mark.parametrize("rule", [SURE(deviation=0.1), Discrepancy(deviation=0.1)])
@@ -563,7 +563,7 @@ class TestRecorrupted:
         assert found.iterations == 7
         assert educated(problem, network, 0.3).recorrupted == 0.3
         nothing = replace(problem, y=np.zeros_like(problem.y))
-        with pytest.raises(ValueError, match="deviation must be given"):
+        with pytest.raises(ValueError, match="deviation must be passed"):
             educated(nothing, Network(PrimalDual(cells=1, channels=3), seed=0))
         with pytest.raises(ValueError, match="deviation must be positive, got 0"):
             educated(problem, network, 0.0)
@@ -715,7 +715,7 @@ class TestGoingOn:
         content = bytearray(path.read_bytes())
         content[-5] ^= 4
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="no checkpoint"):
+        with pytest.raises(ValueError, match="not a checkpoint"):
             run(noisy(), **given)
 
     def test_a_fit_that_breaks_down_goes_back(self):

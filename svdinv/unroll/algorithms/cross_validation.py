@@ -31,7 +31,7 @@ def held_out(
     """
     count = int(np.count_nonzero(measured))
     if count < LEAST:
-        raise ValueError(f"holding out some data needs at least {LEAST}, got {count}")
+        raise ValueError(f"holding out needs at least {LEAST} data, got {count}")
     sizes = np.abs(y)
     common, limit = np.quantile(sizes[measured], [0.9, 1 - _FEW])
     # Without the second limit all of a bright object on dark ground would be kept.
