@@ -432,9 +432,8 @@ def operator_norm(
     Returns
     -------
     float
-        A lower bound of the norm, slightly too small if the largest singular values
-        are close to each other. 0 for the zero operator, NaN if data of A are not
-        finite.
+        A lower bound of the norm, slightly too small if the largest singular values are
+        close to each other. 0 for the zero operator, NaN if data of A are not finite.
 
     Raises
     ------
