@@ -188,10 +188,7 @@ def root(x: Array, xp: Namespace) -> Array:
 
 
 def inner(x: Array, y: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
-    """Return Re <x, y> of arrays of equal shape, summed over `axis`, by default all.
-
-    With `keepdims` the summed axes remain, with length 1.
-    """
+    """Return Re <x, y>, summed over `axis` or all axes, which `keepdims` keeps."""
     xp = namespace(x)
     return xp.sum(real(conj(x, xp) * y, xp), axis=axis, keepdims=keepdims)
 

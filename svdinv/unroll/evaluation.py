@@ -72,10 +72,7 @@ def classical(
 def applied(
     name: str, method: Method, task: Task, problem: Problem
 ) -> tuple[Row, Entry]:
-    """Apply a method to a problem; return its scores, and its image for panels.
-
-    Without a known truth there are no scores.
-    """
+    """Return the scores of a method, none without a truth, and its image for panels."""
     start = time.monotonic()
     estimate = method(problem)
     seconds = time.monotonic() - start

@@ -253,10 +253,7 @@ class PoissonKL(_OfOneParameter):
         return xp.sum(xp.where(impossible, math.inf * one, each))
 
     def slope(self, z: Array, y: Array) -> Array:
-        """Return ``1 - y / (z + b)``, and 1 for counts of 0.
-
-        Minus infinity for positive counts whose mean is not positive.
-        """
+        """Return ``1 - y / (z + b)``; 1 for y = 0, else -infinity for z + b <= 0."""
         xp = namespace(z)
         mean, y = self.expected(z), like(y, z, xp)
         one = xp.ones_like(mean)

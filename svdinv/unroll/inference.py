@@ -58,20 +58,14 @@ def open_network(weights: str | Path, device: str = "cpu") -> Network:
 
 
 def task_of_network(network: Network) -> Task:
-    """Return the task of a network, from its file or from the axes of its images.
-
-    Raises ValueError if no task has such images.
-    """
+    """Return the task in a network's file, or for its images; ValueError if none."""
     recipe = network.recipe
     axes = getattr(recipe, "axes", None)
     return task_of(axes, getattr(recipe, "channels", None), network.task)
 
 
 def device_of(name: str) -> str:
-    """Return a device; "auto" stands for a GPU if there is one, else the CPU.
-
-    Raises ValueError if PyTorch cannot compute on it.
-    """
+    """Return a device, for "auto" a GPU if any; ValueError if it is unusable."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -123,11 +117,7 @@ def apply(
 def learned(
     network: Network, task: Task, *, ensemble: bool = False, device: str = "cpu"
 ) -> dict[str, Method]:
-    """Return the methods of a network by name.
-
-    These are its start, see `START`, if it has one, and the network itself, alone or as
-    an ensemble.
-    """
+    """Return the methods of a network by name: its `START`, if any, and itself."""
     methods: dict[str, Method] = {}
     if getattr(network.recipe, "has_start", False):
 

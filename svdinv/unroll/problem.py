@@ -92,10 +92,7 @@ class Problem:
         return self.A.derivative(x).adjoint(slope)
 
     def adjoint(self) -> Array:
-        """Return ``A^H y``, for sampled k-space the zero-filled image.
-
-        If A is not linear, return `Operator.approximate_inverse` of y.
-        """
+        """Return ``A^H y``, or for nonlinear A its `Operator.approximate_inverse`."""
         linear = self.A.linear
         return (self.A.adjoint if linear else self.A.approximate_inverse)(self.y)
 

@@ -160,10 +160,7 @@ class Network(keras.Model):
         return state["x"]
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile, but refuse losses and metrics that drop imaginary parts.
-
-        Raises TypeError for Keras's own ones, if the images are complex.
-        """
+        """Compile; TypeError if a Keras loss or metric would drop imaginary parts."""
         if "T" in self.recipe.axes:
             signature = inspect.signature(keras.Model.compile)
             arguments = signature.bind(self, *args, **options).arguments
@@ -202,10 +199,7 @@ class Network(keras.Model):
         }
 
     def set_arrays(self, weights: files.Weights) -> None:
-        """Set the weights, in the form returned by `arrays`.
-
-        Raises ValueError if names or shapes do not match this network.
-        """
+        """Set the weights, as from `arrays`; ValueError if names or shapes differ."""
         named = self._named()
         expected = {
             name: tuple(variable.shape[axis] for axis in _file_axes(variable))

@@ -167,10 +167,7 @@ def sampled_where(A: Operator, x: Array, what: str) -> Array:
 
 
 def residual_gains(count: int) -> tuple[float, ...]:
-    """Return the gains of a chain of convolutions in a residual branch.
-
-    The last gain is small, so that a cell initially changes its input little.
-    """
+    """Return the gains of a residual branch, the last small to start near 0."""
     return (*[1.0] * (count - 1), 0.04)
 
 

@@ -135,10 +135,7 @@ class Generator(ImageOrSeriesRecipe):
         return rows, columns
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
-        """Apply the layers of `parts` to the input, (B, inputs, ..., h, w).
-
-        Returns the image of size H x W as maps, (B, outputs, ..., H, W).
-        """
+        """Map inputs (B, inputs, ..., h, w) to the image (B, outputs, ..., H, W)."""
         raise NotImplementedError
 
     def begin(self, problem: Problem) -> State:

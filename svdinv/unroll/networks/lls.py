@@ -430,10 +430,7 @@ def _level(deviation: Array, scale: Array, series: Array, xp: Namespace) -> Arra
 
 
 def _log_sum(matrices: Array, tau: Array) -> Array:
-    """Threshold singular values with the concave log-sum penalty, zero below tau.
-
-    Matrices are scaled to units of tau, which makes the function homogeneous.
-    """
+    """Apply the concave log-sum threshold, homogeneously by scaling to units of tau."""
     xp = namespace(matrices)
     unit = xp.where(tau > 0, tau, xp.ones_like(tau))[..., None, None]
     unit = like(unit, matrices, xp)

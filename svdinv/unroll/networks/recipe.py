@@ -279,10 +279,7 @@ class Recipe:
         raise NotImplementedError
 
     def no_penalty(self, x: Array) -> Array:
-        """Return the penalty before the first cell: 0, in the real dtype of the image.
-
-        Raises ValueError if this recipe has no penalty.
-        """
+        """Return the penalty before the first cell, 0; ValueError if there is none."""
         if not self.has_penalty:
             raise ValueError(f"penalty: {type(self).__name__} has none")
         xp = namespace(x)

@@ -37,10 +37,7 @@ Weights = dict[str, NDArray[Any]]
 
 
 class Stored(NamedTuple):
-    """Contents of a weights file: the network, its weights, and their task.
-
-    `task` names the task of the training, as passed to `write`; empty if unknown.
-    """
+    """Contents of a weights file: network, weights, and task or "" if unknown."""
 
     recipe: Recipe
     weights: Weights
@@ -93,10 +90,7 @@ def first_kernel(
 def first_weights(
     layer: Convolutions, name: str, shape: tuple[int, ...], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return the initial value of one of `Convolutions.shapes`.
-
-    Kernels come from `first_kernel`; scales are 1 and shifts 0.
-    """
+    """Return an initial kernel (`first_kernel`), scale (1) or shift (0)."""
     index, _, kind = name.partition(".")
     if kind == "weight":
         return first_kernel(shape, rng, layer.gain(int(index)))

@@ -69,10 +69,7 @@ class Operator:
         raise NotImplementedError(f"{self!r} has no adjoint: take derivative(x).H")
 
     def approximate_inverse(self, y: Array) -> Array:
-        """Return an approximate inverse of data, used as the first image of a network.
-
-        By default ``A^H y``; for tomography the filtered back-projection.
-        """
+        """Return a first image: ``A^H y``, in tomography filtered back-projection."""
         return self.adjoint(y)
 
     def preconditioned(self, y: Array) -> Array:
@@ -104,10 +101,7 @@ class Operator:
         return constructor(*(None if x is None else convert(x) for x in values))
 
     def data_length(self, axis: int) -> int | None:
-        """Return the length of the data along a negative axis, needed by `Stack`.
-
-        None stands for the length of the image.
-        """
+        """Return the length of data along a negative axis, None for the image's."""
         if self.keeps_size:
             return None
         raise NotImplementedError
@@ -138,10 +132,7 @@ class Operator:
         return _Adjoint(self)
 
     def consistent(self, x: Array, y: Array) -> Array:
-        """Project `x` onto the images with data `y`, for a tight operator.
-
-        Returns ``x - A^H(A x - y)``.
-        """
+        """Project `x` onto images with data `y`: ``x - A^H(A x - y)``, for tight A."""
         return x - self.adjoint(self.forward(x) - y)
 
     def project_to_samples(self, y: Array) -> Array:

@@ -66,10 +66,7 @@ class Stack(Compound):
         return sum(images[1:], images[0])
 
     def split(self, y: Array) -> list[Array]:
-        """Split data, as returned by `forward`, into those of each operator.
-
-        Raises ValueError if the length does not match.
-        """
+        """Split data of `forward` by operators; ValueError if the length is wrong."""
         parts, start = [], 0
         for length in self._cut(y.shape[self.axis]):
             parts.append(along(y, self.axis, slice(start, start + length)))

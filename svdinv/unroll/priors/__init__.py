@@ -105,11 +105,7 @@ class Prior:
         raise NotImplementedError(f"{self!r} has no proximal operator")
 
     def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
-        """Return K and the proximal operator of Q, where R(x) = Q(K x).
-
-        K is an operator, by default the identity, and the other a function
-        ``prox(z, step)``.
-        """
+        """Return the operator K and ``prox(z, step)`` of Q, where R(x) = Q(K x)."""
         return Identity(), self.prox
 
 

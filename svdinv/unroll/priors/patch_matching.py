@@ -94,17 +94,11 @@ class Groups:
         return float(self._overlaps.mean())
 
     def cut(self, x: Array) -> Array:
-        """Return the groups of an image (..., C, H, W) as matrices, a row per patch.
-
-        Their shape is (..., groups, patches, C patch^2).
-        """
+        """Return the groups of (..., C, H, W): (..., groups, patches, C patch^2)."""
         return namespace(x).concat(list(self.parts(x)), axis=-3)
 
     def parts(self, x: Array) -> Iterator[Array]:
-        """Yield the matrices of `cut` in several parts, to save memory.
-
-        Raises ValueError if the image does not have the shape of the guide.
-        """
+        """Yield the matrices of `cut` in parts; ValueError if x is misshapen."""
         shape = tuple(x.shape)
         pairs = zip(shape[-3:], self._shape, strict=False)
         if len(shape) < 3 or any(n not in (None, expected) for n, expected in pairs):
@@ -130,10 +124,7 @@ class Groups:
 
 
 def patches_of(x: Array, patch: int) -> Array:
-    """Return the patches at all positions of an image (..., C, H, W).
-
-    Their shape is (..., positions, C patch^2), positions row by row.
-    """
+    """Return all patches of (..., C, H, W), row by row: (..., positions, C patch^2)."""
     xp = namespace(x)
     *batch, C, _, _ = sizes(x, xp)
     rows, columns = (side - patch + 1 for side in x.shape[-2:])

@@ -162,10 +162,7 @@ def preset(name: str) -> Config:
 
 
 def from_toml(text: str) -> Config:
-    """Make a configuration from the text of a TOML file.
-
-    Raises ValueError if it is not TOML, or an option is unknown or invalid.
-    """
+    """Make a configuration from TOML text; ValueError if it or an option is invalid."""
     try:
         tables: dict[str, Any] = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -174,10 +171,7 @@ def from_toml(text: str) -> Config:
 
 
 def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """Change options by their dotted names, such as ``{"training.steps": 100}``.
-
-    Raises ValueError if an option is unknown or its value invalid.
-    """
+    """Change options such as ``{"training.steps": 100}``; ValueError if invalid."""
     return _config(_merged(tomllib.loads(to_toml(config)), overrides))
 
 
@@ -205,10 +199,7 @@ def write(config: Config, path: str | Path) -> None:
 
 
 def to_toml(config: Config) -> str:
-    """Return a configuration as text, which `from_toml` converts to an equal one.
-
-    Raises ImportError without tomlkit.
-    """
+    """Return a configuration as TOML for `from_toml`; needs tomlkit."""
     with needing("tomlkit", "train"):
         import tomlkit
 

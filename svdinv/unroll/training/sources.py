@@ -43,10 +43,7 @@ class FromDataset:
 
 
 class Prefetcher:
-    """Prepare the next batch of a source in a thread, during training on the last one.
-
-    The batches are identical to those of the source.
-    """
+    """Prepares the next batch of a source in a thread; batches do not change."""
 
     def __init__(self, source: Source) -> None:
         self.source = source

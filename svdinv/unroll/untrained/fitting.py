@@ -544,10 +544,7 @@ _MOST_ROLLBACKS = 20
 
 
 def _without(problem: Problem, left_out: Tensor) -> Problem:
-    """Replace left-out data by the least-squares solution for the others.
-
-    Zeros among line integrals would cause streaks in the filtered back-projection.
-    """
+    """Replace left-out data by the least-squares solution, since zeros make streaks."""
     A = problem.A
     y = torch.where(left_out, torch.zeros_like(problem.y), problem.y)
     if A.linear:
