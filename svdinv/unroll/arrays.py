@@ -123,8 +123,7 @@ def on_device(x: Array) -> dict[str, Any]:
 def cast_like(value: Array, x: Array, xp: Namespace) -> Array:
     """Convert a parameter of an operator to the framework and precision of `x`.
 
-    The result is complex if `value` or `x` is; bool remains bool. A NumPy array moves
-    to the device of `x`.
+    Complex if `value` or `x` is; bool remains bool; NumPy arrays move to x's device.
     """
     if compat.is_numpy_array(value) and not compat.is_numpy_array(x):
         value = xp.asarray(value, **on_device(x))

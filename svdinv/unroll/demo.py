@@ -3,8 +3,7 @@
 The network included in the package reconstructs a photograph that it was not trained on
 from a part of its samples, compared with classical methods. Then it is trained further
 at that sampling rate, first through `torch.linalg.svd`, whose gradients soon become
-infinite or NaN, then through `svdinv.torch.svt`. All printed numbers are measured in
-the same run.
+infinite or NaN, then through `svdinv.torch.svt`. Printed numbers are those of the run.
 """
 
 from __future__ import annotations

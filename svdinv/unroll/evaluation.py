@@ -206,9 +206,8 @@ def compare(
 ) -> Compared:
     """Apply methods, print their scores, and write the image of the one `chosen`.
 
-    The first method is applied first, then the chosen one, whose image is written at
-    once; Ctrl-C after that only shortens the comparison. `stopped` returns whether a
-    method has noticed Ctrl-C.
+    The chosen method is applied second and its image is written immediately: Ctrl-C
+    after that only shortens the comparison. `stopped` returns whether it was pressed.
     """
     width = 2 + max(18, *map(len, task.baselines()))
     rows: list[Row] = []
@@ -264,8 +263,7 @@ class Evaluation:
     def means(self) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
         """Yield means over the images of each setting, in the order of computation.
 
-        Yields the setting with its number of images, and by method the means of each
-        metric and of the seconds.
+        Yields the setting with its number of images, and means by method and metric.
         """
         for setting in dict.fromkeys(row.setting for row in self.rows):
             rows = [row for row in self.rows if row.setting == setting]

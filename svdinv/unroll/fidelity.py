@@ -60,8 +60,7 @@ class DataFidelity:
     def check(self, y: Array) -> None:
         """Check that the fidelity matches the data; called before a reconstruction.
 
-        Raises ValueError or TypeError otherwise, for instance for a weight of another
-        shape.
+        Raises ValueError or TypeError otherwise, e.g. for a weight of another shape.
         """
 
     def expected(self, z: Array) -> Array:
@@ -95,8 +94,7 @@ class DataFidelity:
     ) -> Array:
         """Apply the proximal operator of sigma D* at ``dual + sigma z``, by that of D.
 
-        Moreau, Bull. Soc. Math. France 1965. Unmeasured data are set to 0 by
-        ``A.project_to_samples``.
+        Moreau, Bull. Soc. Math. France 1965. Unmeasured data are set to 0.
         """
         xp = namespace(z)
         v = dual + times(sigma, z, xp)

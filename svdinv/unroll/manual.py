@@ -49,8 +49,7 @@ class Solver:
     Parameters
     ----------
     recipe : Recipe
-        A network whose layers are all numbers, such as an `Unrolled` with the priors
-        `LowRank` and `Sparse`.
+        Network of numbers only, such as `Unrolled` with `LowRank` and `Sparse`.
     operator : Operator or callable, optional
         Forward operator to use instead of the recipe's, or a function that makes one
         from the arguments that follow `y`.
@@ -124,8 +123,7 @@ class Solver:
         array
             The images.
         callable
-            Maps the cotangent G of the images, where ``dL = Re <G, dx>``, to those of
-            the numbers, by name.
+            Maps the cotangent G of the images, ``dL = Re <G, dx>``, to those by name.
         """
         problem = given_problem(self.recipe, self.operator, y, measurement, named)
         functions, names = operators(problem.y), list(self.numbers)
@@ -184,8 +182,7 @@ class Solver:
         seed : int
             Seed of the order of the examples.
         callback : callable, optional
-            Called after each step with its number, from 1, and its loss; ends the fit
-            if it returns True.
+            Called as ``callback(step, loss)``, from step 1; True ends the fit.
         progress : bool
             Whether to show a progress bar.
 
@@ -200,8 +197,7 @@ class Solver:
             Before the first step, if there are no examples, one of them does not match
             the network, or an option is out of range.
         FloatingPointError
-            If a loss or its gradient is not finite; the numbers of the previous step
-            are kept.
+            If a loss or its gradient is not finite; previous numbers are kept.
         """
         if steps < 0:
             raise ValueError(f"steps must not be negative, got {steps}")

@@ -1,7 +1,6 @@
 """Image quality: SNR, normalised error, PSNR and SSIM.
 
-`snr` and `nmse` compare complex images. `psnr` and `ssim` compare magnitudes if either
-image is complex.
+`snr` and `nmse` compare complex images, `psnr` and `ssim` magnitudes of complex images.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ def snr(truth: ArrayLike, image: ArrayLike) -> float:
 def nmse(truth: ArrayLike, image: ArrayLike) -> float:
     """Normalised mean squared error, ``|truth - image|**2 / |truth|**2``.
 
-    For arrays of equal shape, real or complex. Raises ValueError if the shapes differ,
-    or `truth` is zero.
+    Real or complex. Raises ValueError if the shapes differ, or `truth` is zero.
     """
     a, b = _alike(truth, image)
     a, b = a.astype(np.complex128), b.astype(np.complex128)

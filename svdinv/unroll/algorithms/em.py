@@ -37,9 +37,8 @@ class EM(Algorithm):
       IEEE NSS 2008, with one weight for all pixels). Its fixed point is near the
       maximum of the posterior, not equal to it.
 
-    The operators of a `svdinv.unroll.operators.Stack` are subsets, used one after the
-    other (OSEM: Hudson & Larkin, IEEE TMI 1994), which is faster by their number but
-    does not converge.
+    The operators of a `svdinv.unroll.operators.Stack` are subsets, used in turn (OSEM:
+    Hudson & Larkin, IEEE TMI 1994): faster by their number, but without convergence.
     """
 
     parameters: ClassVar[dict[str, float]] = {"step": 1.0}

@@ -6,9 +6,8 @@ All minimise over images x the sum of the data fidelity of a problem and a penal
 
 where D is ``|A x - y|^2 / 2`` by default. The state is a dict of arrays in which "x" is
 the current image. An iteration consists of array operations without branches on data:
-it can be traced, and is differentiable in the state, in y, through the proximal
-operator and in the parameters. In a network each iteration has its own `prox` and
-parameters.
+it can be traced, and is differentiable in the state, y, the proximal operator and the
+parameters. In a network each iteration has its own `prox` and parameters.
 """
 
 from __future__ import annotations
@@ -169,7 +168,7 @@ class FISTA(ISTA):
     Parameters
     ----------
     restart : bool
-        Whether to reset the momentum when it points uphill (O'Donoghue & Candès, Found.
+        Whether to reset momentum that points uphill (O'Donoghue & Candès, Found.
         Comput. Math. 2015).
     batch_axes : int
         Number of leading batch axes; the momentum of each image is separate.
@@ -239,8 +238,7 @@ class ADMM(Algorithm):
     Raises
     ------
     ValueError
-        If `cg_iterations` is not a positive integer, or `batch_axes` not a nonnegative
-        integer.
+        If `cg_iterations` is not an integer > 0, or `batch_axes` not one >= 0.
     """
 
     cg_iterations: int = 10
@@ -327,8 +325,7 @@ class PDHG(Algorithm):
     Parameters
     ----------
     transform : Operator, optional
-        K, such as `svdinv.unroll.operators.Gradient` for the total variation; `solve`
-        uses that of the prior.
+        K, such as `svdinv.unroll.operators.Gradient`; `solve` uses that of the prior.
     nonnegative : bool
         Whether x, which must be real, is constrained to x >= 0, by a projection after
         the third line. `solve` then uses K = 1 for priors without a transform, since R
@@ -482,10 +479,9 @@ def conjugate_gradients(
     `normal` applies N, `right` is b, and the first `batch_axes` axes enumerate systems
     of equations. A system solved up to rounding errors is not changed further: for
     singular N they leave a residual that no step can reduce, and steps along it would
-    grow without bound. All `iterations` are made, or with `rtol` only until the norm of
-    the residual has decreased by that factor; for several systems the largest norm
-    counts. The norm is that of `precondition`, which applies an approximate inverse
-    of N.
+    grow without bound. With `rtol` fewer than `iterations` are made if the largest norm
+    of a residual decreases by that factor; the norm is that of `precondition`, which
+    applies an approximate inverse of N.
     """
     xp = namespace(right)
     axes = tuple(range(batch_axes, len(right.shape)))

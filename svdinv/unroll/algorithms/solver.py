@@ -111,20 +111,17 @@ def solve(
         may be None for `EM`. Any object with ``value(x)`` and ``prox(x, step)`` works.
     algorithm : Algorithm, optional
         By default `LowRankPlusSparse` for a pair, `PDHG` for `TotalVariation`,
-        `GradientDescent` for a prior with a gradient, and `FISTA` with restarts for
-        other priors.
+        `GradientDescent` for a prior with a gradient, else `FISTA` with restarts.
     iterations : int
         Maximum number of iterations.
     rtol : float
-        Stop if the relative change of the image, and of each dual variable, in an
-        iteration is at most this.
+        Stop when image and dual variables change by at most this, relatively.
     x0 : array, optional
         First image, of the framework of y or of NumPy; A^H y by default.
     state : dict of str to array, optional
         State of an earlier solution to continue; of that framework or of NumPy.
     parameters : mapping, optional
-        Steps and penalties; missing ones are computed from the norm of A, consistent
-        with the others.
+        Steps and penalties; others are computed from these and the norm of A.
     callback : callable, optional
         Called as ``callback(iteration, state)`` after each iteration, counted from
         1; a true result ends the iterations.
@@ -142,12 +139,10 @@ def solve(
     Raises
     ------
     TypeError
-        If `problem` is not a `Problem`, its data are not floating point, `x0` is
-        complex where images are real, or the algorithm cannot use the prior or
-        fidelity.
+        If `problem` is not a `Problem`, data are not floating point, `x0` is complex
+        where images are real, or the algorithm cannot use the prior or fidelity.
     ValueError
-        If the data contain NaN or infinity, an array has the wrong shape, or an option
-        is out of range.
+        If data are NaN or infinite, a shape is wrong, or an option is out of range.
     FloatingPointError
         If the image becomes NaN or infinite, because a step is too large.
     Interrupted

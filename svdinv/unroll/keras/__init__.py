@@ -75,8 +75,7 @@ class Network(keras.Model):
         Forward operator to use instead of the recipe's, or a function that makes one
         from the arguments that follow the measured values. Not saved with the model.
     penalty : float
-        Weight of the recipe's penalty, such as the asymmetry of SLR-Net, in the loss
-        while training.
+        Weight in the loss of the recipe's penalty, such as the asymmetry of SLR-Net.
     checkpoint : bool
         Whether to recompute each cell in the backward pass instead of storing its
         intermediate results, by `keras.remat`. On TensorFlow, tensors in an `Operator`
@@ -85,8 +84,7 @@ class Network(keras.Model):
         Seed of the initial weights, which are the same in every framework; by default
         determined by `keras.utils.set_random_seed`.
     dtype : str or keras.dtype_policies.DTypePolicy, optional
-        As for other layers. With mixed precision only the convolutions use the lower
-        precision.
+        As for other layers; mixed precision affects only the convolutions.
     """
 
     recipe_name: ClassVar[str] = ""  # name of the recipe, if fixed by the class
@@ -411,8 +409,7 @@ def load(path: str | Path, **options: Any) -> Network:
 
     `options` are `operator`, `penalty`, `checkpoint`, `name` and `dtype` of `Network`;
     the default precision is Keras's, not that of the file. Raises FileNotFoundError if
-    the file does not exist, ValueError if it is damaged or does not contain the weights
-    of a network.
+    the file does not exist, ValueError if it is damaged or has no weights of a network.
     """
     recipe, weights, _ = files.read(path)
     model = Network(recipe, **options)

@@ -268,8 +268,7 @@ def normalised_fill(
 def blur(images: Array, width: float) -> Array:
     """Blur real images (..., H, W) with a Gaussian, zero-padded.
 
-    The kernel has sum 1 and standard deviation `width` in pixels, and is cut off at
-    three standard deviations.
+    The kernel has sum 1 and a standard deviation of `width` pixels, cut off at three.
     """
     xp = namespace(images)
     rows, columns = (_bells(n, width, images, xp) for n in sizes(images, xp)[-2:])

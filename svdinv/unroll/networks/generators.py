@@ -7,8 +7,7 @@ The image is the output of a network for an input that is not data, such as nois
 (deep image prior; Ulyanov, Vedaldi & Lempitsky, CVPR 2018), fitted to one measurement
 by `svdinv.unroll.untrained.fit`. Each is a recipe of one cell: the same weights
 generate the same image in PyTorch and in Keras. A generator whose input is the adjoint
-image can be trained first and then fitted (educated deep image prior, Barbano et al.,
-arXiv 2111.11926).
+image can be trained, then fitted (educated prior, Barbano et al., arXiv 2111.11926).
 
 Real images have `channels` channels. For complex series `channels` is the number of
 frames; real and imaginary parts are 2 `channels` channels of one image, or with
@@ -225,8 +224,7 @@ class Skip(Generator):
     skips : tuple of int
         Channels that go past the coarser scales, from each scale; 0 for none.
     residual : bool
-        Whether the output is added to the input. Needs `source` "adjoint", and real
-        images not `bounded`.
+        Whether to add the input to the output: `source` "adjoint", not `bounded`.
     """
 
     features: tuple[int, ...] = (32, 32, 32, 32, 32)
@@ -347,8 +345,7 @@ class Bilinear(Generator):
 
     ``x_t = sum over r of U_r v_r(t)`` with `rank` complex images U_r, which `space`
     generates, and v_0 = 1 for the static part. The other functions are free parameters,
-    or the output of a small network for a learned latent code of each frame (Ahmed et
-    al., arXiv 2106.15785).
+    or a network's output for learned codes of frames (Ahmed et al., arXiv 2106.15785).
 
     Attributes
     ----------

@@ -86,8 +86,7 @@ _SHRUNK = 0.1  # multiple of the squared mean that is added to the variance
 class LLS(SeriesRecipe):
     """Structure of an LLS-Net.
 
-    Series are complex, (B, T, H, W). The network is positively homogeneous in the
-    k-space.
+    Series are complex, (B, T, H, W). The network is homogeneous in the k-space.
 
     Attributes
     ----------
@@ -100,9 +99,8 @@ class LLS(SeriesRecipe):
     block : int
         Side of the blocks in pixels.
     threshold : float
-        Initial value of c, for thresholds of ``sigmoid(c)`` times the singular value
-        that a block of rank 1 would have if the energy of the zero-filled series were
-        spread evenly.
+        Initial value of c, for thresholds of ``sigmoid(c)`` times the singular value of
+        a block of rank 1 with an equal share of the energy of the zero-filled series.
     momentum : float
         Initial value of b, for ``beta = sigmoid(b)``.
     step : float
@@ -114,8 +112,7 @@ class LLS(SeriesRecipe):
     static : int
         Number of initial iterations for a static series.
     start : (int, int)
-        Number of iterations before the first cell with large blocks, and with those of
-        the cells.
+        Iterations before the first cell with large blocks, and with those of the cells.
     start_block : int
         Side of the large blocks in pixels.
     start_thresholds : (float, float, float)
@@ -133,8 +130,7 @@ class LLS(SeriesRecipe):
         same energy.
     finish_noise : (float, float)
         For one coil and for several, the relative noise at which the network's output
-        and the samples have equal weight. The weight of the output grows with the
-        fourth power of the noise.
+        weighs as much as the samples; it grows with the fourth power of the noise.
     noise : bool
         Whether the cells use the noise estimated from the k-space. With an operator
         other than `MRI` the noise is taken to be 0.

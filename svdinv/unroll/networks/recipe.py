@@ -40,8 +40,7 @@ class Convolutions:
     """A chain of convolutions that preserve the spatial size.
 
     The layer maps arrays (B, widths[0], ...) to (B, widths[-1], ...), with `axes` axes
-    after the channels and a ReLU between convolutions. With empty `widths` it is the
-    identity.
+    after the channels and a ReLU between convolutions. Empty `widths`: the identity.
 
     Attributes
     ----------
@@ -153,8 +152,7 @@ class Layers(Protocol):
             In (0, 1).
         scale : array, shape (...), optional
         scale : array, shape (...), optional
-            Thresholds are ``fraction * scale``; by default the largest singular value
-            of each matrix.
+            Thresholds are ``fraction * scale``; by default each largest singular value.
 
         Returns
         -------
@@ -268,8 +266,7 @@ class Recipe:
         Parameters
         ----------
         problem : Problem
-            Measurement, forward operator and data fidelity, with the batch axis in
-            front.
+            Measurement, operator and data fidelity, with the batch axis in front.
 
         Returns
         -------
@@ -439,9 +436,8 @@ def to_json(recipe: Any) -> str:
 def from_json(text: str) -> Any:
     """Make the dataclass instance that `to_json` wrote.
 
-    Only registered classes are instantiated, and they check their fields: no code in
-    the text is run. Raises ValueError if the text is not such JSON or a field is
-    invalid.
+    Only registered classes are instantiated, and they check their fields; no code is
+    run. Raises ValueError if the text is not such JSON or a field is invalid.
     """
     try:
         return _object(json.loads(text))

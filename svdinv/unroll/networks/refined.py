@@ -66,8 +66,7 @@ class Refined(Recipe):
     features : tuple of int
         Channels of the refinement at each scale, finest first.
     fold : int
-        Side of the squares of pixels that become channels at the finest scale, as in
-        `TLR`.
+        Side of squares of pixels that become channels at the finest scale, as in `TLR`.
     slope : float
         Slope of its ReLUs below zero.
     exact : bool

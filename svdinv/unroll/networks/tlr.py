@@ -74,15 +74,13 @@ class TLR(Recipe):
         FFDNet (Zhang, Zuo & Zhang, IEEE TIP 2018): faster, with the same receptive
         field and number of weights.
     block : int or None
-        Side of the blocks of a map that are thresholded separately; None for whole
-        maps.
+        Side of the blocks of a map to threshold separately; None for whole maps.
     start : {"adjoint", "fill"}
         First estimate: A^H y, that is, the samples with zeros between them; or
         `normalised_fill`, if A samples pixels.
     side : {"none", "samples", "mask"}
-        Additional input of the convolutions besides v: none; A^H y, which shows the
-        measured pixels and keeps the network homogeneous; or the mask, if A samples
-        pixels.
+        Input of the convolutions besides v: none; A^H y, which shows measured pixels
+        and keeps the network homogeneous; or the mask, if A samples pixels.
     threshold : float
         Initial value of c, for thresholds ``sigmoid(c) * s_1``.
     step : float
@@ -91,8 +89,8 @@ class TLR(Recipe):
         Slope of the ReLUs below zero.
     first_weights : {"released", "residual"}
         "released": initialised as the released network. "residual": a cell changes its
-        image little at first and its convolutions preserve the variance; training is
-        several times as fast.
+        image little at first and preserves the variance, and trains several times as
+        fast.
     """
 
     features: int = 16

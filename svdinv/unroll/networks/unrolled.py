@@ -94,8 +94,7 @@ class LearnedPrior:
         Returns
         -------
         mapping of str to Layer
-            `Convolutions`, `Number`, or a function that makes a layer of the user's
-            framework.
+            `Convolutions`, `Number`, or a function that makes a framework's layer.
         """
         raise NotImplementedError
 
@@ -241,8 +240,7 @@ class Unrolled(ImageOrSeriesRecipe):
         for `GradientDescent` a prior whose `prox` is the gradient.
     images : {"series", "image"}
         Complex series (B, T, H, W) measured by MRI, with mask and coil maps; or real
-        images (B, C, H, W) sampled by a mask. If an operator is passed, it only selects
-        complex or real images.
+        images (B, C, H, W) sampled by a mask. With another operator: complex or real.
     """
 
     algorithm: Algorithm = field(default_factory=ISTA)

@@ -318,9 +318,8 @@ def gaussian_sensing(
 
     The elements are independent with mean 0 and variance 1 / `measurements`, so that
     the matrix preserves the norm of an image on average (Candès, Romberg & Tao, Comm.
-    Pure Appl. Math. 2006). It is a NumPy array, real or circular complex by `dtype`,
-    and is cast to the dtype of the data. Raises ValueError if `measurements` is not
-    positive.
+    Pure Appl. Math. 2006). The NumPy array is real or circular complex by `dtype`; it
+    is cast to that of the data. Raises ValueError if `measurements` is not positive.
     """
     if measurements < 1:
         raise ValueError(f"measurements must be at least 1, got {measurements}")

@@ -76,8 +76,7 @@ class Operator:
         """Precondition data or residuals, so that gradient descent converges faster.
 
         Returns ``M y``, with M symmetric and positive, and ``A^H M A`` closer to a
-        multiple of the identity than ``A^H A``. By default y; for tomography the ramp
-        filter with mean 1.
+        multiple of the identity than ``A^H A``; in tomography by the ramp filter.
         """
         return y
 
@@ -91,8 +90,7 @@ class Operator:
         """Return the same operator with converted arrays.
 
         `convert` is applied to every array of the operator, such as a mask, to move it
-        to another framework or device. Without `arrays` the operator itself is
-        returned.
+        to another framework or device.
         """
         if not self.arrays:
             return self

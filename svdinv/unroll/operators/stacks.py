@@ -15,20 +15,17 @@ class Stack(Compound):
     Parameters
     ----------
     operators : sequence of Operator
-        Operators for images of the same shape, whose data have the same shape except
-        for the length of `axis`.
+        Operators with equal image shapes, and equal data shapes except along `axis`.
     axis : int
         Negative axis of the data, along which they are concatenated.
     lengths : sequence of int or None, optional
         Lengths of the data along that axis; by default from the operators. Those with
-        None, which keep the size of the image, share the remaining length in equal
-        parts.
+        None share the remaining length in equal parts.
 
     Raises
     ------
     ValueError
-        If there are no operators, `axis` is not negative, or the length of the data of
-        an operator is unknown.
+        If there are no operators, `axis` is not negative, or a length is unknown.
     """
 
     def __init__(

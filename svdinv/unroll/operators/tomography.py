@@ -455,8 +455,7 @@ def _redundancy(angles: NDArray[Any], fan: NDArray[Any]) -> NDArray[Any]:
 
     The weights of the two opposite measurements add up to 1. For arcs between half a
     turn plus the fan and a whole turn they vary smoothly (Parker, Med. Phys. 1982; for
-    any such arc, Silver, Med. Phys. 2000). Shorter arcs have weights 1, a whole turn
-    has weights 1/2.
+    any such arc, Silver, Med. Phys. 2000); they are 1 below, and 1/2 for a whole turn.
     """
     _, begin, span = _arcs(angles, 360.0)
     if span > 2 * math.pi - 1e-6:

@@ -126,8 +126,7 @@ class Wrapped(_OfFunctions):
 class WrappedNonlinear(_OfFunctions):
     """A nonlinear operator from functions of NumPy arrays.
 
-    Every framework can differentiate it once: in forward mode by `tangent`, in reverse
-    mode by `cotangent`.
+    Frameworks differentiate it once: forward by `tangent`, reverse by `cotangent`.
 
     Parameters
     ----------

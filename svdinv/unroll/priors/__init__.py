@@ -278,8 +278,7 @@ class NonLocalLowRank(Prior):
     which shrinks large values little. Groups overlap: `value` is the sum over the
     groups divided by the mean number of patches that contain a pixel. `prox` averages
     at each pixel the results of the proximal operators of the groups. That is a
-    denoiser, and the proximal operator of a function only if all pixels are contained
-    in equally many patches.
+    proximal operator only if all pixels are contained in equally many patches.
 
     Groups are found once, in `guide`; in iterations, a new guide needs a new prior.
 

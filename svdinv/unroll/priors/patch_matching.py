@@ -43,8 +43,7 @@ class Groups:
     stride : int
         Distance between neighbouring reference patches, at most `patch`.
     count : int
-        Patches of a group including the reference; fewer if the neighbourhood of a
-        reference has fewer.
+        Patches of a group including the reference; fewer if fewer are within reach.
     reach : int
         Maximum distance of a patch from the reference in rows and in columns.
 

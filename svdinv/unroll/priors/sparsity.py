@@ -73,13 +73,11 @@ class TotalVariation(Prior):
     weight : float or 0-d array
         Factor >= 0.
     axes : sequence of int
-        Negative axes of the differences: those of an image, (-1,), or also that of
-        time, (-3, -2, -1).
+        Negative axes of the differences: (-2, -1), or (-3, -2, -1) with time.
     boundary : {"neumann", "periodic"}
         As for `svdinv.unroll.operators.Gradient`.
     isotropic : bool
-        Whether to sum the Euclidean norms of the differences at each pixel, or else
-        their magnitudes.
+        Whether to sum Euclidean norms of differences at pixels, or all magnitudes.
     channels : int, optional
         Negative axis of channels with common edges: the differences at a pixel form a
         matrix, channels x axes, whose nuclear norm is summed (total nuclear variation:
@@ -260,8 +258,7 @@ def shrink(x: Array, tau: Any, axis: int | None = None) -> Array:
 
     This is the proximal operator of tau times the sum of magnitudes, for real or
     complex arrays; its derivatives are finite at x = 0. The threshold, >= 0, broadcasts
-    to the magnitudes: those of single elements, or with `axis` the Euclidean norms
-    along that axis.
+    to the magnitudes, of single elements or with `axis` of vectors along that axis.
     """
     xp = namespace(x)
     size = _size(x, axis, xp)

@@ -40,8 +40,7 @@ def train(
     `output` is an existing folder, `weights` a file with initial weights, of the
     network or of its inner network, and `device` as for `processes`. The exit code is
     0, 130 after Ctrl-C or SIGTERM, or 1 if the training broke down. Raises `Refused` if
-    data, weights or checkpoint cannot be read or do not match, or another process
-    trains in that folder.
+    files cannot be read or do not match, or another process trains in the folder.
     """
     with ExitStack() as stack, processes(device) as (rank, place):
 

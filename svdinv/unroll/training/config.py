@@ -138,8 +138,7 @@ class Config:
 def read(path: str | Path) -> Config:
     """Read a configuration from a TOML file, with defaults for missing entries.
 
-    Raises ValueError if the file is missing or not TOML, or an option is unknown or
-    invalid.
+    Raises ValueError if it is missing or not TOML, or an option is invalid.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")

@@ -99,8 +99,7 @@ class _EventWriter:
     """Writer of TensorBoard events.
 
     It writes immediately and in the calling thread. `tensorboardX.SummaryWriter` has a
-    thread, which dies when the disk is full; calls that pass it events then block
-    forever.
+    thread, which dies when the disk is full; calls that pass it events then block.
     """
 
     def __init__(self, output: Path, step: int) -> None:

@@ -458,8 +458,7 @@ def fit(
     problem : Problem
         Problem of one image, of NumPy or PyTorch; its truth is not used.
     generator : Recipe
-        A generator such as `svdinv.unroll.networks.Skip`; with `recorrupted` any
-        network.
+        A generator such as `svdinv.unroll.networks.Skip`; any network if `recorrupted`.
     options : Options, optional
         Options of the fit; the defaults are for photographs.
     around : array or callable, optional

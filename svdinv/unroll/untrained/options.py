@@ -192,8 +192,7 @@ class Fit:
     Attributes
     ----------
     image : ndarray
-        The average of the iterates at the minimum of the rule, after the data
-        consistency step.
+        The average at the minimum of the rule, after the data consistency step.
     average : ndarray
         The same average without that step.
     last : ndarray
