@@ -202,7 +202,7 @@ _MAX_COUNT = 2**20
 
 
 def at_least(least: int, recipe: Any, *names: str) -> None:
-    """Check counts in `least`, ..., _MOST; ValueError names the first invalid one."""
+    """Check that counts are at least `least`; ValueError names the first wrong one."""
     for name in names:
         value = getattr(recipe, name)
         check_count(name, value, least)

@@ -196,7 +196,7 @@ class Generator(ImageOrSeriesRecipe):
         return times(scale, to_complex(maps, x, xp), xp)
 
     def _chain(self, *widths: int, side: int = 3, image: bool = False) -> Convolutions:
-        """Return normalised convolutions; the last one of an image has no ReLU."""
+        """Return normalised convolutions; a chain to an image ends with a shift."""
         count = len(widths) - 1
         return Convolutions(
             widths,
@@ -222,7 +222,7 @@ class Skip(Generator):
     features : tuple of int
         Channels at each scale, finest first.
     skips : tuple of int
-        Channels that go past the coarser scales, from each scale; 0 for none.
+        Channels of the skip connection at each scale; 0 for none.
     residual : bool
         Whether to add the input to the output: `source` "adjoint", not `bounded`.
     """

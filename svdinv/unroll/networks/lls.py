@@ -130,7 +130,7 @@ class LLS(SeriesRecipe):
         same energy.
     finish_noise : (float, float)
         For one coil and for several, the relative noise at which the network's output
-        weighs as much as the samples; it grows with the fourth power of the noise.
+        weighs as much as the samples; its weight grows as the fourth power of noise.
     noise : bool
         Whether the cells use the noise estimated from the k-space. With an operator
         other than `MRI` the noise is taken to be 0.

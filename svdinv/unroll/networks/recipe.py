@@ -151,7 +151,6 @@ class Layers(Protocol):
         fraction : array, shape ()
             In (0, 1).
         scale : array, shape (...), optional
-        scale : array, shape (...), optional
             Thresholds are ``fraction * scale``; by default each largest singular value.
 
         Returns

@@ -7,8 +7,8 @@ whose operator samples pixels. With a local mean G::
     x = x + s U(d / s, mask d / s, mask)         refinement
     x = x - A^H (A x - y)                        data consistency, exact
 
-For denoising, where all pixels have white noise, whose standard deviation s
-`noise_deviation` estimates from the data::
+For denoising, with white noise in all pixels, whose standard deviation s is estimated
+from the data by `noise_deviation`::
 
     x = x + s U((x - G x) / s, (y - x) / s, 1)
 """

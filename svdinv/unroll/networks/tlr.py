@@ -89,8 +89,8 @@ class TLR(Recipe):
         Slope of the ReLUs below zero.
     first_weights : {"released", "residual"}
         "released": initialised as the released network. "residual": a cell changes its
-        image little at first and preserves the variance, and trains several times as
-        fast.
+        image little at first and its convolutions preserve the variance; training is
+        several times as fast.
     """
 
     features: int = 16

@@ -147,7 +147,7 @@ def _in_order(content: bytes) -> bytes:
 
 
 def read(path: str | Path) -> Stored:
-    """Read a file that `write` wrote into memory; no code in the file is run.
+    """Read a file of `write` completely; no code in it is run.
 
     Raises FileNotFoundError if the file does not exist; ValueError, naming the file, if
     it is damaged, was not written by svdinv, contains values that are not finite

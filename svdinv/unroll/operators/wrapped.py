@@ -72,7 +72,6 @@ class Wrapped(_OfFunctions):
     arrays : {"numpy", "own"}
         Arrays that the functions accept: NumPy arrays, for data of any framework and
         device; or arrays of the framework of the data.
-        the data; or arrays of the framework that the data are of.
 
     Raises
     ------
@@ -211,7 +210,7 @@ def from_matrix(
                 f"{name} must have {count} elements for a matrix {(m, n)}, got "
                 f"{tuple(shape)}"
             )
-    # A sparse matrix in CSR format multiplies several times as fast as its transpose.
+    # A copy of the transpose in CSR format multiplies several times as fast.
     is_operator = hasattr(matrix, "matvec")  # a LinearOperator
     adjoint_ = matrix.adjoint() if is_operator else matrix.conj().T
     adjoint_ = adjoint_.tocsr() if hasattr(adjoint_, "tocsr") else adjoint_

@@ -162,7 +162,7 @@ def gathered(rows: Array, index: Array) -> Array:
 
 
 def summed(rows: Array, index: Array, places: Any) -> Array:
-    """Add rows (n, values) to those with indices (n,), with shape (places, values)."""
+    """Sum rows (n, values) with equal indices (n,), with shape (places, values)."""
     if not _differentiates(rows):
         return _taped(rows, lambda x: _added(x, index, places), lambda g: g[index])
     if compat.is_torch_array(rows):
