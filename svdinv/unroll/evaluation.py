@@ -346,13 +346,11 @@ def evaluate(
 
     Methods are the classical ones, all or only the first, and a network on `device`,
     with `ensemble` also as the mean over equivalent versions. Each of the `settings` is
-    applied to all images, the seed increasing by 1 from image to image. Problems that
-    are measured already are used once.
+    applied to all images, with increasing seeds; measured problems are used once.
 
-    Files are written to an existing folder: `RESULTS`, `TABLE`, and pictures of the
-    first `panels` images of each setting. Tables are written after each problem, so
-    that they remain if the evaluation is interrupted. After Ctrl-C the returned
-    evaluation is not complete.
+    Files in the existing folder `output` are `RESULTS`, `TABLE`, and pictures of the
+    first `panels` images of each setting. Tables are complete after each problem. After
+    Ctrl-C the returned evaluation is not complete.
     """
     pairs = [
         (replace(options, seed=options.seed + number), image)

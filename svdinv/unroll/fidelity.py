@@ -73,9 +73,8 @@ class DataFidelity:
     def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
         """Return one fidelity for a batch, from this one and those of the other items.
 
-        Its data have one more axis in front. `data` are those of one item, used for
-        their number of axes. Raises ValueError if the fidelities differ and are not of
-        a class that can be stacked.
+        Its data have one more axis in front; `data` are those of one item, for their
+        number of axes. Raises ValueError if fidelities differ and cannot be stacked.
         """
         if all(alike(other, self) for other in others):
             return self

@@ -194,8 +194,7 @@ class Solver:
         Raises
         ------
         ValueError, TypeError
-            Before the first step, if there are no examples, one of them does not match
-            the network, or an option is out of range.
+            Before the first step, if examples or options are missing or invalid.
         FloatingPointError
             If a loss or its gradient is not finite; previous numbers are kept.
         """

@@ -25,9 +25,8 @@ _AT_ONCE = 2**22
 def snr(truth: ArrayLike, image: ArrayLike) -> float:
     """Signal-to-noise ratio in dB, ``10 log10(|truth|**2 / |truth - image|**2)``.
 
-    Norms are Frobenius norms over all elements, in double precision, of complex values.
-    The SNR is infinite for equal images, NaN if one contains NaN. Raises ValueError if
-    the shapes differ, or `truth` is zero.
+    Frobenius norms of complex values in double precision, over all elements. Infinite
+    for equal images, NaN with NaN. ValueError if shapes differ, or `truth` is zero.
     """
     ratio = nmse(truth, image)
     return float("inf") if ratio == 0 else -10 * float(np.log10(ratio))

@@ -155,10 +155,9 @@ class Problem:
 def batch(problems: Sequence[Problem]) -> Problem:
     """Combine problems of the same size into one with a batch axis in front.
 
-    Arrays are of NumPy or PyTorch. Either all problems have their truth or none has.
-    Operators, and likewise fidelities, must be the same or of one class that defines
-    `Operator.stacked`. The result has no name and no scale. Raises ValueError if there
-    are no problems, or they do not match.
+    Arrays are of NumPy or PyTorch; either all problems have their truth or none has.
+    Operators, and fidelities, must be the same or of one class that defines `stacked`.
+    The result has no name and no scale. Raises ValueError if this is not possible.
     """
     if not problems:
         raise ValueError("a batch needs at least one problem")

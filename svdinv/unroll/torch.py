@@ -54,8 +54,7 @@ class Network(nn.Module):
         intermediate results: memory of one cell instead of all, for one more forward
         pass (Chen et al., arXiv 1604.06174).
     seed : int, optional
-        Seed of the initial weights, which are the same in every framework; by default
-        drawn from PyTorch's generator.
+        Seed of the initial weights, for all frameworks; by default PyTorch's generator.
     initial : bool
         Whether to draw initial weights; False if others are loaded immediately.
 
@@ -126,8 +125,7 @@ class Network(nn.Module):
             Arguments of the forward operator, such as a mask and coil maps, or an
             operator; none for a network with its own operator.
         penalty : bool
-            Whether to return the penalty of the recipe too, such as the asymmetry of
-            SLR-Net, as a term of the loss.
+            Whether to return the penalty of the recipe too, as a term of the loss.
         return_state : bool
             Whether to return the state after the last cell, such as the parts
             ``"low_rank"`` and ``"sparse"`` of L+S-Net with the images, ``"x"``.

@@ -25,9 +25,8 @@ def held_out(
     """Draw a random share of the measured data, as a bool array.
 
     All data have equal probability, except the few that are much larger than the
-    others, such as the centre of k-space: they are never held out, since the
-    reconstruction needs them and they would dominate the error. Raises ValueError if
-    there are fewer than `LEAST` data.
+    others, such as the centre of k-space, which are always kept: the reconstruction
+    needs them. Raises ValueError if there are fewer than `LEAST` data.
     """
     count = int(np.count_nonzero(measured))
     if count < LEAST:
@@ -52,8 +51,7 @@ def drawn(
 def restricted(problem: Problem, kept: Array, weight: Any = None) -> Problem:
     """Restrict a least-squares problem to the data that are kept.
 
-    `kept` is 1 for these data and 0 elsewhere, in the real dtype of the data; `weight`
-    holds the weights of all data, if any.
+    `kept` is 1 for them, else 0, in the real dtype; `weight` is that of all data.
     """
     if hasattr(weight, "dtype"):
         weight = cast_like(weight, kept, namespace(kept))

@@ -158,8 +158,7 @@ def best_solution(
     in decibels, has settled. With `rtol` it stops as `solve` does instead; with `early`
     as well, the best image of all iterations counts, not the last one.
 
-    Raises KeyboardInterrupt on Ctrl-C, since unfinished solutions cannot be compared;
-    ValueError as `largest` and `solve`.
+    Raises KeyboardInterrupt on Ctrl-C; ValueError as `largest` and `solve`.
     """
     solutions: dict[float, tuple[float, Solution]] = {}
 

@@ -15,8 +15,7 @@ chain of convolutions without bias, applied to each frame in units of its mean a
 with the count level per pixel as an additional channel. Its initial weights are so
 small that the network starts as EM.
 
-If A is a `svdinv.unroll.operators.Stack`, successive cells use successive operators of
-the stack (ordered subsets).
+If A is a `svdinv.unroll.operators.Stack`, cells use its operators in turn, as in OSEM.
 
 With `components` the frames of a dynamic scan are corrected jointly, in place of the
 second line. E is their Casorati matrix, frames x pixels of e / s; W divides its rows by
@@ -97,8 +96,7 @@ class EMNet(Recipe):
     slope : float
         Slope of the ReLUs below zero.
     components : int
-        Number of leading components of all frames that D corrects, see the top of this
-        module; 0 to apply D to each frame.
+        Number of leading components of all frames that D corrects; 0: D of each frame.
     """
 
     cells: int = 6

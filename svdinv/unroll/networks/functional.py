@@ -177,8 +177,7 @@ def check_image(
     """Check the shape and dtype of the first estimate.
 
     Raises ValueError if it lacks the axes of the network, or has another number of
-    `channels`; TypeError if it is not floating point, or complex where it should be
-    real, or real where it should be complex.
+    `channels`; TypeError if it is not floating point, or not real or complex as needed.
     """
     shape = f"got shape {tuple(x.shape)} from the measured values"
     missing = len(axes.split()) - len(x.shape)

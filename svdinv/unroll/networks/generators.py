@@ -81,8 +81,7 @@ class Generator(ImageOrSeriesRecipe):
     seed : int
         Seed of the noise.
     bounded : bool
-        Whether real images are mapped to (0, 1) by a sigmoid, for photographs in
-        [0, 1]; false for other images.
+        Whether a sigmoid maps real images to (0, 1); false for images not in [0, 1].
     slope : float
         Slope of the ReLUs below zero.
     """

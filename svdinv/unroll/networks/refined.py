@@ -70,8 +70,7 @@ class Refined(Recipe):
     slope : float
         Slope of its ReLUs below zero.
     exact : bool
-        Whether data are noiseless and restored exactly. Otherwise all pixels must be
-        measured, with white noise.
+        Whether data are noiseless, to be restored; else all pixels have white noise.
     """
 
     cells: int = 0

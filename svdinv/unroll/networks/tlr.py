@@ -76,8 +76,7 @@ class TLR(Recipe):
     block : int or None
         Side of the blocks of a map to threshold separately; None for whole maps.
     start : {"adjoint", "fill"}
-        First estimate: A^H y, that is, the samples with zeros between them; or
-        `normalised_fill`, if A samples pixels.
+        First estimate: A^H y (zeros between samples), or `normalised_fill` of samples.
     side : {"none", "samples", "mask"}
         Input of the convolutions besides v: none; A^H y, which shows measured pixels
         and keeps the network homogeneous; or the mask, if A samples pixels.

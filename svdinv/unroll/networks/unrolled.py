@@ -69,8 +69,7 @@ class LearnedPrior:
     Attributes
     ----------
     uses_step : bool
-        Whether `prox` depends on the step. If no prior does, parameters that only
-        affect the step are not learned.
+        Whether `prox` depends on the step. If no prior does, steps are not learned.
 
     Raises
     ------
@@ -233,8 +232,7 @@ class Unrolled(ImageOrSeriesRecipe):
         Number of unrolled iterations.
     algorithm : Algorithm
         The iteration. Each cell learns the logarithms of its parameters, which
-        therefore stay positive. Its `batch_axes` become 1: the result for an image does
-        not depend on the others in the batch.
+        therefore stay positive. Its `batch_axes` become 1, to treat images separately.
     prior : LearnedPrior or tuple of LearnedPrior
         Learned replacement of the proximal operator: a pair for `LowRankPlusSparse`;
         for `GradientDescent` a prior whose `prox` is the gradient.

@@ -100,8 +100,7 @@ def first_weights(
 def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
     """Draw the initial weights of a network, by name, in float32.
 
-    The same state of the generator leads to the same weights in every framework.
-    Framework-specific layers are left out.
+    They depend only on `rng`; framework-specific layers are left out.
     """
     drawn: Weights = {}
     for prefix, layer in _layers(recipe):

@@ -89,8 +89,7 @@ class Operator:
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
         """Return the same operator with converted arrays.
 
-        `convert` is applied to every array of the operator, such as a mask, to move it
-        to another framework or device.
+        `convert` is applied to every array, to move it to a framework or device.
         """
         if not self.arrays:
             return self

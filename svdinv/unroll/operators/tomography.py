@@ -1,13 +1,11 @@
 """Tomography in two dimensions: line integrals along parallel or fan beams.
 
 Lengths have an arbitrary common unit; the centre of rotation is that of the image. At
-the angle t the detector lies along ``(cos t, sin t)`` and rays run along
-``(-sin t, cos t)``, with x to the right and y up. Parallel beams are those of
-scikit-image's ``radon``.
+the angle t the detector lies along ``(cos t, sin t)``, and rays run along
+``(-sin t, cos t)``, with x to the right and y up, as in scikit-image's ``radon``.
 
-Rays are integrated by Joseph's method (IEEE TMI 1982): a ray is sampled once in each
-row or column, whichever axis it is nearer to, by linear interpolation between two
-pixels. The adjoint is exact.
+Rays are integrated by Joseph's method (IEEE TMI 1982): one sample in each row or column
+(the axis nearer to the ray), interpolated between two pixels. The adjoint is exact.
 """
 
 from __future__ import annotations
@@ -34,8 +32,7 @@ _WINDOWS: dict[str, Callable[[Any], Any]] = {
 }
 """Windows of the ramp filter, as functions of frequency relative to the highest."""
 
-# A gap between neighbouring angles larger than this multiple of the median gap counts
-# as missing views (limited angles).
+# A gap between angles larger than this multiple of the median means missing views.
 _GAP = 4
 
 
@@ -279,8 +276,7 @@ class ParallelBeam(_Beam):
     spacing : float, optional
         Distance between neighbouring detectors; by default `pixel`.
     offset : float
-        Position of the detector's middle, along the detector, relative to the
-        projection of the centre of rotation.
+        Position of the detector's middle relative to the projected centre of rotation.
     pixel : float
         Side of a pixel.
     matrix : bool
@@ -339,8 +335,7 @@ class FanBeam(_Beam):
     detectors, offset, pixel, matrix
         As for `ParallelBeam`.
     spacing : float, optional
-        Distance between neighbouring detectors, on the detector; by default the
-        projected size of a pixel in the centre.
+        Distance of neighbouring detectors; by default the size of a projected pixel.
 
     Raises
     ------

@@ -39,8 +39,7 @@ class Options:
     rule : Rule or None
         Stopping rule; None makes all iterations and returns the last average.
     prior : Prior or None
-        R, with the weight of a classical method. It has to be smooth or nearly so
-        (`HuberVariation` for total variation).
+        R, as in a classical method; smooth or nearly so, such as `HuberVariation`.
     penalty : float
         Weight of the generator's own penalty.
     trained : {"all", "decoder", "singular values"}
@@ -57,9 +56,8 @@ class Options:
         `svdinv.unroll.operators.Operator.preconditioned`.
     consistent : bool
         Whether to apply a final data consistency step to the average. It needs
-        `HeldOut`, whose held-out data determine its size, a linear operator and `L2`;
-        otherwise it is skipped. For real images sampled by `Sampling`, its noise is
-        removed by low rank of similar patches.
+        `HeldOut`, whose held-out data determine its size, a linear operator and `L2`.
+        With `Sampling` of real images, similar patches of low rank remove its noise.
     every : int
         Iterations between evaluations of the rule.
     seed : int
@@ -109,8 +107,7 @@ def educated(
     network : Network
         The trained network.
     deviation : float, optional
-        Standard deviation of the noise in the data; by default the root mean square
-        residual of the network's image.
+        Standard deviation of the noise in the data; by default of the residual.
     **changes
         Attributes to change.
 
