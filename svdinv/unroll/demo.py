@@ -19,7 +19,7 @@ from svdinv.unroll import pretrained
 from svdinv.unroll.data import HELD_OUT, PHOTOS, Image, centre_crop, photograph, split
 from svdinv.unroll.display import cells, line
 from svdinv.unroll.display.panels import Entry, save_panel
-from svdinv.unroll.evaluation import applied
+from svdinv.unroll.evaluation import run_method
 from svdinv.unroll.inference import apply
 from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.metrics import COLOUR
@@ -111,7 +111,7 @@ class _Table:
         print(line("", COLOUR, _WIDTH))
 
     def add(self, name: str, method: Method) -> None:
-        row, entry = applied(name, method, Colour(), self.problem)
+        row, entry = run_method(name, method, Colour(), self.problem)
         full = f"{name}, {row.note}" if row.note else name
         print(line(f"  {full}", cells(row.values), _WIDTH), flush=True)
         self.entries.append(entry)

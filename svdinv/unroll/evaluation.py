@@ -69,7 +69,7 @@ def classical(
     return {name: method for name, method in methods.items() if name in names}
 
 
-def applied(
+def run_method(
     name: str, method: Method, task: Task, problem: Problem
 ) -> tuple[Row, Entry]:
     """Return the scores of a method, none without a truth, and its image for panels."""
@@ -225,7 +225,7 @@ def compare(
         try:
             for name in dict.fromkeys(order):
                 bar.set_description(name)
-                row, entries[name] = applied(name, methods[name], task, problem)
+                row, entries[name] = run_method(name, methods[name], task, problem)
                 if not rows:
                     head = line("", [*row.values, "seconds"], width)
                     bar.write(head, file=sys.stdout)
@@ -381,7 +381,7 @@ def evaluate(
             rows = []
             for name, method in methods.items():
                 bar.set_description(f"{problem.name}, {problem.setting}, {name}")
-                row, entry = applied(name, method, task, problem)
+                row, entry = run_method(name, method, task, problem)
                 rows.append(row)
                 entries.append(entry)
                 if interrupted():

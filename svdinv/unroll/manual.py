@@ -28,7 +28,7 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import svt
-from svdinv.unroll.networks.recipe import Recipe, State, given_problem
+from svdinv.unroll.networks.recipe import Recipe, State, make_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.operators.wrapped import Linear
 from svdinv.unroll.plugins import naming
@@ -105,7 +105,7 @@ class Solver:
         operator, such as a mask and coil maps, also by keyword, or by an operator; or
         `y` is a problem and has no arguments after it.
         """
-        problem = given_problem(self.recipe, self.operator, y, measurement, named)
+        problem = make_problem(self.recipe, self.operator, y, measurement, named)
         return self._run(problem, self.numbers)
 
     def vjp(
@@ -125,7 +125,7 @@ class Solver:
         callable
             Maps the cotangent G of the images, ``dL = Re <G, dx>``, to those by name.
         """
-        problem = given_problem(self.recipe, self.operator, y, measurement, named)
+        problem = make_problem(self.recipe, self.operator, y, measurement, named)
         functions, names = operators(problem.y), list(self.numbers)
         xp = namespace(problem.y)
         if not xp.isdtype(problem.y.dtype, ("real floating", "complex floating")):
@@ -239,7 +239,7 @@ class Solver:
             raise ValueError("examples must be tuples (truth, y, *measurement)")
         truth, y, *measurement = example
         own = self.operator
-        problem = given_problem(self.recipe, own, y, tuple(measurement))
+        problem = make_problem(self.recipe, own, y, tuple(measurement))
         x = self.recipe.begin(problem)["x"]
         if truth.shape != x.shape:
             raise ValueError(f"truth must have shape {x.shape}, got {truth.shape}")

@@ -21,7 +21,7 @@ import svdinv.torch
 from svdinv.backends.torch import without_autocast
 from svdinv.unroll.networks import Convolutions, Number, Recipe, State
 from svdinv.unroll.networks import weights as files
-from svdinv.unroll.networks.recipe import EPSILON, choose, given_problem
+from svdinv.unroll.networks.recipe import EPSILON, choose, make_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
@@ -152,7 +152,7 @@ class Network(nn.Module):
         arrange = partial(_arrange, y=data)
         measurement = tuple(map(arrange, measurement))
         named = {name: arrange(x) for name, x in named.items()}
-        problem = given_problem(self.recipe, self.operator, y, measurement, named)
+        problem = make_problem(self.recipe, self.operator, y, measurement, named)
         problem = problem.replace_arrays(arrange)
         state = self.recipe.begin(problem)
         real = state["x"].dtype.to_real()

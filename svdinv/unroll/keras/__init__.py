@@ -38,7 +38,7 @@ from svdinv.unroll.networks import (
 )
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import doubled, svt, to_channels, to_complex
-from svdinv.unroll.networks.recipe import EPSILON, choose, given_problem
+from svdinv.unroll.networks.recipe import EPSILON, choose, make_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
@@ -141,7 +141,7 @@ class Network(keras.Model):
             y = ops.cast(y, dtype)
 
         def make(y: Array, measurement: Sequence[Any]) -> Problem:
-            return given_problem(self.recipe, self.operator, y, tuple(measurement))
+            return make_problem(self.recipe, self.operator, y, tuple(measurement))
 
         problem = make(y, measurement)
         state = self.recipe.begin(problem)

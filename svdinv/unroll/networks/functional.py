@@ -87,7 +87,7 @@ def from_blocks(blocks: Array, maps: Array, xp: Namespace) -> Array:
     return x[..., :H, :W]
 
 
-def folded(maps: Array, fold: int, xp: Namespace) -> Array:
+def pixel_unshuffle(maps: Array, fold: int, xp: Namespace) -> Array:
     """Turn squares of fold x fold pixels into channels (space-to-depth), zero-padded.
 
     The shape changes from (B, C, ..., H, W) to
@@ -100,8 +100,8 @@ def folded(maps: Array, fold: int, xp: Namespace) -> Array:
     return xp.reshape(x, (B, C * fold**2, *rest))
 
 
-def unfolded(maps: Array, image: Array, fold: int, xp: Namespace) -> Array:
-    """Invert `folded`, cropping to the height and width of `image`."""
+def pixel_shuffle(maps: Array, image: Array, fold: int, xp: Namespace) -> Array:
+    """Invert `pixel_unshuffle`, cropping to the height and width of `image`."""
     B, C, *rest = sizes(maps, xp)
     x = xp.reshape(maps, (B, C // fold**2, fold, fold, *rest))
     x = xp.permute_dims(x, (0, 1, *range(4, len(rest) + 4), 2, 3))

@@ -46,14 +46,14 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.networks.functional import (
     at_least,
-    folded,
     fraction,
     from_blocks,
+    pixel_shuffle,
+    pixel_unshuffle,
     require,
     to_blocks,
     to_channels,
     to_complex,
-    unfolded,
 )
 from svdinv.unroll.networks.recipe import (
     Layer,
@@ -231,10 +231,10 @@ class LLS(SeriesRecipe):
             inputs.append(pixels + deviation[:, None, None, None, None])
         stacked = xp.concat(inputs, axis=1)
         if self.fold > 1:
-            stacked = folded(stacked, self.fold, xp)
+            stacked = pixel_unshuffle(stacked, self.fold, xp)
         change = layers.correction(stacked)
         if self.fold > 1:
-            change = unfolded(change, v, self.fold, xp)
+            change = pixel_shuffle(change, v, self.fold, xp)
         z = L + to_complex(change, v, xp)
         new = z - like(gamma, x, xp) * problem.gradient(z)
         has_noise = isinstance(problem.A, MRI)

@@ -322,7 +322,7 @@ def choose(recipe: Recipe | None, kind: str, options: Any) -> Recipe:
     return recipe
 
 
-def given_problem(
+def make_problem(
     recipe: Recipe,
     operator: Any,
     y: Any,

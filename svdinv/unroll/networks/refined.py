@@ -24,11 +24,11 @@ from svdinv.unroll.networks.functional import (
     at_least,
     blur,
     check_features,
-    folded,
     halved,
+    pixel_shuffle,
+    pixel_unshuffle,
     require,
     sampled_where,
-    unfolded,
 )
 from svdinv.unroll.networks.non_local import noise_of_images
 from svdinv.unroll.networks.recipe import (
@@ -197,7 +197,7 @@ class Refined(Recipe):
 
     def _maps(self, inputs: Array, layers: Layers) -> Array:
         xp = namespace(inputs)
-        maps = folded(inputs, self.fold, xp) if self.fold > 1 else inputs
+        maps = pixel_unshuffle(inputs, self.fold, xp) if self.fold > 1 else inputs
         maps, skips = layers.encoder_0(maps), []
         for scale in range(1, len(self.features)):
             skips.append(maps)
@@ -211,7 +211,7 @@ class Refined(Recipe):
         change = layers.image(maps)
         if self.fold == 1:
             return change
-        return unfolded(change, inputs, self.fold, xp)
+        return pixel_shuffle(change, inputs, self.fold, xp)
 
 
 def _mean(x: Array, xp: Any) -> Array:

@@ -24,16 +24,16 @@ from svdinv.unroll.arrays import namespace
 from svdinv.unroll.networks.functional import (
     at_least,
     check_image,
-    folded,
     fraction,
     from_blocks,
     normalised_fill,
     one_of,
+    pixel_shuffle,
+    pixel_unshuffle,
     positive,
     residual_gains,
     sampled_where,
     to_blocks,
-    unfolded,
 )
 from svdinv.unroll.networks.recipe import (
     Convolutions,
@@ -162,7 +162,7 @@ class TLR(Recipe):
         if "side" in state and self.convs_before:
             inputs = xp.concat([v, state["side"]], axis=1)
         if self.fold > 1:
-            inputs = folded(inputs, self.fold, xp)
+            inputs = pixel_unshuffle(inputs, self.fold, xp)
         maps = layers.analysis(inputs)
         share = fraction(layers.threshold, xp)
         kept = maps[:, : self.low_rank_maps]
@@ -176,7 +176,7 @@ class TLR(Recipe):
             kept = xp.concat([kept, bypass], axis=1)
         change = layers.synthesis(kept)
         if self.fold > 1:
-            change = unfolded(change, v, self.fold, xp)
+            change = pixel_shuffle(change, v, self.fold, xp)
         z = v + change
         x = problem.A.consistent(z - l, problem.y)
         if layers.eta is not None:
