@@ -119,7 +119,7 @@ class Coils(Operator):
         return xp.sum(_product(conj(cast_like(self.maps, y, xp), xp), y, xp), axis=-3)
 
     def data_length(self, axis: int) -> int | None:
-        """Return the number of coils, or None without coil maps."""
+        """Return the number of coils for the axis -3, None for other axes."""
         return int(self.maps.shape[-3]) if axis == -3 else None
 
 

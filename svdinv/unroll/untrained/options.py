@@ -107,7 +107,7 @@ def educated(
     network : Network
         The trained network.
     deviation : float, optional
-        Standard deviation of the noise in the data; by default of the residual.
+        Standard deviation of the noise; by default that of the network's residual.
     **changes
         Attributes to change.
 
