@@ -117,7 +117,7 @@ def apply(
 def learned(
     network: Network, task: Task, *, ensemble: bool = False, device: str = "cpu"
 ) -> dict[str, Method]:
-    """Return the methods of a network by name: its `START`, if any, and itself."""
+    """Return the methods of a network by name: its `START`, if any, and the network."""
     methods: dict[str, Method] = {}
     if getattr(network.recipe, "has_start", False):
 

@@ -24,7 +24,7 @@ def progress_bar(total: int, *, shown: bool | None = None, **options: Any) -> An
 
 @contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
-    """Yield a function that checks for a first Ctrl-C or SIGTERM; a second one acts."""
+    """Yield a test for a first Ctrl-C or SIGTERM; a second one ends the program."""
     times: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # only the main thread receives signals

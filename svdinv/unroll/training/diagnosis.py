@@ -30,7 +30,7 @@ class Breakdown:
     `layer` is the first layer with an output or gradient that is not finite, such as
     "cells.2.svt"; "data" or the name of a weight that is not finite itself; "start" if
     the input of the first cell is not finite; "loss" or the name of a weight if no
-    layer is at fault; "nowhere" if the step can be repeated; else "unknown".
+    layer is at fault; "nowhere" if the repeated step is finite; else "unknown".
     """
 
     step: int  # from 1; its update was skipped
