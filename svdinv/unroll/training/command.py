@@ -50,7 +50,7 @@ def train(
                 # Another process may have trained here since the caller's check.
                 existing = "" if resume or overwrite else holds_training(output)
                 if existing:
-                    raise ValueError(f"{output} already contains {existing}")
+                    raise ValueError(f"{output} holds {existing} already")
             start = None
             if weights is not None:
                 network = load(weights)
