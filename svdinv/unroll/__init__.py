@@ -1,7 +1,7 @@
 """Unrolled networks with a low-rank step, their training and evaluation.
 
-Import the modules by name. Those marked need the framework; the others work on the
-arrays of any, or on NumPy's alone.
+Import the modules by name. Those marked need the framework; the others work on arrays
+of any framework, or on NumPy arrays only.
 
 ======================  ==========================================================
 ``problem``             data, operator, data fidelity and truth, as one object
@@ -9,20 +9,20 @@ arrays of any, or on NumPy's alone.
 ``fidelity``            data fidelities: least squares, counts
 ``priors``              nuclear norms, sparsity, total variation
 ``algorithms``          ISTA, FISTA, ADMM, PDHG and others; `solve`
-``networks``            recipes: what the networks are, before any framework
+``networks``            recipes: framework-independent definitions of networks
 ``torch`` (torch)       the networks as PyTorch modules
 ``keras`` (keras)       the networks as Keras models
 ``manual``              unrolled solvers that learn without a framework
-``pretrained``          weights that come with the package
-``formats``             files: readers and writers, of scans and measured data
+``pretrained``          weights included in the package
+``formats``             readers and writers of files of scans and measured data
 ``data``                pictures, photographs, sampling masks and noise
 ``metrics``             SNR, normalised error, PSNR and SSIM
 ``tasks``               colour, cine, tomography, impedance: a folder for each
 ``inference`` (torch)   a trained network applied to a problem
 ``training`` (torch)    configurations, the loop, losses and checkpoints
 ``untrained`` (torch)   networks fitted to one measurement, and when to stop
-``evaluation`` (torch)  networks and classical methods at work, and how well they do
+``evaluation`` (torch)  comparison of networks and classical methods
 ``display``             pictures, panels, animations and tables
-``arrays``              the functions that fit an array, of whatever framework
+``arrays``              functions for arrays of any framework
 ======================  ==========================================================
 """

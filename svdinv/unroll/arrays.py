@@ -1,4 +1,4 @@
-"""The functions that fit an array: its namespace and svdinv's operators for it."""
+"""Array functions: the namespace of an array, its operators, and conversions."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ __all__ = [
 
 
 def namespace(x: Array) -> Namespace:
-    """Return the array functions for `x`, in the array API.
+    """Return the array API namespace of `x`.
 
-    `x` is of NumPy, CuPy, PyTorch, JAX, TensorFlow, or any array-API library. They are
-    differentiable where the framework differentiates.
+    `x` is of NumPy, CuPy, PyTorch, JAX, TensorFlow, or any array API library. The
+    functions are differentiable if the framework supports it.
     """
     if is_tensorflow(x):
         return import_module("svdinv.backends.tensorflow_namespace")
@@ -72,59 +72,58 @@ def namespace(x: Array) -> Namespace:
 
 
 def operators(x: Array) -> Any:
-    """Return the low-rank operators for `x`: the module of its framework.
+    """Return the low-rank operators for `x`, the module of its framework.
 
     `svdinv.torch`, `svdinv.tf`, `svdinv.jax`, `svdinv.numpy` or `svdinv.cupy`; for
-    another array-API library the same functions without derivatives. `x` may be on a
+    other array API libraries the same functions without derivatives. `x` may be on a
     tape of `svdinv.numpy.vjp`.
     """
     x = untraced(x)
     if is_tensorflow(x):
         return import_module("svdinv.tf")
-    for known, face in _FACES:
-        if known(x):
-            return import_module(face)
+    for is_of, module in _MODULES:
+        if is_of(x):
+            return import_module(module)
     return for_namespace(array_namespace(x))
 
 
 def backend(x: Array) -> Any:
-    """Return the backend that makes calls of operations differentiable for `x`."""
+    """Return the backend that makes operations differentiable for `x`."""
     return operators(x)._backend
 
 
 def like(x: Any, other: Array, xp: Namespace) -> Array:
-    """`x` in the dtype of `other`: not every framework mixes real and complex."""
-    if isinstance(x, np.generic):  # what NumPy makes of 0-d arrays
+    """Cast `x` to the dtype of `other`, since not every framework mixes dtypes."""
+    if isinstance(x, np.generic):  # the result of NumPy functions of 0-d arrays
         x = np.asarray(x)
     return cast(x, other, xp)
 
 
 def real_dtype(x: Array, xp: Namespace) -> Any:
-    """Return the real dtype of the precision of `x`."""
+    """Return the real dtype with the precision of `x`."""
     return xp.real(x).dtype if is_complex(x, xp) else x.dtype
 
 
 def count_up(size: Any, like: Array, xp: Namespace) -> Array:
-    """Count 0, 1, ..., size - 1 in the dtype and on the device of `like`."""
+    """Return 0, 1, ..., size - 1 in the dtype and on the device of `like`."""
     whole = xp.arange(size, dtype=xp.int32, **on_device(like))
     return xp.astype(whole, like.dtype)
 
 
 def as_complex(x: Array, xp: Namespace) -> Array:
-    """`x` in the complex dtype of its precision."""
+    """Cast `x` to the complex dtype of its precision."""
     return x if is_complex(x, xp) else xp.astype(x, _complex_dtype(x, xp))
 
 
 def on_device(x: Array) -> dict[str, Any]:
-    """Options for a new array on the device of `x`, where that is not automatic."""
+    """Return options that put a new array on the device of `x`, where needed."""
     return {"device": x.device} if compat.is_torch_array(x) else {}
 
 
 def cast_like(value: Array, x: Array, xp: Namespace) -> Array:
-    """Convert a parameter of an operator to the precision and device of `x`.
+    """Convert a parameter of an operator to the framework and precision of `x`.
 
-    Of the framework and the precision of `x`, complex if one of the two is; bool
-    remains bool. A NumPy array moves to the device of `x`.
+    Complex if `value` or `x` is; bool remains bool; NumPy arrays move to x's device.
     """
     if compat.is_numpy_array(value) and not compat.is_numpy_array(x):
         value = xp.asarray(value, **on_device(x))
@@ -137,14 +136,14 @@ def cast_like(value: Array, x: Array, xp: Namespace) -> Array:
 
 
 def stacked(arrays: Sequence[Array], axes: int) -> Array:
-    """Stack arrays, with axes of length 1 in front of those that have fewer."""
+    """Stack arrays, with leading axes of length 1 added up to `axes`."""
     xp = namespace(arrays[0])
     shapes = [(*[1] * (axes - len(x.shape)), *x.shape) for x in arrays]
     return xp.stack([xp.reshape(x, s) for x, s in zip(arrays, shapes, strict=True)])
 
 
 def check_broadcast(name: str, shape: Sequence[Any], data: Sequence[Any]) -> None:
-    """Refuse a shape that does not broadcast to that of the data."""
+    """Raise ValueError if a shape does not broadcast to that of the data."""
     shape, data = tuple(shape), tuple(data)
     fits = len(shape) <= len(data) and all(
         a in (1, b) or a is None or b is None
@@ -155,7 +154,7 @@ def check_broadcast(name: str, shape: Sequence[Any], data: Sequence[Any]) -> Non
 
 
 def check_count(name: str, count: Any, least: int) -> None:
-    """Raise ValueError for what is no integer of at least `least`."""
+    """Raise ValueError unless `count` is an integer of at least `least`."""
     if isinstance(count, bool) or not isinstance(count, int) or count < least:
         raise ValueError(
             f"{name} must be an integer of at least {least}, got {count!r}"
@@ -169,7 +168,7 @@ def is_bool(x: Array) -> bool:
 
 def is_tensorflow(x: Any) -> bool:
     """Return whether `x` is a tensor or a variable of TensorFlow."""
-    # Whoever holds a tensor has imported TensorFlow: nobody else should.
+    # If x is a tensor, TensorFlow has been imported; do not import it otherwise.
     tensorflow = sys.modules.get("tensorflow")
     return tensorflow is not None and isinstance(
         x, tensorflow.Tensor | tensorflow.Variable
@@ -177,66 +176,63 @@ def is_tensorflow(x: Any) -> bool:
 
 
 def times(factor: Any, x: Array, xp: Namespace) -> Array:
-    """`x` times a number, or a real array that broadcasts, in the dtype of `x`."""
+    """Return a number, or a real array that broadcasts, times `x` in its dtype."""
     return (like(factor, x, xp) if hasattr(factor, "dtype") else factor) * x
 
 
 def root(x: Array, xp: Namespace) -> Array:
-    """Square root, with slope 0 at 0."""
+    """Return the square root, with derivative 0 at 0."""
     one = xp.ones_like(x)
     return xp.where(x > 0, xp.sqrt(xp.where(x > 0, x, one)), xp.zeros_like(x))
 
 
 def inner(x: Array, y: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
-    """Re <x, y> of arrays of one shape, summed over all axes or over `axis`.
-
-    With `keepdims` these remain, of length 1.
-    """
+    """Return Re <x, y>, summed over `axis` or all axes, which `keepdims` keeps."""
     xp = namespace(x)
     return xp.sum(real(conj(x, xp) * y, xp), axis=axis, keepdims=keepdims)
 
 
 def norm(x: Array) -> Array:
-    """Root of the sum of squared magnitudes, over all axes."""
+    """Return the root of the sum of squared magnitudes, over all axes."""
     return namespace(x).sqrt(inner(x, x))
 
 
 def as_float(x: Any) -> float:
-    """Return a number, or a 0-d array, as a Python float, without its derivative."""
+    """Return a number or 0-d array as a Python float, detached from derivatives."""
     return float(x.detach() if hasattr(x, "detach") else x)
 
 
 def to_numpy(x: Any) -> np.ndarray[Any, Any]:
-    """Return an array of any framework as one of NumPy, without its derivative."""
-    # Of PyTorch, where a conjugate may be a mark alone, and of CuPy.
+    """Return an array of any framework as a NumPy array, without its derivative."""
+    # "resolve_..." is for PyTorch, where conjugation may be lazy, "get" for CuPy.
     for move in ("detach", "resolve_conj", "resolve_neg", "cpu", "get"):
         x = getattr(x, move)() if hasattr(x, move) else x
     return np.asarray(x)
 
 
 def short_repr(fields: Any) -> str:
-    """Describe a dataclass as its ``repr``, but of arrays the dtype and the shape."""
-    told = []
+    """Return the ``repr`` of a dataclass with arrays as their dtype and shape."""
+    entries = []
     for field in dataclasses.fields(fields):
         value = getattr(fields, field.name)
         shape = getattr(value, "shape", ())
-        said = f"{value.dtype} {tuple(shape)}" if shape else repr(value)
-        told += [f"{field.name}={said}"] if field.repr else []
-    return f"{type(fields).__name__}({', '.join(told)})"
+        text = f"{value.dtype} {tuple(shape)}" if shape else repr(value)
+        entries += [f"{field.name}={text}"] if field.repr else []
+    return f"{type(fields).__name__}({', '.join(entries)})"
 
 
 def casorati(series: Array, xp: Namespace) -> Array:
-    """Casorati matrices of a series: shape (..., T, H, W) to (..., T, H * W)."""
+    """Reshape series (..., T, H, W) to Casorati matrices (..., T, H * W)."""
     *batch, T, H, W = sizes(series, xp)
     return xp.reshape(series, (*batch, T, H * W))
 
 
 def from_casorati(matrices: Array, series: Array, xp: Namespace) -> Array:
-    """Matrices (..., T, H * W) in the shape of `series`."""
+    """Reshape matrices (..., T, H * W) to the shape of `series`."""
     return xp.reshape(matrices, tuple(sizes(series, xp)))
 
 
-_FACES = (
+_MODULES = (
     (compat.is_torch_array, "svdinv.torch"),
     (compat.is_jax_array, "svdinv.jax"),
     (compat.is_numpy_array, "svdinv.numpy"),

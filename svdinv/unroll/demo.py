@@ -1,10 +1,9 @@
-"""The demonstration: a photograph, and a training through both SVDs.
+"""Demonstration: reconstruction of a photograph, and training through both SVDs.
 
-The network that comes with the package reconstructs a photograph that it has never
-seen from a part of its samples, beside classical methods. Then it is trained a little
-further at that sampling rate alone, first through `torch.linalg.svd`, whose gradients
-soon cease to be finite, then through `svdinv.torch.svt`. Every number that is printed
-is measured in the run that prints it.
+The network included in the package reconstructs a photograph that it was not trained on
+from a part of its samples, compared with classical methods. Then it is trained further
+at that sampling rate, first through `torch.linalg.svd`, whose gradients soon become
+infinite or NaN, then through `svdinv.torch.svt`. Printed numbers are those of the run.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from svdinv.unroll import pretrained
 from svdinv.unroll.data import HELD_OUT, PHOTOS, Image, centre_crop, photograph, split
 from svdinv.unroll.display import cells, line
 from svdinv.unroll.display.panels import Entry, save_panel
-from svdinv.unroll.evaluation import applied
+from svdinv.unroll.evaluation import run_method
 from svdinv.unroll.inference import apply
 from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.metrics import COLOUR
@@ -42,21 +41,21 @@ from svdinv.unroll.training.run import Outcome, Run
 PANEL = "svdinv-demo.png"
 """Name of the picture in the output folder."""
 
-_WIDTH = 48  # characters of a name in the table
+_WIDTH = 48  # width of the names in the table, in characters
 
 
 def run(options: Any, picture: Image | None = None) -> int:
-    """Run the demonstration with options of ``svdinv demo``, and print its results.
+    """Run the demonstration with the options of ``svdinv demo``; return the exit code.
 
-    Of a `picture` of one's own, or a photograph by its name. Gives the exit code: 0, or
-    1 if the training through svdinv broke down.
+    The image is `picture`, or by default a photograph given by its name. The exit code
+    is 0, or 1 if the training through svdinv broke down.
     """
     network = pretrained.load("colour")
-    began = time.monotonic()
+    start = time.monotonic()
     torch.set_num_threads(options.threads)
     truth = photograph(options.photo) if picture is None else picture
     truth = centre_crop(truth, 96 if options.quick else 512)
-    given = sampled(options.photo, truth, options.rate, seed=options.seed)
+    problem = sampled(options.photo, truth, options.rate, seed=options.seed)
     weights = sum(p.numel() for p in network.parameters())
     print(
         f"{options.photo}, {truth.shape[0]}x{truth.shape[1]} pixels, from "
@@ -64,9 +63,9 @@ def run(options: Any, picture: Image | None = None) -> int:
         f"The network comes with svdinv: {weights:,} weights, trained on other "
         "photographs.\n"
     )
-    table = _Table(given, truth)
-    # BLAS threads gain little on matrices of this size, and lose several times over
-    # where other work shares the cores: they spin while they wait.
+    table = _Table(problem, truth)
+    # BLAS threads gain little for matrices of this size, and slow down several times
+    # when cores are shared with other work, because they wait actively.
     with threadpool_limits(1, user_api="blas"):
         table.add("samples, zero-filled", zero_filled)
         table.add("SVT completion", svt_completion)
@@ -77,10 +76,10 @@ def run(options: Any, picture: Image | None = None) -> int:
         f"  The network: {own - completion:+.2f} dB on SVT completion, "
         f"{own - smooth:+.2f} dB on biharmonic inpainting."
     )
-    groups = pretrained.load("colour-groups")  # which takes longer
+    groups = pretrained.load("colour-groups")  # slower
     table.add("low rank of groups behind it", partial(apply, groups, Colour()))
     _save(options, table)
-    print(f"Picture: {options.output / PANEL} ({time.monotonic() - began:.0f} s)")
+    print(f"Picture: {options.output / PANEL} ({time.monotonic() - start:.0f} s)")
     if not options.steps:
         return 0
 
@@ -88,31 +87,31 @@ def run(options: Any, picture: Image | None = None) -> int:
         f"\nNow a training: {options.steps} steps more, at {options.rate:.0%} alone. "
         "Ctrl-C ends it, not the demonstration."
     )
-    small = {"batch": 4, "patch": 32} if options.quick else {}
-    theirs, _ = _tuned(options, network, "torch.linalg.svd", **small)
-    ours, tuned = _tuned(options, network, "svt", **small)
+    sizes = {"batch": 4, "patch": 32} if options.quick else {}
+    theirs, _ = _tuned(options, network, "torch.linalg.svd", **sizes)
+    ours, tuned = _tuned(options, network, "svt", **sizes)
     print(_compared(theirs, ours))
     if ours.breakdown is not None:
         return 1
     print()
-    again = partial(apply, tuned, Colour(), ensemble=True)
-    table.add("unrolled network, trained on", again)
+    retrained = partial(apply, tuned, Colour(), ensemble=True)
+    table.add("unrolled network, trained on", retrained)
     _save(options, table)
-    print(f"Picture: {options.output / PANEL}\nTime: {time.monotonic() - began:.0f} s")
+    print(f"Picture: {options.output / PANEL}\nTime: {time.monotonic() - start:.0f} s")
     return 0
 
 
 class _Table:
-    """Results, printed as they come, and their images for the picture."""
+    """Results, printed as they arrive, and their images for the picture."""
 
-    def __init__(self, given: Problem, truth: Image) -> None:
-        self.given, self.truth = given, truth
+    def __init__(self, problem: Problem, truth: Image) -> None:
+        self.problem, self.truth = problem, truth
         self.entries: list[Entry] = []
         self.decibels: list[float] = []
         print(line("", COLOUR, _WIDTH))
 
     def add(self, name: str, method: Method) -> None:
-        row, entry = applied(name, method, Colour(), self.given)
+        row, entry = run_method(name, method, Colour(), self.problem)
         full = f"{name}, {row.note}" if row.note else name
         print(line(f"  {full}", cells(row.values), _WIDTH), flush=True)
         self.entries.append(entry)
@@ -131,7 +130,7 @@ def _save(options: Any, table: _Table) -> None:
 def _tuned(
     options: Any, network: Network, svd: Any, batch: int = 8, patch: int = 64
 ) -> tuple[Outcome, Network]:
-    """Train a copy of the network on, behind a progress bar."""
+    """Train a copy of the network further, with a progress bar."""
     held_out = options.photo if options.photo in PHOTOS else HELD_OUT
     task = Colour(held_out=(held_out,), patch=patch, rates=(options.rate, options.rate))
     training = Training(
@@ -169,16 +168,16 @@ def _tuned(
 
 
 def _compared(theirs: Outcome, ours: Outcome) -> str:
-    """Summarise how the two trainings ended."""
-    each = {"torch.linalg.svd": theirs, "svdinv.torch.svt": ours}
+    """Return a summary of the end of both trainings."""
+    outcomes = {"torch.linalg.svd": theirs, "svdinv.torch.svt": ours}
     lines = []
-    for name, outcome in each.items():
-        how = str(outcome.breakdown).replace("\n", "\n  ")
+    for name, outcome in outcomes.items():
+        result = str(outcome.breakdown).replace("\n", "\n  ")
         if outcome.breakdown is None:
             early = "" if outcome.ending == "finished" else ", stopped early"
-            how = f"{outcome.step} steps in {outcome.seconds:.0f} s{early}"
-            how += ", every gradient finite"
-        lines.append(f"  {name}: {how}")
+            result = f"{outcome.step} steps in {outcome.seconds:.0f} s{early}"
+            result += ", every gradient finite"
+        lines.append(f"  {name}: {result}")
     if theirs.breakdown is None:
         lines.append("  No difference to be seen this time.")
     elif ours.breakdown is None and ours.step < theirs.breakdown.step:

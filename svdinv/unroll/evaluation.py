@@ -1,4 +1,4 @@
-"""Methods at work on problems: their scores, the files written of them, evaluations."""
+"""Comparison and evaluation of methods on problems, with their scores and files."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _FOOTNOTE = (
 )
 
 Which: TypeAlias = Literal["first", "quick", "all"]
-"""Of the classical methods, those that are compared with."""
+"""Selection of classical methods to compare with."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method on a problem: names, metrics by name, and seconds of wall-clock time.
+    """Result of a method: names, metrics by name, and wall-clock time in seconds.
 
-    `note` is what the method chose, such as a weight; it may be empty.
+    `note` describes what the method selected, such as a weight; it may be empty.
     """
 
     image: str
@@ -54,44 +54,40 @@ class Row:
 def classical(
     task: Task, problem: Problem, *, which: Which = "all", asked: str = ""
 ) -> dict[str, Method]:
-    """Choose the classical methods to compare with, by name: the first always.
+    """Return the classical methods to compare with, by name; the first is always one.
 
-    Further "all" that suit a problem and do not take too long for it, or those of them
-    that are "quick", and in any case the one that is `asked` for.
+    The others are "all" methods that apply to the problem and are not too slow for it,
+    or those of them that are "quick", and in any case the one named `asked`.
     """
     methods = task.baselines()
     names = {next(iter(methods)), asked}
     for name, method in methods.items():
-        own = method if isinstance(method, Baseline) else Baseline(method)
-        wanted = which == "all" or (which == "quick" and not own.lengthy)
-        if wanted and own.applies(problem) and not own.slow(problem):
+        baseline = method if isinstance(method, Baseline) else Baseline(method)
+        selected = which == "all" or (which == "quick" and not baseline.lengthy)
+        if selected and baseline.applies(problem) and not baseline.slow(problem):
             names.add(name)
     return {name: method for name, method in methods.items() if name in names}
 
 
-def applied(
+def run_method(
     name: str, method: Method, task: Task, problem: Problem
 ) -> tuple[Row, Entry]:
-    """Apply a method to a problem.
-
-    Returns how well it did, without values where the truth is not known, and the image
-    for panels.
-    """
-    began = time.monotonic()
+    """Return the scores of a method, none without a truth, and its image for panels."""
+    start = time.monotonic()
     estimate = method(problem)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - start
     values = task.judge(problem, estimate.image)
     row = Row(problem.name, problem.setting, name, values, seconds, estimate.note)
     return row, Entry(name, task.for_display(estimate.image), label(values))
 
 
 def file_stem(name: str) -> str:
-    """Make a name a part of that of a file, without spaces, commas and the like."""
+    """Convert a name to part of a file name, without spaces, commas and the like."""
     return re.sub(r"[^\w.]+", "-", name).strip("-")
 
 
 def label(values: Mapping[str, float]) -> str:
-    """Format the first metric of an image, and its SSIM."""
+    """Format the first metric of an image and its SSIM."""
     if not values:
         return ""
     name, first = next(iter(values.items()))
@@ -106,7 +102,7 @@ def save_pictures(
     problem: Problem,
     entries: Sequence[Entry],
 ) -> None:
-    """Write a panel of reconstructions, and perhaps an animation too."""
+    """Write a panel of reconstructions, and an animation if `animation` is a path."""
     title, truth = f"{problem.name}, {problem.setting}", None
     if problem.truth is not None:
         truth = Entry("truth", task.for_display(problem.truth), "")
@@ -116,7 +112,7 @@ def save_pictures(
 
 
 class Files(NamedTuple):
-    """Where a reconstruction goes, a picture that compares, and a series' animation."""
+    """Paths of a reconstruction, of the panel, and of the animation of a series."""
 
     image: Path
     panel: Path
@@ -126,12 +122,12 @@ class Files(NamedTuple):
 def files(
     output: Path, task: Task, problem: Problem, method: str, movie: str = ".gif"
 ) -> Files:
-    """Name what is written, side by side.
+    """Return the paths of the files of a reconstruction.
 
-    `output` is a folder, or the file of the reconstruction: whatever has a suffix that
-    begins with a letter, unlike ``rate0.1``, and is no folder. In a folder the names
-    tell the method, so that nothing of another one is replaced. Raises ValueError if
-    a reconstruction cannot be written to a file of that suffix.
+    `output` is a folder, or the file of the reconstruction if it is not an existing
+    folder and has a suffix that begins with a letter (unlike ``rate0.1``). File names
+    in a folder contain the method, so that results of other methods are not replaced.
+    Raises ValueError if a reconstruction cannot be written with that suffix.
     """
     endings = task.endings
     if output.suffix[1:2].isalpha() and not output.is_dir():
@@ -151,9 +147,9 @@ def files(
 
 
 class Compared(NamedTuple):
-    """How a comparison went: its rows, and whether Ctrl-C left some methods out.
+    """Rows of a comparison, and whether Ctrl-C left some methods out (not `complete`).
 
-    `written`: whether the image was made before that, and so was written.
+    `written`: whether the image of the chosen method was written.
     """
 
     rows: list[Row]
@@ -169,34 +165,34 @@ def method_named(
     *,
     ensemble: bool = False,
 ) -> str:
-    """Return the name in the table of the chosen method.
+    """Return the name of the chosen method in the table.
 
-    `name` is that, in whatever case and with hyphens for spaces; by default the network
-    is it, or without one that is for such problems the last classical method. Raises
-    ValueError if there is no such method for a problem.
+    `name` is compared without regard to case, and may have hyphens for spaces. By
+    default it is the network if it applies to the problem, else the last classical
+    method. Raises ValueError if no method of that name applies to the problem.
     """
     names = [
-        each
-        for each, own in task.baselines().items()
-        if not isinstance(own, Baseline) or own.applies(problem)
+        method
+        for method, baseline in task.baselines().items()
+        if not isinstance(baseline, Baseline) or baseline.applies(problem)
     ]
-    usual = names[-1]
+    default = names[-1]
     if network is not None:
         names += learned(network, task)
-        suits = task.suits_network(problem, network.recipe)
-        usual = NAMES[False] if suits else usual
-    slugs = {slug(each): each for each in names}
-    asked = slug(usual if name is None else name)
-    if asked not in slugs:
+        supported = task.suits_network(problem, network.recipe)
+        default = NAMES[False] if supported else default
+    slugs = {slug(method): method for method in names}
+    chosen = slug(default if name is None else name)
+    if chosen not in slugs:
         raise ValueError(
             f"must be one of {', '.join(slugs)} for {problem.name}, got {name!r}"
         )
-    found = slugs[asked]
-    return NAMES[ensemble] if found == NAMES[False] else found
+    selected = slugs[chosen]
+    return NAMES[ensemble] if selected == NAMES[False] else selected
 
 
 def slug(name: str) -> str:
-    """Write the name of a method as on the command line."""
+    """Return the name of a method as written on the command line."""
     return re.sub(r"[^a-z0-9+]+", "-", name.lower().replace("'", "")).strip("-")
 
 
@@ -208,18 +204,17 @@ def compare(
     chosen: str,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Compared:
-    """Apply methods, print how they did, and write the image of the one `chosen`.
+    """Apply methods, print their scores, and write the image of the one `chosen`.
 
-    The first is applied first, then the one that is chosen, whose image is
-    written at once: Ctrl-C after that leaves some out of the comparison, and no more.
-    `stopped`: whether one of them noticed it.
+    The chosen method is applied second and its image is written immediately: Ctrl-C
+    after that only shortens the comparison. `stopped` returns whether it was pressed.
     """
     width = 2 + max(18, *map(len, task.baselines()))
     rows: list[Row] = []
     entries: dict[str, Entry] = {}
     with (
         threadpool_limits(torch.get_num_threads(), user_api="blas"),
-        # In percents it would contradict the bar of a fit.
+        # A bar in percent would contradict that of a fit.
         progress_bar(
             len(methods),
             leave=False,
@@ -230,15 +225,15 @@ def compare(
         try:
             for name in dict.fromkeys(order):
                 bar.set_description(name)
-                row, entries[name] = applied(name, methods[name], task, problem)
+                row, entries[name] = run_method(name, methods[name], task, problem)
                 if not rows:
                     head = line("", [*row.values, "seconds"], width)
                     bar.write(head, file=sys.stdout)
                 numbers = cells({**row.values, "seconds": row.seconds})
-                told = f"{line(f'  {name}', numbers, width)}   {row.note}".rstrip()
-                bar.write(told, file=sys.stdout)
+                text = f"{line(f'  {name}', numbers, width)}   {row.note}".rstrip()
+                bar.write(text, file=sys.stdout)
                 rows.append(row)
-                if name == chosen:  # whatever ends the others
+                if name == chosen:  # before the others, which may fail
                     task.save(written.image, entries[name].image, problem)
                 bar.update()
                 if stopped():
@@ -246,18 +241,18 @@ def compare(
         except KeyboardInterrupt:
             if chosen not in entries:
                 return Compared(rows, False, False)
-    # In the picture the one to look at is the last.
-    shown = [entries[n] for n in methods if n in entries and n != chosen]
-    shown.append(entries[chosen])
-    save_pictures(written.panel, written.animation, task, problem, shown)
+    # The chosen image is the last one in the picture.
+    pictured = [entries[n] for n in methods if n in entries and n != chosen]
+    pictured.append(entries[chosen])
+    save_pictures(written.panel, written.animation, task, problem, pictured)
     return Compared(rows, True, len(rows) == len(methods))
 
 
 @dataclass
 class Evaluation:
-    """Methods on problems: a row for each, in the order of the work.
+    """Scores of methods on problems, in the order of computation.
 
-    `complete`: whether all problems were done.
+    `complete`: whether all problems were processed.
     """
 
     task: Task
@@ -266,41 +261,40 @@ class Evaluation:
     complete: bool = False
 
     def means(self) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
-        """Average over the images of each setting, in the order of the work.
+        """Yield means over the images of each setting, in the order of computation.
 
-        Yields the setting with the number of its images, and by method the means of
-        each metric and of the seconds.
+        Yields the setting with its number of images, and means by method and metric.
         """
         for setting in dict.fromkeys(row.setting for row in self.rows):
             rows = [row for row in self.rows if row.setting == setting]
             means: dict[str, dict[str, float]] = {}
             for method in dict.fromkeys(row.method for row in rows):
-                own = [
+                scores = [
                     [*r.values.values(), r.seconds] for r in rows if r.method == method
                 ]
-                mean = map(float, np.mean(own, axis=0))
+                mean = map(float, np.mean(scores, axis=0))
                 means[method] = dict(zip(self._columns, mean, strict=True))
-            count = len(own)
+            count = len(scores)
             yield f"{setting}, {count} image{'s' if count > 1 else ''}", means
 
     def text(self) -> str:
-        """Return the means as tables for the terminal."""
+        """Return the means as tables for a terminal."""
         blocks = []
         width = 2 + max((len(row.method) for row in self.rows), default=0)
         for heading, means in self.means():
             lines = [line(heading, self._columns, width)]
-            lines += [line(f"  {m}", cells(own), width) for m, own in means.items()]
+            lines += [line(f"  {m}", cells(mean), width) for m, mean in means.items()]
             blocks.append("\n".join(lines))
         return "\n\n".join(blocks)
 
     def markdown(self) -> str:
-        """Return the means as tables in Markdown, with the best values in bold."""
+        """Return the means as Markdown tables, with the best values in bold."""
         blocks = [f"# {self.title}"]
         for heading, means in self.means():
-            best = {n: max(own[n] for own in means.values()) for n in self.task.metrics}
+            best = {n: max(row[n] for row in means.values()) for n in self.task.metrics}
             rows = []
-            for method, own in means.items():
-                pairs = zip(cells(own), own.items(), strict=True)
+            for method, mean in means.items():
+                pairs = zip(cells(mean), mean.items(), strict=True)
                 bold = (f"**{x}**" if best.get(n) == v else x for x, (n, v) in pairs)
                 rows.append([method, *bold])
             blocks.append(f"## {heading}")
@@ -312,7 +306,7 @@ class Evaluation:
         return "\n\n".join(blocks) + "\n"
 
     def write(self, output: Path) -> None:
-        """Write the rows, and the table of their means, to `RESULTS` and `TABLE`."""
+        """Write the rows to `RESULTS` and the tables of means to `TABLE`."""
         columns = [name.lower().replace(" / ", "_") for name in self._columns]
         header = ["image", "setting", "method", *columns, "note"]
         rows = [
@@ -348,47 +342,46 @@ def evaluate(
     device: str = "cpu",
     panels: int = 1,
 ) -> Evaluation:
-    """Reconstruct images with known truth, and write down how well that went.
+    """Reconstruct images with known truth, and write tables of the scores.
 
-    By the classical methods, all or the first alone, and by a network, which is on
-    `device`; with `ensemble` also as the mean over equivalent versions. Every image is
-    measured in every way, one way after the other, and for each another seed is taken,
-    counted on from that of the way; what is measured already is taken once.
+    Methods are the classical ones, all or only the first, and a network on `device`,
+    with `ensemble` also as the mean over equivalent versions. Each of the `settings` is
+    applied to all images, with increasing seeds; measured problems are used once.
 
-    Written are `RESULTS`, `TABLE` and, for so many images of each setting, pictures, in
-    an existing folder; the tables are complete after each problem, whatever ends the
-    work. What it returns is not complete after Ctrl-C.
+    Files in the existing folder `output` are `RESULTS`, `TABLE`, and pictures of the
+    first `panels` images of each setting. Tables are complete after each problem. After
+    Ctrl-C the returned evaluation is not complete.
     """
     pairs = [
         (replace(options, seed=options.seed + number), image)
-        for place, options in enumerate(settings)
+        for index, options in enumerate(settings)
         for number, image in enumerate(images)
-        if isinstance(image, InputImage) or place == 0
+        if isinstance(image, InputImage) or index == 0
     ]
     networks: dict[str, Method] = {}
     for view in (False, True) if ensemble and task.has_views else (False,):
         if network is not None:
             networks |= learned(network, task, ensemble=view, device=device)
     evaluation = Evaluation(task, title)
-    pictured: dict[str, int] = {}
+    picture_counts: dict[str, int] = {}
     with (
         interrupts() as interrupted,
         threadpool_limits(torch.get_num_threads(), user_api="blas"),
         progress_bar(len(pairs), unit="image", smoothing=0) as bar,
     ):
-        for options, given in pairs:
-            # Not before it is needed: all of them may not fit into memory.
-            if isinstance(given, Problem):
-                problem = given
+        for options, source in pairs:
+            # Measured when needed, because all may not fit into memory.
+            if isinstance(source, Problem):
+                problem = source
             else:
-                problem = task.measure(given, options)
+                problem = task.measure(source, options)
             which: Which = "all" if baselines else "first"
             methods = classical(task, problem, which=which) | networks
             entries: list[Entry] = []
             rows = []
             for name, method in methods.items():
                 bar.set_description(f"{problem.name}, {problem.setting}, {name}")
-                row, entry = applied(name, method, task, problem)
+                row, entry = run_method(name, method, task, problem)
                 rows.append(row)
                 entries.append(entry)
                 if interrupted():
@@ -399,11 +392,11 @@ def evaluate(
                 evaluation.write(output)
             if interrupted():
                 return evaluation
-            if pictured.setdefault(problem.setting, 0) < panels:
+            if picture_counts.setdefault(problem.setting, 0) < panels:
                 slug = file_stem(f"{problem.setting} {problem.name}")
                 gif = output / f"animation-{slug}.gif" if task.moves(problem) else None
                 panel = output / f"panel-{slug}.png"
                 save_pictures(panel, gif, task, problem, entries)
-                pictured[problem.setting] += 1
+                picture_counts[problem.setting] += 1
     evaluation.complete = True
     return evaluation

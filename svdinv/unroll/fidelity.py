@@ -1,10 +1,9 @@
-"""Data fidelities: how far what an image would give lies from what was measured.
+"""Data fidelities, which measure how well an image explains the data.
 
-A fidelity is a function D(z, y) of z = A(x) and the data y, the negative logarithm of
-their likelihood. Algorithms and networks take it from the problem
-(`svdinv.unroll.problem.Problem`); one of your own defines what they ask for:
-`distance`, `slope` and the `curvature` of it, for algorithms that go down the slope, or
-`prox`, for `PDHG`.
+A fidelity is a function D(z, y) of z = A(x) and the data y, their negative
+log-likelihood. Algorithms and networks use that of the problem
+(`svdinv.unroll.problem.Problem`). A user-defined fidelity defines `distance` and
+`slope`; also its `curvature` for gradient-based algorithms, or `prox` for `PDHG`.
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ __all__ = ["L2", "DataFidelity", "PoissonKL"]
 
 
 class DataFidelity:
-    """A function D(z, y): subclasses define `distance`, `slope` and perhaps `prox`."""
+    """A function D(z, y); subclasses define `distance`, `slope` and maybe `prox`."""
 
     def distance(self, z: Array, y: Array) -> Array:
-        """Return the divergence D of ``z = A(x)`` and the data, summed: real, 0-d."""
+        """Return D summed over all data, for ``z = A(x)``, as a real 0-d array."""
         raise NotImplementedError
 
     def slope(self, z: Array, y: Array) -> Array:
-        """Return the gradient of D in z, of its shape."""
+        """Return the gradient of D with respect to z, with the shape of z."""
         raise NotImplementedError
 
     def prox(self, z: Array, y: Array, step: Any) -> Array:
         """Apply the proximal operator of step D, for a positive number or 0-d array.
 
-        ``argmin over w of step D(w, y) + |w - z|^2 / 2``.
+        This is ``argmin over w of step D(w, y) + |w - z|^2 / 2``.
         """
         raise NotImplementedError(f"{self!r} has no proximal operator")
 
@@ -59,45 +58,42 @@ class DataFidelity:
         return math.inf
 
     def check(self, y: Array) -> None:
-        """Check that it goes with data, before any work.
+        """Check that the fidelity matches the data; called before a reconstruction.
 
-        Raises ValueError or TypeError if it does not, such as a weight of another
-        shape.
+        Raises ValueError or TypeError otherwise, e.g. for a weight of another shape.
         """
 
     def expected(self, z: Array) -> Array:
-        """Return the data that are expected of an image with ``z = A(x)``.
+        """Return the expected data of an image with ``z = A(x)``.
 
-        That is z, unless there is something beside it, such as a background.
+        By default z; a background, for example, is added to it.
         """
         return z
 
     def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
-        """Return one fidelity for a batch, of this one and those of the other items.
+        """Return one fidelity for a batch, from this one and those of the other items.
 
-        It is for data with one more axis in front; `data` is what is measured of one
-        item, of which the number of axes matters. Raises ValueError if they are not the
-        same, and of no kind that can be stacked.
+        Its data have one more axis in front; `data` are those of one item, for their
+        number of axes. Raises ValueError if fidelities differ and cannot be stacked.
         """
         if all(alike(other, self) for other in others):
             return self
         raise ValueError("problems of a batch must share one data fidelity")
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
-        """Return the same fidelity, of arrays that have been converted.
+        """Return the same fidelity with converted arrays.
 
-        `convert` is applied to every array that it is made of, such as a weight: it
-        moves it to a framework or a device, or turns it with the data.
+        `convert` is applied to every array, such as a weight, to move it to another
+        framework or device, or to flip or rotate it with the data.
         """
         return self
 
     def dual_step(
         self, dual: Array, z: Array, y: Array, sigma: Any, A: Operator
     ) -> Array:
-        """Apply the proximal operator of sigma D*, at ``dual + sigma z``, by that of D.
+        """Apply the proximal operator of sigma D* at ``dual + sigma z``, by that of D.
 
-        Moreau, Bull. Soc. Math. France 1965. ``A.project_to_samples`` keeps what in `y`
-        is data.
+        Moreau, Bull. Soc. Math. France 1965. Unmeasured data are set to 0.
         """
         xp = namespace(z)
         v = dual + times(sigma, z, xp)
@@ -121,24 +117,24 @@ class _OfOneParameter(DataFidelity):
                 f"{self.name} must be a number or an array, got {type(value).__name__}"
             )
         if number and not (value > 0 or (self.may_be_0 and value == 0)):
-            due = "not be negative" if self.may_be_0 else "be positive"
-            raise ValueError(f"{self.name} must {due}, got {value}")
+            requirement = "not be negative" if self.may_be_0 else "be positive"
+            raise ValueError(f"{self.name} must {requirement}, got {value}")
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
         value = getattr(self, self.name)
-        made: Any = type(self)
-        return made(convert(value)) if hasattr(value, "dtype") else self
+        constructor: Any = type(self)
+        return constructor(convert(value)) if hasattr(value, "dtype") else self
 
     def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
-        every = [self, *others]
-        values = [getattr(each, self.name, None) for each in every]
-        one_class = all(type(each) is type(self) for each in every)
+        fidelities = [self, *others]
+        values = [getattr(each, self.name, None) for each in fidelities]
+        one_class = all(type(each) is type(self) for each in fidelities)
         if not (one_class and all(hasattr(value, "dtype") for value in values)):
             return super().stacked(others, data)
-        made: Any = type(self)
-        return made(stacked(values, len(data.shape)))
+        constructor: Any = type(self)
+        return constructor(stacked(values, len(data.shape)))
 
-    def _own(self, z: Array) -> Any:
+    def _parameter(self, z: Array) -> Any:
         """Return the parameter in the real precision of `z`."""
         value = getattr(self, self.name)
         if not hasattr(value, "dtype"):
@@ -149,22 +145,21 @@ class _OfOneParameter(DataFidelity):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class L2(_OfOneParameter):
-    """Half the squared distance, of data with Gaussian noise.
+    """Half the weighted squared distance, for data with Gaussian noise.
 
     ``D(z, y) = sum w |z - y|^2 / 2``.
 
     Parameters
     ----------
     weight : float or array, optional
-        w > 0, such as the inverse variance of the noise; an array has a shape that
-        broadcasts to that of the data, and may be 0 where there are none. Without it, w
-        is 1.
+        w > 0, such as the inverse variance of the noise; 1 by default. An array must
+        broadcast to the data, and may be 0 for missing data.
 
     Raises
     ------
     ValueError
-        If `weight` is a number and not positive. What an array holds is looked at by
-        `check`, as algorithms do.
+        If `weight` is a number and not positive. Elements of an array are checked by
+        `check`, which algorithms call.
     """
 
     weight: Any = None
@@ -183,7 +178,7 @@ class L2(_OfOneParameter):
         """Return ``(z + step w y) / (1 + step w)``."""
         xp = namespace(z)
         one = xp.ones_like(real(z, xp))
-        weight = one if self.weight is None else one * self._own(z)
+        weight = one if self.weight is None else one * self._parameter(z)
         share = times(step, weight, xp)
         share = share / (1 + share)
         return z + times(share, y - z, xp)
@@ -205,32 +200,32 @@ class L2(_OfOneParameter):
     ) -> Array:
         """Return ``(dual + sigma (z - y)) w / (w + sigma)``."""
         xp = namespace(z)
-        # The derivative by sigma sees the difference, where A^H does not hide it.
+        # Masked: A^H ignores unmeasured entries, but the derivative by sigma does not.
         moved = dual + times(sigma, A.project_to_samples(z - y), xp)
-        w = 1.0 if self.weight is None else self._own(z)
+        w = 1.0 if self.weight is None else self._parameter(z)
         return times(w / (w + sigma), moved, xp)
 
     def _weighted(self, z: Array) -> Array:
-        return z if self.weight is None else times(self._own(z), z, namespace(z))
+        return z if self.weight is None else times(self._parameter(z), z, namespace(z))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PoissonKL(_OfOneParameter):
-    """Kullback-Leibler divergence, of data that are counts.
+    """Kullback-Leibler divergence, for data that are counts.
 
-    ``D(z, y) = sum (z + b) - y + y log(y / (z + b))``: the negative logarithm of the
-    likelihood of Poisson noise (Shepp & Vardi, IEEE TMI 1982), 0 where z + b = y.
+    ``D(z, y) = sum (z + b) - y + y log(y / (z + b))``, the negative log-likelihood of
+    Poisson noise (Shepp & Vardi, IEEE TMI 1982), 0 for z + b = y.
 
     Parameters
     ----------
     background : float or array
-        b >= 0, what is counted without any image, such as randoms and scatter in PET.
+        b >= 0, expected counts without an object, such as randoms and scatter in PET.
 
     Raises
     ------
     ValueError
-        If `background` is a negative number; what an array holds is looked at by
-        `check`, as algorithms do.
+        If `background` is a negative number. Elements of an array are checked by
+        `check`, which algorithms call.
     """
 
     background: Any = 0.0
@@ -239,26 +234,23 @@ class PoissonKL(_OfOneParameter):
 
     def check(self, y: Array) -> None:
         if bool(namespace(y).any(y < 0)):
-            raise ValueError("y must hold no negative counts")
+            raise ValueError("y must not contain negative counts")
         if hasattr(self.background, "dtype"):
             _largest("background", self.background, y)
 
     def distance(self, z: Array, y: Array) -> Array:
-        """Return the divergence: infinite where counts have no mean."""
+        """Return the divergence, infinite for positive counts with mean 0."""
         xp = namespace(z)
         mean, counted = self.expected(z), y > 0
         one = xp.ones_like(mean)
-        known = counted & (mean > 0)
-        ratio = xp.where(known, y, one) / xp.where(known, mean, one)
+        valid = counted & (mean > 0)
+        ratio = xp.where(valid, y, one) / xp.where(valid, mean, one)
         impossible = (counted & (mean <= 0)) | (mean < 0)
         each = mean - y + y * xp.log(ratio)
         return xp.sum(xp.where(impossible, math.inf * one, each))
 
     def slope(self, z: Array, y: Array) -> Array:
-        """Return ``1 - y / (z + b)``, and 1 where nothing was counted.
-
-        Minus infinity where there are counts without a mean, which is impossible.
-        """
+        """Return ``1 - y / (z + b)``; 1 for y = 0, else -infinity for z + b <= 0."""
         xp = namespace(z)
         mean, y = self.expected(z), like(y, z, xp)
         one = xp.ones_like(mean)
@@ -275,7 +267,7 @@ class PoissonKL(_OfOneParameter):
         shifted = self.expected(z) - times(step, one, xp)
         square = shifted**2 + 4 * times(step, y, xp)
         length = root(square, xp)
-        # The form without cancellation, where the shift is negative.
+        # For a negative shift, the form without cancellation.
         sum_ = xp.where(length - shifted > 0, length - shifted, one)
         small = 2 * times(step, y, xp) / sum_
         mean = xp.where(shifted < 0, small, (shifted + length) / 2)
@@ -283,11 +275,11 @@ class PoissonKL(_OfOneParameter):
 
     def expected(self, z: Array) -> Array:
         """Return ``z + b``."""
-        return z + self._own(z)
+        return z + self._parameter(z)
 
 
 def _largest(name: str, value: Array, y: Array) -> float:
-    """Return the largest weight, after checking that the shapes fit the data."""
+    """Return the largest element, after checking that the array matches the data."""
     xp = namespace(value)
     if not compat.is_numpy_array(value) and xp is not namespace(y):
         raise TypeError(
@@ -299,5 +291,5 @@ def _largest(name: str, value: Array, y: Array) -> float:
     check_broadcast(name, value.shape, y.shape)
     lowest, highest = as_float(xp.min(value)), as_float(xp.max(value))
     if not (lowest >= 0 and highest < math.inf):
-        raise ValueError(f"{name} must hold finite numbers >= 0")
+        raise ValueError(f"{name} must contain finite numbers >= 0")
     return highest

@@ -1,4 +1,4 @@
-"""A trained network at work on a problem, whatever its size."""
+"""Application of a trained network to a problem of any size."""
 
 from __future__ import annotations
 
@@ -22,61 +22,55 @@ from svdinv.unroll.tiles import tiles
 from svdinv.unroll.torch import Network, load, tensor
 
 VIEWS = 8
-"""Mirrored, turned or reversed versions of a problem that an ensemble averages over."""
+"""Number of flipped, rotated or reversed versions that an ensemble averages over."""
 
 NAMES = {False: "network", True: f"network, {VIEWS} views"}
-"""What a network is called in tables, alone and as an ensemble."""
+"""Names of a network in tables, alone and as an ensemble."""
 
 START = "network's start"
-"""What the iterations in front of a network are called, which learn nothing.
+"""Name of the iterations without weights that precede the cells of a network.
 
-Beside their image one sees what the weights bring. There is none where a network begins
-with the zero-filled image, or as one of pictures with a fill that is no rival."""
+Their image shows the contribution of the weights. Networks that start with the
+zero-filled image, or with a simple fill of the samples, have no such entry."""
 
 Arrays = NDArray[Any]
 
-# A network that works on blocks sees a picture in tiles if it is larger than this,
-# each with a margin as wide as what the layers reach in practice.
+# A network that works on blocks processes an image larger than _LARGEST in tiles, with
+# a margin of the effective reach of its layers.
 _LARGEST, _TILE, _MARGIN = 1024, 768, 96
 
 
 def open_network(weights: str | Path, device: str = "cpu") -> Network:
-    """Make a network of weights, in evaluation mode.
+    """Load a network with its weights, in evaluation mode.
 
-    They are the name of those that come with the package, a safetensors file, or the
-    folder of a training. Raises FileNotFoundError if there is no such file, ValueError
-    if there are none of that name or the file is damaged.
+    `weights` is the name of weights included in the package, a safetensors file, or the
+    folder of a training. Raises FileNotFoundError if the file does not exist,
+    ValueError if there are no weights of that name or the file is damaged.
     """
     if Path(weights).is_dir():
         weights = Path(weights) / WEIGHTS
     elif not Path(weights).suffix:
         weights = pretrained.path(str(weights))
-    if Path(weights).exists():  # else PyTorch says that there is none
+    if Path(weights).exists():  # otherwise `load` raises the error
         check_regular(weights)
-    network = load(weights, dtype=torch.float32)  # of the data
+    network = load(weights, dtype=torch.float32)  # the precision of the data
     return network.to(device)
 
 
 def task_of_network(network: Network) -> Task:
-    """Return the task of a network: as its file says, or by its images.
-
-    Raises ValueError if there is none for such images.
-    """
+    """Return the task in a network's file, or for its images; ValueError if none."""
     recipe = network.recipe
     axes = getattr(recipe, "axes", None)
     return task_of(axes, getattr(recipe, "channels", None), network.task)
 
 
 def device_of(name: str) -> str:
-    """Choose a device, "auto" for a GPU if there is one.
-
-    Raises ValueError if PyTorch cannot compute on it.
-    """
+    """Return a device, for "auto" a GPU if any; ValueError if it is unusable."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=name).add_(1).cpu()
-    except Exception as error:  # PyTorch has one for each reason
+    except Exception as error:  # PyTorch raises different ones
         reason = str(error).partition("\n")[0]
         raise ValueError(f"cannot compute on {name!r}: {reason}") from error
     return name
@@ -88,10 +82,10 @@ def reconstruct(
     problem: Problem,
     device: torch.device | str = "cpu",
 ) -> Arrays:
-    """Reconstruct one problem of NumPy arrays, as it comes from the network."""
-    given = replace(problem, truth=None).single()
-    given = given.replace_arrays(partial(tensor, device=torch.device(device)))
-    return network(given)[0].cpu().contiguous().numpy()
+    """Reconstruct a problem of NumPy arrays; return the output of the network."""
+    tensors = replace(problem, truth=None).single()
+    tensors = tensors.replace_arrays(partial(tensor, device=torch.device(device)))
+    return network(tensors)[0].cpu().contiguous().numpy()
 
 
 def apply(
@@ -102,18 +96,18 @@ def apply(
     ensemble: bool = False,
     device: str = "cpu",
 ) -> Reconstruction:
-    """Reconstruct, finished as the task wants it, with a network on a device.
+    """Reconstruct with a network on a device, and finish the image as the task does.
 
-    A network that thresholds the singular values of blocks sees large images in
-    overlapping tiles, where the task allows it; one that thresholds those of whole
-    images sees them whole. `ensemble` averages over the equivalent versions of the
-    problem that the task knows. Raises FloatingPointError if the image is not finite.
+    A network that thresholds the singular values of blocks processes large images in
+    overlapping tiles, if the task allows it; one that thresholds those of whole images
+    processes them at once. `ensemble` averages over the equivalent versions of the
+    problem, defined by the task. Raises FloatingPointError if the image is not finite.
     """
     views = task.views(problem) if ensemble else [(problem, np.asarray)]
     total: Any = 0
     count = 0
-    for view, undone in views:  # one at a time: they are as large as the image
-        total = total + undone(_tiled(network, task, view, device))
+    for view, inverse in views:  # one at a time, to save memory
+        total = total + inverse(_tiled(network, task, view, device))
         count += 1
     if not np.isfinite(total).all():
         raise FloatingPointError("the image of the network is not finite")
@@ -123,19 +117,15 @@ def apply(
 def learned(
     network: Network, task: Task, *, ensemble: bool = False, device: str = "cpu"
 ) -> dict[str, Method]:
-    """Return what a network can do, by name.
-
-    Its start, as of `START`, if it has one, and the network itself, alone or as an
-    ensemble.
-    """
+    """Return the methods of a network by name: its `START`, if any, and the network."""
     methods: dict[str, Method] = {}
     if getattr(network.recipe, "has_start", False):
 
-        def begin(problem: Problem) -> torch.Tensor:
+        def start(problem: Problem) -> torch.Tensor:
             return network.recipe.begin(problem)["x"]
 
         methods[START] = lambda problem: Reconstruction(
-            reconstruct(begin, problem, device)
+            reconstruct(start, problem, device)
         )
     options: Any = {"ensemble": ensemble, "device": device}
     methods[NAMES[ensemble]] = partial(apply, network, task, **options)
@@ -150,8 +140,8 @@ def _tiled(network: Network, task: Task, problem: Problem, device: str) -> Array
         return reconstruct(network, problem, device)
     unit = block * getattr(network.recipe, "fold", 1)
     size, margin = (math.ceil(n / unit) * unit for n in (_TILE, _MARGIN))
-    whole = np.empty_like(problem.y)
-    for seen, inside, kept in tiles(height, width, size, margin):
-        part = reconstruct(network, task.part(problem, seen), device)
-        whole[..., *kept] = part[..., *inside]
-    return whole
+    image = np.empty_like(problem.y)
+    for window, inside, kept in tiles(height, width, size, margin):
+        part = reconstruct(network, task.part(problem, window), device)
+        image[..., *kept] = part[..., *inside]
+    return image

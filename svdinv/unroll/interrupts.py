@@ -1,4 +1,4 @@
-"""Long work: its progress bar, and Ctrl-C at points where results are complete."""
+"""Progress bars, and Ctrl-C deferred to points where results are complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svdinv._missing import needing
 
 
 def progress_bar(total: int, *, shown: bool | None = None, **options: Any) -> Any:
-    """Make a bar of tqdm, by default where stderr is a terminal."""
+    """Return a tqdm progress bar, by default shown if stderr is a terminal."""
     with needing("tqdm", "unroll"):
         from tqdm import tqdm
     hidden = None if shown is None else not shown
@@ -24,29 +24,29 @@ def progress_bar(total: int, *, shown: bool | None = None, **options: Any) -> An
 
 @contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
-    """Note the first Ctrl-C or SIGTERM; the second ends the program as usual."""
-    first: list[float] = []
+    """Yield a test for a first Ctrl-C or SIGTERM; a second one ends the program."""
+    times: list[float] = []
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # signals reach the main thread only
+        yield lambda: False  # only the main thread receives signals
         return
     handlers = {int(number): signal.getsignal(number) for number in _SIGNALS}
     # Ignored signals stay ignored, and a handler None could not be restored.
-    before = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)}
+    previous = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)}
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if not first:
-            first.append(time.monotonic())
-        # torchrun hands on what the terminal has sent to all: that is no second one.
-        elif time.monotonic() - first[0] > _ONE_PRESS:
-            signal.signal(number, before[number])
+    def record(number: int, frame: FrameType | None) -> None:
+        if not times:
+            times.append(time.monotonic())
+        # torchrun forwards a signal that the terminal has sent to all its processes.
+        elif time.monotonic() - times[0] > _ONE_PRESS:
+            signal.signal(number, previous[number])
             signal.raise_signal(number)
 
-    for number in before:
-        signal.signal(number, note)
+    for number in previous:
+        signal.signal(number, record)
     try:
-        yield lambda: bool(first)
+        yield lambda: bool(times)
     finally:
-        for each, handler in before.items():
+        for each, handler in previous.items():
             signal.signal(each, handler)
 
 

@@ -1,8 +1,8 @@
-"""Unrolled solvers for NumPy and CuPy that learn without a framework.
+"""Unrolled solvers for NumPy and CuPy that are trained without a framework.
 
 A `Solver` runs a recipe whose layers are numbers, such as
-`svdinv.unroll.networks.Unrolled` with low-rank and sparse priors, and pulls the
-gradient of a loss back to its thresholds and step sizes by `svdinv.numpy.vjp`.
+`svdinv.unroll.networks.Unrolled` with low-rank and sparse priors, and computes the
+gradient of a loss with respect to its thresholds and steps by `svdinv.numpy.vjp`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import svt
-from svdinv.unroll.networks.recipe import Recipe, State, given_problem
+from svdinv.unroll.networks.recipe import Recipe, State, make_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.operators.wrapped import Linear
 from svdinv.unroll.plugins import naming
@@ -40,30 +40,29 @@ Gradient: TypeAlias = dict[str, Array]
 """Cotangents of the learned numbers, by name."""
 
 Example: TypeAlias = tuple[Any, ...]
-"""Truth, data, and what the forward operator is made of."""
+"""Truth, data, and the arguments of the forward operator."""
 
 
 class Solver:
-    """An unrolled solver whose numbers are learned.
+    """An unrolled solver with learned numbers.
 
     Parameters
     ----------
     recipe : Recipe
-        A network without layers but numbers, such as an `Unrolled` with the priors
-        `LowRank` and `Sparse`.
+        Network of numbers only, such as `Unrolled` with `LowRank` and `Sparse`.
     operator : Operator or callable, optional
-        Forward operator in place of the recipe's own, or what makes one of the
-        arguments behind `y`.
+        Forward operator to use instead of the recipe's, or a function that makes one
+        from the arguments that follow `y`.
 
     Attributes
     ----------
     numbers : dict of str to ndarray
-        What is learned, 0-d and in double precision, under the names of the files.
+        The learned numbers, 0-d arrays in double precision, by their names in files.
 
     Raises
     ------
     TypeError
-        If `recipe` is none, or has convolutions.
+        If `recipe` is not a Recipe, or has convolutions.
 
     Examples
     --------
@@ -96,23 +95,23 @@ class Solver:
             raise TypeError(f"recipe must be a Recipe, got {type(recipe).__name__}")
         drawn = files.initial(recipe, np.random.default_rng(0))
         if any(array.ndim for array in drawn.values()):
-            raise TypeError("recipe: only numbers are learned here, no convolutions")
+            raise TypeError("recipe must have only numbers as layers, no convolutions")
         self.numbers = {name: np.asarray(x, np.float64) for name, x in drawn.items()}
 
     def __call__(self, y: Array | Problem, *measurement: Any, **named: Any) -> Array:
         """Reconstruct images, with the axes that ``recipe.axes`` names.
 
-        Of data, of NumPy or CuPy, and what the forward operator is made of, such as a
-        mask and coil maps, also by name, or the operator itself; or of a problem and
-        nothing else.
+        `y` holds data, of NumPy or CuPy, followed by the arguments of the forward
+        operator, such as a mask and coil maps, also by keyword, or by an operator; or
+        `y` is a problem and has no arguments after it.
         """
-        problem = given_problem(self.recipe, self.operator, y, measurement, named)
+        problem = make_problem(self.recipe, self.operator, y, measurement, named)
         return self._run(problem, self.numbers)
 
     def vjp(
         self, y: Array | Problem, *measurement: Any, **named: Any
     ) -> tuple[Array, Callable[[Array], Gradient]]:
-        """Reconstruct, and give the derivative.
+        """Reconstruct, and return a function for the derivative.
 
         Parameters
         ----------
@@ -122,17 +121,16 @@ class Solver:
         Returns
         -------
         array
-            Images.
+            The images.
         callable
-            From the cotangent G of the images, where ``dL = Re <G, dx>``, to those of
-            the numbers, by name.
+            Maps the cotangent G of the images, ``dL = Re <G, dx>``, to those by name.
         """
-        problem = given_problem(self.recipe, self.operator, y, measurement, named)
+        problem = make_problem(self.recipe, self.operator, y, measurement, named)
         functions, names = operators(problem.y), list(self.numbers)
         xp = namespace(problem.y)
         if not xp.isdtype(problem.y.dtype, ("real floating", "complex floating")):
-            self.recipe.begin(problem)  # says what it needs
-        A = _Recorded(problem.A)
+            self.recipe.begin(problem)  # raises TypeError with the expected dtype
+        A = _Taped(problem.A)
 
         def run(y: Array, *values: Array) -> Array:
             taped = replace(problem, y=y, A=A)
@@ -140,13 +138,13 @@ class Solver:
 
         dtype = real_dtype(problem.y, xp)
         values = [xp.asarray(self.numbers[name], dtype=dtype) for name in names]
-        x, back = functions.vjp(run, problem.y, *values)
+        x, vjp = functions.vjp(run, problem.y, *values)
 
         def pullback(G: Array) -> Gradient:
             if G.shape != x.shape:
                 raise ValueError(f"G must have shape {x.shape}, got {G.shape}")
-            _, *found = back(G)
-            return dict(zip(names, found, strict=True))
+            _, *cotangents = vjp(G)
+            return dict(zip(names, cotangents, strict=True))
 
         return x, pullback
 
@@ -169,23 +167,22 @@ class Solver:
         callback: Callable[[int, float], bool | None] | None = None,
         progress: bool = True,
     ) -> list[float]:
-        """Learn the numbers: Adam on the mean squared error, an example a step.
+        """Learn the numbers with Adam on the mean squared error, one example per step.
 
         Kingma & Ba, ICLR 2015. After Ctrl-C the numbers are those of the last step.
 
         Parameters
         ----------
         examples : sequence of tuple
-            ``(truth, y, *measurement)`` each, with the batch axis in front.
+            Tuples ``(truth, y, *measurement)``, with the batch axis in front.
         steps : int
-            Steps to take.
+            Number of steps.
         rate : float
             Learning rate.
         seed : int
             Seed of the order of the examples.
         callback : callable, optional
-            Called after each step with its number, from 1, and its loss; ends the fit
-            if it returns True.
+            Called as ``callback(step, loss)``, from step 1; True ends the fit.
         progress : bool
             Whether to show a progress bar.
 
@@ -197,11 +194,9 @@ class Solver:
         Raises
         ------
         ValueError, TypeError
-            If there are no examples, one of them does not fit the network, or an
-            option is out of range; before the first step.
+            Before the first step, if examples or options are missing or invalid.
         FloatingPointError
-            If a loss or its gradient is not finite; the numbers of the step before are
-            kept.
+            If a loss or its gradient is not finite; previous numbers are kept.
         """
         if steps < 0:
             raise ValueError(f"steps must not be negative, got {steps}")
@@ -212,19 +207,19 @@ class Solver:
             raise ValueError("examples must not be empty")
         for example in examples:
             self._check(example)
-        left: Iterable[int] = range(1, steps + 1)
+        iterator: Iterable[int] = range(1, steps + 1)
         if progress:
-            left = progress_bar(steps, shown=True, iterable=left, desc="fit")
+            iterator = progress_bar(steps, shown=True, iterable=iterator, desc="fit")
         losses: list[float] = []
         moments = dict.fromkeys(self.numbers, (0.0, 0.0))
-        for step in left:
-            # All examples in each epoch, in an order of its own.
+        for step in iterator:
+            # Each epoch uses all examples in a new order.
             epoch, position = divmod(step - 1, len(examples))
             order = np.random.default_rng([seed, epoch]).permutation(len(examples))
             truth, y, *measurement = examples[int(order[position])]
             loss, gradient = self._loss(truth, y, measurement)
             if not all(map(math.isfinite, (loss, *gradient.values()))):
-                raise FloatingPointError(f"not finite: loss of step {step}")
+                raise FloatingPointError(f"loss or gradient of step {step} not finite")
             numbers = dict(self.numbers)
             for name, g in gradient.items():
                 m, v = moments[name]
@@ -233,7 +228,7 @@ class Solver:
                 mean, square = m / (1 - _BETA1**step), v / (1 - _BETA2**step)
                 move = rate * mean / (math.sqrt(square) + _EPSILON)
                 numbers[name] = np.asarray(numbers[name] - move)
-            self.numbers = numbers  # all at once, for Ctrl-C may come at any time
+            self.numbers = numbers  # in one assignment, because of Ctrl-C
             losses.append(loss)
             if callback is not None and callback(step, loss):
                 break
@@ -244,7 +239,7 @@ class Solver:
             raise ValueError("examples must be tuples (truth, y, *measurement)")
         truth, y, *measurement = example
         own = self.operator
-        problem = given_problem(self.recipe, own, y, tuple(measurement))
+        problem = make_problem(self.recipe, own, y, tuple(measurement))
         x = self.recipe.begin(problem)["x"]
         if truth.shape != x.shape:
             raise ValueError(f"truth must have shape {x.shape}, got {truth.shape}")
@@ -257,7 +252,7 @@ class Solver:
     ) -> tuple[float, dict[str, float]]:
         try:
             x, pullback = self.vjp(y, *measurement)
-        except np.linalg.LinAlgError:  # NumPy, of NaN
+        except np.linalg.LinAlgError:  # raised by NumPy for NaN
             return math.nan, {}
         error = x - like(truth, x, namespace(x))
         count = math.prod(x.shape)
@@ -268,7 +263,7 @@ class Solver:
 
 
 class _Layers:
-    """The numbers of one cell, as arrays that go with the images."""
+    """The numbers of one cell, in the precision of the images."""
 
     def __init__(self, index: int, numbers: Mapping[str, Any], x: Array) -> None:
         self.index = index
@@ -285,8 +280,8 @@ class _Layers:
     svt = staticmethod(svt)
 
 
-class _Recorded(Operator):
-    """An operator that a tape goes through by the adjoint, whatever it is made of."""
+class _Taped(Operator):
+    """An operator that a tape differentiates through by its adjoint."""
 
     def __init__(self, operator: Operator) -> None:
         self.operator = operator
@@ -313,18 +308,18 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 def save(solver: Solver, path: str | Path) -> None:
     """Write the numbers and the recipe of a solver to a safetensors file.
 
-    An existing file is replaced, and only by a complete one. Raises ValueError if a
-    number is not finite, OSError if the file cannot be written.
+    An existing file is replaced atomically. Raises ValueError if a number is not
+    finite, OSError if the file cannot be written.
     """
     files.write(path, solver.recipe, solver.numbers)
 
 
 def load(path: str | Path, **options: Any) -> Solver:
-    """Make a solver of a safetensors file, written in whatever framework.
+    """Make a solver from a safetensors file, written by any framework.
 
-    The option is `operator` of the `Solver`. Raises FileNotFoundError if there is no
-    such file, ValueError if it is damaged, or does not hold the weights of a network,
-    TypeError if its network has convolutions.
+    `options` are those of `Solver`, such as `operator`. Raises FileNotFoundError if the
+    file does not exist, ValueError if it is damaged or does not contain the weights of
+    a network, TypeError if its network has convolutions.
     """
     recipe, weights, _ = files.read(path)
     solver = Solver(recipe, **options)

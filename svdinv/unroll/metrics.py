@@ -1,7 +1,6 @@
 """Image quality: SNR, normalised error, PSNR and SSIM.
 
-`snr` and `nmse` compare complex images as they are. `psnr` and `ssim` compare
-magnitudes where either image is complex.
+`snr` and `nmse` compare complex images, `psnr` and `ssim` magnitudes of complex images.
 """
 
 from __future__ import annotations
@@ -17,18 +16,17 @@ __all__ = ["COLOUR", "SERIES", "nmse", "psnr", "snr", "ssim"]
 
 Metric = Callable[[ArrayLike, ArrayLike], float]
 
-# Wang et al. 2004: an 11x11 Gaussian window of width 1.5, and these two constants.
+# Wang et al. 2004: radius and width of the Gaussian window, and two constants.
 _RADIUS, _SIGMA, _K1, _K2 = 5, 1.5, 0.01, 0.03
-# Elements; of more, so many rows are taken at a time: windows take 80 bytes for each.
+# Images with more elements are processed in rows; windows need 80 bytes per element.
 _AT_ONCE = 2**22
 
 
 def snr(truth: ArrayLike, image: ArrayLike) -> float:
     """Signal-to-noise ratio in dB, ``10 log10(|truth|**2 / |truth - image|**2)``.
 
-    Norms are Frobenius norms over all of two arrays of one shape, in double precision;
-    phases count. Infinite where the images agree exactly, NaN if one has a NaN. Raises
-    ValueError if the shapes differ, or `truth` is zero.
+    Frobenius norms of complex values in double precision, over all elements. Infinite
+    for equal images, NaN with NaN. ValueError if shapes differ, or `truth` is zero.
     """
     ratio = nmse(truth, image)
     return float("inf") if ratio == 0 else -10 * float(np.log10(ratio))
@@ -37,14 +35,13 @@ def snr(truth: ArrayLike, image: ArrayLike) -> float:
 def nmse(truth: ArrayLike, image: ArrayLike) -> float:
     """Normalised mean squared error, ``|truth - image|**2 / |truth|**2``.
 
-    Of two arrays of one shape, real or complex. Raises ValueError if the shapes differ,
-    or `truth` is zero.
+    Real or complex. Raises ValueError if the shapes differ, or `truth` is zero.
     """
     a, b = _alike(truth, image)
     a, b = a.astype(np.complex128), b.astype(np.complex128)
     energy = float(np.sum(np.abs(a) ** 2))
     if energy == 0:
-        raise ValueError("truth is zero, so there is nothing to compare an error with")
+        raise ValueError("truth is zero, so its normalised error is undefined")
     return float(np.sum(np.abs(a - b) ** 2)) / energy
 
 
@@ -52,13 +49,13 @@ def psnr(truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0) -> floa
     """Peak signal-to-noise ratio in dB, over all pixels and channels together.
 
     ``10 log10(peak**2 / mean((truth - image)**2))``, in double precision; equal to
-    ``skimage.metrics.peak_signal_noise_ratio(truth, image, data_range=peak)``. Of
-    complex images the magnitudes are compared. The peak is the largest value an image
-    can take, 1 for images in [0, 1], or "max" for the largest (magnitude) of `truth`,
-    of all its frames. Infinite where the images agree exactly, NaN if one has a NaN.
+    ``skimage.metrics.peak_signal_noise_ratio(truth, image, data_range=peak)``. For
+    complex images the magnitudes are compared. `peak` is the largest possible value, 1
+    for images in [0, 1], or "max" for the largest value or magnitude in all of `truth`.
+    The PSNR is infinite for equal images, NaN if one contains NaN.
 
     Raises ValueError if the shapes differ, `peak` is neither positive nor "max", or the
-    images are of integers and it is not given.
+    images are of integers and `peak` is not specified.
     """
     a, b, top = _pair(truth, image, peak)
     error = float(np.mean((a - b) ** 2))
@@ -68,20 +65,19 @@ def psnr(truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0) -> floa
 def ssim(
     truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0, frames: bool = False
 ) -> float:
-    """Mean structural similarity, averaged over the channels or frames; 1 at the most.
+    """Mean structural similarity, averaged over channels or frames; at most 1.
 
     The index of Wang, Bovik, Sheikh & Simoncelli (IEEE TIP 2004): Gaussian window of
-    11x11 pixels and width 1.5, K1 = 0.01, K2 = 0.03, population covariances, windows
-    wholly inside the image. Equal to ``skimage.metrics.structural_similarity(truth,
+    11x11 pixels and width 1.5, K1 = 0.01, K2 = 0.03, population covariances, only
+    windows inside the image. Equal to ``skimage.metrics.structural_similarity(truth,
     image, data_range=peak, channel_axis=-1, gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False)``. Of images (H, W) or (H, W, channels), of which H and
-    W are at least 11; with `frames` of (..., H, W). Magnitudes and peak are as for
-    `psnr`.
+    use_sample_covariance=False)``. Images are (H, W) or (H, W, channels), with `frames`
+    (..., H, W), with H and W at least 11. Magnitudes and `peak` are as for `psnr`.
 
     Raises ValueError as `psnr`, and if an image is smaller than the window.
     """
     a, b, top = _pair(truth, image, peak)
-    if frames and a.ndim >= 2:  # like channels, behind
+    if frames and a.ndim >= 2:  # frames become the last axis, like channels
         a, b = (np.moveaxis(x.reshape(-1, *x.shape[-2:]), 0, -1) for x in (a, b))
     if a.ndim not in (2, 3) or min(a.shape[:2]) <= 2 * _RADIUS:
         raise ValueError(
@@ -103,7 +99,7 @@ def similarity(
     top: float,
     mean: Callable[[NDArray[Any]], NDArray[Any]],
 ) -> NDArray[Any]:
-    """Return the index of `ssim` at each pixel, by whatever local mean."""
+    """Return the index of `ssim` at each pixel, with `mean` as the local mean."""
     mean_a, mean_b = mean(a), mean(b)
     var_a, var_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
     covariance = mean(a * b) - mean_a * mean_b
@@ -114,14 +110,14 @@ def similarity(
 
 
 COLOUR: Mapping[str, Metric] = {"PSNR / dB": psnr, "SSIM": ssim}
-"""What is reported of colour images (H, W, 3) in [0, 1]."""
+"""Metrics of colour images (H, W, 3) in [0, 1]."""
 
 SERIES: Mapping[str, Metric] = {
     "SNR / dB": snr,
     "PSNR / dB": functools.partial(psnr, peak="max"),
     "SSIM": functools.partial(ssim, peak="max", frames=True),
 }
-"""What is reported of complex series (T, H, W): the peak is that of the true one."""
+"""Metrics of complex series (T, H, W); the peak is the maximum of the true series."""
 
 
 def _alike(truth: ArrayLike, image: ArrayLike) -> tuple[NDArray, NDArray]:
@@ -134,26 +130,26 @@ def _alike(truth: ArrayLike, image: ArrayLike) -> tuple[NDArray, NDArray]:
 def _pair(
     truth: ArrayLike, image: ArrayLike, peak: float | str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Return both, or magnitudes if either is complex, in double precision; the peak.
+    """Return images in double precision, magnitudes if one is complex, and the peak.
 
-    Raises ValueError if shapes differ, or the peak is none or not given where due.
+    Raises ValueError if shapes differ, or the peak is invalid or missing.
     """
     a, b = _alike(truth, image)
     if peak == 1 and any(x.dtype.kind in "iu" for x in (a, b)):
-        raise ValueError("peak must be given for images of integers, such as 255")
+        raise ValueError("peak must be passed for images of integers, such as 255")
     if np.iscomplexobj(a) or np.iscomplexobj(b):
         a, b = np.abs(a.astype(np.complex128)), np.abs(b.astype(np.complex128))
     a, b = a.astype(np.float64), b.astype(np.float64)
     top = float(a.max(initial=0)) if peak == "max" else peak
     if peak == "max" and top == 0:
-        raise ValueError('truth is zero, so peak="max" has no meaning')
+        raise ValueError('peak="max" is undefined, because truth is zero')
     if isinstance(top, str) or not top > 0:
         raise ValueError(f'peak must be positive or "max", got {peak!r}')
     return a, b, top
 
 
 def _window_mean(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gaussian mean over every window that lies wholly inside the image."""
+    """Return the Gaussian mean over every window inside the image."""
     offsets = np.arange(-_RADIUS, _RADIUS + 1)
     weights = np.exp(-(offsets**2) / (2 * _SIGMA**2))
     weights /= weights.sum()

@@ -1,4 +1,4 @@
-"""Options: fields of dataclasses that say in which range their numbers lie."""
+"""Options: fields of dataclasses with the permitted range of their values."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ def option(
     plural: str | None = None,
     of_file: bool = False,
 ) -> _T:
-    """Declare an option of a configuration or of the command line, with a line of help.
+    """Declare an option of a configuration or of the command line, with help text.
 
-    `low` and `high` are the range of a number, or of each of several, both ends
-    included; `above` and `below` are ends that are not. Several that are `rising` do
-    not fall, and of `some` there is at least one. `choices` are what a name, or each of
-    several, may be. `plural` is what ``svdinv evaluate`` calls it, which takes several
-    values.
-    `of_file` is for options of reading a file, not of measuring an image.
-    Returns a dataclass field, which type checkers take for the default.
+    `low` and `high` are inclusive limits of a number, or of each of several; `above`
+    and `below` are exclusive limits. With `rising`, several values must not decrease;
+    with `some`, there must be at least one. `choices` are the permitted names.
+    `plural` is the name of the option in ``svdinv evaluate``, where it has several
+    values. `of_file` marks options for reading a file, not for measuring an image.
+    Returns a dataclass field, typed as its default.
     """
     metadata = {
         "help": help, "plural": plural, "of_file": of_file, "rising": rising,
@@ -46,22 +45,22 @@ def check_ranges(options: Any) -> None:
     """Check the values of a dataclass against the ranges and choices of its options."""
     for entry in dataclasses.fields(options):
         value, rules = getattr(options, entry.name), entry.metadata
-        several = isinstance(value, tuple | list)
-        if isinstance(entry.default, tuple) and not several:
+        is_sequence = isinstance(value, tuple | list)
+        if isinstance(entry.default, tuple) and not is_sequence:
             raise TypeError(f"{entry.name} must be a tuple, got {value!r}")
         if "range" not in rules:
             continue
-        every = value if several else (value,)
-        if rules["some"] and not every:
+        values = value if is_sequence else (value,)
+        if rules["some"] and not values:
             raise ValueError(f"{entry.name} must have at least one value")
-        for each in every:
-            number = isinstance(each, int | float) and not isinstance(each, bool)
-            if number and not rules["range"].holds(each):
+        for item in values:
+            number = isinstance(item, int | float) and not isinstance(item, bool)
+            if number and not rules["range"].holds(item):
                 raise ValueError(f"{entry.name} must {rules['range']}, got {value}")
-            if rules["choices"] and each not in (None, *rules["choices"]):
-                due = " or ".join(rules["choices"])
-                raise ValueError(f"{entry.name} must be {due}, got {each!r}")
-        pairs = pairwise(every) if rules["rising"] else ()
+            if rules["choices"] and item not in (None, *rules["choices"]):
+                allowed = " or ".join(rules["choices"])
+                raise ValueError(f"{entry.name} must be {allowed}, got {item!r}")
+        pairs = pairwise(values) if rules["rising"] else ()
         if not all(one <= other for one, other in pairs):
             raise ValueError(f"{entry.name} must not fall, got {value}")
 

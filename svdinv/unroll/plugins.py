@@ -1,4 +1,4 @@
-"""Objects by name: those of svdinv, and ``package.module:name`` of others."""
+"""Lookup of objects by name: svdinv's own, or ``package.module:name`` of others."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import Any
 
 @contextlib.contextmanager
 def naming(what: Any, *also: type[Exception]) -> Iterator[None]:
-    """Put a path, an argument or an option before the message of a ValueError within.
+    """Put `what`, for instance a path, before the message of a ValueError.
 
-    A FileNotFoundError, and those of `also`, become such a ValueError.
+    A FileNotFoundError, and exceptions in `also`, are converted to such a ValueError.
     """
-    kinds: tuple[type[Exception], ...] = (ValueError, FileNotFoundError, *also)
+    exceptions: tuple[type[Exception], ...] = (ValueError, FileNotFoundError, *also)
     try:
         yield
-    except kinds as error:
+    except exceptions as error:
         raise ValueError(f"{what}: {error}") from error
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """Suggest, for a message, the name among those known that may be meant."""
-    found = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {found[0]}?" if found else ""
+    """Return a hint "did you mean ..." with the most similar known name, or nothing."""
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def load(name: str) -> Any:
@@ -38,10 +38,10 @@ def load(name: str) -> Any:
 
 
 def late_attributes(package: str) -> tuple[Callable[[str], Any], list[str]]:
-    """Make the ``__getattr__`` of a package, which imports a name at its first use.
+    """Return the ``__getattr__`` and ``__all__`` of a package with lazy imports.
 
-    What there is, the ``__all__`` returned with it, are the names that the package's
-    own ``__init__`` imports for type checkers from its modules.
+    The names are those that the package's ``__init__`` imports from its own modules for
+    type checkers; each is imported at its first use.
     """
     loader: Any = sys.modules[package].__loader__  # of files, of a zip archive
     tree = ast.parse(loader.get_source(package))
@@ -62,10 +62,10 @@ def late_attributes(package: str) -> tuple[Callable[[str], Any], list[str]]:
 
 
 def imported(name: str) -> Any:
-    """Import ``package.module:name``; modules in the current folder are found, too."""
+    """Import ``package.module:name``, also from modules in the current folder."""
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
-        raise ValueError(f"{name!r} is not of the form package.module:name")
+        raise ValueError(f"{name!r} must have the form package.module:name")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
@@ -73,13 +73,13 @@ def imported(name: str) -> Any:
         return load(name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{name}: {error}") from error
-    except (Exception, SystemExit) as error:  # the module is anybody's
-        what = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{name}: importing {module} ended in {what}") from error
+    except (Exception, SystemExit) as error:  # the module may raise anything
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name}: importing {module} raised {problem}") from error
 
 
 def class_named(name: str, base: type, known: Mapping[str, type]) -> type:
-    """Find a class by its name in `known`, or import it as ``package.module:Class``."""
+    """Return the class `name` in `known`, or import it as ``package.module:Class``."""
     if name in known:
         return known[name]
     if ":" not in name:
@@ -88,5 +88,5 @@ def class_named(name: str, base: type, known: Mapping[str, type]) -> type:
         )
     found = imported(name)
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise ValueError(f"{name} is no {base.__name__}")
+        raise ValueError(f"{name} is not a subclass of {base.__name__}")
     return found

@@ -1,4 +1,4 @@
-"""A problem: measured data, forward operator, and model of the noise."""
+"""A reconstruction problem: data, forward operator and noise model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Problem", "batch"]
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Data, the operator that made them, and their likelihood.
+    """Data, forward operator and likelihood of a reconstruction problem.
 
-    What algorithms, networks, baselines and untrained priors solve.
+    This is the input of algorithms, networks, baselines and untrained priors.
 
     Parameters
     ----------
@@ -29,23 +29,23 @@ class Problem:
     fidelity : DataFidelity
         Negative log-likelihood of the data.
     truth : array, optional
-        The image, where it is known.
+        The true image, if known.
     name : str
-        What it is of.
+        Name of the image.
     setting : str
-        How it was measured, such as "rate 0.4".
+        Description of the measurement, such as "rate 0.4".
     scale : float
-        What the measured data, and the image with them, were divided by.
+        Number by which data and image were divided.
     phase_known : bool
-        Whether the phase of an image can be compared with that of the truth; not
-        where coil maps were estimated, whose common phase is arbitrary.
+        Whether the phase of an image is comparable to that of the truth; false if coil
+        maps were estimated, whose common phase is arbitrary.
     scan : object
-        What the task has to know more of its data, such as the geometry of a scan.
+        Additional information for the task, such as the geometry of a scan.
 
     Raises
     ------
     TypeError
-        If `A` is no operator or `fidelity` no data fidelity.
+        If `A` is not an operator or `fidelity` not a data fidelity.
 
     Examples
     --------
@@ -71,31 +71,28 @@ class Problem:
     scan: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name, kind, what in (
+        for name, kind, expected in (
             ("A", Operator, "an Operator"),
             ("fidelity", DataFidelity, "a DataFidelity"),
         ):
             value = getattr(self, name)
             if not isinstance(value, kind):
                 got = type(value).__name__
-                raise TypeError(f"{name} must be {what}, got {got}")
+                raise TypeError(f"{name} must be {expected}, got {got}")
 
     __repr__ = short_repr
 
     def value(self, x: Array) -> Array:
-        """Return the data fidelity D(A(x), y) of an image x, real and 0-d."""
+        """Return the data fidelity D(A(x), y) of an image x as a real 0-d array."""
         return self.fidelity.distance(self.A.forward(x), self.y)
 
     def gradient(self, x: Array) -> Array:
-        """Return the gradient of `value` in the image, ``A'(x)^H D'(A(x), y)``."""
+        """Return the gradient of `value` at an image, ``A'(x)^H D'(A(x), y)``."""
         slope = self.fidelity.slope(self.A.forward(x), self.y)
         return self.A.derivative(x).adjoint(slope)
 
     def adjoint(self) -> Array:
-        """Return ``A^H y``: for sampled k-space the zero-filled image.
-
-        Of an operator that is not linear, its `Operator.approximate_inverse`.
-        """
+        """Return ``A^H y``, or for nonlinear A its `Operator.approximate_inverse`."""
         linear = self.A.linear
         return (self.A.adjoint if linear else self.A.approximate_inverse)(self.y)
 
@@ -105,9 +102,9 @@ class Problem:
         return isinstance(self.fidelity, L2) and self.fidelity.weight is None
 
     def sampled_mask(self) -> Array:
-        """Return where data were measured, as a bool array of the shape of `y`.
+        """Return True where data were measured, with the shape of `y`.
 
-        Where their weight is 0 there are none.
+        Data of weight 0 count as not measured.
         """
         measured = self.A.project_to_samples(namespace(self.y).ones_like(self.y)) != 0
         weight = getattr(self.fidelity, "weight", None)
@@ -117,10 +114,10 @@ class Problem:
         return measured
 
     def only_measured(self) -> Problem:
-        """Put 0 where there are no data, whatever lies there.
+        """Set unmeasured data to 0.
 
-        Raises TypeError if the data are neither of floating point nor complex,
-        ValueError if some are not finite, and both as `DataFidelity.check`.
+        Raises TypeError if the data are not real or complex floating point, ValueError
+        if measured ones are not finite, and the errors of `DataFidelity.check`.
         """
         xp = namespace(self.y)
         if not xp.isdtype(self.y.dtype, ("real floating", "complex floating")):
@@ -128,11 +125,11 @@ class Problem:
         self.fidelity.check(self.y)
         y = xp.where(self.sampled_mask(), self.y, xp.zeros_like(self.y))
         if not as_float(xp.max(xp.abs(y))) < math.inf:
-            raise ValueError("y holds NaN or infinity where it was measured")
+            raise ValueError("y contains NaN or infinity where it was measured")
         return replace(self, y=y)
 
     def compared(self, image: Array) -> tuple[Array, Array]:
-        """Return the truth and an image, where the phase is not known their magnitudes.
+        """Return truth and image, or their magnitudes if the phase is not known.
 
         Raises ValueError if the truth is not known.
         """
@@ -143,7 +140,7 @@ class Problem:
         return abs(self.truth), abs(image)
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Problem:
-        """Convert data, truth and what the operator is made of, such as to a device."""
+        """Convert data, truth and arrays of the operator, e.g. to another device."""
         truth = None if self.truth is None else convert(self.truth)
         A = self.A.replace_arrays(convert)
         fidelity = self.fidelity.replace_arrays(convert)
@@ -156,12 +153,11 @@ class Problem:
 
 
 def batch(problems: Sequence[Problem]) -> Problem:
-    """Combine several problems of one size into one with a batch axis in front.
+    """Combine problems of the same size into one with a batch axis in front.
 
-    They are of NumPy or PyTorch, all with their truth or none, with one operator or
-    with operators of one class that define `Operator.stacked`, and so of fidelities.
-    The result, to train on or to reconstruct at once, has neither names nor scales.
-    Raises ValueError if there are none, or they do not go together.
+    Arrays are of NumPy or PyTorch; either all problems have their truth or none has.
+    Operators, and fidelities, must be the same or of one class that defines `stacked`.
+    The result has no name and no scale. Raises ValueError if this is not possible.
     """
     if not problems:
         raise ValueError("a batch needs at least one problem")
@@ -170,7 +166,7 @@ def batch(problems: Sequence[Problem]) -> Problem:
         shapes = ", ".join(str(tuple(problem.y.shape)) for problem in problems)
         raise ValueError(f"data of a batch must have one shape, got {shapes}")
     if len({problem.truth is None for problem in problems}) > 1:
-        raise ValueError("of a batch, all must have their truth or none")
+        raise ValueError("either all problems of a batch have their truth, or none")
     xp = namespace(first.y)
     y = xp.stack([problem.y for problem in problems])
     truth = None

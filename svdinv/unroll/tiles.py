@@ -1,4 +1,4 @@
-"""Tiles of an image that is too large to work on at once."""
+"""Tiles of large images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Window = tuple[slice, slice]
 
 
 class Tile(NamedTuple):
-    """A part of an image: rows and columns.
+    """Windows of rows and columns of a tile.
 
-    Those to work on, the tile and a margin around it, are `seen`; the tile itself is
-    `inside` of what is made of these, and is `kept` in the image.
+    `seen` is the tile with its margin in the image; `inside` is the tile within `seen`,
+    and `kept` the tile in the image.
     """
 
     seen: Window
@@ -22,10 +22,10 @@ class Tile(NamedTuple):
 
 
 def tiles(height: int, width: int, size: int, margin: int) -> Iterator[Tile]:
-    """Cut an image into tiles by rows, each with a margin as far as the image reaches.
+    """Yield the tiles of an image row by row, each with a margin within the image.
 
-    What they keep, at most `size` pixels a side, covers the image, every pixel once;
-    they see from multiples of the greatest common divisor of `size` and `margin` on.
+    The windows `kept`, of at most `size` x `size` pixels, cover every pixel once; the
+    windows `seen` start at multiples of the common divisor of `size` and `margin`.
     """
 
     def cuts(length: int) -> Iterator[tuple[slice, slice, slice]]:

@@ -21,7 +21,7 @@ import svdinv.torch
 from svdinv.backends.torch import without_autocast
 from svdinv.unroll.networks import Convolutions, Number, Recipe, State
 from svdinv.unroll.networks import weights as files
-from svdinv.unroll.networks.recipe import EPSILON, choose, given_problem
+from svdinv.unroll.networks.recipe import EPSILON, choose, make_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
@@ -35,29 +35,28 @@ SVD: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
 class Network(nn.Module):
     """An unrolled network.
 
-    Called with the measured values and what the forward operator is made of, such as
+    It is called with the measured values and the arguments of the forward operator:
     ``network(samples, mask)`` for images (B, C, H, W), or ``network(kspace, mask)`` and
     ``network(kspace, mask, maps)`` for series (B, T, H, W).
 
     Parameters
     ----------
     recipe : Recipe
-        What a cell is, such as `svdinv.unroll.networks.TLR`; see there for the options.
+        Definition of the cells and its options, such as `svdinv.unroll.networks.TLR`.
     svd : callable, optional
-        A decomposition to differentiate through in place of `svdinv.torch.svt`, called
+        A decomposition to differentiate through instead of `svdinv.torch.svt`, called
         as ``svd(A, full_matrices=False)``, such as `torch.linalg.svd`.
     operator : Operator or callable, optional
-        Forward operator in place of the recipe's own, or what makes one of the
-        arguments behind `y`.
+        Forward operator to use instead of the recipe's, or a function that makes one
+        from the arguments that follow `y`.
     checkpoint : bool
-        Recompute each cell in the backward instead of keeping what is inside it: the
-        memory of one cell instead of all, for one more forward (Chen et al.,
-        arXiv 1604.06174).
+        Whether to recompute each cell in the backward pass instead of storing its
+        intermediate results: memory of one cell instead of all, for one more forward
+        pass (Chen et al., arXiv 1604.06174).
     seed : int, optional
-        Seed of the first weights, which do not depend on the framework; from PyTorch's
-        generator where it is None.
+        Seed of the initial weights, for all frameworks; by default PyTorch's generator.
     initial : bool
-        Whether first weights are drawn; False where others are loaded at once.
+        Whether to draw initial weights; False if others are loaded immediately.
 
     Examples
     --------
@@ -71,7 +70,7 @@ class Network(nn.Module):
     torch.Size([1, 3, 48, 40])
     """
 
-    recipe_name: ClassVar[str] = ""  # of its recipe, if it has always the same
+    recipe_name: ClassVar[str] = ""  # name of the recipe, if fixed by the class
 
     def __init__(
         self,
@@ -89,7 +88,7 @@ class Network(nn.Module):
             raise TypeError(f"svd must be a function, got {svd!r}")
         self.recipe = choose(recipe, self.recipe_name, options)
         self.operator = operator
-        self.task = ""  # that it was trained for, where that is known
+        self.task = ""  # name of the task that it was trained for, if known
         self.checkpoint = checkpoint
         self.cells = nn.ModuleList(
             [Cell(self.recipe, i, svd) for i in range(self.recipe.cells)]
@@ -98,7 +97,7 @@ class Network(nn.Module):
             self.reset_parameters(seed)
 
     def reset_parameters(self, seed: int | None = None) -> None:
-        """Draw the weights anew, from a seed as for the network."""
+        """Draw new initial weights, from a seed as for the network."""
         if seed is None:
             seed = int(torch.randint(2**62, (), device="cpu"))
         parameters = dict(self.named_parameters())
@@ -120,49 +119,48 @@ class Network(nn.Module):
         Parameters
         ----------
         y : Tensor or Problem
-            Measured data, with a batch axis in front; what is outside the mask is not
-            looked at. Or a problem of tensors, and nothing else.
+            Measured data, with a batch axis in front; entries outside the mask are
+            ignored. Or a problem of tensors, without further arguments.
         *measurement : Tensor or Operator
-            What the forward operator is made of, such as a mask and coil maps, or the
-            operator itself; nothing for a network with an operator of its own.
+            Arguments of the forward operator, such as a mask and coil maps, or an
+            operator; none for a network with its own operator.
         penalty : bool
-            Give the penalty of the recipe too, such as the asymmetry of SLR-Net, for
-            the loss to contain a little of it.
+            Whether to return the penalty of the recipe too, as a term of the loss.
         return_state : bool
-            Give all that the last cell gives, such as the parts ``"low_rank"`` and
-            ``"sparse"`` of L+S-Net beside the images, ``"x"``.
+            Whether to return the state after the last cell, such as the parts
+            ``"low_rank"`` and ``"sparse"`` of L+S-Net with the images, ``"x"``.
         **named : Tensor
-            What the operator is made of, by name: ``mask=``, ``maps=``.
+            Arguments of the forward operator by name: ``mask=``, ``maps=``.
 
         Returns
         -------
         Tensor
             Images, not clipped, with the axes that ``recipe.axes`` names.
         Tensor, shape ()
-            The penalty, if it is asked for.
+            The penalty, if `penalty`.
         dict of str to Tensor
-            In the place of these, if the state is asked for.
+            The state instead, if `return_state`.
 
         Raises
         ------
         ValueError, TypeError
-            If the arguments do not fit the network.
+            If the arguments do not match the network.
         """
         data = y.y if isinstance(y, Problem) else y
         if not isinstance(data, Tensor):
             raise TypeError(f"y must be a torch.Tensor, got {type(data).__name__}")
-        arranged = partial(_arranged, y=data)
-        measurement = tuple(map(arranged, measurement))
-        named = {name: arranged(x) for name, x in named.items()}
-        problem = given_problem(self.recipe, self.operator, y, measurement, named)
-        problem = problem.replace_arrays(arranged)
+        arrange = partial(_arrange, y=data)
+        measurement = tuple(map(arrange, measurement))
+        named = {name: arrange(x) for name, x in named.items()}
+        problem = make_problem(self.recipe, self.operator, y, measurement, named)
+        problem = problem.replace_arrays(arrange)
         state = self.recipe.begin(problem)
         real = state["x"].dtype.to_real()
         kernel = next((w.dtype for w in self.parameters() if w.ndim), real)
-        # Not every device, such as "meta", can be asked for its autocast.
+        # Some devices, such as "meta", do not support a query of their autocast.
         if real != kernel and not torch.is_autocast_enabled(data.device.type):
             raise TypeError(
-                "y and the network must have one precision, got images "
+                "y and the network must have the same precision, got images "
                 f"{state['x'].dtype} and weights {kernel}"
             )
         if penalty:
@@ -177,36 +175,36 @@ class Network(nn.Module):
         return (state["x"], state["penalty"]) if penalty else state["x"]
 
     def extra_repr(self) -> str:
-        """Describe the network in print."""
+        """Return the recipe, for print."""
         return repr(self.recipe)
 
 
 class TLRNet(Network):
-    """TLR-Net: `Network` of `svdinv.unroll.networks.TLR`, whose options it takes."""
+    """TLR-Net: `Network` of `svdinv.unroll.networks.TLR`, with its options."""
 
     recipe_name = "TLR"
 
 
 class SLRNet(Network):
-    """SLR-Net: `Network` of `svdinv.unroll.networks.SLR`, whose options it takes."""
+    """SLR-Net: `Network` of `svdinv.unroll.networks.SLR`, with its options."""
 
     recipe_name = "SLR"
 
 
 class LSNet(Network):
-    """L+S-Net: `Network` of `svdinv.unroll.networks.LS`, whose options it takes."""
+    """L+S-Net: `Network` of `svdinv.unroll.networks.LS`, with its options."""
 
     recipe_name = "LS"
 
 
 class T2LRNet(Network):
-    """T2LR-Net: `Network` of `svdinv.unroll.networks.T2LR`, whose options it takes."""
+    """T2LR-Net: `Network` of `svdinv.unroll.networks.T2LR`, with its options."""
 
     recipe_name = "T2LR"
 
 
 class Cell(nn.Module):
-    """One unrolled iteration: the layers of the recipe, and its `cell`."""
+    """One unrolled iteration: the layers of a cell, and the recipe's `cell`."""
 
     def __init__(self, recipe: Recipe, index: int, svd: SVD | None) -> None:
         super().__init__()
@@ -223,15 +221,15 @@ class Cell(nn.Module):
                 self.add_module(name, layer())
 
     def forward(self, state: State, problem: Problem) -> State:
-        """Iterate once."""
+        """Apply one iteration."""
         return self.recipe.cell(state, problem, self)
 
     def svt(
         self, matrices: Tensor, fraction: Tensor, scale: Tensor | None = None
     ) -> Tensor:
-        """Soft-threshold singular values, as `Layers.svt` describes."""
+        """Soft-threshold singular values, see `Layers.svt`."""
         if self.svd is None:
-            # Not by `parts.svt`, where Dynamo stumbles over the search for the face.
+            # Not by `functional.svt`, whose lookup of the module Dynamo cannot trace.
             tau = fraction if scale is None else fraction * scale
             return svdinv.torch.svt(matrices, tau, relative=scale is None)
         with without_autocast(matrices):
@@ -240,18 +238,18 @@ class Cell(nn.Module):
             return (u * F.relu(s - fraction * unit).unsqueeze(-2)) @ vh
 
     def doubled(self, maps: Tensor) -> Tensor:
-        """Double the size of maps, as `Layers.doubled` describes."""
+        """Double the size of maps, see `Layers.doubled`."""
         flat = maps.flatten(1, -3) if maps.ndim > 4 else maps
         wide = F.interpolate(flat, scale_factor=2, mode="bilinear", align_corners=False)
         return wide.reshape(*maps.shape[:-2], *wide.shape[-2:])
 
 
 class _Conv3d(nn.Conv3d):
-    """A convolution in three dimensions that is fast for single series, too."""
+    """A convolution in three dimensions that is also fast for single series."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # On CPUs PyTorch (2.13) has oneDNN convolve batches and what is large in its
-        # first four axes; a second item, of zeros, takes a fraction of its other way.
+        # On CPUs PyTorch (2.13) uses oneDNN only for batches and for inputs with large
+        # first four axes. With a second item, of zeros, it is several times as fast.
         single = x.shape[0] == 1 and x.device.type == "cpu"
         if single and x.dtype == torch.float32 and x.shape[:4].numel() <= 20480:
             return super().forward(torch.cat([x, torch.zeros_like(x)]))[:1]
@@ -259,11 +257,11 @@ class _Conv3d(nn.Conv3d):
 
 
 class _Chain(nn.ModuleList):
-    """Convolutions with a ReLU between them."""
+    """A chain of convolutions, see `Convolutions`."""
 
     def __init__(self, spec: Convolutions) -> None:
         convolution = nn.Conv2d if spec.axes == 2 else _Conv3d
-        # Drawn later: PyTorch's own first weights would move its generator.
+        # Initialised later: PyTorch's initial weights would advance its generator.
         device = torch.get_default_device()
         super().__init__(
             nn.utils.skip_init(
@@ -280,8 +278,8 @@ class _Chain(nn.ModuleList):
         for name, shape in spec.shapes().items():
             index, _, kind = name.partition(".")
             if kind != "weight":
-                added = nn.Parameter(torch.empty(shape, device=device))
-                self[int(index)].register_parameter(kind, added)
+                parameter = nn.Parameter(torch.empty(shape, device=device))
+                self[int(index)].register_parameter(kind, parameter)
         self.to(memory_format=_LAYOUTS[spec.axes, spec.normalised])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -296,12 +294,12 @@ class _Chain(nn.ModuleList):
             elif spec.normalised:
                 x = x + convolution.shift.reshape(-1, *[1] * spec.axes)
             if active:
-                # In place: no derivative needs what went in.
+                # In place: no derivative needs the input.
                 x = F.leaky_relu_(x, spec.slope) if spec.slope else F.relu_(x)
         return x
 
 
-# Channels last a CPU convolves few of them several times as fast; norms are slow there.
+# With channels last CPU convolutions of few channels are faster, norms slower.
 _LAYOUTS = {
     (2, False): torch.channels_last,
     (3, False): torch.channels_last_3d,
@@ -310,8 +308,8 @@ _LAYOUTS = {
 }
 
 
-def _arranged(x: Any, y: Tensor) -> Any:
-    """Bring what is given to the device of y, once, and real images into the layout."""
+def _arrange(x: Any, y: Tensor) -> Any:
+    """Move arrays to the device of y, and real images to channels-last layout."""
     if isinstance(x, np.ndarray):
         x = torch.as_tensor(x, device=y.device)
     if isinstance(x, Tensor) and x.ndim == 4 and not y.is_complex():
@@ -322,7 +320,7 @@ def _arranged(x: Any, y: Tensor) -> Any:
 def tensor(x: Any, device: torch.device) -> Tensor:
     """Return an array of NumPy or PyTorch as a tensor on a device."""
     if isinstance(x, np.ndarray):
-        # A mirrored axis of length 1 has a negative stride, and is contiguous.
+        # A flipped axis of length 1 has a negative stride but counts as contiguous.
         x = torch.from_numpy(x.copy() if min(x.strides, default=0) < 0 else x)
     return x.to(device)
 
@@ -330,14 +328,14 @@ def tensor(x: Any, device: torch.device) -> Tensor:
 def save(network: Network, path: str | Path) -> None:
     """Write the weights and the recipe of a network to a safetensors file.
 
-    An existing file is replaced, and only by a complete one. Raises TypeError if the
-    recipe is not registered (`svdinv.unroll.networks.register`), ValueError if a weight
-    is not finite, OSError if the file cannot be written.
+    An existing file is replaced atomically. Raises TypeError if the recipe is not
+    registered (`svdinv.unroll.networks.register`), ValueError if a weight is not
+    finite, OSError if the file cannot be written.
     """
     tensors = {k: v.detach().cpu() for k, v in network.state_dict().items()}
     # NumPy has no bfloat16.
-    short = torch.bfloat16
-    tensors = {k: v.float() if v.dtype == short else v for k, v in tensors.items()}
+    bfloat16 = torch.bfloat16
+    tensors = {k: v.float() if v.dtype == bfloat16 else v for k, v in tensors.items()}
     arrays = {k: v.numpy() for k, v in tensors.items()}
     files.write(path, network.recipe, arrays, network.task)
 
@@ -345,12 +343,12 @@ def save(network: Network, path: str | Path) -> None:
 def load(
     path: str | Path, *, dtype: torch.dtype | None = None, **options: Any
 ) -> Network:
-    """Make a network of a file that `save` wrote, in whatever framework.
+    """Load a network from a file that `save` wrote in any framework.
 
-    It is on the CPU, in evaluation mode, in the precision of the file, or in `dtype`;
-    other options are `svdinv.unroll.torch.Network`'s `svd`, `operator` and
-    `checkpoint`. Raises FileNotFoundError if there is no such file, ValueError if it is
-    damaged, or does not hold the weights of a network.
+    It is on the CPU, in evaluation mode, in the precision of the file or in `dtype`;
+    `options` are `svd`, `operator` and `checkpoint` of `svdinv.unroll.torch.Network`.
+    Raises FileNotFoundError if the file does not exist, ValueError if it is damaged or
+    does not contain the weights of a network.
     """
     recipe, arrays, task = files.read(path)
     network = Network(recipe, initial=False, **options)

@@ -390,7 +390,7 @@ def test_low_rank_plus_sparse_is_the_published_iteration(rng):
                 Problem(np.zeros(2), Dense(np.zeros((2, 3)), (3,))), np.ones(3), None
             ),
             ValueError,
-            "no step",
+            "no default step",
         ),
         (
             lambda: Algorithm().iterate({}, Problem(None, Identity()), None, {}),

@@ -320,9 +320,13 @@ def test_finite_weights_that_are_too_large_are_one_line(tmp_path, capfd):
             "class A: ...",
             "network.prior: A must be a dataclass",
         ),
-        ('training.loss="own:f"', "raise RuntimeError('no')", "in RuntimeError: no"),
-        ('training.loss="own:f"', "raise SystemExit(3)", "ended in SystemExit: 3"),
-        ('network={kind="own:A"}', "1 / 0", "ended in ZeroDivisionError"),
+        (
+            'training.loss="own:f"',
+            "raise RuntimeError('no')",
+            "raised RuntimeError: no",
+        ),
+        ('training.loss="own:f"', "raise SystemExit(3)", "raised SystemExit: 3"),
+        ('network={kind="own:A"}', "1 / 0", "raised ZeroDivisionError"),
     ],
 )
 def test_modules_that_are_not_as_they_should_be(

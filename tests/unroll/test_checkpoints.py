@@ -94,10 +94,10 @@ def test_what_is_damaged_is_refused_by_name(path):
     whole = path.read_bytes()
     for length in (0, 1, 7, 8, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=f"{path} is no checkpoint"):
+        with pytest.raises(ValueError, match=f"{path} is not a checkpoint"):
             read_checkpoint(path)
     path.write_bytes(b"\x93NUMPY" + bytes(1000))
-    with pytest.raises(ValueError, match="is no checkpoint"):
+    with pytest.raises(ValueError, match="is not a checkpoint"):
         read_checkpoint(path)
 
 
@@ -118,12 +118,12 @@ def test_what_is_damaged_is_refused_by_name(path):
 )
 def test_other_files_are_refused(path, note):
     save_file({"a": torch.zeros(2)}, path, note)
-    with pytest.raises(ValueError, match="is no checkpoint"):
+    with pytest.raises(ValueError, match="is not a checkpoint"):
         read_checkpoint(path)
 
 
 def test_missing_files_and_folders(path, tmp_path):
     with pytest.raises(ValueError, match=f"there is no checkpoint {path}"):
         read_checkpoint(path)
-    with pytest.raises(ValueError, match="is no checkpoint"):
+    with pytest.raises(ValueError, match="is not a checkpoint"):
         read_checkpoint(tmp_path)

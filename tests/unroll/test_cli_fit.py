@@ -225,7 +225,7 @@ def test_a_generator_of_ones_own(photo, tmp_path):
     [
         (("--prior", "magic"), "low-rank-and-sparse, edip, or package.module:Class"),
         (("--prior", "bilinear"), "bilinear is for series"),
-        (("--prior", "os.path:join"), "is no Generator"),
+        (("--prior", "os.path:join"), "is not a subclass of Generator"),
         (("--low-rank", "1"), "argument --low-rank: does not apply"),
         (("--stop", "discrepancy"), "needs --deviation"),
         (("--deviation", "0.1"), "argument --deviation: does not apply"),

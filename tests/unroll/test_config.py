@@ -243,8 +243,8 @@ def test_another_kind_takes_its_own_options_in_whatever_order(order):
     ("name", "message"),
     [
         ("training.step", "training.step; did you mean steps"),
-        ("seed.x", "seed.x: seed is no section"),
-        ("training.steps.x", "training.steps.x: steps is no section"),
+        ("seed.x", "seed.x: seed is not a section"),
+        ("training.steps.x", "training.steps.x: steps is not a section"),
         ("training", "training must be a section"),
         ("a.b.c", "unknown option 'a'"),
         ("", "unknown option ''"),

@@ -99,11 +99,11 @@ def test_em_refuses_what_it_cannot_do():
     problem = scan()
     with pytest.raises(TypeError, match="EM is for the data fidelity PoissonKL"):
         solve(Problem(problem.y, problem.A), None, algorithm=EM())
-    with pytest.raises(ValueError, match="y must hold no negative counts"):
+    with pytest.raises(ValueError, match="y must not contain negative counts"):
         solve(Problem(problem.y - 9, problem.A, PoissonKL()), None, algorithm=EM())
-    with pytest.raises(ValueError, match="y must hold no negative counts"):
+    with pytest.raises(ValueError, match="y must not contain negative counts"):
         solve(Problem(problem.y - 9, problem.A, PoissonKL()), TotalVariation(1.0))
-    with pytest.raises(ValueError, match="y must hold no negative counts"):
+    with pytest.raises(ValueError, match="y must not contain negative counts"):
         EM().start(Problem(problem.y - 9, problem.A, PoissonKL()))
 
 

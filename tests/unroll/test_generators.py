@@ -216,8 +216,14 @@ def test_number_of_weights_of_a_deep_decoder():
         (lambda: Bilinear(rank=0), "rank must be"),
         (lambda: Bilinear(time=(0,)), "time must be integers from 1"),
         (lambda: Bilinear(images="image"), "images must be 'series'"),
-        (lambda: Bilinear(space=Skip(source="adjoint")), "space must see noise"),
-        (lambda: LowRankAndSparse(sparse=Decoder(features=(4,))), "as many scales"),
+        (
+            lambda: Bilinear(space=Skip(source="adjoint")),
+            "space must have source 'noise'",
+        ),
+        (
+            lambda: LowRankAndSparse(sparse=Decoder(features=(4,))),
+            "the same number of scales",
+        ),
     ],
 )
 def test_bad_options(make, message):

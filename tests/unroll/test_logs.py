@@ -134,7 +134,7 @@ def test_rows_are_brought_to_the_disk(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"loss,foo\n1,2\n", b"step,loss\n", b"\xff\xfe"])
 def test_what_is_no_log_is_refused_by_name(tmp_path, content):
     (tmp_path / LOG).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{LOG} is no log of a training"):
+    with pytest.raises(ValueError, match=f"{LOG} is not a training log"):
         read_log(tmp_path / LOG)
 
 

@@ -92,7 +92,7 @@ def test_snr_counts_the_phase_and_psnr_does_not(series):
 def test_the_peak_of_integers_must_be_given(metric):
     truth = np.full((12, 12), 200, np.uint8)
     image = truth.astype(float) + 1
-    with pytest.raises(ValueError, match="peak must be given"):
+    with pytest.raises(ValueError, match="peak must be passed"):
         metric(truth, image)
     assert metric(truth, image, peak=255) > 0.9
 

@@ -128,11 +128,11 @@ def test_torch_takes_names(coils):
     kspace, given = _series(coils)
     image = network(kspace, *given.values())
     assert torch.equal(network(kspace, **given), image)
-    with pytest.raises(TypeError, match="mask is given twice"):
+    with pytest.raises(TypeError, match="mask is passed twice"):
         network(kspace, given["mask"], **given)
-    with pytest.raises(TypeError, match="unexpected argument 'masks'; there are mask"):
+    with pytest.raises(TypeError, match="unexpected argument 'masks'; expected mask"):
         network(kspace, masks=given["mask"])
-    with pytest.raises(TypeError, match="needs beside the measured values"):
+    with pytest.raises(TypeError, match="needs after the measured values"):
         network(kspace)
 
 

@@ -638,7 +638,7 @@ class TestOperators:
         with pytest.raises(TypeError, match="this network has its operator"):
             net(y, y > 0)
         wrong = network(PUBLISHED["TLR"], operator=lambda mask: mask)
-        with pytest.raises(TypeError, match="must give an Operator, got Tensor"):
+        with pytest.raises(TypeError, match="must return an Operator, got Tensor"):
             wrong(y, y > 0)
         fill = network(TLR(**SMALL, start="fill"))
         with pytest.raises(TypeError, match="samples pixels, got Blur"):
@@ -872,7 +872,7 @@ REFUSED = [
     (call("LS", lambda y, m: (y.real, Blur(KERNEL))), TypeError, "must be complex"),
     (call("LS", lambda y, m: (y.real, m)), TypeError, "k-space must be complex"),
     (call(ISTA_OF_SERIES, lambda y, m: (y.real, m)), TypeError, "k-space must be co"),
-    (call("LS", lambda y, m: (y.cfloat(), m)), TypeError, "one precision, got .*64"),
+    (call("LS", lambda y, m: (y.cfloat(), m)), TypeError, "same precision, got .*64"),
     (lambda: TLRNet(svd="torch"), TypeError, "svd must be a function, got 'torch'"),
     *[
         (partial(TLR, **changes), ValueError, next(iter(changes)))
@@ -900,7 +900,7 @@ REFUSED = [
     (lambda: TLR(bypass_maps=True), ValueError, "bypass_maps must be an .*, got True"),
     (lambda: LSNet(slope=-0.1), ValueError, "slope must not be negative"),
     (lambda: T2LRNet(width=3), TypeError, "width"),
-    (lambda: TLRNet(TLR(), cells=3), TypeError, "unexpected beside a recipe: cells"),
+    (lambda: TLRNet(TLR(), cells=3), TypeError, "not allowed with a recipe: cells"),
     (lambda: LSNet(TLR()), TypeError, "recipe must be of the class LS, got TLR"),
     (lambda: Network(cells=3), TypeError, "recipe must be .*, got None"),
     (lambda: LS(threshold="a"), TypeError, "threshold must be a real number"),

@@ -354,7 +354,7 @@ def test_data_of_little_weight_do_not_tell_the_noise(corner, rng):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_data_that_are_not_finite_are_refused(photo, bad):
     y = np.where(np.arange(48) == 3, np.float32(bad), photo.y)
-    with pytest.raises(ValueError, match="y holds NaN or infinity where it was"):
+    with pytest.raises(ValueError, match="y contains NaN or infinity where it was"):
         best_non_local(replace(photo, y=y), noise=0.1)
 
 
@@ -455,7 +455,7 @@ def test_torch_and_a_batch_of_one(photo):
 def test_another_fidelity_is_refused(photo):
     given = replace(photo, fidelity=PoissonKL())
     for reconstruct in (non_local_low_rank, best_non_local):
-        with pytest.raises(TypeError, match="ADMM solves for the data fidelity L2"):
+        with pytest.raises(TypeError, match="ADMM needs the data fidelity L2"):
             reconstruct(given)
     for name, value in (
         ("deviations", ()),

@@ -13,9 +13,9 @@ from svdinv.unroll.networks import TLR, Convolutions
 from svdinv.unroll.networks.functional import (
     SCALES,
     blur,
-    folded,
     normalised_fill,
-    unfolded,
+    pixel_shuffle,
+    pixel_unshuffle,
 )
 from svdinv.unroll.networks.weights import first_kernel, first_weights, initial, shapes
 from svdinv.unroll.torch import Network, _Chain, _Conv3d
@@ -26,10 +26,10 @@ from svdinv.unroll.torch import Network, _Chain, _Conv3d
 def test_folded_pixels_come_back(arrays, fold, size):
     image = arrays.array(np.random.default_rng(0).standard_normal((2, 3, *size)))
     xp = namespace(image)
-    maps = folded(image, fold, xp)
+    maps = pixel_unshuffle(image, fold, xp)
     height, width = (-(-n // fold) for n in size)
     assert tuple(maps.shape) == (2, 3 * fold**2, height, width)
-    back = unfolded(maps, image, fold, xp)
+    back = pixel_shuffle(maps, image, fold, xp)
     np.testing.assert_array_equal(arrays.numpy(back), arrays.numpy(image))
 
 
@@ -37,7 +37,7 @@ def test_folded_pixels_come_back(arrays, fold, size):
 def test_folded_pixels_are_those_of_the_squares(fold):
     """Channel c fold^2 + i fold + j is the pixel (i, j) of each square of channel c."""
     image = torch.randn(2, 3, 4 * fold, 5 * fold)
-    maps = folded(image, fold, namespace(image))
+    maps = pixel_unshuffle(image, fold, namespace(image))
     for c in range(3):
         for i in range(fold):
             for j in range(fold):
@@ -49,7 +49,7 @@ def test_folded_pixels_are_those_of_the_squares(fold):
 def test_folded_images_are_filled_up_with_zeros():
     image = torch.ones(1, 1, 3, 5)
     wide = F.pixel_unshuffle(F.pad(image, (0, 1, 0, 1)), 2)
-    assert torch.equal(folded(image, 2, namespace(image)), wide)
+    assert torch.equal(pixel_unshuffle(image, 2, namespace(image)), wide)
 
 
 def test_a_folded_network_has_folded_widths():

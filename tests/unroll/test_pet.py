@@ -383,7 +383,7 @@ def test_factors_of_a_batch_are_stacked(rng):
     both = one.stacked([other], np.ones((2, 4, 5)))
     x = rng.random((2, 2, 4, 5))
     np.testing.assert_allclose(both(x)[1], other(x[1]))
-    with pytest.raises(ValueError, match="cannot be one batch"):
+    with pytest.raises(ValueError, match="cannot form a batch"):
         one.stacked([ParallelBeam((4, 4), [0])], x)
 
 

@@ -113,9 +113,9 @@ def test_it_refuses_what_it_cannot_do():
     mask = torch.ones(1, 3, 4, 4, dtype=torch.bool)
     with pytest.raises(TypeError, match="real and floating point"):
         network(torch.ones(1, 3, 4, 4, dtype=torch.complex64), MRI(mask))
-    with pytest.raises(TypeError, match="needs beside the measured values: mask"):
+    with pytest.raises(TypeError, match="needs after the measured values: mask"):
         network(torch.ones(1, 1, 4, 4))
-    with pytest.raises(ValueError, match="two axes behind"):
+    with pytest.raises(ValueError, match="two axes after"):
         PrimalDual().begin(Problem(np.ones((1, 1, 3, 4, 4)), _Sum()))
     for name in ("cells", "features", "convs", "memory", "channels"):
         with pytest.raises(ValueError, match=name):

@@ -162,14 +162,14 @@ def test_weighted_least_squares_by_every_algorithm(algorithm, iterations, weight
 @pytest.mark.parametrize(
     ("fidelity", "error", "message"),
     [
-        (L2(np.array([1.0, -1, 1])), ValueError, "weight must hold finite numbers >="),
-        (L2(np.array([1.0, np.nan, 1])), ValueError, "weight must hold finite numbers"),
-        (L2(np.array([1.0, np.inf, 1])), ValueError, "weight must hold finite numbers"),
+        (L2(np.array([1.0, -1, 1])), ValueError, "weight must contain finite"),
+        (L2(np.array([1.0, np.nan, 1])), ValueError, "weight must contain finite"),
+        (L2(np.array([1.0, np.inf, 1])), ValueError, "weight must contain finite"),
         (L2(np.zeros(3)), ValueError, "weight must be positive for some of the data"),
         (L2(np.ones(3) + 0j), TypeError, "weight must be real, got complex128"),
         (L2(np.ones(4)), ValueError, r"weight \(4,\) does not broadcast to data"),
         (L2(torch.ones(3)), TypeError, "weight must be an array of NumPy, or of the"),
-        (PoissonKL(np.array([0.0, -1, 1])), ValueError, "background must hold finite"),
+        (PoissonKL(np.array([0.0, -1, 1])), ValueError, "background must"),
         (PoissonKL(np.ones((2, 3))), ValueError, r"background \(2, 3\) does not"),
     ],
 )
@@ -220,7 +220,7 @@ def test_a_problem_is_what_a_call_with_a_mask_is(rng):
     one = network(y, m)
     assert torch.equal(one, network(Problem(y, Sampling(m))))
     assert torch.equal(one, network(y, Sampling(m)))
-    with pytest.raises(TypeError, match="nothing goes beside a problem"):
+    with pytest.raises(TypeError, match="a problem has its operator"):
         network(Problem(y, Sampling(m)), m)
 
 
@@ -228,9 +228,9 @@ def test_batches_that_do_not_go_together():
     one = Problem(np.ones(3), Identity())
     for other, message in (
         (Problem(np.ones(4), Identity()), "one shape"),
-        (Problem(np.ones(3), Identity(), truth=np.ones(3)), "must have their truth"),
+        (Problem(np.ones(3), Identity(), truth=np.ones(3)), "have their truth"),
         (Problem(np.ones(3), Identity(), L2(2.0)), "one data fidelity"),
-        (Problem(np.ones(3), Sampling(np.ones(3, dtype=bool))), "cannot be one batch"),
+        (Problem(np.ones(3), Sampling(np.ones(3, dtype=bool))), "cannot form a batch"),
     ):
         with pytest.raises(ValueError, match=message):
             batch([one, other])
@@ -376,14 +376,14 @@ def test_a_function_of_own_arrays_may_be_of_another_precision():
     A(x).sum().backward()
     assert (x.grad == 1).all()
     twisted = Wrapped(lambda x: 1j * x, abs, (3,), (3,), arrays="own")
-    with pytest.raises(TypeError, match="complex data of real images"):
+    with pytest.raises(TypeError, match="real data for real images"):
         twisted(x)
 
 
 @pytest.mark.parametrize("algorithm", [ADMM(), PDHG()], ids=["ADMM", "PDHG"])
 def test_operators_that_are_not_linear_are_refused_by_name(algorithm):
     problem = Problem(np.ones(3), Square())
-    said = f"{type(algorithm).__name__} takes linear operators, .* ISTA, FISTA"
+    said = f"{type(algorithm).__name__} needs a linear operator, .* ISTA, FISTA"
     with pytest.raises(TypeError, match=said):
         solve(problem, Tikhonov(0.1), algorithm=algorithm, x0=np.ones(3))
 
@@ -394,12 +394,12 @@ def test_operators_that_are_not_linear_are_refused_by_name(algorithm):
         (lambda: Wrapped(3, abs, (2,), (2,)), TypeError, "forward must be a function"),
         (lambda: Wrapped(abs, abs, (), (2,)), ValueError, "at least one axis"),
         (lambda: Wrapped(abs, abs, (2,), (2,), arrays="x"), ValueError, "'numpy' or"),
-        (lambda: Wrapped(abs, abs, (2,), (3,))(np.ones(2)), ValueError, "must give"),
+        (lambda: Wrapped(abs, abs, (2,), (3,))(np.ones(2)), ValueError, "must return"),
         (lambda: wrapped()(np.ones((3, 2))), ValueError, r"must be \(..., 2, 3\)"),
         (
             lambda: Wrapped(lambda x: 1j * x, abs, (2,), (2,))(np.ones(2)),
             TypeError,
-            "complex data of real images",
+            "real data for real images",
         ),
         (lambda: from_matrix(MATRIX, (4,)), ValueError, "must have 6 elements"),
         (lambda: Stack([]), ValueError, "must not be empty"),
@@ -481,7 +481,7 @@ def test_a_stack_measures_one_image_several_times(rng):
     np.testing.assert_allclose(again(torch.from_numpy(x)), A(x))
     with pytest.raises(ValueError, match="length 9 do not fit"):
         A.adjoint(np.ones(9))
-    with pytest.raises(ValueError, match="does not tell"):
+    with pytest.raises(ValueError, match="does not define data_length"):
         Stack([Diagonal(np.ones(6)), parts[0]])
     told = Stack([Diagonal(np.ones(6)), parts[0]], lengths=(6, 2))
     assert dot_test(told, x) < 1e-14

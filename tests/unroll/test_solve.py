@@ -313,15 +313,19 @@ R = Casorati(1.0)
     [
         (lambda: solve(Problem(Y, lambda x: x), R), TypeError, "A must be an Operator"),
         (lambda: solve(Problem(Y > 0, A), R), TypeError, "y must be floating point"),
-        (lambda: solve(Problem(Y * np.nan, A), R), ValueError, "y holds NaN"),
-        (lambda: solve(Problem(Y * np.inf, A), R), ValueError, "y holds NaN"),
+        (lambda: solve(Problem(Y * np.nan, A), R), ValueError, "y contains NaN"),
+        (lambda: solve(Problem(Y * np.inf, A), R), ValueError, "y contains NaN"),
         (lambda: solve(Problem(Y[..., :3], A), R), ValueError, "broadcast"),
         (lambda: solve(Problem(Y, A), R, x0=Y[0]), ValueError, "x0 must have the sha"),
         (lambda: solve(Problem(Y, A), R, x0=Y + 0j), TypeError, "x0 must be real"),
         (lambda: solve(Problem(Y, A), R, iterations=0), ValueError, "iterations"),
         (lambda: solve(Problem(Y, A), R, rtol=-1), ValueError, "rtol"),
         (lambda: solve(Problem(Y, A), R, rtol=np.nan), ValueError, "rtol"),
-        (lambda: solve(Problem(Y, A), R, x0=Y, state={"x": Y}), ValueError, "two ways"),
+        (
+            lambda: solve(Problem(Y, A), R, x0=Y, state={"x": Y}),
+            ValueError,
+            "x0 and state both",
+        ),
         (lambda: solve(Problem(Y, A), R, state={"x": Y}), ValueError, "state must be"),
         (
             lambda: solve(Problem(Y, A), R, algorithm=ISTA(), state={"x": Y[0]}),
@@ -340,7 +344,7 @@ R = Casorati(1.0)
             ValueError,
             "y has the shape",
         ),
-        (lambda: solve(Problem(Y, 0 * Identity()), R), ValueError, "no step"),
+        (lambda: solve(Problem(Y, 0 * Identity()), R), ValueError, "no default step"),
     ],
 )
 def test_bad_input_is_refused(make, error, message):

@@ -276,7 +276,7 @@ def test_a_changed_configuration_is_another_training(config, tmp_path, one_line)
     write(new, tmp_path / CONFIG)
     assert train("--resume", tmp_path) == 2
     complaint = one_line()
-    assert "resumed as it was begun" in complaint
+    assert "must keep its configuration" in complaint
     assert "training.steps is 20, not 30" in complaint
     assert "seed is 0, not 4" in complaint
     assert (tmp_path / CHECKPOINT).read_bytes() == before
@@ -299,7 +299,7 @@ def test_what_moves_the_last_bits_is_told(config, whole, tmp_path, capsys, monke
     Run(config, None, tmp_path).train(stop=lambda: True)
     monkeypatch.undo()
     assert train("--resume", tmp_path) == 0
-    told = f"Not to the last bit as it was begun: svdinv was 0.0, is {__version__}\n"
+    told = f"Resumed; the last bits may differ: svdinv was 0.0, is {__version__}\n"
     assert told in capsys.readouterr().out
     assert results(tmp_path) == results(whole)
 
@@ -456,7 +456,10 @@ def test_options_of_the_command_line_are_saved_beside_the_results(file, tmp_path
         ),
         (["colour", "--output", "x", "--device", "tpu"], "device must be auto, cpu,"),
         (["colour", "--output", "x", "--device", "mps"], "device must be auto, cpu,"),
-        (["colour", "--output", "x", "--device", "cuda:99"], "device cuda:99: there"),
+        (
+            ["colour", "--output", "x", "--device", "cuda:99"],
+            "device cuda:99: PyTorch has",
+        ),
         (["colour", "--output", "x", "--weights", "none"], "there is no file none"),
         (["colour", "--output", "x", "--weights", __file__], "test_train_command.py"),
         (["--resume", "nowhere"], "there is no checkpoint nowhere/checkpoint"),
@@ -531,7 +534,7 @@ def test_a_batch_that_is_too_large_is_one_line(file, tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("cuda", "there are 1 GPUs that PyTorch sees, and 2 are needed"),
+        ("cuda", "PyTorch has 1 GPUs, but 2 are needed"),
         ("cuda:0", "device must be cuda for several processes, got 'cuda:0'"),
     ],
 )
@@ -552,7 +555,7 @@ def test_bad_files_end_in_one_line(tmp_path, one_line):
     assert "bad.toml: not TOML" in one_line()
     (tmp_path / CHECKPOINT).write_bytes(b"?")
     assert train("--resume", tmp_path) == 2
-    assert "is no checkpoint" in one_line()
+    assert "is not a checkpoint" in one_line()
     assert not (tmp_path / "out").exists()
 
 

@@ -308,7 +308,7 @@ class TestRules:
         true = error(problem, found.last)
         assert found.trajectory[-1].criterion == pytest.approx(true, abs=4e-3)
         unbounded = replace(GENERATOR, bounded=False)
-        with pytest.raises(ValueError, match="give a function"):
+        with pytest.raises(ValueError, match="pass a function"):
             run(problem, unbounded, rule=SURE(deviation=0.1), around=problem.y)
 
     @pytest.mark.parametrize("rule", [SURE(deviation=0.1), Discrepancy(deviation=0.1)])
@@ -469,7 +469,7 @@ def first_image(fitting):
     """What the first step makes of the noise that it draws."""
     with torch.no_grad():
         fitting.iteration = 1
-        noise = fitting._drawn(fitting.options.input_noise, fitting.state["z"])
+        noise = fitting._draw_noise(fitting.options.input_noise, fitting.state["z"])
         fitting.iteration = 0
         return fitting.models[0](fitting.state, fitting.problem, noise)[0]
 
@@ -563,7 +563,7 @@ class TestRecorrupted:
         assert found.iterations == 7
         assert educated(problem, network, 0.3).recorrupted == 0.3
         nothing = replace(problem, y=np.zeros_like(problem.y))
-        with pytest.raises(ValueError, match="deviation must be given"):
+        with pytest.raises(ValueError, match="deviation must be passed"):
             educated(nothing, Network(PrimalDual(cells=1, channels=3), seed=0))
         with pytest.raises(ValueError, match="deviation must be positive, got 0"):
             educated(problem, network, 0.0)
@@ -592,7 +592,7 @@ class TestRecorrupted:
         y = torch.from_numpy(problem.y[None])
         noise = Fitting(problem, recipe, how)
         noise.iteration = 1
-        seen = y + noise._drawn(0.1, y) * torch.from_numpy(problem.A.mask) / 2
+        seen = y + noise._draw_noise(0.1, y) * torch.from_numpy(problem.A.mask) / 2
         with torch.no_grad():
             known = replace(noise.problem, y=seen)
             _, penalty = network(known, penalty=True)
@@ -649,7 +649,7 @@ def test_what_lies_outside_the_mask_is_no_data():
     dirty = np.where(problem.A.mask, problem.y, np.nan).astype(np.float32)
     same = run(replace(problem, y=dirty), iterations=5)
     np.testing.assert_array_equal(found.image, same.image)
-    with pytest.raises(ValueError, match="y holds NaN or infinity where it was"):
+    with pytest.raises(ValueError, match="y contains NaN or infinity where it was"):
         run(replace(problem, y=np.full_like(problem.y, np.nan)))
 
 
@@ -715,7 +715,7 @@ class TestGoingOn:
         content = bytearray(path.read_bytes())
         content[-5] ^= 4
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="no checkpoint"):
+        with pytest.raises(ValueError, match="not a checkpoint"):
             run(noisy(), **given)
 
     def test_a_fit_that_breaks_down_goes_back(self):

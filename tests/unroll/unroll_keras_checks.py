@@ -405,7 +405,7 @@ def check_what_is_refused(folder):
     image = models.TLRNet(cells=1, features=2)
     own = models.TLRNet(cells=1, features=2, operator=Blur(np.ones((1, 1))))
     for call, error, words in (
-        (lambda: model(y), TypeError, "LS needs beside the measured values: mask"),
+        (lambda: model(y), TypeError, "LS needs after the measured values: mask"),
         (lambda: model((y, mask, y, y)), TypeError, "got 3 arguments"),
         (lambda: model((y[0], mask[0])), ValueError, "axes B T H W"),
         (lambda: model((y, mask[..., 1:])), ValueError, "does not broadcast"),
@@ -427,5 +427,5 @@ def check_what_is_refused(folder):
     models.save(models.Network(SLR(cells=1, features=2)), folder / "slr")
     content = (folder / "slr").read_bytes()
     (folder / "slr").write_bytes(content[:-1])
-    with pytest.raises(ValueError, match="is no safetensors file, or damaged"):
+    with pytest.raises(ValueError, match="is not a safetensors file, or damaged"):
         models.load(folder / "slr")

@@ -1,7 +1,7 @@
 """Expectation maximisation for counts, as in emission tomography.
 
-Counts are Poisson variables of mean A x + b: the data fidelity is
-`svdinv.unroll.fidelity.PoissonKL` with the background b. A has no negative entries.
+Counts are Poisson variables with mean A x + b: the data fidelity is
+`svdinv.unroll.fidelity.PoissonKL` with the background b. A has nonnegative entries.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.problem import Problem
 
-_LEAST = 1e-3  # of the mean of the first image: what is 0 would stay so
+_LEAST = 1e-3  # minimum relative to the mean of the first image: zeros would remain 0
 
 
 @dataclass(frozen=True)
@@ -26,64 +26,63 @@ class EM(Algorithm):
 
     With ``s = A^T 1`` and ``e = x A^T(y / (A x + b))``:
 
-    - without a prior ``x <- e / s`` (MLEM: Shepp & Vardi, IEEE TMI 1982). No step
-      lowers the likelihood, and without background the counts are kept,
-      ``sum(s x) = sum(y)``;
-    - a prior with a gradient g and curvature L is replaced by the quadratic function
-      above it that touches it at x (De Pierro, IEEE TMI 1995): x becomes the positive
-      root of ``L u^2 + (s + g - L x) u = e``. No step raises the objective;
-    - one with a proximal operator alone, such as one of low rank, is denoised by after
-      each step, ``x <- prox(e / s, step mean(x) / mean(s))`` (as EM-TV: Sawatzky et
-      al., IEEE NSS 2008, with one weight for all pixels). That has a fixed point near
-      the largest posterior, not on it.
+    - Without a prior ``x <- e / s`` (MLEM: Shepp & Vardi, IEEE TMI 1982). The
+      likelihood never decreases, and without background the total count is preserved,
+      ``sum(s x) = sum(y)``.
+    - A prior with a gradient g and curvature L is majorised at x by a quadratic
+      function (De Pierro, IEEE TMI 1995): x becomes the positive root of
+      ``L u^2 + (s + g - L x) u = e``. The objective never increases.
+    - A prior with only a proximal operator, such as one of low rank, denoises each
+      iterate, ``x <- prox(e / s, step mean(x) / mean(s))`` (as EM-TV: Sawatzky et al.,
+      IEEE NSS 2008, with one weight for all pixels). Its fixed point is near the
+      maximum of the posterior, not equal to it.
 
-    The operators of a `svdinv.unroll.operators.Stack` are subsets, stepped by one
-    after the other (OSEM: Hudson & Larkin, IEEE TMI 1994): faster by their number, and
-    without convergence.
+    The operators of a `svdinv.unroll.operators.Stack` are subsets, used in turn (OSEM:
+    Hudson & Larkin, IEEE TMI 1994): faster by their number, but without convergence.
     """
 
     parameters: ClassVar[dict[str, float]] = {"step": 1.0}
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
-        """Begin with a positive image, and add the sensitivities of the subsets.
+        """Return a positive first image and the sensitivities of the subsets.
 
-        By default the image is flat, and has as many counts as there are. Raises
-        TypeError if the data fidelity is another than `PoissonKL`, and as its `check`.
+        By default the image is constant, with the measured total count. Raises
+        TypeError if the data fidelity is not `PoissonKL`, and errors of its `check`.
         """
         if not isinstance(problem.fidelity, PoissonKL):
             raise TypeError(
                 f"EM is for the data fidelity PoissonKL, not {problem.fidelity!r}"
             )
-        problem.fidelity.check(problem.y)  # which networks do not do
+        problem.fidelity.check(problem.y)  # networks skip this check
         like_x = problem.adjoint() if x is None else x
         xp = namespace(like_x)
         parts = subsets(problem, like_x)
-        seen = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in parts])
+        sensitivity = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in parts])
         one = xp.ones_like(like_x)
         if x is None:
-            x = xp.sum(problem.y) / xp.sum(seen) * one
-        least = _LEAST * xp.mean(x) * one
-        return {"x": xp.where(x > least, x, least), "sensitivity": seen}
+            x = xp.sum(problem.y) / xp.sum(sensitivity) * one
+        minimum = _LEAST * xp.mean(x) * one
+        return {"x": xp.where(x > minimum, x, minimum), "sensitivity": sensitivity}
 
     def iterate(
         self, state: State, problem: Problem, prox: Any, p: Parameters
     ) -> State:
-        x, seen = state["x"], state["sensitivity"]
-        xp, count = namespace(x), seen.shape[0]
+        x, sensitivity = state["x"], state["sensitivity"]
+        xp, count = namespace(x), sensitivity.shape[0]
         for k, subset in enumerate(subsets(problem, x)):
-            e, s = expectation(x, *subset), seen[k, ...]
+            e, s = expectation(x, *subset), sensitivity[k, ...]
             if hasattr(prox, "gradient"):
-                # The maximum of the surrogate of a subset, with its share of the prior.
+                # Maximise the surrogate of a subset, with its share of the prior.
                 L = prox.curvature(x) / count
                 slope = times(1 / count, prox.gradient(x), xp)
                 x = positive_root(L, s + slope - times(L, x, xp), e, xp)
             else:
                 x = safe_divide(e, s, s > 0, xp)
         if callable(prox):
-            step = p["step"] * xp.mean(x) / xp.mean(xp.sum(seen, axis=0))
+            step = p["step"] * xp.mean(x) / xp.mean(xp.sum(sensitivity, axis=0))
             x = prox(x, step)
             x = xp.where(x > 0, x, xp.zeros_like(x))
-        return {"x": x, "sensitivity": seen}
+        return {"x": x, "sensitivity": sensitivity}
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
         """Return the prior if it has a gradient, else its proximal operator."""
@@ -96,14 +95,14 @@ class EM(Algorithm):
 
 
 def expectation(x: Array, A: Operator, y: Array, background: Any) -> Array:
-    """Return ``x A^T(y / (A x + b))``, the expected counts from each pixel."""
+    """Return ``x A^T(y / (A x + b))``, the expected counts emitted by each pixel."""
     xp = namespace(x)
     mean = A.forward(x) + background
     return x * A.adjoint(safe_divide(like(y, mean, xp), mean, mean > 0, xp))
 
 
 def subsets(problem: Problem, x: Array) -> Iterator[tuple[Operator, Array, Any]]:
-    """Yield each operator with its counts and background."""
+    """Yield the operators with their counts and backgrounds."""
     A, y, b = problem.A, problem.y, problem.fidelity.background  # type: ignore[attr-defined]
     if hasattr(b, "dtype"):
         b = cast_like(b, x, namespace(x)) + namespace(x).zeros_like(
@@ -119,15 +118,15 @@ def subsets(problem: Problem, x: Array) -> Iterator[tuple[Operator, Array, Any]]
 def positive_root(L: Any, linear: Array, e: Array, xp: Any) -> Array:
     """Solve ``L u^2 + linear u = e`` for u >= 0, with e >= 0.
 
-    L is a number >= 0 or a positive array, which broadcasts. u is 0 where a number L is
-    0 and `linear` is not positive.
+    L is a number >= 0, or a positive array that broadcasts. If L is the number 0, u is
+    0 where `linear` is not positive.
     """
     one = xp.ones_like(linear)
     square = linear**2 + 4 * times(L, e, xp)
     length = root(square, xp)
-    # Of both forms the one without cancellation.
+    # Of the two forms of the root, use the one without cancellation.
     positive = linear > 0
-    down = safe_divide(2 * e, linear + length, positive, xp)
+    quotient = safe_divide(2 * e, linear + length, positive, xp)
     if not hasattr(L, "dtype") and not L:
-        return xp.where(positive, down, 0 * one)
-    return xp.where(positive, down, times(1 / (2 * L), length - linear, xp))
+        return xp.where(positive, quotient, 0 * one)
+    return xp.where(positive, quotient, times(1 / (2 * L), length - linear, xp))

@@ -1,15 +1,13 @@
-"""One iteration of each proximal algorithm, for solvers and for unrolled networks.
+"""Iterations of proximal algorithms, for solvers and for unrolled networks.
 
-All look for an image x that explains the data y of a problem and has a small R(x)::
+All minimise over images x the sum of the data fidelity of a problem and a penalty::
 
     minimise over x   D(A x, y) + R(x),
 
-where D is the data fidelity of the problem, ``|A x - y|^2 / 2`` unless it says so,
-
-and keep what they know in a state, a dict of arrays in which "x" is the present
-image. An iteration is array code alone: it holds no branch on data, can be traced,
-and is differentiable in the state, in y, through the proximal operator and in the
-parameters. In a network each iteration has a `prox` and parameters of its own.
+where D is ``|A x - y|^2 / 2`` by default. The state is a dict of arrays in which "x" is
+the current image. An iteration consists of array operations without branches on data:
+it can be traced, and is differentiable in the state, y, the proximal operator and the
+parameters. In a network each iteration has its own `prox` and parameters.
 """
 
 from __future__ import annotations
@@ -39,27 +37,27 @@ State: TypeAlias = dict[str, Array]
 Prox: TypeAlias = Callable[[Array, Any], Array]
 Parameters: TypeAlias = Mapping[str, Any]
 
-# The norm that is found is too small by less than this.
+# Upper bound of the ratio of the true norm to its estimate.
 _MARGIN = 1.01
-_ROUNDING = 16.0  # times eps: of a residual, relative to right side and first one
-# Of the two steps of PDHG.
+_ROUNDING = 16.0  # times eps: residual relative to the right side and the first one
+# Ratio of the two steps of PDHG.
 _LARGEST_RATIO = 1e4
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """An algorithm: how its state starts, and one iteration.
+    """An iterative algorithm: its initial state, and one iteration.
 
     Attributes
     ----------
     parameters : dict of str to float
-        Names of the numbers that an iteration takes, with values that suit operators
-        of norm 1: a network learns from there.
+        Names of the parameters of an iteration, with values for operators of norm 1,
+        which are the initial values of a network.
     watched : tuple of str
-        Arrays of the state whose change tells how far the algorithm has come.
+        Arrays of the state whose change measures convergence.
     idle_at_last : tuple of str
-        Parameters that have no effect on the image of their own iteration: in the last
-        one there is nothing to learn of them.
+        Parameters that do not affect the image of their own iteration, so that those of
+        the last iteration are not learned.
     """
 
     parameters: ClassVar[dict[str, float]] = {}
@@ -68,21 +66,21 @@ class Algorithm:
 
     @property
     def only_for_prox(self) -> tuple[str, ...]:
-        """Parameters that do nothing but set the step of the proximal operator."""
+        """Parameters whose only effect is on the step of the proximal operator."""
         return ()
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
-        """Make the first state, from an image or by default from ``A^H y``."""
+        """Return the first state, from an image or by default from ``A^H y``."""
         return {"x": problem.adjoint() if x is None else x}
 
     def iterate(
         self, state: State, problem: Problem, prox: Any, p: Parameters
     ) -> State:
-        """Iterate once.
+        """Return the next state, with the same structure.
 
-        With ``prox(v, step)``, the proximal operator of step R or a network in its
-        place (see the algorithm for others that it takes), and values for the names in
-        `parameters`. The state is not changed; the next one has the same structure.
+        `prox` is ``prox(v, step)``, the proximal operator of step R or a network in its
+        place (some algorithms require another function); `p` has values for the names
+        in `parameters`. The state itself is not changed.
         """
         raise NotImplementedError
 
@@ -91,9 +89,9 @@ class Algorithm:
         return self, prior.prox
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
-        """Return default parameters, with which the algorithm converges.
+        """Return default parameters for which the algorithm converges.
 
-        For images like `x`, of which shape, dtype and framework matter, and a prior as
+        Images are like `x`, whose shape, dtype and framework are used; `prior` is as
         for `svdinv.unroll.algorithms.solve`.
         """
         return {"step": 1 / _curvature(problem, x)}
@@ -101,18 +99,18 @@ class Algorithm:
     def completed(
         self, given: Parameters, problem: Problem, x: Array, prior: Any
     ) -> dict[str, Any]:
-        """Complete the given parameters by the defaults of `suited`."""
+        """Return the parameters in `given`, and the defaults of `suited` for others."""
         if set(given) == set(self.parameters):
             return dict(given)
         return {**self.suited(problem, x, prior), **given}
 
 
 class GradientDescent(Algorithm):
-    """Gradient descent, of a smooth R.
+    """Gradient descent, for a smooth R.
 
-    ``x <- x - step (A^H(A x - y) + gradient(x))``: `iterate` takes ``gradient(x)`` in
-    the place of `prox`. Converges for steps below 2 / L, where L is the squared norm
-    of A plus the Lipschitz constant of the gradient of R.
+    ``x <- x - step (A^H(A x - y) + gradient(x))``, where `iterate` requires
+    ``gradient(x)`` instead of `prox`. Converges for steps below 2 / L, where L is the
+    squared norm of A plus the Lipschitz constant of the gradient of R.
     """
 
     parameters: ClassVar[dict[str, float]] = {"step": 1.0}
@@ -128,8 +126,8 @@ class GradientDescent(Algorithm):
         """Return the algorithm and the gradient of R; TypeError if `prior` has none."""
         if not hasattr(prior, "gradient"):
             raise TypeError(
-                f"GradientDescent needs a prior with a gradient, which "
-                f"{prior!r} has not: ISTA takes its proximal operator"
+                "GradientDescent needs a prior with a gradient; for the proximal "
+                f"operator of {prior!r} use ISTA"
             )
         return self, prior.gradient
 
@@ -143,7 +141,7 @@ class ISTA(Algorithm):
 
     ``x <- prox(x - step A^H(A x - y), step)`` (Daubechies, Defrise & De Mol, Comm. Pure
     Appl. Math. 2004; Combettes & Wajs, 2005). Converges for steps below
-    ``2 / |A|^2``, and lowers the objective in every iteration.
+    ``2 / |A|^2``; the objective decreases in every iteration.
     """
 
     parameters: ClassVar[dict[str, float]] = {"step": 1.0}
@@ -156,7 +154,7 @@ class ISTA(Algorithm):
     def forward_backward(
         self, x: Array, problem: Problem, prox: Prox, step: Any
     ) -> Array:
-        """Take a gradient step, then apply the proximal operator."""
+        """Apply a gradient step, then the proximal operator."""
         return prox(x - times(step, problem.gradient(x), namespace(x)), step)
 
 
@@ -165,21 +163,20 @@ class FISTA(ISTA):
     """Proximal gradient descent with momentum (Beck & Teboulle, SIAM J. Imaging 2009).
 
     With steps of at most ``1 / |A|^2`` the objective is within
-    ``2 |x_0 - x*|^2 / (step (k + 1)^2)`` of the smallest after k iterations.
+    ``2 |x_0 - x*|^2 / (step (k + 1)^2)`` of the minimum after k iterations.
 
     Parameters
     ----------
     restart : bool
-        Whether to drop the momentum where it points uphill (O'Donoghue & Candès,
-        Found. Comput. Math. 2015).
+        Whether to reset momentum that points uphill (O'Donoghue & Candès, Found.
+        Comput. Math. 2015).
     batch_axes : int
-        Number of axes in front that count images: the momentum of one image then
-        does not depend on the others.
+        Number of leading batch axes; the momentum of each image is separate.
 
     Raises
     ------
     ValueError
-        If `batch_axes` is no integer, or negative.
+        If `batch_axes` is not a nonnegative integer.
     """
 
     restart: bool = False
@@ -202,12 +199,12 @@ class FISTA(ISTA):
         if self.restart:
             uphill = self._inner(ahead - new, new - x) > 0
             t = xp.where(uphill, xp.ones_like(t), t)
-        following = (1 + xp.sqrt(1 + 4 * t * t)) / 2
-        ahead = new + times((t - 1) / following, new - x, xp)
-        return {"x": new, "ahead": ahead, "momentum": following}
+        next_t = (1 + xp.sqrt(1 + 4 * t * t)) / 2
+        ahead = new + times((t - 1) / next_t, new - x, xp)
+        return {"x": new, "ahead": ahead, "momentum": next_t}
 
     def _inner(self, x: Array, y: Array) -> Array:
-        """Re <x, y> of each image, or of all together: then 0-d."""
+        """Return Re <x, y> of each image, or without `batch_axes` of all together."""
         if not self.batch_axes:
             return inner(x, y)
         axes = tuple(range(self.batch_axes, len(x.shape)))
@@ -224,26 +221,24 @@ class ADMM(Algorithm):
         x <- argmin |A x - y|^2 / 2 + rho |x - (z - l)|^2 / 2
         l <- l + dual_step (x - z)
 
-    The second line has a closed form for tight A; for others it takes conjugate
-    gradient steps from the present x. Converges for every rho > 0 and dual steps
-    below (1 + sqrt(5)) / 2 (Glowinski, 1984), the steps being enough.
+    The second line has a closed form for tight A; otherwise conjugate gradients start
+    from the current x. Converges for rho > 0 and dual steps below (1 + sqrt(5)) / 2
+    (Glowinski, 1984), if `cg_iterations` suffice.
 
     Parameters
     ----------
     cg_iterations : int
         Conjugate gradient steps.
     batch_axes : int
-        Number of axes in front that count images: conjugate gradients of
-        one image then do not depend on the others.
+        Number of leading batch axes; conjugate gradients treat each image separately.
     exact_data : bool
-        Whether A x = y has to hold, in the place of a small ``|A x - y|^2``: the
-        second line becomes the projection ``A.consistent(z - l, y)``, for tight A.
+        Whether to require A x = y instead of a small ``|A x - y|^2``, for tight A: the
+        second line becomes the projection ``A.consistent(z - l, y)``.
 
     Raises
     ------
     ValueError
-        If `cg_iterations` is no positive integer, or `batch_axes` no integer or
-        negative.
+        If `cg_iterations` is not an integer > 0, or `batch_axes` not one >= 0.
     """
 
     cg_iterations: int = 10
@@ -260,22 +255,22 @@ class ADMM(Algorithm):
 
     @property
     def only_for_prox(self) -> tuple[str, ...]:
-        """The penalty, where the data are exact."""
+        """The penalty, if `exact_data`."""
         return ("penalty",) if self.exact_data else ()
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
-        """Add the multiplier.
+        """Return the first state, with the multiplier.
 
-        Raises ValueError if the data are to be exact and A is not tight, TypeError if
-        the data fidelity is another than `L2`, or A is not linear.
+        Raises ValueError if `exact_data` is set and A is not tight, TypeError if the
+        data fidelity is not `L2`, or A is not linear.
         """
         _check_linear(self, problem)
         if self.exact_data and not problem.A.tight:
             raise ValueError(f"exact_data needs a tight operator, not {problem.A!r}")
         if not (self.exact_data or isinstance(problem.fidelity, L2)):
             raise TypeError(
-                f"ADMM solves for the data fidelity L2, not {problem.fidelity!r}: take "
-                "PDHG, or ISTA"
+                f"ADMM needs the data fidelity L2, not {problem.fidelity!r}: use PDHG "
+                "or ISTA"
             )
         x = super().start(problem, x)["x"]
         return {"x": x, "multiplier": namespace(x).zeros_like(x)}
@@ -290,7 +285,7 @@ class ADMM(Algorithm):
         return {"x": x, "multiplier": l + times(p["dual_step"], x - z, xp)}
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
-        """Return the penalty ``|A|^2``, the curvature of the data term."""
+        """Return the penalty ``|A|^2``, the Lipschitz constant of the data term."""
         return {"penalty": _curvature(problem, x), "dual_step": 1.0}
 
     def explain(self, v: Array, x: Array, problem: Problem, rho: Any) -> Array:
@@ -300,14 +295,14 @@ class ADMM(Algorithm):
             return A.consistent(v, problem.y)
         weight = getattr(fidelity, "weight", None)
         if A.tight and not hasattr(weight, "dtype"):
-            most = 1 if weight is None else weight
-            return v - times(1 / (most + rho), problem.gradient(v), xp)
-        nothing = xp.zeros_like(problem.y)
+            scale = 1 if weight is None else weight
+            return v - times(1 / (scale + rho), problem.gradient(v), xp)
+        zero = xp.zeros_like(problem.y)
 
         def normal(w: Array) -> Array:
-            return A.adjoint(fidelity.slope(A.forward(w), nothing)) + times(rho, w, xp)
+            return A.adjoint(fidelity.slope(A.forward(w), zero)) + times(rho, w, xp)
 
-        right = A.adjoint(-fidelity.slope(nothing, problem.y)) + times(rho, v, xp)
+        right = A.adjoint(-fidelity.slope(zero, problem.y)) + times(rho, v, xp)
         return conjugate_gradients(
             normal, right, x, self.cg_iterations, batch_axes=self.batch_axes
         )
@@ -318,29 +313,28 @@ class PDHG(Algorithm):
     """Primal-dual hybrid gradient method.
 
     Chambolle & Pock, J. Math. Imaging Vis. 2011, with a dual variable q for the data.
-    For R(x) = Q(K x), where `iterate` takes the proximal operator of Q::
+    For R(x) = Q(K x), where `iterate` requires the proximal operator of Q::
 
         q <- prox_(dual_step D*)(q + dual_step A a)
         w <- (1 - dual_step prox_(Q / dual_step) / dual_step)(w + dual_step K a)
         x <- x - step (A^H q + K^H w);  a <- 2 x - (x before)
 
-    Without K, R has the proximal operator itself, in the third line, and there is no w.
+    Without K the third line applies the proximal operator of R, and there is no w.
     Converges for ``step dual_step (|A|^2 + |K|^2) <= 1``.
 
     Parameters
     ----------
     transform : Operator, optional
-        K, such as `svdinv.unroll.operators.Gradient` for the total variation; `solve`
-        takes that of the prior.
+        K, such as `svdinv.unroll.operators.Gradient`; `solve` uses that of the prior.
     nonnegative : bool
-        Whether x, which is real, must not be negative: what the third line gives is
-        projected. `solve` then takes K = 1 where a prior has no other, since R and the
-        constraint have no joint proximal operator.
+        Whether x, which must be real, is constrained to x >= 0, by a projection after
+        the third line. `solve` then uses K = 1 for priors without a transform, since R
+        and the constraint have no joint proximal operator.
 
     Raises
     ------
     TypeError
-        If `transform` is no operator.
+        If `transform` is not an operator.
     """
 
     transform: Operator | None = None
@@ -354,7 +348,7 @@ class PDHG(Algorithm):
             raise TypeError(f"transform must be an Operator, got {self.transform!r}")
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
-        """Add the point ahead and the dual variables; TypeError if A is not linear."""
+        """Return the first state, with dual variables; TypeError if A is not linear."""
         _check_linear(self, problem)
         x = super().start(problem, x)["x"]
         zeros = namespace(x).zeros_like
@@ -370,29 +364,29 @@ class PDHG(Algorithm):
         xp, K, A = namespace(x), self.transform, problem.A
         z, y = A.forward(ahead), problem.y
         dual = problem.fidelity.dual_step(state["dual"], z, y, sigma, A)
-        following = {"dual": dual}
+        duals = {"dual": dual}
         slope = A.adjoint(dual)
         if K is None:
             new = prox(x - times(step, slope, xp), step)
         else:
             w = state["transform_dual"] + times(sigma, K.forward(ahead), xp)
-            # Moreau: the proximal operator of the conjugate, by that of Q.
+            # Moreau: the proximal operator of the conjugate from that of Q.
             w = w - times(sigma, prox(times(1 / sigma, w, xp), 1 / sigma), xp)
-            following["transform_dual"] = w
+            duals["transform_dual"] = w
             new = x - times(step, slope + K.adjoint(w), xp)
         if self.nonnegative:
             new = xp.where(new > 0, new, xp.zeros_like(new))
-        return {"x": new, "ahead": 2 * new - x, **following}
+        return {"x": new, "ahead": 2 * new - x, **duals}
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
         """Return the algorithm with the prior's K, and the proximal operator of Q.
 
-        Raises TypeError if there is a `transform`, and `prior` does not tell K from Q.
+        Raises TypeError if there is a `transform` and the prior has no ``split()``.
         """
         if hasattr(prior, "split"):
             K, prox = prior.split()
-            needless = isinstance(K, Identity) and not self.nonnegative
-            return replace(self, transform=None if needless else K), prox
+            unneeded = isinstance(K, Identity) and not self.nonnegative
+            return replace(self, transform=None if unneeded else K), prox
         if self.transform is not None:
             raise TypeError(f"{self!r} needs a prior with split()")
         return self, prior.prox
@@ -400,25 +394,25 @@ class PDHG(Algorithm):
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
         """Return steps in the ratio of the image to its dual variables.
 
-        The bound of Chambolle & Pock is smallest where they are as the squared
-        distances from the start to the solution. Those of `transform_dual` are at most
-        the weight; half way between that and equal steps does well for all.
+        The bound of Chambolle & Pock is smallest if the steps have the ratio of the
+        squared distances from the start to the solution. `transform_dual` is bounded by
+        the weight; the geometric mean of that ratio and equal steps works well.
         """
-        curvature = _squared_norm(problem.A, x)
+        squared = _squared_norm(problem.A, x)
         ratio = 1.0
         if self.transform is not None:
-            curvature += _squared_norm(self.transform, x)
+            squared += _squared_norm(self.transform, x)
             weight = as_float(getattr(prior, "weight", 0.0))
             size = as_float(norm(x)) / math.sqrt(max(math.prod(x.shape), 1))
             if weight > 0 and size > 0:
                 ratio = min(max(size / weight, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
-        length = curvature**-0.5
+        length = squared**-0.5
         return {"step": length * ratio**0.5, "dual_step": length / ratio**0.5}
 
     def completed(
         self, given: Parameters, problem: Problem, x: Array, prior: Any
     ) -> dict[str, Any]:
-        """Return the steps: to the one that is given, the other keeps the product."""
+        """Return both steps; a missing one follows from the product of the defaults."""
         if len(given) != 1:
             return super().completed(given, problem, x, prior)
         ((name, value),) = given.items()
@@ -428,15 +422,15 @@ class PDHG(Algorithm):
 
 
 class LowRankPlusSparse(Algorithm):
-    """A series as the sum of one of low rank and one that is sparse.
+    """Decomposition of a series into a low-rank part and a sparse part.
 
     Otazo, Candès & Sodickson, MRM 2015, by proximal gradient steps in both parts::
 
         r <- step A^H(A(L + S) - y)
         L, S <- prox_L(L - r, step), prox_S(S - r, step);  x <- L + S
 
-    Converges for steps below ``1 / |A|^2``: both parts are moved at once. `iterate`
-    takes two proximal operators in the place of `prox`, of L and of S.
+    Converges for steps below ``1 / |A|^2``, since both parts move at once. `iterate`
+    requires two proximal operators instead of `prox`, of L and of S.
     """
 
     parameters: ClassVar[dict[str, float]] = {"step": 0.9}
@@ -459,8 +453,8 @@ class LowRankPlusSparse(Algorithm):
         """Return the algorithm and both proximal operators; TypeError if not a pair."""
         if not isinstance(prior, Sequence) or len(prior) != 2:
             raise TypeError(
-                "LowRankPlusSparse needs two priors, of the low-rank and of the "
-                f"sparse part, got {prior!r}"
+                "LowRankPlusSparse needs two priors, for the low-rank and the sparse "
+                f"part, got {prior!r}"
             )
         return self, tuple(part.prox for part in prior)
 
@@ -482,18 +476,18 @@ def conjugate_gradients(
     """Solve N x = b for a Hermitian N >= 0 with b in its range, by conjugate gradients.
 
     Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 1952, from a first estimate `x`.
-    `normal` applies N, `right` is b, and the axes in front, so many as `batch_axes`,
-    count systems of equations. What is solved up to rounding stays as it is: where N is
-    singular, rounding leaves a residual that no step removes, and steps along it would
-    grow without bound. All `iterations` are taken, or with `rtol` as many as the norm
-    of the residual of one system takes to fall to that part; it is that of
-    `precondition`, which applies an approximate inverse of N.
+    `normal` applies N, `right` is b, and the first `batch_axes` axes enumerate systems
+    of equations. A system solved up to rounding errors is not changed further: for
+    singular N they leave a residual that no step can reduce, and steps along it would
+    grow without bound. With `rtol` fewer than `iterations` are made if the largest norm
+    of a residual decreases by that factor; the norm is that of `precondition`, which
+    applies an approximate inverse of N.
     """
     xp = namespace(right)
     axes = tuple(range(batch_axes, len(right.shape)))
 
-    def ratio(a: Array, b: Array, least: Any = 0.0) -> Array:
-        return like(safe_divide(a, b, (b > 0) & (a > least), xp), right, xp)
+    def ratio(a: Array, b: Array, minimum: Any = 0.0) -> Array:
+        return like(safe_divide(a, b, (b > 0) & (a > minimum), xp), right, xp)
 
     residual = right - normal(x)
     direction = precondition(residual)
@@ -504,24 +498,24 @@ def conjugate_gradients(
     for _ in range(iterations):
         if rtol and as_float(xp.max(power)) <= rtol**2 * as_float(xp.max(first)):
             break
-        image = normal(direction)
-        curvature = inner(direction, image, axes, keepdims=True)
+        product = normal(direction)
+        curvature = inner(direction, product, axes, keepdims=True)
         length = ratio(power, curvature, rounding)
         x = x + length * direction
-        residual = residual - length * image
-        better = precondition(residual)
-        before, power = power, inner(residual, better, axes, keepdims=True)
-        direction = better + ratio(power, before) * direction
+        residual = residual - length * product
+        preconditioned = precondition(residual)
+        previous, power = power, inner(residual, preconditioned, axes, keepdims=True)
+        direction = preconditioned + ratio(power, previous) * direction
     return x
 
 
 def _curvature(problem: Problem, x: Array) -> float:
-    """Lipschitz constant of the gradient of the data fidelity, or a little more."""
+    """Return a bound of the Lipschitz constant of the data term's gradient."""
     curvature = problem.fidelity.curvature(problem.y)
     if not math.isfinite(curvature):
         raise TypeError(
-            f"the slope of {problem.fidelity!r} has no Lipschitz constant, so no step "
-            "is known to suit: give one, or take PDHG"
+            f"the gradient of {problem.fidelity!r} has no Lipschitz constant, so there "
+            "is no default step: pass one, or use PDHG"
         )
     return _squared_norm(problem.A.derivative(x), x) * curvature
 
@@ -531,13 +525,13 @@ def _squared_norm(A: Operator, x: Array) -> float:
     if bound is None:
         bound = _MARGIN * operator_norm(A, x)
     if bound == 0:
-        raise ValueError(f"{A!r} gives 0, whatever the image: no step suits it")
+        raise ValueError(f"{A!r} is 0 for every image: there is no default step")
     return bound**2
 
 
 def _check_linear(algorithm: Algorithm, problem: Problem) -> None:
     if not problem.A.linear:
         raise TypeError(
-            f"{type(algorithm).__name__} takes linear operators, not {problem.A!r}: "
-            "take GradientDescent, ISTA, FISTA or LowRankPlusSparse"
+            f"{type(algorithm).__name__} needs a linear operator, not {problem.A!r}: "
+            "use GradientDescent, ISTA, FISTA or LowRankPlusSparse"
         )

@@ -1,4 +1,4 @@
-"""Few data, many unknowns: truncated SVD, and Gauss-Newton with sparse penalties."""
+"""Truncated SVD, and Gauss-Newton with sparse penalties, for few data."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ with needing("scipy", "mri"):
 
 Floats = NDArray[np.floating]
 
-_STEPS, _RTOL = 100, 1e-2  # of conjugate gradients, in a Gauss-Newton step
+_STEPS, _RTOL = 100, 1e-2  # limits of conjugate gradients in a Gauss-Newton step
 
 
 @dataclass(frozen=True)
 class TruncatedSVD:
-    """What `truncated_svd` found: image, number of values kept, and all values."""
+    """Result of `truncated_svd`: image, number of values kept, all singular values."""
 
     image: Floats
     kept: int
@@ -44,19 +44,19 @@ def truncated_svd(
     scale: ArrayLike = 1.0,
     seed: int = 0,
 ) -> TruncatedSVD:
-    """Solve a linear problem by the leading singular triplets of its operator.
+    """Solve a linear problem with the leading singular triplets of its operator.
 
-    Of a real operator the products alone are taken, by `svdinv.numpy.svd_lowrank`, for
-    images of the shape and dtype of `like`. `rank` triplets are computed, the most that
-    can be kept. The data are divided by their standard deviation, `noise`, which
-    broadcasts to them; what is not finite, or has an infinite one, is left out. The
-    solution is the smallest one relative to the typical size of each element, `scale`,
-    such as the root of the area of a cell.
+    The operator is real and only applied to vectors, by `svdinv.numpy.svd_lowrank`;
+    images have the shape and dtype of `like`. `rank` triplets are computed, the maximum
+    that can be count. Data are divided by their standard deviation `noise`, which
+    broadcasts to them; data that are not finite, or have infinite noise, are ignored.
+    The solution has minimum norm relative to the typical size of each element, `scale`,
+    such as the square root of the area of a cell.
 
-    "discrepancy" keeps the fewest whose residual is no larger than the noise (Morozov,
-    Soviet Math. Dokl. 1966), "sure" those of least estimated risk of the data,
-    ``|residual|^2 + 2 kept`` (Stein, Ann. Statist. 1981). Raises ValueError if `keep`
-    is none of these, and no number from 0 to `rank`.
+    `keep` is the number of triplets, or a rule: "discrepancy" for the fewest whose
+    residual does not exceed the noise (Morozov, Soviet Math. Dokl. 1966), "sure" for
+    the least estimated risk of the data, ``|residual|^2 + 2 count`` (Stein, Ann.
+    Statist. 1981). Raises ValueError if `keep` is neither a rule nor in 0, ..., `rank`.
     """
     if not (keep in ("discrepancy", "sure") or keep in range(rank + 1)):
         raise ValueError(
@@ -74,17 +74,17 @@ def truncated_svd(
     U, S, Vh = svd_lowrank((forward, adjoint), rank, seed=seed, like=like)
     U, Vh = U.reshape(-1, rank), Vh.reshape(rank, -1)
     coefficients = U.T @ data.ravel()
-    left = np.sum(data**2) - np.cumsum(np.r_[0, coefficients**2])
+    residuals = np.sum(data**2) - np.cumsum(np.r_[0, coefficients**2])
     if keep == "sure":
-        kept = int(np.argmin(left + 2 * np.arange(rank + 1)))
+        count = int(np.argmin(residuals + 2 * np.arange(rank + 1)))
     elif keep == "discrepancy":
-        enough = np.flatnonzero(left <= np.count_nonzero(weight))
-        kept = int(enough[0]) if len(enough) else rank
+        sufficient = np.flatnonzero(residuals <= np.count_nonzero(weight))
+        count = int(sufficient[0]) if len(sufficient) else rank
     else:
-        kept = int(keep)
-    kept = min(kept, int(np.count_nonzero(S > 0)))
-    found = (coefficients[:kept] / S[:kept]) @ Vh[:kept]
-    return TruncatedSVD(scale * found.reshape(like.shape), kept, S)
+        count = int(keep)
+    count = min(count, int(np.count_nonzero(S > 0)))
+    solution = (coefficients[:count] / S[:count]) @ Vh[:count]
+    return TruncatedSVD(scale * solution.reshape(like.shape), count, S)
 
 
 def gauss_newton(
@@ -101,21 +101,21 @@ def gauss_newton(
     rtol: float = 1e-3,
     callback: Callable[[int, float], Any] | None = None,
 ) -> Floats:
-    """Minimise a misfit and a sparse penalty by Gauss-Newton steps.
+    """Minimise a misfit plus a sparse penalty by Gauss-Newton steps.
 
     The objective is ``|(A(x) - y) / noise|^2 / 2 + weight R(x - start)``, where R is
-    ``|L x|^2 / 2`` or the total variation ``sum sqrt((L x)^2 + variation^2)``, by
-    lagged diffusivity (Vogel & Oman, SIAM J. Sci. Comput. 1996). Each step is solved by
-    conjugate gradients on products with the derivative, preconditioned by the penalty,
-    and is halved until the objective falls.
+    ``|L x|^2 / 2`` or the total variation ``sum sqrt((L x)^2 + variation^2)``, with
+    lagged diffusivity (Vogel & Oman, SIAM J. Sci. Comput. 1996). Each step is computed
+    by conjugate gradients with products of the derivative, preconditioned by the
+    penalty, and is halved until the objective decreases.
 
     A is real, linear or with a `derivative`; images have the shape (n,), and L,
-    `penalty`, is sparse, (p, n), of full column rank. Data that are not finite are left
-    out. No element becomes less than `lower`. It stops after `iterations`, of which a
-    linear operator with a quadratic penalty needs one, or once a step lowers the
-    objective by less than `rtol`, relatively. `callback` is told the number of each
-    step, and the objective. Raises ValueError if `weight` or `variation` is not
-    positive, or shapes do not go together.
+    `penalty`, is sparse, (p, n), of full column rank. Data that are not finite are
+    ignored. Elements are at least `lower`. The method stops after `iterations`, of
+    which a linear operator with a quadratic penalty needs one, or when a step decreases
+    the objective by less than the fraction `rtol`. `callback` is called with the number
+    of each step and the objective. Raises ValueError if `weight` or `variation` is not
+    positive, or shapes do not match.
     """
     if not weight > 0 or not (variation is None or variation > 0):
         raise ValueError(
@@ -172,11 +172,11 @@ def gauss_newton(
 
 
 def _whitened(y: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
-    """Divide data by their noise; 0 for what was not measured. Give 1 / noise, too."""
+    """Return data divided by their noise, and 1 / noise, both 0 if not measured."""
     y = np.asarray(y, np.float64)
     noise = np.broadcast_to(np.asarray(noise, np.float64), y.shape)
     if not (noise > 0).all():
         raise ValueError("noise must be positive")
-    there = np.isfinite(y)
-    weight = np.where(there, 1 / noise, 0)
-    return np.where(there, y, 0) * weight, weight
+    finite = np.isfinite(y)
+    weight = np.where(finite, 1 / noise, 0)
+    return np.where(finite, y, 0) * weight, weight

@@ -1,7 +1,7 @@
-"""The weight of a prior with which a reconstruction comes nearest to a known truth.
+"""Search for the weight of a prior that minimises the error to a known truth.
 
-It shows the best that a classical method can do: an advantage over every method that
-has to do without the truth.
+It shows the best result of a classical method, which has an advantage over methods
+that do not know the truth.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from svdinv.unroll.algorithms.solver import Solution, solve
 from svdinv.unroll.arrays import Array, as_float, namespace, norm, times
 from svdinv.unroll.problem import Problem
 
-_FACTOR = 10**0.5  # of neighbouring numbers, before the best is between two of them
+_FACTOR = 10**0.5  # between neighbouring numbers of the coarse search
 _GOLDEN = (3 - 5**0.5) / 2
-_CLEARLY = 5  # tolerances
+_CLEARLY = 5  # tolerances by which a score is clearly worse
 _PERIOD = 4  # iterations between two scores
-_SECTIONS = 4  # beside the best, at most
+_SECTIONS = 4  # maximum number of golden sections
 
 
 @dataclass(frozen=True)
 class DouglasRachford(ADMM):
-    """Douglas-Rachford splitting, with several priors in turn.
+    """Douglas-Rachford splitting with several priors, used cyclically.
 
-    For R that is the mean of n priors, each with a copy s_i of the image; in an
-    iteration one of them moves (Combettes & Pesquet, SIAM J. Optim. 25, 2015)::
+    R is the mean of n priors, each with a copy s_i of the image. Each iteration updates
+    one copy (Combettes & Pesquet, SIAM J. Optim. 25, 2015)::
 
         x <- argmin |A x - y|^2 / 2 + penalty |x - mean of s|^2 / 2
         s_i <- s_i + relaxation (prox_i(2 x - s_i, 1 / penalty) - x)
 
-    Converges for a relaxation below 2. With one prior and relaxation 1 it is ADMM,
-    whose options it has. For NumPy. `solve` sets the number of copies.
+    Converges for relaxation below 2. With one prior and relaxation 1 it is ADMM, whose
+    options it has. For NumPy. `solve` sets the number of copies.
     """
 
     copies: int = 1
@@ -61,13 +61,13 @@ class DouglasRachford(ADMM):
         turn = int(state["turn"])
         copy = state[f"copy {turn}"]
         x = self.explain(state["mean"], state["x"], problem, rho)
-        moved = times(p["relaxation"], prox[turn](2 * x - copy, 1 / rho) - x, xp)
+        change = times(p["relaxation"], prox[turn](2 * x - copy, 1 / rho) - x, xp)
         return {
             **state,
             "x": x,
-            "mean": state["mean"] + moved / self.copies,
+            "mean": state["mean"] + change / self.copies,
             "turn": np.asarray((turn + 1) % self.copies, np.float32),
-            f"copy {turn}": copy + moved,
+            f"copy {turn}": copy + change,
         }
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
@@ -83,53 +83,53 @@ def largest(
     high: float,
     tolerance: float = 0.01,
 ) -> float:
-    """Find the positive number that scores best, of all that are tried.
+    """Return the positive number with the highest score of those tried.
 
-    By steps of a factor from `first`, downwards and, if that is no better, upwards,
-    between `low` and `high`, until a score is clearly worse than the best or two in a
-    row are no better; then by a few golden sections of the logarithm (Kiefer, Proc. AMS
-    4, 1953) beside the best, until a parabola through it and its neighbours promises
-    hardly more. A difference of `tolerance` does not matter. Raises
-    ValueError unless ``0 < low <= first <= high``.
+    The search goes in steps of a factor from `first` downwards and, if that is no
+    better, upwards, between `low` and `high`, until a score is clearly worse than the
+    best or two in a row are no better. A few golden sections of the logarithm (Kiefer,
+    Proc. AMS 4, 1953) next to the best follow, until a parabola through it and its
+    neighbours predicts little improvement. `tolerance` is a negligible difference of
+    scores. Raises ValueError unless ``0 < low <= first <= high``.
     """
     if not 0 < low <= first <= high:
         raise ValueError(f"first must lie in [low, high], got {first}, {low}, {high}")
-    found = {first: score(first)}
+    scores = {first: score(first)}
 
     def best() -> float:
-        return max(found, key=lambda x: found[x])
+        return max(scores, key=lambda x: scores[x])
 
     for factor in (1 / _FACTOR, _FACTOR):
-        x, idle = first, 0
-        while idle < 2 and low <= x * factor <= high:
-            x, before = x * factor, found[best()]
-            found[x] = score(x)
-            gain = found[x] - before
-            idle += 2 if gain < -_CLEARLY * tolerance else gain <= tolerance
+        x, failures = first, 0
+        while failures < 2 and low <= x * factor <= high:
+            x, previous = x * factor, scores[best()]
+            scores[x] = score(x)
+            gain = scores[x] - previous
+            failures += 2 if gain < -_CLEARLY * tolerance else gain <= tolerance
         if best() < first:
             break
     for _ in range(_SECTIONS):
         middle = best()
-        left = max((x for x in found if x < middle), default=middle)
-        right = min((x for x in found if x > middle), default=middle)
-        points = [(math.log(x / middle), found[x]) for x in (left, middle, right)]
-        if _promise(*points) <= 2 * tolerance:
+        left = max((x for x in scores if x < middle), default=middle)
+        right = min((x for x in scores if x > middle), default=middle)
+        points = [(math.log(x / middle), scores[x]) for x in (left, middle, right)]
+        if _predicted_gain(*points) <= 2 * tolerance:
             break
         wider = max(left, right, key=lambda x: abs(math.log(x / middle)))
         x = middle * (wider / middle) ** _GOLDEN
-        found[x] = score(x)
+        scores[x] = score(x)
     return best()
 
 
-def _promise(*points: tuple[float, float]) -> float:
-    """How far the parabola through three points rises above that in the middle."""
+def _predicted_gain(*points: tuple[float, float]) -> float:
+    """Return the predicted rise of a parabola through three points above the middle."""
     (a, fa), (b, fb), (c, fc) = points
     if a == b or b == c:
-        return abs(fc - fa) / 8  # the end of the range
+        return abs(fc - fa) / 8  # at the end of the range
     left, right = (fb - fa) / (b - a), (fc - fb) / (c - b)
     slope = (left * (c - b) + right * (b - a)) / (c - a)
-    bend = 2 * (left - right) / (c - a)
-    return slope**2 / (2 * bend) if bend > 0 else 0.0
+    curvature = 2 * (left - right) / (c - a)
+    return slope**2 / (2 * curvature) if curvature > 0 else 0.0
 
 
 def best_solution(
@@ -149,42 +149,41 @@ def best_solution(
     early: bool = False,
     tolerance: float = 0.01,
 ) -> tuple[float, Solution]:
-    """Reconstruct with the weight that scores best, and give both.
+    """Reconstruct with the weight that has the highest score; return weight, solution.
 
-    Each weight makes a prior, or a pair of them, and parameters of the algorithm. The
-    search for it is that of `largest`, with its options. Each starts from the solution
-    with the nearest weight so far, the first from `state`, or else `x0`, and ends after
-    `iterations` or when the score, in decibels of an image, has settled. With `rtol` it
-    stops as `solve` does instead; with `early`, too, the best image on the way counts,
-    not the last one.
+    `prior` and `parameters` are functions of the weight that return a prior, or a pair,
+    and parameters of the algorithm. The search is that of `largest`, with its options.
+    Each reconstruction starts from the solution with the nearest weight so far, the
+    first one from `state` or else `x0`, and ends after `iterations` or when the score,
+    in decibels, has settled. With `rtol` it stops as `solve` does instead; with `early`
+    as well, the best image of all iterations counts, not the last one.
 
-    Raises KeyboardInterrupt on Ctrl-C, for half a solution is none to judge; ValueError
-    as `largest` and `solve`.
+    Raises KeyboardInterrupt on Ctrl-C; ValueError as `largest` and `solve`.
     """
-    found: dict[float, tuple[float, Solution]] = {}
+    solutions: dict[float, tuple[float, Solution]] = {}
 
     def solved(weight: float) -> float:
-        near = min(found, key=lambda w: abs(math.log(w / weight)), default=None)
-        start = state if near is None else found[near][1].state
-        points: list[tuple[float, State]] = []
+        nearest = min(solutions, key=lambda w: abs(math.log(w / weight)), default=None)
+        start = state if nearest is None else solutions[nearest][1].state
+        history: list[tuple[float, State]] = []
         changes: list[tuple[float, float]] = []  # of the score, and of the state
-        passed: list[tuple[float, Array]] = []
+        best: list[tuple[float, Array]] = []
 
         def settled(iteration: int, state: State) -> bool:
             if iteration % _PERIOD:
                 return False
-            points.append((score(state["x"]), state))
-            if len(points) > 1:
-                (before, old), (now, new) = points.pop(0), points[-1]
+            history.append((score(state["x"]), state))
+            if len(history) > 1:
+                (before, old), (now, new) = history.pop(0), history[-1]
                 moves = [as_float(norm(new[n] - old[n])) for n in algorithm.watched]
                 changes.append((abs(now - before), math.hypot(*moves)))
-            few = 2 if near is None else 1  # beside a solution nothing turns
-            return len(changes) > few and _rest(changes[-3:]) <= tolerance
+            few = 2 if nearest is None else 1  # a start nearby does not oscillate
+            return len(changes) > few and _remaining(changes[-3:]) <= tolerance
 
         def keep(iteration: int, state: State) -> None:
             now = score(state["x"])
-            if not passed or now > passed[0][0]:
-                passed[:] = [(now, state["x"])]
+            if not best or now > best[0][0]:
+                best[:] = [(now, state["x"])]
 
         solution = solve(
             problem,
@@ -198,17 +197,17 @@ def best_solution(
             callback=settled if rtol is None else keep if early else None,
             objective=False,
         )
-        if passed:
-            solution = replace(solution, image=passed[0][1])
-        found[weight] = score(solution.image), solution
-        return found[weight][0]
+        if best:
+            solution = replace(solution, image=best[0][1])
+        solutions[weight] = score(solution.image), solution
+        return solutions[weight][0]
 
     weight = largest(solved, first, low=low, high=high, tolerance=tolerance)
-    return weight, found[weight][1]
+    return weight, solutions[weight][1]
 
 
-def _rest(changes: list[tuple[float, float]]) -> float:
-    """Estimate what comes, were the changes of the state a geometric series."""
+def _remaining(changes: list[tuple[float, float]]) -> float:
+    """Estimate the remaining change of the score, for changes in geometric series."""
     first, last = changes[0][1], changes[-1][1]
-    share = (last / first) ** (1 / (len(changes) - 1)) if first else 0.0
-    return max(score for score, _ in changes) / (1 - share) if share < 1 else math.inf
+    ratio = (last / first) ** (1 / (len(changes) - 1)) if first else 0.0
+    return max(score for score, _ in changes) / (1 - ratio) if ratio < 1 else math.inf

@@ -1,8 +1,4 @@
-"""Reconstruction by an iterative algorithm, without a network.
-
-The yardstick for what is learned, and often all that is needed: an operator, a
-prior and `solve`.
-"""
+"""Classical reconstruction, by an iterative algorithm with an operator and a prior."""
 
 from __future__ import annotations
 
@@ -31,20 +27,20 @@ Stop: TypeAlias = Literal["converged", "iterations", "callback", "interrupted"]
 
 @dataclass(frozen=True)
 class Solution:
-    """What `solve` gives.
+    """Result of `solve`.
 
     Attributes
     ----------
     image : array
         The reconstruction.
     objective : list of float
-        ``D(A x, y) + R(x)`` after each iteration; empty if not asked for.
+        ``D(A x, y) + R(x)`` after each iteration; empty if not recorded.
     iterations : int
-        Iterations made in this call.
+        Iterations of this call.
     stopped : {"converged", "iterations", "callback", "interrupted"}
-        Why it ended; "interrupted" in `Interrupted` alone.
+        Reason for the end; "interrupted" only in `Interrupted`.
     state : dict of str to array
-        From which another call goes on as if there had been no end.
+        State from which another call continues as if there had been no end.
     parameters : dict of str to float
         Steps and penalties that were used.
     """
@@ -63,23 +59,23 @@ class Solution:
 
     @property
     def low_rank(self) -> Array | None:
-        """The part of low rank, of `LowRankPlusSparse`."""
+        """The low-rank part, for `LowRankPlusSparse`."""
         return self.state.get("low_rank")
 
     @property
     def sparse(self) -> Array | None:
-        """The sparse part, of `LowRankPlusSparse`."""
+        """The sparse part, for `LowRankPlusSparse`."""
         return self.state.get("sparse")
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a solution: carries the state reached, which is no result.
+    """Ctrl-C during a reconstruction: has the state reached so far, not a result.
 
     Attributes
     ----------
     solution : Solution or Fit
-        Of `solve`, after the last whole iteration, to go on from with its ``state``; of
-        `svdinv.unroll.untrained.fit`, without the step towards the data.
+        From `solve`, after the last complete iteration; its ``state`` can be continued.
+        From `svdinv.unroll.untrained.fit`, without the final data consistency step.
     """
 
     def __init__(self, solution: Any) -> None:
@@ -103,88 +99,84 @@ def solve(
 ) -> Solution:
     """Reconstruct the image of a problem, ``min_x D(A x, y) + R(x)``.
 
-    Ctrl-C raises `Interrupted`, so that an unfinished image is never taken for a
-    finished one; its `solution` is what has been reached, to go on from.
+    Ctrl-C raises `Interrupted`, so that an unfinished image is not mistaken for a
+    result; its `solution` can be continued.
 
     Parameters
     ----------
     problem : Problem
-        What was measured, by what, and its data fidelity D.
+        Data, forward operator and data fidelity D.
     prior : Prior, pair of them or None
-        R; for `LowRankPlusSparse` those of the low-rank and of the sparse part, for
-        `EM` also None. Anything else with ``value(x)`` and ``prox(x, step)`` does.
+        R; for `LowRankPlusSparse` the priors of the low-rank and of the sparse part;
+        may be None for `EM`. Any object with ``value(x)`` and ``prox(x, step)`` works.
     algorithm : Algorithm, optional
-        Algorithm. By default `LowRankPlusSparse` for a pair, `PDHG` for
-        `TotalVariation`, `GradientDescent` where there is a gradient, and `FISTA` with
-        restarts for the others.
+        By default `LowRankPlusSparse` for a pair, `PDHG` for `TotalVariation`,
+        `GradientDescent` for a prior with a gradient, else `FISTA` with restarts.
     iterations : int
-        Most iterations.
+        Maximum number of iterations.
     rtol : float
-        Stop once an iteration changes what the algorithm watches, the image and dual
-        variables, by at most this, relatively to each.
+        Stop when image and dual variables change by at most this, relatively.
     x0 : array, optional
         First image, of the framework of y or of NumPy; A^H y by default.
     state : dict of str to array, optional
-        State to go on from, of an earlier solution; of that framework or of NumPy.
+        State of an earlier solution to continue; of that framework or of NumPy.
     parameters : mapping, optional
-        Steps and penalties; those missing are found from the norm of A, and so that
-        they go with those given.
+        Steps and penalties; others are computed from these and the norm of A.
     callback : callable, optional
         Called as ``callback(iteration, state)`` after each iteration, counted from
         1; a true result ends the iterations.
     objective : bool
-        Whether to record the objective, which costs a value of R, for low-rank ones
-        singular values, and a measurement in each iteration.
+        Whether to record the objective, at the cost of applying A and evaluating R, for
+        low-rank priors with singular values, in each iteration.
     progress : bool
-        Whether to show a bar, which needs tqdm.
+        Whether to show a progress bar, which needs tqdm.
 
     Returns
     -------
     Solution
-        The image, and how it came about.
+        The image, with a record of the iterations.
 
     Raises
     ------
     TypeError
-        If `problem` is none, its data are no floating point array, `x0` is complex
-        where images are real, or the algorithm cannot use the prior or the fidelity.
+        If `problem` is not a `Problem`, data are not floating point, `x0` is complex
+        where images are real, or the algorithm cannot use the prior or fidelity.
     ValueError
-        If the data hold NaN or infinity, an array has the wrong shape, or an option is
-        out of range.
+        If data are NaN or infinite, a shape is wrong, or an option is out of range.
     FloatingPointError
-        If the image becomes NaN or infinite: a step is too large.
+        If the image becomes NaN or infinite, because a step is too large.
     Interrupted
-        On Ctrl-C, a KeyboardInterrupt that carries what has been reached.
+        On Ctrl-C, a KeyboardInterrupt with the state reached so far.
 
     Notes
     -----
-    Where a framework records derivatives, such as PyTorch for a learned weight, all
-    iterations are recorded; `torch.no_grad` prevents that.
+    If a framework records derivatives, such as PyTorch for a learned weight, it records
+    all iterations; `torch.no_grad` prevents that.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
     if not rtol >= 0:
         raise ValueError(f"rtol must not be negative, got {rtol}")
     if x0 is not None and state is not None:
-        raise ValueError("x0 and state are two ways to start: give one of them")
+        raise ValueError("x0 and state both define the start: pass one of them")
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
     problem = problem.only_measured()
-    algorithm, prox = (algorithm or _usual_algorithm(problem, prior)).bind(prior)
+    algorithm, prox = (algorithm or _default_algorithm(problem, prior)).bind(prior)
     if x0 is None and not problem.A.linear:
-        raise ValueError(f"x0 must be given where A is not linear: {problem.A!r}")
+        raise ValueError(f"x0 is required if A is not linear: {problem.A!r}")
     like = problem.adjoint() if problem.A.linear else x0
     _check_shapes(problem, like, x0)
-    present = _first_state(algorithm, problem, like, x0, state)
-    given = dict(parameters or {})
-    if unknown := sorted(given.keys() - algorithm.parameters.keys()):
+    current = _first_state(algorithm, problem, like, x0, state)
+    passed = dict(parameters or {})
+    if unknown := sorted(passed.keys() - algorithm.parameters.keys()):
         raise ValueError(
             f"{algorithm!r} has the parameters {sorted(algorithm.parameters)}, got "
             f"{unknown} as well"
         )
-    p = algorithm.completed(given, problem, like, prior)
+    p = algorithm.completed(passed, problem, like, prior)
     history: list[float] = []
-    done = 0
+    count = 0
     stopped: Stop = "iterations"
     try:
         with (
@@ -192,33 +184,34 @@ def solve(
             if progress
             else nullcontext() as bar
         ):
-            while done < iterations:
-                following = algorithm.iterate(present, problem, prox, p)
-                small = _changed_little(algorithm, present, following, rtol)
+            while count < iterations:
+                next_ = algorithm.iterate(current, problem, prox, p)
+                converged = _changed_little(algorithm, current, next_, rtol)
                 if objective:
-                    value = objective_value(following, problem, prior)
+                    value = objective_value(next_, problem, prior)
                     history.append(as_float(value))
-                present, done = following, done + 1
+                current, count = next_, count + 1
                 if bar is not None:
-                    shown = {"objective": f"{history[-1]:.6g}"} if history else {}
-                    bar.set_postfix(shown, refresh=False)
+                    entries = {"objective": f"{history[-1]:.6g}"} if history else {}
+                    bar.set_postfix(entries, refresh=False)
                     bar.update()
-                if callback is not None and callback(done, present):
+                if callback is not None and callback(count, current):
                     stopped = "callback"
                     break
-                if small:
+                if converged:
                     stopped = "converged"
                     break
-    except KeyboardInterrupt as press:
-        whole = Solution(present["x"], history[:done], done, "interrupted", present, p)
-        raise Interrupted(whole) from press
-    return Solution(present["x"], history, done, stopped, present, p)
+    except KeyboardInterrupt as interrupt:
+        part = Solution(current["x"], history[:count], count, "interrupted", current, p)
+        raise Interrupted(part) from interrupt
+    return Solution(current["x"], history, count, stopped, current, p)
 
 
 def objective_value(state: State, problem: Problem, prior: Any) -> Array:
-    """Return ``D(A x, y) + R(x)``, real and 0-d, or the sum over both parts of x.
+    """Return ``D(A x, y) + R(x)`` as a real 0-d array.
 
-    Of the state of an algorithm, or ``{"x": image}``; R is a prior or a pair of them.
+    `state` is that of an algorithm, or ``{"x": image}``; for a pair of priors R is
+    their sum for both parts of x.
     """
     data = problem.value(state["x"])
     if prior is None:
@@ -230,21 +223,21 @@ def objective_value(state: State, problem: Problem, prior: Any) -> Array:
     return data + prior.value(state["x"])
 
 
-def _usual_algorithm(problem: Problem, prior: Any) -> Algorithm:
+def _default_algorithm(problem: Problem, prior: Any) -> Algorithm:
     if isinstance(prior, Sequence):
         return LowRankPlusSparse()
     fidelity = problem.fidelity
-    steep = not math.isfinite(fidelity.curvature(problem.y))
-    if steep and type(fidelity).prox is DataFidelity.prox:
+    unbounded = not math.isfinite(fidelity.curvature(problem.y))
+    if unbounded and type(fidelity).prox is DataFidelity.prox:
         raise TypeError(
-            f"{fidelity!r} must have a finite curvature(y), to go down its slope, or a "
+            f"{fidelity!r} must have a finite curvature(y), for gradient steps, or a "
             "prox"
         )
-    if steep and getattr(type(prior), "prox", Prior.prox) is Prior.prox:
+    if unbounded and getattr(type(prior), "prox", Prior.prox) is Prior.prox:
         raise TypeError(f"{prior!r} has no prox, which {fidelity!r} needs")
     from svdinv.unroll.priors import TotalVariation
 
-    if isinstance(prior, TotalVariation) or steep:
+    if isinstance(prior, TotalVariation) or unbounded:
         return PDHG()
     return GradientDescent() if hasattr(prior, "gradient") else FISTA(restart=True)
 
@@ -272,7 +265,7 @@ def _first_state(
 
 
 def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -> bool:
-    settled = True
+    converged = True
     for name in algorithm.watched:
         size = as_float(norm(new[name]))
         if not math.isfinite(size):
@@ -280,16 +273,16 @@ def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -
                 f"{algorithm!r} diverged: {name!r} is not finite; its steps are too "
                 "large"
             )
-        settled &= as_float(norm(new[name] - old[name])) <= rtol * size
-    return settled
+        converged &= as_float(norm(new[name] - old[name])) <= rtol * size
+    return converged
 
 
 def _check_shapes(problem: Problem, image: Array, x0: Array | None) -> None:
-    measured = tuple(problem.A.forward(image).shape)
-    if measured != tuple(problem.y.shape):
+    shape = tuple(problem.A.forward(image).shape)
+    if shape != tuple(problem.y.shape):
         raise ValueError(
-            f"y has the shape {tuple(problem.y.shape)}, but {problem.A!r} gives "
-            f"{measured}"
+            f"y has the shape {tuple(problem.y.shape)}, but {problem.A!r} has data of "
+            f"the shape {shape}"
         )
     if x0 is not None and tuple(x0.shape) != tuple(image.shape):
         raise ValueError(

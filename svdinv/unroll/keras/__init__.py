@@ -1,9 +1,9 @@
 """The networks as Keras 3 models, on TensorFlow, JAX and PyTorch.
 
-A model takes a tuple: ``model((kspace, mask))`` or ``model((kspace, mask, maps))``, and
-is trained by ``model.fit((kspace, mask), series)``. Series are complex as they go in
-and as they come out; Keras's own losses would drop their imaginary part, so
-`MeanSquaredError` is here for both kinds.
+The input of a model is a tuple: ``model((kspace, mask))`` or
+``model((kspace, mask, maps))``; ``model.fit((kspace, mask), series)`` trains it. Series
+are complex. Keras's own losses would drop the imaginary part, which the
+`MeanSquaredError` of this module does not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from svdinv._missing import explain_missing
 try:
     import keras
 except ImportError as error:
-    if error.name != "keras":  # the framework that Keras is told to run on
+    if error.name != "keras":  # the backend of Keras is missing
         raise
     raise explain_missing("keras", "keras") from error
 
@@ -38,7 +38,7 @@ from svdinv.unroll.networks import (
 )
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import doubled, svt, to_channels, to_complex
-from svdinv.unroll.networks.recipe import EPSILON, choose, given_problem
+from svdinv.unroll.networks.recipe import EPSILON, choose, make_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
@@ -62,34 +62,32 @@ _register = keras.saving.register_keras_serializable(package="svdinv")
 class Network(keras.Model):
     """An unrolled network.
 
-    Called with a tuple of the measured values and what the forward operator is made
-    of, such as ``model((samples, mask))`` for images (B, C, H, W), or
-    ``model((kspace, mask))`` and ``model((kspace, mask, maps))`` for series
-    (B, T, H, W); with an operator of its own, with the measured values alone.
+    Its input is a tuple of the measured values and the arguments of the forward
+    operator: ``model((samples, mask))`` for images (B, C, H, W), ``model((kspace,
+    mask))`` or ``model((kspace, mask, maps))`` for series (B, T, H, W); or the measured
+    values alone if the model has an operator.
 
     Parameters
     ----------
     recipe : Recipe
-        What a cell is, such as `svdinv.unroll.networks.TLR`; see there for the options.
+        Definition of the cells and its options, such as `svdinv.unroll.networks.TLR`.
     operator : Operator or callable, optional
-        Forward operator in place of the recipe's own, or what makes one of the
-        arguments behind the measured values. It is not saved with the model.
+        Forward operator to use instead of the recipe's, or a function that makes one
+        from the arguments that follow the measured values. Not saved with the model.
     penalty : float
-        Weight of the recipe's penalty, such as the asymmetry of SLR-Net, in the loss
-        while training.
+        Weight in the loss of the recipe's penalty, such as the asymmetry of SLR-Net.
     checkpoint : bool
-        Recompute each cell in the backward instead of keeping what is inside it, as
-        `keras.remat` does. On TensorFlow, tensors inside an `Operator` then have no
-        complete gradient; those that are given as inputs do.
+        Whether to recompute each cell in the backward pass instead of storing its
+        intermediate results, by `keras.remat`. On TensorFlow, tensors in an `Operator`
+        then have an incomplete gradient; tensors in the input do not.
     seed : int, optional
-        Seed of the first weights, which do not depend on the framework; as
-        `keras.utils.set_random_seed` leaves it where it is None.
+        Seed of the initial weights, which are the same in every framework; by default
+        determined by `keras.utils.set_random_seed`.
     dtype : str or keras.dtype_policies.DTypePolicy, optional
-        As for other layers. With mixed precision only the convolutions compute in the
-        lower one.
+        As for other layers; mixed precision affects only the convolutions.
     """
 
-    recipe_name: ClassVar[str] = ""  # of its recipe, if it has always the same
+    recipe_name: ClassVar[str] = ""  # name of the recipe, if fixed by the class
 
     def __init__(
         self,
@@ -114,11 +112,11 @@ class Network(keras.Model):
         ]
         self.built = True
         if keras.backend.backend() == "tensorflow":
-            # XLA decomposes no complex matrices, and real ones to 1e-6 only.
+            # XLA has no SVD of complex matrices, and real ones only to 1e-6.
             self.supports_jit = False
         if penalty and not self.recipe.has_penalty:
             raise ValueError(f"penalty: {type(self.recipe).__name__} has none")
-        if seed is None:  # from where Keras takes its seeds
+        if seed is None:  # from the generator that Keras uses for seeds
             seed = random.randrange(2**31)
         self.set_arrays(files.initial(self.recipe, np.random.default_rng(seed)))
 
@@ -128,9 +126,9 @@ class Network(keras.Model):
         Parameters
         ----------
         inputs : tuple of tensor
-            Measured values, and what the forward operator is made of.
+            Measured values, followed by the arguments of the forward operator.
         training : bool
-            Whether the penalty is added to the loss.
+            Whether to add the penalty to the loss.
 
         Returns
         -------
@@ -143,7 +141,7 @@ class Network(keras.Model):
             y = ops.cast(y, dtype)
 
         def make(y: Array, measurement: Sequence[Any]) -> Problem:
-            return given_problem(self.recipe, self.operator, y, tuple(measurement))
+            return make_problem(self.recipe, self.operator, y, tuple(measurement))
 
         problem = make(y, measurement)
         state = self.recipe.begin(problem)
@@ -160,16 +158,13 @@ class Network(keras.Model):
         return state["x"]
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile as any model, but for losses and metrics that drop imaginary parts.
-
-        Raises TypeError for those of Keras, where the images are complex.
-        """
+        """Compile; TypeError if a Keras loss or metric would drop imaginary parts."""
         if "T" in self.recipe.axes:
             signature = inspect.signature(keras.Model.compile)
-            given = signature.bind(self, *args, **options).arguments
+            arguments = signature.bind(self, *args, **options).arguments
             for kind in ("loss", "metrics", "weighted_metrics"):
-                for value in keras.tree.flatten(given.get(kind)):
-                    if _is_keras_own(value):
+                for value in keras.tree.flatten(arguments.get(kind)):
+                    if _is_from_keras(value):
                         raise TypeError(
                             f"{kind}: {value!r} of Keras drops the imaginary part; "
                             "svdinv.unroll.keras has MeanSquaredError and PSNR"
@@ -177,24 +172,24 @@ class Network(keras.Model):
         super().compile(*args, **options)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile as a saved model was."""
-        # Keras's own does this only for models that have Keras's own `compile`.
+        """Compile like the saved model."""
+        # Keras does this only for models that do not override `compile`.
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
     def compute_output_spec(self, inputs: Any, **_: Any) -> keras.KerasTensor:
-        """Describe the images without computing them."""
-        y, *rest = inputs if isinstance(inputs, tuple | list) else (inputs,)
+        """Return shape and dtype of the images without computing them."""
+        y, *measurement = inputs if isinstance(inputs, tuple | list) else (inputs,)
         shape = tuple(y.shape)
-        if len(rest) == 2 and len(shape) > len(self.recipe.axes.split()):
+        if len(measurement) == 2 and len(shape) > len(self.recipe.axes.split()):
             shape = (*shape[:-3], *shape[-2:])
         return keras.KerasTensor(shape, dtype=self._precision(y.dtype))
 
     def arrays(self) -> files.Weights:
-        """Return the weights under the names, and in the shapes, of the files.
+        """Return the weights with the names and shapes of files.
 
-        Those of `Convolutions` and `Number`: layers of Keras's own have no such names.
+        Only those of `Convolutions` and `Number`; Keras's own layers have no such name.
         """
         return {
             name: to_numpy(variable.value).copy().transpose(_file_axes(variable))
@@ -202,10 +197,7 @@ class Network(keras.Model):
         }
 
     def set_arrays(self, weights: files.Weights) -> None:
-        """Set the weights, as `arrays` gives them.
-
-        Raises ValueError if names or shapes are not those of this network.
-        """
+        """Set the weights, as from `arrays`; ValueError if names or shapes differ."""
         named = self._named()
         expected = {
             name: tuple(variable.shape[axis] for axis in _file_axes(variable))
@@ -217,11 +209,11 @@ class Network(keras.Model):
             variable.assign(np.transpose(weights[name], axes))
 
     def get_config(self) -> dict[str, Any]:
-        """Describe the model, to make it again."""
+        """Return the configuration of the model."""
         if self.operator is not None:
             raise ValueError(
-                "a model with an operator of its own cannot be saved as .keras: save "
-                "its weights with svdinv.unroll.keras.save"
+                "a model with its own operator cannot be saved as .keras: save its "
+                "weights with svdinv.unroll.keras.save"
             )
         return {
             "recipe": to_json(self.recipe),
@@ -234,27 +226,27 @@ class Network(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Network:
-        """Make the model that `get_config` describes."""
+        """Make a model from a configuration of `get_config`."""
         config = dict(config)
         config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         return cls(from_json(config.pop("recipe")), **config)
 
     def _precision(self, dtype: Any) -> str:
-        """Return the dtype to compute in for data of a dtype, real or complex."""
-        given = keras.backend.standardize_dtype(dtype)
-        if given.startswith("complex"):
+        """Return the dtype of the computation for real or complex data of a dtype."""
+        name = keras.backend.standardize_dtype(dtype)
+        if name.startswith("complex"):
             return "complex128" if self.variable_dtype == "float64" else "complex64"
-        return self.variable_dtype if "float" in given else given
+        return self.variable_dtype if "float" in name else name
 
     def _named(self) -> dict[str, Any]:
-        """Return the weights under the names of the files."""
+        """Return the weights by their names in files."""
         named: dict[str, Any] = {}
         for i, cell in enumerate(self.cells):
             for name, part in cell.parts.items():
                 label = f"cells.{i}.{name}"
                 if isinstance(part, _Chain):
-                    own = part.weights_by_name.items()
-                    named |= {f"{label}.{key}": variable for key, variable in own}
+                    chain = part.weights_by_name.items()
+                    named |= {f"{label}.{key}": variable for key, variable in chain}
                 elif isinstance(part, keras.Variable):
                     named[label] = part
         return named
@@ -262,34 +254,34 @@ class Network(keras.Model):
 
 @_register
 class TLRNet(Network):
-    """TLR-Net: `Network` of `svdinv.unroll.networks.TLR`, whose options it takes."""
+    """TLR-Net: `Network` of `svdinv.unroll.networks.TLR`, with its options."""
 
     recipe_name = "TLR"
 
 
 @_register
 class SLRNet(Network):
-    """SLR-Net: `Network` of `svdinv.unroll.networks.SLR`, whose options it takes."""
+    """SLR-Net: `Network` of `svdinv.unroll.networks.SLR`, with its options."""
 
     recipe_name = "SLR"
 
 
 @_register
 class LSNet(Network):
-    """L+S-Net: `Network` of `svdinv.unroll.networks.LS`, whose options it takes."""
+    """L+S-Net: `Network` of `svdinv.unroll.networks.LS`, with its options."""
 
     recipe_name = "LS"
 
 
 @_register
 class T2LRNet(Network):
-    """T2LR-Net: `Network` of `svdinv.unroll.networks.T2LR`, whose options it takes."""
+    """T2LR-Net: `Network` of `svdinv.unroll.networks.T2LR`, with its options."""
 
     recipe_name = "T2LR"
 
 
 class _Cell(keras.layers.Layer):
-    """The layers of one cell, with all weights made at once."""
+    """The layers of one cell, with all weights created immediately."""
 
     def __init__(self, recipe: Recipe, index: int, dtype: Any) -> None:
         super().__init__(dtype=dtype)
@@ -316,31 +308,31 @@ class _Cell(keras.layers.Layer):
         make: Callable[[Array, Sequence[Any]], Problem],
         measurement: Sequence[Any],
     ) -> State:
-        """Iterate, and again in the backward: only the state is kept."""
-        parts = dict(enumerate(measurement))
-        varied = {i: x for i, x in parts.items() if hasattr(x, "dtype")}
-        varied = {i: x for i, x in varied.items() if not is_bool(x)}
-        given: dict[Any, Array] = {**state, "measured": y, **varied}
+        """Apply one iteration, which is recomputed in the backward pass."""
+        arguments = dict(enumerate(measurement))
+        tensors = {i: x for i, x in arguments.items() if hasattr(x, "dtype")}
+        tensors = {i: x for i, x in tensors.items() if not is_bool(x)}
+        inputs: dict[Any, Array] = {**state, "measured": y, **tensors}
 
-        # As real arrays: TensorFlow recomputes from no others. With all that may have
-        # a gradient, because what is not given has none there.
+        # TensorFlow recomputes only real arrays, and gradients are those of the
+        # arguments only, so all that may need one are passed.
         def step(*arrays: Array) -> tuple[Array, ...]:
-            before = _joined(arrays, given)
-            own = [before.pop(i, x) for i, x in parts.items()]
-            new = self.iterate(before, make(before.pop("measured"), own))
+            previous = _joined(arrays, inputs)
+            values = [previous.pop(i, x) for i, x in arguments.items()]
+            new = self.iterate(previous, make(previous.pop("measured"), values))
             return _split(new[name] for name in state)
 
-        return _joined(keras.remat(step)(*_split(given.values())), state)
+        return _joined(keras.remat(step)(*_split(inputs.values())), state)
 
 
 def _split(arrays: Iterable[Array]) -> tuple[Array, ...]:
-    """Turn complex arrays into real ones of two channels."""
+    """Convert complex arrays to real ones with two channels."""
     spaces = [(x, namespace(x)) for x in arrays]
     return tuple(to_channels(x, xp) if is_complex(x, xp) else x for x, xp in spaces)
 
 
 def _joined(arrays: Iterable[Array], state: Mapping[Any, Array]) -> dict[Any, Array]:
-    """Undo `_split`, with the names and dtypes of a state."""
+    """Invert `_split`, with the names and dtypes of a state."""
     joined = {}
     for (name, like), x in zip(state.items(), arrays, strict=True):
         xp = namespace(like)
@@ -363,35 +355,35 @@ class _Layers:
 
 
 class _Chain(keras.layers.Layer):
-    """Convolutions with a ReLU between them, channels first as the recipes have it."""
+    """A chain of convolutions, see `Convolutions`; channels first outside."""
 
     def __init__(self, spec: Convolutions, name: str, dtype: Any) -> None:
         super().__init__(name=name, dtype=dtype)
         self.spec = spec
         self.weights_by_name = {
-            own: self.add_weight(
-                shape=(*shape[2:], *shape[1::-1]), name=own.replace(".", "_")
+            key: self.add_weight(
+                shape=(*shape[2:], *shape[1::-1]), name=key.replace(".", "_")
             )
-            for own, shape in spec.shapes().items()
+            for key, shape in spec.shapes().items()
         }
         self.built = True
 
     def apply(self, x: Array) -> Array:
-        """Convolve, and give the result in the precision of `x`."""
+        """Apply the convolutions; return the result in the precision of `x`."""
         return ops.cast(self(x), x.dtype) if self.compute_dtype != x.dtype else self(x)
 
     def call(self, x: Array) -> Array:
-        # TensorFlow convolves channels last only, on a CPU.
+        # On a CPU, TensorFlow supports convolutions only with channels last.
         x = ops.moveaxis(x, 1, -1)
-        own, inside = self.weights_by_name, tuple(range(1, self.spec.axes + 1))
+        weights, axes = self.weights_by_name, tuple(range(1, self.spec.axes + 1))
         for i in range(len(self.spec.kernels)):
-            kernel = own[f"{i}.weight"]
+            kernel = weights[f"{i}.weight"]
             x = ops.conv(x, kernel, padding="same", data_format="channels_last")
             if self.spec.normalised and self.spec.active(i):
-                mean, variance = ops.moments(x, axes=inside, keepdims=True)
-                x = (x - mean) * (own[f"{i}.scale"] * ops.rsqrt(variance + EPSILON))
+                mean, variance = ops.moments(x, axes=axes, keepdims=True)
+                x = (x - mean) * (weights[f"{i}.scale"] * ops.rsqrt(variance + EPSILON))
             if self.spec.normalised:
-                x = x + own[f"{i}.shift"]
+                x = x + weights[f"{i}.shift"]
             if self.spec.active(i):
                 x = (
                     ops.leaky_relu(x, self.spec.slope)
@@ -404,22 +396,20 @@ class _Chain(keras.layers.Layer):
 def save(model: Network, path: str | Path) -> None:
     """Write the weights and the recipe of a model to a safetensors file.
 
-    An existing file is replaced, and only by a complete one. Raises TypeError if the
-    recipe is not registered (`svdinv.unroll.networks.register`) or has layers of
-    Keras's own, ValueError if a weight is not finite, OSError if the file cannot be
-    written.
+    An existing file is replaced atomically. Raises TypeError if the recipe is not
+    registered (`svdinv.unroll.networks.register`) or has Keras-specific layers,
+    ValueError if a weight is not finite, OSError if the file cannot be written.
     """
     files.shapes(model.recipe)
     files.write(path, model.recipe, model.arrays())
 
 
 def load(path: str | Path, **options: Any) -> Network:
-    """Make a model of a safetensors file, written in whatever framework.
+    """Load a model from a safetensors file, written by any framework.
 
-    The options are `operator`, `penalty`, `checkpoint`, `name` and `dtype` of the
-    `Network`; by default the precision is Keras's, whatever that of the file. Raises
-    FileNotFoundError if there is no such file, ValueError if it is damaged, or does not
-    hold the weights of a network.
+    `options` are `operator`, `penalty`, `checkpoint`, `name` and `dtype` of `Network`;
+    the default precision is Keras's, not that of the file. Raises FileNotFoundError if
+    the file does not exist, ValueError if it is damaged or has no weights of a network.
     """
     recipe, weights, _ = files.read(path)
     model = Network(recipe, **options)
@@ -428,12 +418,12 @@ def load(path: str | Path, **options: Any) -> Network:
     return model
 
 
-def _is_keras_own(value: Any) -> bool:
-    own = value if isinstance(value, type) or inspect.isroutine(value) else type(value)
-    return isinstance(value, str) or own.__module__.split(".")[0] == "keras"
+def _is_from_keras(value: Any) -> bool:
+    cls = value if isinstance(value, type) or inspect.isroutine(value) else type(value)
+    return isinstance(value, str) or cls.__module__.split(".")[0] == "keras"
 
 
 def _file_axes(variable: Any) -> tuple[int, ...]:
-    """Return the axes of a kernel (3, 3, in, out) in the order (out, in, 3, 3)."""
+    """Return axes that permute a kernel (3, 3, in, out) to (out, in, 3, 3)."""
     n = len(variable.shape)
     return (n - 1, n - 2, *range(n - 2)) if n > 1 else tuple(range(n))

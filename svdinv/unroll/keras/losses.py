@@ -1,4 +1,4 @@
-"""A loss and a metric for Keras that compare complex images as well."""
+"""A loss and a metric for Keras that support complex images."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ _register = keras.saving.register_keras_serializable(package="svdinv")
 
 @_register
 class MeanSquaredError(keras.losses.Loss):
-    """Mean of ``|truth - image|^2``, of real and of complex images.
+    """Mean of ``|truth - image|^2``, for real and complex images.
 
-    Keras's own loss casts to a real dtype, and so drops the imaginary part.
+    Keras's own loss casts to a real dtype, which drops the imaginary part.
 
     Raises
     ------
     ValueError
-        If the shapes differ: nothing is broadcast.
+        If the shapes differ, since arrays are not broadcast.
     TypeError
-        If the truth is complex, and the image real.
+        If the truth is complex and the image real.
     """
 
     def __init__(self, name: str = "mean_squared_error", **options: Any) -> None:
         super().__init__(name=name, **options)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Return the loss, weighted and reduced as Keras does it."""
+        """Return the loss, weighted and reduced as in Keras."""
         truth, image = _alike(y_true, y_pred)
         error = _parts(image - truth)
         return super().__call__(ops.zeros_like(error), error, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the loss of each image, real and imaginary parts in a last axis."""
+        """Return the loss of each image; the last axis has real and imaginary part."""
         return _mean(ops.sum(ops.square(y_pred - y_true), axis=-1))
 
 
 @_register
 class PSNR(keras.metrics.Mean):
-    """Peak signal-to-noise ratio in dB, the mean over the images.
+    """Peak signal-to-noise ratio in dB, averaged over the images.
 
-    ``10 log10(peak**2 / mean((truth - image)**2))`` of each, of complex images by their
-    magnitudes, as `svdinv.unroll.metrics.psnr`; infinite where they agree exactly.
+    ``10 log10(peak**2 / mean((truth - image)**2))`` of each image, for complex images
+    of magnitudes, as `svdinv.unroll.metrics.psnr`; infinite for equal images.
 
     Parameters
     ----------
     peak : float or "max"
-        The largest value an image can take: 1 for images in [0, 1]. "max" is the
-        largest (magnitude) of each true image, which should not be black.
+        The largest possible value: 1 for images in [0, 1]. "max" is the largest value
+        or magnitude of each true image, which must not be zero.
     name : str
         Name of the metric.
     dtype : str, optional
-        Dtype to compute in.
+        Dtype of the computation.
 
     Raises
     ------
@@ -73,7 +73,7 @@ class PSNR(keras.metrics.Mean):
         self._direction = "up"
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Update the mean with a batch of true and found images, (B, ...)."""
+        """Update the mean with a batch of true and reconstructed images, (B, ...)."""
         truth, image = (
             ops.cast(ops.abs(x) if _is_complex(x) else x, self.dtype)
             for x in _alike(y_true, y_pred)
@@ -87,7 +87,7 @@ class PSNR(keras.metrics.Mean):
         super().update_state(decibels, sample_weight)
 
     def get_config(self) -> dict[str, Any]:
-        """Describe the metric, to make it again."""
+        """Return the configuration of the metric."""
         return {"peak": self.peak, "name": self.name, "dtype": self.dtype}
 
 
@@ -96,13 +96,13 @@ def _is_complex(x: Array) -> bool:
 
 
 def _alike(y_true: Any, y_pred: Any) -> tuple[Array, Array]:
-    """Return both as tensors of one shape and dtype."""
+    """Return both as tensors of the same shape and dtype."""
     truth, image = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
     shapes = tuple(truth.shape), tuple(image.shape)
-    fit = len(shapes[0]) == len(shapes[1]) and all(
+    same_shape = len(shapes[0]) == len(shapes[1]) and all(
         a == b or None in (a, b) for a, b in zip(*shapes, strict=True)
     )
-    if not fit:
+    if not same_shape:
         raise ValueError(f"truth and image differ in shape: {shapes[0]}, {shapes[1]}")
     if _is_complex(truth) and not _is_complex(image):
         raise TypeError(f"truth is {truth.dtype}, but the image {image.dtype}")
@@ -110,7 +110,7 @@ def _alike(y_true: Any, y_pred: Any) -> tuple[Array, Array]:
 
 
 def _parts(x: Array) -> Array:
-    """Real and imaginary part of complex numbers along a last axis, or the real one."""
+    """Stack real and imaginary part, or only a real one, along a new last axis."""
     xp = namespace(x)
     parts = [xp.real(x), xp.imag(x)] if is_complex(x, xp) else [x]
     return ops.stack(parts, axis=-1)

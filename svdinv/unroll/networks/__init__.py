@@ -1,6 +1,6 @@
-"""The networks, before any framework; see `svdinv.unroll.networks.recipe`.
+"""Framework-independent networks; see `svdinv.unroll.networks.recipe`.
 
-Each is imported when it is first used.
+Each name is imported at its first use.
 """
 
 # ruff: noqa: I001  # one statement for each module

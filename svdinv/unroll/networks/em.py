@@ -1,33 +1,32 @@
-"""EM-Net: expectation maximisation of counts, with what is learned in each step.
+"""EM-Net: unrolled expectation maximisation (EM) for counts.
 
-Counts y are Poisson variables of mean A x + b, as in emission tomography. The network
-unrolls EM with a prior that draws to a learned image (Mehranian & Reader, IEEE TRPMS
+Counts y are Poisson variables with mean A x + b, as in emission tomography. The network
+unrolls EM with a quadratic prior around a learned image (Mehranian & Reader, IEEE TRPMS
 2021; Gong et al., IEEE TMI 2019). With ``s = A^T 1``, one cell is::
 
-    e = x A^T(y / (A x + b))                   what each pixel has of the counts
-    z = max(e / s + D(e / s, x), 0)            the image of EM, corrected
-    L u^2 + (s - L z) u = e                    u >= 0: EM with L |u - z|^2 / 2
-    x = u sum(e) / sum(s u)                    the counts are kept
+    e = x A^T(y / (A x + b))                   counts attributed to each pixel
+    z = max(e / s + D(e / s, x), 0)            EM image, corrected by D
+    L u^2 + (s - L z) u = e                    u >= 0: EM with penalty L |u - z|^2 / 2
+    x = u sum(e) / sum(s u)                    preserve the total count
 
-The third line maximises the surrogate of De Pierro (IEEE TMI 1995): it is positive, and
-lies between EM and z as far as the data of each pixel say. D is a chain of convolutions
-without bias, of each frame, in units of its mean activity; one more channel tells it
-how many counts a pixel has. Its first weights are so small that the network begins as
-EM.
+The third line maximises the surrogate of De Pierro (IEEE TMI 1995). Its solution is
+positive and lies between EM and z, closer to EM where a pixel has more counts. D is a
+chain of convolutions without bias, applied to each frame in units of its mean activity,
+with the count level per pixel as an additional channel. Its initial weights are so
+small that the network starts as EM.
 
-Where A is a `svdinv.unroll.operators.Stack`, each cell takes the next of its operators
-(ordered subsets).
+If A is a `svdinv.unroll.operators.Stack`, cells use its operators in turn, as in OSEM.
 
-With `components` the frames of a dynamic scan are corrected together, in the place of
-the second line. Their Casorati matrix E, frames x pixels of e / s, has rows divided by
-the deviation of their noise, as W; and with the leading singular vectors V of W E::
+With `components` the frames of a dynamic scan are corrected jointly, in place of the
+second line. E is their Casorati matrix, frames x pixels of e / s; W divides its rows by
+the standard deviation of their noise; V holds the leading singular vectors of W E::
 
     M = SVT(W E, tau)                                low rank, tau learned
     z = max(W^-1 (M + V D(V^T W E, V^T M, V^T W x)), 0)
 
-D sees one component at a time, which counts from all frames have made, beside the first
-one and the noise of the pixels; it is odd, so that the sign of a component has no say.
-Which components there are is found without a gradient: it goes through SVT and D.
+D sees one component at a time, which has counts from all frames, and the first
+component and the noise of the pixels as guides. D is odd, so the sign of a component
+does not matter. No gradient is propagated through V, only through SVT and D.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
 
 _PIXEL = (-2, -1)
-_THRESHOLD = math.log(0.45)  # of noise on its own, which EM has less of, about 1
+_THRESHOLD = math.log(0.45)  # for pure noise about 1, but EM images have less noise
 
 
 @register
@@ -80,10 +79,9 @@ _THRESHOLD = math.log(0.45)  # of noise on its own, which EM has less of, about 
 class EMNet(Recipe):
     """Structure of an EM-Net.
 
-    Images are real, (B, T, H, W), of any number of frames: each on its own, or all
-    together.
-    The data fidelity of a problem is `svdinv.unroll.fidelity.PoissonKL`; data without a
-    problem have no background, or that which is given beside them.
+    Images are real, (B, T, H, W), with any number of frames, corrected separately or
+    jointly. The data fidelity of a problem must be `svdinv.unroll.fidelity.PoissonKL`;
+    for data without a problem the background is 0 unless passed as an argument.
 
     Attributes
     ----------
@@ -92,14 +90,13 @@ class EMNet(Recipe):
     convs : int
         Convolutions of D.
     start : int
-        Iterations of EM in front of the first cell, through all subsets.
+        EM iterations before the first cell, each over all subsets.
     weight : float
-        First value of L, in units of the mean of s over the mean activity.
+        Initial value of L, in units of the mean of s over the mean activity.
     slope : float
         Slope of the ReLUs below zero.
     components : int
-        Leading components of all frames that D corrects, as at the top of this module;
-        0 for a D of each frame.
+        Number of leading components of all frames that D corrects; 0: D of each frame.
     """
 
     cells: int = 6
@@ -130,16 +127,16 @@ class EMNet(Recipe):
         return layers
 
     def operator(self, *measurement: Array) -> Operator:
-        """Refuse by TypeError: what the scanner is has to be given."""
+        """Raise TypeError: the operator of the scanner must be passed."""
         raise TypeError("EMNet needs a problem, or an operator of its own")
 
     def fidelity(self, *measurement: Array) -> DataFidelity:
         return PoissonKL(*measurement)
 
     def begin(self, problem: Problem) -> State:
-        """Start from flat frames with the counts that there are, and some EM.
+        """Start from uniform frames with the measured counts and `start` EM iterations.
 
-        Raises TypeError if the data fidelity is another than `PoissonKL`.
+        Raises TypeError if the data fidelity is not `PoissonKL`.
         """
         if not isinstance(problem.fidelity, PoissonKL):
             raise TypeError(
@@ -148,43 +145,43 @@ class EMNet(Recipe):
         like_x = problem.adjoint()
         xp = namespace(like_x)
         check_image(like_x, self.axes)
-        every = list(subsets(problem, like_x))
-        counts = sum(xp.sum(y, axis=_PIXEL, keepdims=True) for _, y, _ in every)
-        own = sum(
+        subset_list = list(subsets(problem, like_x))
+        counts = sum(xp.sum(y, axis=_PIXEL, keepdims=True) for _, y, _ in subset_list)
+        trues = sum(
             xp.sum(y - b * xp.ones_like(y), axis=_PIXEL, keepdims=True)
-            for _, y, b in every
+            for _, y, b in subset_list
         )
-        # Of few counts the background may be all.
-        own = xp.where(own > 0.01 * counts, own, 0.01 * counts)
-        seen = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in every])
-        total = _total(xp.sum(seen, axis=0), xp)
-        unit = safe_divide(own, total, total > 0, xp)
+        # With few counts the estimate may be zero or negative.
+        trues = xp.where(trues > 0.01 * counts, trues, 0.01 * counts)
+        sensitivity = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in subset_list])
+        total = _total(xp.sum(sensitivity, axis=0), xp)
+        unit = safe_divide(trues, total, total > 0, xp)
         # Noise-equivalent counts (Strother, Casey & Hoffman, IEEE TNS 1990).
         pixels = xp.sum(xp.ones_like(like_x), axis=_PIXEL, keepdims=True)
-        level = xp.log(1 + safe_divide(own * own, counts, counts > 0, xp) / pixels)
+        level = xp.log(1 + safe_divide(trues * trues, counts, counts > 0, xp) / pixels)
         x = unit * xp.ones_like(like_x)
         for _ in range(self.start):
-            for k, subset in enumerate(every):
-                e, s = expectation(x, *subset), seen[k, ...]
+            for k, subset in enumerate(subset_list):
+                e, s = expectation(x, *subset), sensitivity[k, ...]
                 x = safe_divide(e, s, s > 0, xp)
-        return {"x": x, "sensitivity": seen, "unit": unit, "level": level}
+        return {"x": x, "sensitivity": sensitivity, "unit": unit, "level": level}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         x, unit = state["x"], state["unit"]
         xp = namespace(x)
-        every = list(subsets(problem, x))
-        k = layers.index % len(every)
-        e, s = expectation(x, *every[k]), state["sensitivity"][k, ...]
+        subset_list = list(subsets(problem, x))
+        k = layers.index % len(subset_list)
+        e, s = expectation(x, *subset_list[k]), state["sensitivity"][k, ...]
         em = safe_divide(e, s, s > 0, xp)
         correct = self._joint if self.components else self._corrected
         z = positive(correct(em, x, state, layers, xp), xp)
-        # Where nothing was counted, any L will do.
-        some = unit > 0
-        level = safe_divide(xp.mean(s, axis=_PIXEL, keepdims=True), unit, some, xp)
-        L = times(xp.exp(layers.log_weight), level + xp.where(some, 0 * unit, 1), xp)
+        # Without counts the result is the same for any positive L.
+        counted = unit > 0
+        level = safe_divide(xp.mean(s, axis=_PIXEL, keepdims=True), unit, counted, xp)
+        L = times(xp.exp(layers.log_weight), level + xp.where(counted, 0 * unit, 1), xp)
         u = positive_root(L, s - L * z, e, xp)
-        kept, got = _total(e, xp), _total(s * u, xp)
-        return state | {"x": u * safe_divide(kept, got, got > 0, xp)}
+        total, current = _total(e, xp), _total(s * u, xp)
+        return state | {"x": u * safe_divide(total, current, current > 0, xp)}
 
     def _corrected(
         self, em: Array, x: Array, state: State, layers: Layers, xp: Namespace
@@ -201,13 +198,15 @@ class EMNet(Recipe):
     ) -> Array:
         """Threshold the singular values of all frames, and add D of each component."""
         B, T, H, W = sizes(x, xp)
-        seen = xp.sum(state["sensitivity"], axis=0)
-        mean = xp.mean(seen, axis=_PIXEL, keepdims=True)
+        sensitivity = xp.sum(state["sensitivity"], axis=0)
+        mean = xp.mean(sensitivity, axis=_PIXEL, keepdims=True)
         # The variance of a pixel is about its activity over its sensitivity.
-        some = (state["unit"] > 0) & (mean > 0)
-        deviation = xp.sqrt(safe_divide(state["unit"], mean, some, xp))
-        E, before = (casorati(_over(v, deviation, xp), xp) for v in (em, x))
-        noise = _over(safe_divide(em, seen, seen > 0, xp), deviation**2, xp)
+        counted = (state["unit"] > 0) & (mean > 0)
+        deviation = xp.sqrt(safe_divide(state["unit"], mean, counted, xp))
+        E, previous = (casorati(_over(v, deviation, xp), xp) for v in (em, x))
+        noise = _over(
+            safe_divide(em, sensitivity, sensitivity > 0, xp), deviation**2, xp
+        )
         noise = root(xp.mean(noise, axis=1), xp)
         largest = math.sqrt(T) + math.sqrt(H * W)
         tau = xp.exp(layers.log_threshold)
@@ -215,14 +214,14 @@ class EMNet(Recipe):
         V = self._vectors(E)
         K = V.shape[-1]
         across = xp.matrix_transpose(V)
-        found = [xp.reshape(across @ v, (B, K, H, W)) for v in (E, M, before)]
-        first = xp.abs(found[1][:, -1:])  # nowhere of another sign, but for noise
-        size = xp.mean(first, axis=_PIXEL, keepdims=True)
-        guide = [safe_divide(first, size, size > 0, xp), noise[:, None]]
-        beside = [v + xp.zeros_like(found[0]) for v in guide]
+        components = [xp.reshape(across @ v, (B, K, H, W)) for v in (E, M, previous)]
+        leading = xp.abs(components[1][:, -1:])  # of one sign except for noise
+        size = xp.mean(leading, axis=_PIXEL, keepdims=True)
+        guide = [safe_divide(leading, size, size > 0, xp), noise[:, None]]
+        guide_maps = [v + xp.zeros_like(components[0]) for v in guide]
         signs = [
             xp.reshape(
-                xp.stack([*(sign * v for v in found), *beside], axis=2),
+                xp.stack([*(sign * v for v in components), *guide_maps], axis=2),
                 (B * K, 5, H, W),
             )
             for sign in (1, -1)

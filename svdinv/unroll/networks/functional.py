@@ -1,4 +1,4 @@
-"""Pieces that several networks share."""
+"""Functions that several networks share."""
 
 from __future__ import annotations
 
@@ -23,48 +23,47 @@ from svdinv.unroll.operators import Operator
 from svdinv.unroll.priors.local_phase import blur, each_row, join_complex
 
 SCALES = (6.0, 2.0, 0.8)
-"""Widths of the Gaussians in pixels, coarsest first: holes, then detail."""
+"""Widths of the Gaussians in pixels, coarsest first: gaps first, then detail."""
 
-# A scale is trusted where its window holds about this weight of samples.
+# Sum of sample weights in a window at which the finer scale counts half.
 _ENOUGH = 0.05
 
 
 def positive(x: Array, xp: Namespace) -> Array:
-    """max(x, 0), with slope 0 at 0."""
+    """Return max(x, 0), with derivative 0 at 0."""
     return xp.where(x > 0, x, xp.zeros_like(x))
 
 
 def fraction(c: Array, xp: Namespace) -> Array:
-    """Sigmoid of c: a fraction of something, whatever is learned."""
-    # Of the two ways to write it that which does not overflow: the derivative of the
-    # other would be NaN.
+    """Return the sigmoid of c, a fraction in (0, 1)."""
+    # Choose the form that does not overflow: the derivative of the other is NaN.
     e = xp.exp(xp.where(c > 0, -c, c))
     return xp.where(c > 0, xp.ones_like(e), e) / (1 + e)
 
 
 def svt(matrices: Array, fraction: Array, scale: Array | None = None) -> Array:
-    """Soft-threshold singular values, as `Layers.svt` describes."""
+    """Soft-threshold singular values, see `Layers.svt`."""
     tau = fraction if scale is None else fraction * scale
     return operators(matrices).svt(matrices, tau, relative=scale is None)
 
 
 def soft(x: Array, tau: Array, xp: Namespace) -> Array:
-    """Soft threshold of real numbers, ``max(x - tau, 0) - max(-x - tau, 0)``."""
+    """Soft-threshold real numbers: ``max(x - tau, 0) - max(-x - tau, 0)``."""
     return positive(x - tau, xp) - positive(-x - tau, xp)
 
 
 def to_channels(x: Array, xp: Namespace) -> Array:
-    """Real and imaginary part of (B, T, H, W) as two channels, (B, 2, T, H, W)."""
+    """Return real and imaginary part of (B, T, H, W) as channels, (B, 2, T, H, W)."""
     return xp.stack([xp.real(x), xp.imag(x)], axis=1)
 
 
 def to_complex(channels: Array, x: Array, xp: Namespace) -> Array:
-    """Two channels (B, 2, T, H, W) as complex numbers of the dtype of `x`."""
+    """Return two channels (B, 2, T, H, W) as complex numbers of the dtype of `x`."""
     return join_complex(channels[:, 0], channels[:, 1], x, xp)
 
 
 def to_blocks(maps: Array, block: int, xp: Namespace) -> Array:
-    """Cut (..., H, W) into (..., rows, columns, block, block), filled up with zeros."""
+    """Cut (..., H, W), zero-padded, into blocks (..., rows, columns, block, block)."""
     *batch, H, W = sizes(maps, xp)
     maps = zero_padded(maps, -H % block, -2, xp)
     maps = zero_padded(maps, -W % block, -1, xp)
@@ -74,7 +73,7 @@ def to_blocks(maps: Array, block: int, xp: Namespace) -> Array:
 
 
 def from_blocks(blocks: Array, maps: Array, xp: Namespace) -> Array:
-    """Undo `to_blocks`, to the size of `maps`."""
+    """Invert `to_blocks`, cropping to the height and width of `maps`."""
     *batch, rows, columns, block, _ = sizes(blocks, xp)
     H, W = sizes(maps, xp)[-2:]
     n = len(batch)
@@ -83,10 +82,11 @@ def from_blocks(blocks: Array, maps: Array, xp: Namespace) -> Array:
     return x[..., :H, :W]
 
 
-def folded(maps: Array, fold: int, xp: Namespace) -> Array:
-    """Turn squares of pixels into channels, filled up with zeros.
+def pixel_unshuffle(maps: Array, fold: int, xp: Namespace) -> Array:
+    """Turn squares of fold x fold pixels into channels (space-to-depth), zero-padded.
 
-    From (B, C, ..., H, W) to (B, C fold^2, ..., H / fold, W / fold), rounded up.
+    The shape changes from (B, C, ..., H, W) to
+    (B, C fold^2, ..., ceil(H / fold), ceil(W / fold)).
     """
     x = to_blocks(maps, fold, xp)
     n = len(x.shape)
@@ -95,8 +95,8 @@ def folded(maps: Array, fold: int, xp: Namespace) -> Array:
     return xp.reshape(x, (B, C * fold**2, *rest))
 
 
-def unfolded(maps: Array, image: Array, fold: int, xp: Namespace) -> Array:
-    """Undo `folded`, to the height and width of `image`."""
+def pixel_shuffle(maps: Array, image: Array, fold: int, xp: Namespace) -> Array:
+    """Invert `pixel_unshuffle`, cropping to the height and width of `image`."""
     B, C, *rest = sizes(maps, xp)
     x = xp.reshape(maps, (B, C // fold**2, fold, fold, *rest))
     x = xp.permute_dims(x, (0, 1, *range(4, len(rest) + 4), 2, 3))
@@ -104,7 +104,7 @@ def unfolded(maps: Array, image: Array, fold: int, xp: Namespace) -> Array:
 
 
 def halved(maps: Array, xp: Namespace) -> Array:
-    """Means of squares of two by two pixels, with zeros beyond an odd edge."""
+    """Average 2 x 2 pixels, with zero padding beyond an odd edge."""
     *batch, H, W = sizes(maps, xp)
     maps = zero_padded(zero_padded(maps, -H % 2, -2, xp), -W % 2, -1, xp)
     squares = xp.reshape(maps, (*batch, -(-H // 2), 2, -(-W // 2), 2))
@@ -112,7 +112,7 @@ def halved(maps: Array, xp: Namespace) -> Array:
 
 
 def doubled(maps: Array) -> Array:
-    """Twice as many rows and columns, between them by linear interpolation."""
+    """Double the numbers of rows and columns by linear interpolation."""
     xp = namespace(maps)
     H, W = sizes(maps, xp)[-2:]
     down, right = (_between(n, maps, xp) for n in (H, W))
@@ -120,18 +120,18 @@ def doubled(maps: Array) -> Array:
 
 
 def _between(size: int, like: Array, xp: Namespace) -> Array:
-    """Matrix (2 size, size) of the linear interpolation along an axis."""
-    place = (count_up(2 * size, like, xp) - 0.5) / 2
-    known = count_up(size, like, xp)
-    # Nothing is known beyond the edge.
-    place = xp.where(place > 0, place, xp.zeros_like(place))
-    place = xp.where(place < known[-1], place, known[-1])
-    distance = xp.abs(place[:, None] - known[None, :])
+    """Return the matrix (2 size, size) of linear interpolation along an axis."""
+    position = (count_up(2 * size, like, xp) - 0.5) / 2
+    grid = count_up(size, like, xp)
+    # Beyond the edge the value of the edge continues.
+    position = xp.where(position > 0, position, xp.zeros_like(position))
+    position = xp.where(position < grid[-1], position, grid[-1])
+    distance = xp.abs(position[:, None] - grid[None, :])
     return xp.where(distance < 1, 1 - distance, xp.zeros_like(distance))
 
 
 def low_rank_parts(v: Array, layers: Any) -> Array:
-    """``v + D(SVT(E(v)))`` of complex series, E and D on real and imaginary part."""
+    """Return ``v + D(SVT(E(v)))`` of complex series; E, D see two real channels."""
     xp = namespace(v)
     channels = to_channels(v, xp)
     maps = to_complex(layers.analysis(channels), v, xp)
@@ -140,9 +140,9 @@ def low_rank_parts(v: Array, layers: Any) -> Array:
 
 
 def sampled_where(A: Operator, x: Array, what: str) -> Array:
-    """Return 1 where a pixel is measured and 0 elsewhere, as `what` needs it.
+    """Return 1 at measured pixels and 0 elsewhere, with the shape and dtype of x.
 
-    Raises TypeError if A does not sample pixels.
+    Raises TypeError, which names `what` needs it, if A does not sample pixels.
     """
     if A.pixel_mask is None:
         raise TypeError(
@@ -153,21 +153,17 @@ def sampled_where(A: Operator, x: Array, what: str) -> Array:
 
 
 def residual_gains(count: int) -> tuple[float, ...]:
-    """Gains of a chain of convolutions whose result is added to something.
-
-    The last is small: a cell begins near the iteration that it is learned beside.
-    """
+    """Return the gains of a residual branch, the last small to start near 0."""
     return (*[1.0] * (count - 1), 0.04)
 
 
 def check_image(
     x: Array, axes: str, *, complex_: bool = False, channels: int | None = None
 ) -> None:
-    """Check the first estimate, and with it the measured values and the operator.
+    """Check the shape and dtype of the first estimate.
 
-    Raises ValueError if it does not have the axes that the network works on, or so many
-    `channels`, TypeError if it is real and should be complex, the other way round, or
-    of integers.
+    Raises ValueError if it lacks the axes of the network, or has another number of
+    `channels`; TypeError if it is not floating point, or not real or complex as needed.
     """
     shape = f"got shape {tuple(x.shape)} from the measured values"
     missing = len(axes.split()) - len(x.shape)
@@ -186,41 +182,41 @@ def check_image(
         raise ValueError(f"the image must have {channels} channels, {shape}")
 
 
-# Of cells, features, convolutions or pixels of a side: far above what makes sense.
-_MOST = 2**20
+# Upper limit of counts (cells, features, pixels of a side), far above useful values.
+_MAX_COUNT = 2**20
 
 
 def at_least(least: int, recipe: Any, *names: str) -> None:
-    """Check attributes that count something; ValueError names the first wrong one."""
+    """Check that counts are at least `least`; ValueError names the first wrong one."""
     for name in names:
         value = getattr(recipe, name)
         check_count(name, value, least)
-        if value > _MOST:
-            raise ValueError(f"{name} must be at most {_MOST}, got {value}")
+        if value > _MAX_COUNT:
+            raise ValueError(f"{name} must be at most {_MAX_COUNT}, got {value}")
 
 
-def require(holds: bool, recipe: Any, name: str, due: str) -> None:
-    """Unless it `holds`, raise ValueError: what an attribute must be, and is."""
+def require(holds: bool, recipe: Any, name: str, requirement: str) -> None:
+    """Raise ValueError with the `requirement` of an attribute unless it `holds`."""
     if not holds:
-        raise ValueError(f"{name} must be {due}, got {getattr(recipe, name)!r}")
+        raise ValueError(f"{name} must be {requirement}, got {getattr(recipe, name)!r}")
 
 
 def one_of(choices: tuple[str, ...], recipe: Any, name: str) -> None:
-    """Check an attribute that is one of several names; ValueError lists them."""
-    due = " or ".join((", ".join(map(repr, choices[:-1])), repr(choices[-1])))
-    require(getattr(recipe, name) in choices, recipe, name, due)
+    """Check that an attribute is one of `choices`; ValueError lists them."""
+    requirement = " or ".join((", ".join(map(repr, choices[:-1])), repr(choices[-1])))
+    require(getattr(recipe, name) in choices, recipe, name, requirement)
 
 
 def check_features(recipe: Any, name: str, least: int) -> None:
     """Check the channels at each scale of an encoder or decoder."""
     features = getattr(recipe, name)
-    whole = all(isinstance(n, int) and least <= n <= 2**14 for n in features)
-    due = f"integers from {least} to {2**14}"
-    require(bool(features) and whole, recipe, name, due)
+    valid = all(isinstance(n, int) and least <= n <= 2**14 for n in features)
+    requirement = f"integers from {least} to {2**14}"
+    require(bool(features) and valid, recipe, name, requirement)
 
 
 def check_floats(recipe: Any) -> None:
-    """Check the attributes declared as float, and make them Python's."""
+    """Check the attributes declared as float and convert them to Python floats."""
     for entry in dataclasses.fields(recipe):
         if entry.type not in ("float", float):
             continue
@@ -239,9 +235,8 @@ def normalised_fill(
 
     Normalised convolution, ``blur(mask * y) / blur(mask)`` (Knutsson & Westin, CVPR
     1993), at several widths in pixels, coarsest first: each finer mean replaces the
-    coarser one as far as there are samples near enough to carry it. Linear in the
-    samples, which stay as they are, so black stays black. Of (..., H, W), each channel
-    on its own; the mask is 1 where measured.
+    coarser one where enough samples are near. The result is linear in the samples and
+    equal to them where the mask is 1. Images are (..., H, W), each channel on its own.
     """
     xp = namespace(samples)
     measured = mask * samples

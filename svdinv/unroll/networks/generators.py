@@ -1,18 +1,17 @@
-"""Generators: networks whose images are a prior before anything is learned.
+"""Generators: untrained networks used as image priors.
 
-The image is what a network makes of an input that is not data, such as noise,
+The image is the output of a network for an input that is not data, such as noise::
 
     x = f(z),  weights = argmin of  D(A f(z), y) + R(f(z))
 
-(Ulyanov, Vedaldi & Lempitsky, CVPR 2018), fitted to one measurement by
-`svdinv.unroll.untrained.fit`. Each is a recipe of one cell as the other networks are:
-the same weights give the same picture in PyTorch and in Keras, and one that sees the
-adjoint image in place of noise can be trained as they are, then fitted (educated deep
-image prior, Barbano et al., arXiv 2111.11926).
+(deep image prior; Ulyanov, Vedaldi & Lempitsky, CVPR 2018), fitted to one measurement
+by `svdinv.unroll.untrained.fit`. Each is a recipe of one cell: the same weights
+generate the same image in PyTorch and in Keras. A generator whose input is the adjoint
+image can be trained, then fitted (educated prior, Barbano et al., arXiv 2111.11926).
 
-Real images have `channels` channels. Of complex series `channels` is the number of
-frames: they are twice as many channels of one image, or with `along_time` an axis of
-the convolutions.
+Real images have `channels` channels. For complex series `channels` is the number of
+frames; real and imaginary parts are 2 `channels` channels of one image, or with
+`along_time` two channels of a volume with a time axis.
 """
 
 from __future__ import annotations
@@ -57,33 +56,32 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
 from svdinv.unroll.problem import Problem
 
-_LARGEST = 0.1  # of the noise at the input
+_LARGEST = 0.1  # upper limit of the input noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generator(ImageOrSeriesRecipe):
-    """A network that makes an image of noise: subclasses say how.
+    """A network that generates an image from noise; subclasses define the layers.
 
     Attributes
     ----------
     cells : int
-        1: a generator is one network.
+        1: a generator is a single network.
     images : {"image", "series"}
         Real images (B, C, H, W), or complex series (B, T, H, W).
     channels : int
         C or T.
     along_time : bool
-        Whether the convolutions run along the frames of a series, too; T is free then.
+        Whether convolutions also run along the frames of a series; T may then vary.
     source : {"noise", "adjoint"}
-        What it sees: uniform noise in [0, 0.1]; or A^H y, or what the operator knows
-        better, such as the filtered back-projection.
+        Input of the network: uniform noise in [0, 0.1]; or A^H y, for real images the
+        operator's approximate inverse, such as filtered back-projection.
     depth : int
         Channels of the noise.
     seed : int
         Seed of the noise.
     bounded : bool
-        Whether real images are brought to (0, 1) by a sigmoid: for photographs in
-        [0, 1]; others need False.
+        Whether a sigmoid maps real images to (0, 1); false for images not in [0, 1].
     slope : float
         Slope of the ReLUs below zero.
     """
@@ -113,36 +111,33 @@ class Generator(ImageOrSeriesRecipe):
 
     @property
     def outputs(self) -> int:
-        """Channels of maps that are an image."""
+        """Number of channels of an image as maps."""
         if self.along_time:
             return 2
         return self.channels * (2 if self.images == "series" else 1)
 
     @property
     def inputs(self) -> int:
-        """Channels of what the network sees."""
+        """Number of input channels of the network."""
         return self.depth if self.source == "noise" else self.outputs
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         return self.parts(self.inputs, self.outputs)
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
-        """Name the layers between so many channels."""
+        """Return the layers that map `inputs` to `outputs` channels, by name."""
         raise NotImplementedError
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Return height and width of the noise for an image of some size."""
+        """Return height and width of the noise for an image of `rows` x `columns`."""
         return rows, columns
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
-        """Apply the layers of `parts` to what the network sees, (B, inputs, ..., h, w).
-
-        Returns the image, of the size H x W, as maps (B, outputs, ..., H, W).
-        """
+        """Map inputs (B, inputs, ..., h, w) to the image (B, outputs, ..., H, W)."""
         raise NotImplementedError
 
     def begin(self, problem: Problem) -> State:
-        """Return A^H y, its root mean square, and what the network sees, ``"z"``."""
+        """Return A^H y, its root mean square and the input of the network, ``"z"``."""
         if self.images == "series":
             x = zero_filled(problem)
         else:
@@ -157,12 +152,12 @@ class Generator(ImageOrSeriesRecipe):
                 f"the network is for {self.channels} frames, got shape {(B, T, H, W)}"
             )
         Ax = problem.A.forward(x)
-        inside = tuple(range(1, len(Ax.shape)))
-        square, seen = inner(x, x, axis=(1, 2, 3)), inner(Ax, Ax, axis=inside)
+        data_axes = tuple(range(1, len(Ax.shape)))
+        square, data_square = inner(x, x, axis=(1, 2, 3)), inner(Ax, Ax, axis=data_axes)
         one = xp.ones_like(square)
-        # Of the multiple of x that is nearest to the data, whatever the norm of A.
-        factor = inner(Ax, problem.A.project_to_samples(problem.y), axis=inside)
-        factor = factor / xp.where(seen > 0, seen, one)
+        # The scale of the multiple of x that fits the data best, for any norm of A.
+        factor = inner(Ax, problem.A.project_to_samples(problem.y), axis=data_axes)
+        factor = factor / xp.where(data_square > 0, data_square, one)
         scale = root(square / (T * H * W), xp) * factor
         scale = xp.where(scale > 0, scale, one)[:, None, None, None]
         if self.source == "adjoint":
@@ -171,9 +166,9 @@ class Generator(ImageOrSeriesRecipe):
         shape = (*([T] if self.along_time else []), *self.noise_shape(H, W))
         drawn = rng.uniform(0, _LARGEST, (1, self.depth, *shape))
         z = like(cast_like(drawn, scale, xp), scale, xp)
-        # Of every item the same.
-        each = xp.reshape(xp.zeros_like(scale), (-1, *[1] * (len(z.shape) - 1)))
-        return {"x": x, "scale": scale, "z": z + each}
+        # The same noise for every item of the batch.
+        zeros = xp.reshape(xp.zeros_like(scale), (-1, *[1] * (len(z.shape) - 1)))
+        return {"x": x, "scale": scale, "z": z + zeros}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         x, z = state["x"], state["z"]
@@ -200,7 +195,7 @@ class Generator(ImageOrSeriesRecipe):
         return times(scale, to_complex(maps, x, xp), xp)
 
     def _chain(self, *widths: int, side: int = 3, image: bool = False) -> Convolutions:
-        """Convolutions with norms; those to an image end without."""
+        """Return normalised convolutions; a chain to an image ends with a shift."""
         count = len(widths) - 1
         return Convolutions(
             widths,
@@ -226,10 +221,9 @@ class Skip(Generator):
     features : tuple of int
         Channels at each scale, finest first.
     skips : tuple of int
-        Channels that go past the coarser scales, from each scale; 0 for none.
+        Channels of the skip connection at each scale; 0 for none.
     residual : bool
-        Whether the image is what it sees and what it adds to that: for `source`
-        "adjoint", not `bounded`.
+        Whether to add the input to the output: `source` "adjoint", not `bounded`.
     """
 
     features: tuple[int, ...] = (32, 32, 32, 32, 32)
@@ -240,47 +234,47 @@ class Skip(Generator):
         super().__post_init__()
         check_features(self, "features", 1)
         check_features(self, "skips", 0)
-        as_many = len(self.skips) == len(self.features)
-        require(as_many, self, "skips", "one for each scale")
+        one_each = len(self.skips) == len(self.features)
+        require(one_each, self, "skips", "one for each scale")
         bounded = self.images == "image" and self.bounded
         if self.residual and (self.source != "adjoint" or bounded):
             raise ValueError("residual needs source 'adjoint' and bounded=False")
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
         layers: dict[str, Layer] = {}
-        before = inputs
+        channels = inputs
         for scale, (width, skip) in enumerate(
             zip(self.features, self.skips, strict=True)
         ):
-            past = self._chain(before, skip, side=1) if skip else None
-            layers[f"skip_{scale}"] = past
-            layers[f"encoder_{scale}"] = self._chain(before, width, width)
-            before = width
+            skip_chain = self._chain(channels, skip, side=1) if skip else None
+            layers[f"skip_{scale}"] = skip_chain
+            layers[f"encoder_{scale}"] = self._chain(channels, width, width)
+            channels = width
         for scale in reversed(range(len(self.features))):
             width = self.features[scale]
-            below = before + self.skips[scale]
-            layers[f"decoder_{scale}"] = self._chain(below, width)
-            before = width
-        layers["image"] = self._chain(before, outputs, side=1, image=True)
+            joined = channels + self.skips[scale]
+            layers[f"decoder_{scale}"] = self._chain(joined, width)
+            channels = width
+        layers["image"] = self._chain(channels, outputs, side=1, image=True)
         return layers
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
         xp = namespace(z)
-        maps, passed = z, []
+        maps, skips = z, []
         for scale in range(len(self.features)):
-            past = getattr(layers, f"skip_{scale}")
-            passed.append((sizes(maps, xp)[-2:], past and past(maps)))
+            skip = getattr(layers, f"skip_{scale}")
+            skips.append((sizes(maps, xp)[-2:], skip and skip(maps)))
             maps = getattr(layers, f"encoder_{scale}")(halved(maps, xp))
         for scale in reversed(range(len(self.features))):
-            (rows, columns), past = passed[scale]
+            (rows, columns), skip = skips[scale]
             maps = layers.doubled(maps)[..., :rows, :columns]
-            if past is not None:
-                maps = xp.concat([maps, past], axis=1)
+            if skip is not None:
+                maps = xp.concat([maps, skip], axis=1)
             maps = getattr(layers, f"decoder_{scale}")(maps)
         return layers.image(maps)
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Generate an image, or correct the one that is the input."""
+        """Generate an image, or with `residual` a correction of the input."""
         new = super().cell(state, problem, layers)
         return new | {"x": state["x"] + new["x"]} if self.residual else new
 
@@ -288,10 +282,10 @@ class Skip(Generator):
 @register
 @dataclass(frozen=True, kw_only=True)
 class Decoder(Generator):
-    """A decoder from coarse noise: deep decoder and ConvDecoder.
+    """A decoder of coarse noise: deep decoder or ConvDecoder.
 
-    With `side` 1 the deep decoder (Heckel & Hand, ICLR 2019): few weights, linear
-    combinations of maps and upsampling alone. With `side` 3 the ConvDecoder
+    With `side` 1 the deep decoder (Heckel & Hand, ICLR 2019), which has few weights:
+    linear combinations of channels and upsampling. With `side` 3 the ConvDecoder
     (Darestani & Heckel, IEEE Trans. Comput. Imaging 2021).
 
     Attributes
@@ -299,7 +293,7 @@ class Decoder(Generator):
     features : tuple of int
         Channels at each scale, coarsest first.
     side : int
-        Of the kernels.
+        Side of the kernels.
     """
 
     features: tuple[int, ...] = (64, 64, 64, 64, 64)
@@ -336,32 +330,31 @@ class Decoder(Generator):
         return layers.image(maps)
 
     def _sizes(self, size: int) -> list[int]:
-        """Sizes at all scales, coarsest first."""
-        found = [size]
+        """Return the sizes at all scales, coarsest first."""
+        sizes_ = [size]
         for _ in self.features[1:]:
-            found.append(-(-found[-1] // 2))
-        return found[::-1]
+            sizes_.append(-(-sizes_[-1] // 2))
+        return sizes_[::-1]
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class Bilinear(Generator):
-    """A series of low rank: images from a network times functions of time.
+    """A series of low rank: generated images times functions of time.
 
-    ``x_t = sum over r of U_r v_r(t)`` with `rank` complex images U_r that `space`
-    makes, and v_0 = 1 for what does not move. The other functions are free numbers, or
-    a small network makes them of a latent code of each frame, which is learned too
-    (Ahmed et al., arXiv 2106.15785).
+    ``x_t = sum over r of U_r v_r(t)`` with `rank` complex images U_r, which `space`
+    generates, and v_0 = 1 for the static part. The other functions are free parameters,
+    or a network's output for learned codes of frames (Ahmed et al., arXiv 2106.15785).
 
     Attributes
     ----------
     rank : int
-        Images.
+        Number of images.
     space : Decoder or Skip
-        Makes the images; its own `images` and `channels` are replaced.
+        Generator of the images; its `images` and `channels` are replaced.
     time : tuple of int
-        Widths of the network of time: numbers of a code, then of each hidden layer.
-        Without any, the functions are free.
+        Widths of the network of time: length of the code, then of each hidden layer.
+        If empty, the functions are free parameters.
     """
 
     rank: int = 6
@@ -378,7 +371,7 @@ class Bilinear(Generator):
         if not isinstance(self.space, (Decoder, Skip)):
             raise TypeError(f"space must be a Decoder or a Skip, got {self.space!r}")
         if self.space.along_time or self.space.source != "noise":
-            raise ValueError("space must see noise, and not be along_time")
+            raise ValueError("space must have source 'noise' and along_time=False")
         own = replace(self.space, images="series", channels=self.rank, depth=self.depth)
         object.__setattr__(self, "space", own)
 
@@ -396,23 +389,23 @@ class Bilinear(Generator):
         return layers
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
-        """Multiply images and functions of time."""
+        """Multiply the generated images by the functions of time."""
         xp = namespace(z)
         maps = self.space.maps(z, layers, H, W)
         B = sizes(maps, xp)[0]
         parts = xp.reshape(maps, (B, 2, self.rank, H * W))
-        still = xp.zeros_like(parts[:, :, :1, :1])
+        zero = xp.zeros_like(parts[:, :, :1, :1])
         real, imaginary = (
-            xp.concat([still[:, k] + (1 - k)] * self.channels, axis=2) for k in range(2)
+            xp.concat([zero[:, k] + (1 - k)] * self.channels, axis=2) for k in range(2)
         )
         if self.rank > 1:
-            # What is made of a unit matrix: numbers, or a code, of each frame.
+            # The layer maps a unit matrix to the functions, by way of the codes.
             frames = np.eye(self.channels, dtype=np.float32)[None, ..., None]
             frames = cast_like(frames, z, xp) + xp.zeros_like(z[:, :1, :1, :1])
-            drawn = layers.time(frames)
-            drawn = xp.reshape(drawn, (B, 2, self.rank - 1, self.channels))
-            real = xp.concat([real, drawn[:, 0]], axis=1)
-            imaginary = xp.concat([imaginary, drawn[:, 1]], axis=1)
+            functions = layers.time(frames)
+            functions = xp.reshape(functions, (B, 2, self.rank - 1, self.channels))
+            real = xp.concat([real, functions[:, 0]], axis=1)
+            imaginary = xp.concat([imaginary, functions[:, 1]], axis=1)
         a, b = xp.matrix_transpose(real), xp.matrix_transpose(imaginary)
         u, v = parts[:, 0], parts[:, 1]
         series = xp.stack([a @ u - b @ v, a @ v + b @ u], axis=1)
@@ -422,18 +415,17 @@ class Bilinear(Generator):
 @register
 @dataclass(frozen=True, kw_only=True)
 class LowRankAndSparse(Generator):
-    """The sum of two generators, the second held small by a penalty.
+    """The sum of two generators, the second one penalised to be sparse.
 
     The penalty is the sum of the magnitudes of the second, times the root mean square
-    of the image, as half the squared distance is a sum of squares: what does not fit
-    into the first is to be rare.
+    of the image, so that it scales like half the squared distance to the data.
 
     Attributes
     ----------
     low_rank : Bilinear
-        The first; its `channels` are replaced.
+        The first generator; its `channels` are replaced.
     sparse : Decoder
-        The second; its `images` and `channels` are replaced.
+        The second generator; its `images` and `channels` are replaced.
     """
 
     low_rank: Bilinear = field(default_factory=lambda: Bilinear(space=Decoder()))
@@ -449,13 +441,13 @@ class LowRankAndSparse(Generator):
             part = getattr(self, name)
             if not isinstance(part, kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {part!r}")
-            own = replace(
+            generator = replace(
                 part, channels=self.channels, images="series", depth=self.depth
             )
-            object.__setattr__(self, name, own)
+            object.__setattr__(self, name, generator)
         sizes_ = [g.noise_shape(2**20, 2**20) for g in (self.low_rank, self.sparse)]
         if sizes_[0] != sizes_[1]:
-            raise ValueError("low_rank and sparse must have as many scales")
+            raise ValueError("low_rank and sparse must have the same number of scales")
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
         return self.sparse.noise_shape(rows, columns)
@@ -468,7 +460,7 @@ class LowRankAndSparse(Generator):
         return named
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Generate both, ``"low_rank"`` and ``"sparse"``, and add them."""
+        """Generate ``"low_rank"`` and ``"sparse"`` and add them."""
         x, z, scale = state["x"], state["z"], state["scale"]
         xp = namespace(x)
         H, W = sizes(x, xp)[-2:]

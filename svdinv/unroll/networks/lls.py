@@ -1,17 +1,17 @@
-"""LLS-Net: a locally low-rank and a learned part, for dynamic MRI.
+"""LLS-Net: locally low-rank reconstruction with a learned correction, for dynamic MRI.
 
-One cell, of which D is a chain of convolutions in space and time::
+One cell, where D is a chain of convolutions in space and time::
 
     v = x + beta (x - x_before)                          momentum
     L = LLR(v)                          singular values of blocks, soft-thresholded
     z = L + D(L, v)                                      learned correction
     x = z - gamma A^H (A z - y)                          data consistency
 
-The blocks lie elsewhere in each cell. Iterations in front of the first cell and behind
-the last one learn nothing. In front, first for the series that stands still, then with
-large blocks, then with those of the cells, by the sum of the logarithms of singular
-values (Candes, Wakin & Boyd, J. Fourier Anal. Appl. 2008), which spares large ones;
-behind, by low rank of the series as a whole, as far as the noise lets them.
+The position of the blocks changes from cell to cell. Iterations without learned
+parameters come before the first cell and after the last one. Before: first for a static
+series, then with large blocks, then with those of the cells, penalising the sum of the
+logarithms of singular values (Candes, Wakin & Boyd, J. Fourier Anal. Appl. 2008), which
+shrinks large values less. After: with low rank of the whole series, weighted by noise.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.networks.functional import (
     at_least,
-    folded,
     fraction,
     from_blocks,
+    pixel_shuffle,
+    pixel_unshuffle,
     require,
     to_blocks,
     to_channels,
     to_complex,
-    unfolded,
 )
 from svdinv.unroll.networks.recipe import (
     Layer,
@@ -69,16 +69,16 @@ from svdinv.unroll.problem import Problem
 
 _Row: TypeAlias = tuple[float, float, int, int]
 
-_RESTART = 10  # iterations
+_RESTART = 10  # iterations between restarts of the momentum
 _CONCAVE = 1.5  # where the penalty turns from linear to logarithmic, in thresholds
-# Noise relative to the series that is distinguished from none: about 50 dB below.
+# Noise-to-series ratio that is distinguished from none, about -50 dB.
 _FAINT = 0.003
-# Noise relative to the root of the energy of a pixel, of which half is taken for edges.
+# Relative noise, per root of the energy of a pixel, at which half is due to edges.
 _EDGES = 0.004
 _EULER = 0.5772156649  # Euler's constant
-_LEAST = 1e-3  # energy relative to the largest that is distinguished from none
-_ROUNDED = 10  # units of rounding, relative to the root of the largest energy
-_SHRUNK = 0.1  # of the square of the mean, added to the variance
+_LEAST = 1e-3  # energy relative to the largest, below which weights saturate
+_ROUNDED = 10  # limit of rounding errors in eps, relative to the root of the energy
+_SHRUNK = 0.1  # multiple of the squared mean that is added to the variance
 
 
 @register
@@ -86,8 +86,7 @@ _SHRUNK = 0.1  # of the square of the mean, added to the variance
 class LLS(SeriesRecipe):
     """Structure of an LLS-Net.
 
-    Series are complex, (B, T, H, W). The network is homogeneous: twice the k-space
-    gives twice the series.
+    Series are complex, (B, T, H, W). The network is homogeneous in the k-space.
 
     Attributes
     ----------
@@ -100,45 +99,41 @@ class LLS(SeriesRecipe):
     block : int
         Side of the blocks in pixels.
     threshold : float
-        First value of c, for thresholds of ``sigmoid(c)`` times what the largest
-        singular value of a block would be were the energy of the zero-filled series
-        spread evenly and all of it of rank 1.
+        Initial value of c, for thresholds of ``sigmoid(c)`` times the singular value of
+        a block of rank 1 with an equal share of the energy of the zero-filled series.
     momentum : float
-        First value of b, for ``beta = sigmoid(b)``.
+        Initial value of b, for ``beta = sigmoid(b)``.
     step : float
-        First value of gamma.
+        Initial value of gamma.
     slope : float
         Slope of the ReLUs below zero.
     fold : int
-        Side of the squares of pixels that D sees as channels of one pixel.
+        Side of the squares of pixels that become channels for D.
     static : int
-        Iterations in front of all others for the series that stands still.
+        Number of initial iterations for a static series.
     start : (int, int)
-        Iterations in front of the first cell with large blocks, and with those of the
-        cells.
+        Iterations before the first cell with large blocks, and with those of the cells.
     start_block : int
         Side of the large blocks in pixels.
     start_thresholds : (float, float, float)
-        Their first threshold, that at the change of blocks, and the last, in the unit
-        of the others.
+        The first threshold of these iterations, that at the change of blocks, and the
+        last, in the units of `threshold`.
     start_coils : (float, float)
-        For k-space of several coils: a factor of the last of these thresholds, and
-        below how many standard deviations of the noise none falls. Coils let a series
-        explain noise, of which a single one leaves most of k-space free.
+        For several coils: a factor of the last of these thresholds, and a lower bound
+        of all of them in standard deviations of the noise. With several coils a series
+        can fit noise; with one coil most of k-space is unconstrained.
     finish : int
-        Iterations behind the last cell, of low rank of the whole series; none with
-        another operator than `MRI`, of which the noise is not known.
+        Number of iterations after the last cell, with low rank of the whole series.
+        Only for the operator `MRI`, whose noise can be estimated.
     finish_threshold : float
-        Their threshold, relative to what the largest singular value of the series
-        would be were all of it of rank 1.
+        Their threshold, relative to the singular value of a series of rank 1 with the
+        same energy.
     finish_noise : (float, float)
-        For one coil and for several, the noise relative to the series at which they
-        stay as close to the network as to the samples; more of it holds them back, by
-        its fourth power. One coil leaves most of k-space to the network, several let
-        noise come back everywhere.
+        For one coil and for several, the relative noise at which the network's output
+        weighs as much as the samples; its weight grows as the fourth power of noise.
     noise : bool
-        Whether the cells know the noise, as estimated from the k-space. With another
-        operator than `MRI` they take it to be 0.
+        Whether the cells use the noise estimated from the k-space. With an operator
+        other than `MRI` the noise is taken to be 0.
     """
 
     features: int = 16
@@ -163,16 +158,16 @@ class LLS(SeriesRecipe):
         super().__post_init__()
         at_least(1, self, "convs", "block", "fold", "start_block")
         at_least(0, self, "static", "finish")
-        whole = [isinstance(n, int) and n >= 0 for n in self.start]
-        require(whole == [True] * 2, self, "start", "two integers of at least 0")
+        valid = [isinstance(n, int) and n >= 0 for n in self.start]
+        require(valid == [True] * 2, self, "start", "two integers of at least 0")
         falling = (*self.start_thresholds, 0.0)
         steps = [one >= next_ for one, next_ in pairwise(falling)]
         three = steps == [True] * 3 and falling[-2] > 0
         require(three, self, "start_thresholds", "three falling positive numbers")
         coils, levels = self.start_coils, self.finish_noise
         both = len(coils) == 2 and 0 < coils[0] <= 1 and 0 <= coils[1] < math.inf
-        due = "a number in (0, 1] and one of at least 0"
-        require(both, self, "start_coils", due)
+        requirement = "a number in (0, 1] and one of at least 0"
+        require(both, self, "start_coils", requirement)
         positive = 0 < self.finish_threshold < math.inf
         require(positive, self, "finish_threshold", "a positive number")
         two = len(levels) == 2 and all(0 < level < math.inf for level in levels)
@@ -181,7 +176,7 @@ class LLS(SeriesRecipe):
             raise TypeError(f"noise must be true or false, got {self.noise!r}")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Name the layers of a cell."""
+        """Return the layers of a cell by name."""
         pixels = self.fold**2
         inputs = 5 if self.noise else 4
         layers: dict[str, Layer] = {
@@ -200,22 +195,22 @@ class LLS(SeriesRecipe):
         return bool(self.static or any(self.start))
 
     def begin(self, problem: Problem) -> State:
-        """Start from the zero-filled series, or from the classical method's."""
+        """Start from the zero-filled series and the iterations without weights."""
         x = zero_filled(problem)
         xp = namespace(x)
         square = real(xp.conj(x) * x, xp)
-        # Counted, because a graph of TensorFlow need not know the size of an image.
+        # Summed, because a TensorFlow graph may not have the size of an image.
         pixels = xp.sum(xp.ones_like(square[:, 0]), axis=(-2, -1))
         energy = xp.sum(square, axis=(-3, -2, -1))
         scale = root(energy / pixels, xp)
-        known: State = {"scale": scale}
+        scales: State = {"scale": scale}
         if self.noise or self.finish or self.start_coils[1] > 0:
-            known["deviation"] = noise_of_kspace(problem.y, problem.A, scale)
-        x, before = self._classical(x, problem, known)
-        return {"x": x, "before": before} | known
+            scales["deviation"] = noise_of_kspace(problem.y, problem.A, scale)
+        x, before = self._classical(x, problem, scales)
+        return {"x": x, "before": before} | scales
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Iterate once, as at the top of this module."""
+        """Iterate once, see the top of this module."""
         x = state["x"]
         xp = namespace(x)
         beta = like(fraction(layers.momentum, xp), x, xp)
@@ -230,38 +225,38 @@ class LLS(SeriesRecipe):
         scale = self.block * scale[:, None, None]
         threshold = partial(layers.svt, fraction=share, scale=scale)
         L = _by_blocks(v, self.block, _shift(self.block, layers.index), threshold)
-        seen = [to_channels(L, xp), to_channels(v, xp)]
+        inputs = [to_channels(L, xp), to_channels(v, xp)]
         if self.noise:
-            pixels = xp.zeros_like(seen[0][:, :1])
-            seen.append(pixels + deviation[:, None, None, None, None])
-        both = xp.concat(seen, axis=1)
+            pixels = xp.zeros_like(inputs[0][:, :1])
+            inputs.append(pixels + deviation[:, None, None, None, None])
+        stacked = xp.concat(inputs, axis=1)
         if self.fold > 1:
-            both = folded(both, self.fold, xp)
-        change = layers.correction(both)
+            stacked = pixel_unshuffle(stacked, self.fold, xp)
+        change = layers.correction(stacked)
         if self.fold > 1:
-            change = unfolded(change, v, self.fold, xp)
+            change = pixel_shuffle(change, v, self.fold, xp)
         z = L + to_complex(change, v, xp)
         new = z - like(gamma, x, xp) * problem.gradient(z)
-        told = isinstance(problem.A, MRI)  # the noise
-        if self.finish and told and layers.index == self.cells - 1:
+        has_noise = isinstance(problem.A, MRI)
+        if self.finish and has_noise and layers.index == self.cells - 1:
             new = self._finished(new, problem, state["deviation"])
         return state | {"x": new, "before": x}
 
     def _classical(
-        self, x: Array, problem: Problem, known: State
+        self, x: Array, problem: Problem, scales: State
     ) -> tuple[Array, Array]:
-        """Iterate without anything learned; give the last series, and that before."""
+        """Return the last two series of the iterations without learned parameters."""
         xp = namespace(x)
-        scale = known["scale"]
+        scale = scales["scale"]
 
-        def towards(L: Array, x: Array) -> tuple[Array, Array]:
+        def data_step(L: Array, x: Array) -> tuple[Array, Array]:
             return L - problem.gradient(L), x
 
-        def still(x: Array, before: Array, beta: Any) -> tuple[Array, Array]:
+        def static(x: Array, before: Array, beta: Any) -> tuple[Array, Array]:
             v = x + times(beta, x - before, xp)
-            return towards(xp.zeros_like(v) + xp.mean(v, axis=1, keepdims=True), x)
+            return data_step(xp.zeros_like(v) + xp.mean(v, axis=1, keepdims=True), x)
 
-        factor, least = self._of_coils(problem, known)
+        factor, least = self._of_coils(problem, scales)
 
         def low_rank(
             block: int, x: Array, before: Array, beta: Any, share: Any, *shift: Any
@@ -270,60 +265,62 @@ class LLS(SeriesRecipe):
             tau = (share * block * scale)[:, None, None]
             if least is not None:
                 tau = xp.maximum(tau, least[:, None, None])
-            return towards(_by_blocks(v, block, shift, partial(_log_sum, tau=tau)), x)
+            return data_step(_by_blocks(v, block, shift, partial(_log_sum, tau=tau)), x)
 
-        state = iterate(still, (x, x), [(i / (i + 3),) for i in range(self.static)])
+        state = iterate(static, (x, x), [(i / (i + 3),) for i in range(self.static)])
         state = (state[0], state[0])
         coarse, fine = self._schedule(factor)
         state = iterate(partial(low_rank, self.start_block), state, coarse)
         return iterate(partial(low_rank, self.block), state, fine)
 
     def _finished(self, network: Array, problem: Problem, deviation: Array) -> Array:
-        """Iterate once more without anything learned, not far from the network."""
+        """Iterate without learned parameters, staying near the network's output."""
         xp = namespace(network)
         matrices = casorati(network, xp)
         size = _norm(matrices, xp)
         tau = self.finish_threshold * size
-        # The deviation is that of one pixel of one frame, `size` is of all of them.
+        # The deviation is that of one pixel of one frame, `size` that of all of them.
         noise = deviation * _norm(xp.ones_like(matrices), xp)
         level = safe_divide(noise, size, size > noise, xp, xp.ones_like(size))
-        held = (level / self.finish_noise[_several_coils(problem.A)]) ** 4
-        held = (held / (1 + held))[:, None, None, None]
+        weight = (level / self.finish_noise[_several_coils(problem.A)]) ** 4
+        weight = (weight / (1 + weight))[:, None, None, None]
 
         def low_rank(x: Array, before: Array, beta: Any) -> tuple[Array, Array]:
             v = x + times(beta, x - before, xp)
             L = from_casorati(_log_sum(casorati(v, xp), tau), v, xp)
             new = L - problem.gradient(L)
-            return new + like(held, x, xp) * (network - new), x
+            return new + like(weight, x, xp) * (network - new), x
 
         rows = [(i / (i + 3),) for i in range(self.finish)]
         return iterate(low_rank, (network, network), rows)[0]
 
-    def _of_coils(self, problem: Problem, known: State) -> tuple[float, Array | None]:
-        """Return the factor of the last threshold, and the smallest one per series."""
+    def _of_coils(self, problem: Problem, scales: State) -> tuple[float, Array | None]:
+        """Return the factor of the last threshold, and a lower bound per series."""
         factor, deviations = self.start_coils
         if not _several_coils(problem.A):
             return 1.0, None
         if deviations == 0:
             return factor, None
-        scale, deviation = known["scale"], known["deviation"]
+        scale, deviation = scales["scale"], scales["deviation"]
         xp = namespace(scale)
-        # An estimate of little noise is mostly of the edges in the series.
-        both = deviation + _EDGES * scale
-        share = safe_divide(deviation, both, both > 0, xp)
+        # For low noise the estimate is mostly due to edges in the series.
+        total = deviation + _EDGES * scale
+        share = safe_divide(deviation, total, total > 0, xp)
         return factor, deviations * share * deviation
 
     def _schedule(self, factor: float) -> tuple[list[_Row], list[_Row]]:
-        """Return momentum, threshold and shift of the iterations, by block size."""
+        """Return rows (momentum, threshold, shift) for large and for small blocks."""
         (coarse, fine), (first, middle, last) = self.start, self.start_thresholds
         last = factor * last
-        # Two thirds of the fine ones are at the last threshold.
-        falling = [first * (middle / first) ** (i / coarse) for i in range(coarse)]
-        falling += [middle * (last / middle) ** (3 * i / fine) for i in range(fine)]
-        steps = [i < coarse or 3 * (i - coarse) < fine for i in range(coarse + fine)]
+        # Two thirds of the iterations with small blocks use the last threshold.
+        thresholds = [first * (middle / first) ** (i / coarse) for i in range(coarse)]
+        thresholds += [middle * (last / middle) ** (3 * i / fine) for i in range(fine)]
+        is_falling = [
+            i < coarse or 3 * (i - coarse) < fine for i in range(coarse + fine)
+        ]
         rows, age = [], 0
-        for i, (share, falls) in enumerate(zip(falling, steps, strict=True)):
-            # While the thresholds fall, momentum of the old ones would lead astray.
+        for i, (share, falls) in enumerate(zip(thresholds, is_falling, strict=True)):
+            # While the thresholds fall, restart: old momentum would mislead.
             age = 0 if falls and i % _RESTART == 0 else age + 1
             block = self.start_block if i < coarse else self.block
             share = share if falls else last
@@ -332,15 +329,15 @@ class LLS(SeriesRecipe):
 
 
 def _several_coils(A: Operator) -> bool:
-    # A graph of TensorFlow that does not know their number is made for several.
+    # A TensorFlow graph without the number of coils is built for several.
     return isinstance(A, MRI) and A.maps is not None and A.maps.shape[-3] != 1
 
 
 def noise_of_kspace(y: Array, A: Operator, scale: Array) -> Array:
     """Estimate the standard deviation of the noise of each series, (B,).
 
-    It is the same in every combination of the coils. Of the series some see more than
-    others, so a line through what they measure tells how much there is without it.
+    All combinations of the coils have the same noise but different sensitivities, so a
+    line fitted to their energies is extrapolated to zero sensitivity.
     """
     xp = namespace(y)
     if not isinstance(A, MRI):
@@ -348,37 +345,37 @@ def noise_of_kspace(y: Array, A: Operator, scale: Array) -> Array:
     y = A.project_to_samples(y)
     if A.maps is None:
         return root(_outer_energy(y[:, :, None], xp)[:, 0], xp)
-    seen, vectors = operators(y).eigh(_gram(cast_like(A.maps, y, xp)))
+    sensitivity, vectors = operators(y).eigh(_gram(cast_like(A.maps, y, xp)))
     *first, C, H, W = sizes(y, xp)
     weights = like(xp.matrix_transpose(vectors), y, xp)
     combined = weights @ xp.reshape(y, (*first, C, H * W))
     energy = _outer_energy(xp.reshape(combined, (*first, C, H, W)), xp)
-    seen = like(xp.reshape(seen, (-1, C)), energy, xp)
-    return root(_at_zero(seen, energy, xp), xp)
+    sensitivity = like(xp.reshape(sensitivity, (-1, C)), energy, xp)
+    return root(_at_zero(sensitivity, energy, xp), xp)
 
 
 def _outer_energy(y: Array, xp: Namespace) -> Array:
     """Return the mean energy of the outer samples of each coil, (B, C).
 
-    By the geometric mean, most of the weight on the corners of k-space: the few large
-    ones there, of edges, hardly raise it.
+    A geometric mean, weighted towards the corners of k-space: the few large samples
+    there, which are due to edges, have little influence.
     """
     energy = real(xp.conj(y) * y, xp)
     axes = (1, 3, 4)
     sampled = energy > 0
-    taken = xp.where(sampled, xp.ones_like(energy), xp.zeros_like(energy))
+    is_sampled = xp.where(sampled, xp.ones_like(energy), xp.zeros_like(energy))
     H, W = sizes(energy, xp)[-2:]
-    weight = taken * _outer(H, energy, xp)[:, None] * _outer(W, energy, xp)
+    weight = is_sampled * _outer(H, energy, xp)[:, None] * _outer(W, energy, xp)
     logarithm = xp.log(xp.where(sampled, energy, xp.ones_like(energy)))
     total = xp.sum(weight, axis=axes)
-    some = total > 0
-    mean = safe_divide(xp.sum(weight * logarithm, axis=axes), total, some, xp)
-    # The mean logarithm of noise is less than that of its mean energy by _EULER.
-    return xp.where(some, xp.exp(mean + _EULER), xp.zeros_like(mean))
+    any_sampled = total > 0
+    mean = safe_divide(xp.sum(weight * logarithm, axis=axes), total, any_sampled, xp)
+    # The mean logarithm of noise is the logarithm of its mean energy less _EULER.
+    return xp.where(any_sampled, xp.exp(mean + _EULER), xp.zeros_like(mean))
 
 
 def _gram(maps: Array) -> Array:
-    """Inner products of the maps of coils, over the pixels, and frames if any."""
+    """Return inner products of the coil maps, over pixels and frames if any."""
     xp = namespace(maps)
     rows = xp.reshape(maps, (*sizes(maps, xp)[:-2], -1))
     gram = xp.conj(rows) @ xp.matrix_transpose(rows)
@@ -388,13 +385,13 @@ def _gram(maps: Array) -> Array:
 def _at_zero(x: Array, y: Array, xp: Namespace) -> Array:
     """Extrapolate a line along the last axis to x = 0, for y >= 0.
 
-    For equal relative errors of y; what is only rounding says nothing, as of a coil
-    that is switched off. The slope is taken to be rather too small: of alike x it would
-    come from the errors alone.
+    Assumes equal relative errors of y, and ignores values that may be rounding errors,
+    as of a coil that is switched off. The slope is biased towards zero: for similar x
+    it would be determined by the errors.
     """
     largest = xp.max(y, axis=-1, keepdims=True)
-    known = y > (_ROUNDED * float(xp.finfo(y.dtype).eps)) ** 2 * largest
-    weight = safe_divide(largest, y + _LEAST * largest, known, xp) ** 2
+    significant = y > (_ROUNDED * float(xp.finfo(y.dtype).eps)) ** 2 * largest
+    weight = safe_divide(largest, y + _LEAST * largest, significant, xp) ** 2
 
     def mean(values: Array) -> Array:
         total = xp.sum(weight, axis=-1)
@@ -414,25 +411,22 @@ def _norm(matrices: Array, xp: Namespace) -> Array:
 def _outer(size: Any, like: Array, xp: Namespace) -> Array:
     """Return weights along an axis of k-space: 0 in the middle, 1 at the border."""
     index = count_up(size, like, xp)
-    # Counted, because a graph of TensorFlow need not know the size.
+    # Summed, because a TensorFlow graph may not have the size.
     middle = xp.sum(xp.ones_like(index)) / 2
     square = ((index - middle) / (middle + 1)) ** 2
     return square * square
 
 
 def _level(deviation: Array, scale: Array, series: Array, xp: Namespace) -> Array:
-    """Return the noise relative to the series, 0 for none, in a logarithmic scale."""
+    """Return ``log(1 + r / _FAINT)`` for the noise-to-series ratio r, 0 for none."""
     frames = xp.sum(xp.ones_like(real(series, xp)[:, :, 0, 0]), axis=1)
     one = xp.ones_like(scale)
-    whole = xp.where(scale > 0, scale, one)
-    return xp.log(1 + deviation * root(frames, xp) / (_FAINT * whole))
+    nonzero = xp.where(scale > 0, scale, one)
+    return xp.log(1 + deviation * root(frames, xp) / (_FAINT * nonzero))
 
 
 def _log_sum(matrices: Array, tau: Array) -> Array:
-    """Threshold with a penalty that is concave: nothing is left of what is below tau.
-
-    Of the matrices in units of tau, so that it is homogeneous.
-    """
+    """Apply the concave log-sum threshold, homogeneously by scaling to units of tau."""
     xp = namespace(matrices)
     unit = xp.where(tau > 0, tau, xp.ones_like(tau))[..., None, None]
     unit = like(unit, matrices, xp)
@@ -441,18 +435,18 @@ def _log_sum(matrices: Array, tau: Array) -> Array:
 
 
 def _shift(block: int, index: int) -> tuple[int, int]:
-    """Return the offsets of the blocks; odd steps lead to every offset in turn."""
+    """Return the offset of the blocks; the steps cycle through all offsets."""
     return 3 * index % block, 5 * index % block
 
 
 def _by_blocks(
     v: Array, block: int, shift: tuple[Any, Any], threshold: Callable[[Array], Array]
 ) -> Array:
-    """Threshold the blocks, pixels x frames, the first of which begins at `shift`."""
+    """Threshold blocks of pixels x frames, the first of which starts at `shift`."""
     xp = namespace(v)
     down, right = shift
-    moved = xp.roll(v, (-down, -right), axis=(-2, -1))
-    blocks = to_blocks(moved, block, xp)  # (B, T, rows, columns, b, b)
+    rolled = xp.roll(v, (-down, -right), axis=(-2, -1))
+    blocks = to_blocks(rolled, block, xp)  # (B, T, rows, columns, b, b)
     B, T, rows, columns = sizes(blocks, xp)[:4]
     cut = xp.permute_dims(blocks, (0, 2, 3, 4, 5, 1))
     matrices = xp.reshape(cut, (B, rows, columns, block**2, T))
@@ -467,12 +461,12 @@ def iterate(
     state: tuple[Array, ...],
     rows: Sequence[tuple[float, ...]],
 ) -> tuple[Array, ...]:
-    """Make ``state = body(*state, *row)`` for each row in turn; give the last state.
+    """Apply ``state = body(*state, *row)`` for each row; return the last state.
 
-    As a loop of Python; but in JAX, and in a graph of TensorFlow, as one of theirs:
-    they would compile each iteration anew, which takes minutes for some dozens of
-    singular value decompositions. There the numbers of a row are arrays without axes;
-    in a column all are int, or all float. `body` keeps shapes and dtypes.
+    A Python loop, except in JAX and in a TensorFlow graph, which would compile each
+    iteration separately (minutes for dozens of singular value decompositions). Their
+    own loops pass the numbers of a row as 0-d arrays; the numbers of a column must all
+    be int, or all float. `body` must preserve shapes and dtypes.
     """
     if len(rows) > 1 and compat.is_jax_array(state[0]):
         return _in_jax(body, state, rows)
@@ -518,7 +512,7 @@ def _in_tensorflow(
 
     def once(i: Array, *state: Array) -> tuple[Array, ...]:
         new = body(*state, *(column[i] for column in columns))
-        # Blocks of an image of unknown size come back in a shape that is unknown.
+        # Blocks of an image of unknown size are merged to an unknown shape.
         shaped = (tf.ensure_shape(n, s.shape) for n, s in zip(new, state, strict=True))
         return (i + 1, *shaped)
 

@@ -1,17 +1,16 @@
-"""Learned primal-dual reconstruction, of any linear operator.
+"""Learned primal-dual reconstruction for any linear operator.
 
-The primal-dual hybrid gradient method with both of its proximal operators learned
-(Adler & Öktem, IEEE TMI 2018). An image is carried by several maps, of which the first
-is the estimate, and so are the data. With [ ] for what is put together as channels, one
-cell is::
+The primal-dual hybrid gradient method with both proximal operators learned (Adler &
+Öktem, IEEE TMI 2018). Image and data are each represented by several maps; the first
+map of the image is the estimate. With [ ] for concatenation of channels, one cell is::
 
-    h = h + D([h, A x_1, y])       dual: where the data are
-    x = x + P([x, A^H h_1])        primal: where the image is
+    h = h + D([h, A x_1, y])       dual: in the space of the data
+    x = x + P([x, A^H h_1])        primal: in the space of images
 
-D and P are chains of convolutions without bias, so that an image of twice the density
-is reconstructed as twice the image. The last convolutions are small at first: the
-network begins near `svdinv.unroll.operators.Operator.approximate_inverse`, which for
-line integrals is filtered back-projection.
+D and P are chains of convolutions without bias, so the reconstruction is positively
+homogeneous in the data. Their last convolutions are small at first: the network starts
+near `svdinv.unroll.operators.Operator.approximate_inverse`, which for line integrals is
+filtered back-projection.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ from svdinv.unroll.problem import Problem
 class PrimalDual(Recipe):
     """Structure of a learned primal-dual network.
 
-    Images are real, (B, C, H, W), and so are the data, with two axes behind the
-    channels. The operator is linear, a mask or one of a problem. Scaled to a norm near
-    1, as those of the tasks are, one network suits several geometries.
+    Images are real, (B, C, H, W), and so are the data, with two axes after the
+    channels. The operator is linear: a mask, or that of a problem. If operators are
+    scaled to a norm near 1, as in the tasks, one network works for several geometries.
 
     Attributes
     ----------
@@ -49,7 +48,7 @@ class PrimalDual(Recipe):
     convs : int
         Convolutions of each chain.
     memory : int
-        Maps that carry each channel of the image, and of the data.
+        Maps for each channel of the image and of the data.
     channels : int
         Channels of the image.
     slope : float
@@ -79,8 +78,8 @@ class PrimalDual(Recipe):
     def begin(self, problem: Problem) -> State:
         """Start from an approximate inverse of the operator.
 
-        Raises TypeError if that is not linear, ValueError if the image or the data do
-        not have two axes behind the channels.
+        Raises TypeError if the operator is not linear, ValueError if the image or the
+        data do not have two axes after the channels.
         """
         if not problem.A.linear:
             raise TypeError("PrimalDual needs a linear operator")
@@ -89,7 +88,7 @@ class PrimalDual(Recipe):
         check_image(x, self.axes, channels=self.channels)
         if len(problem.y.shape) != 4:
             raise ValueError(
-                "the data must have two axes behind the channels, got shape "
+                "the data must have two axes after the channels, got shape "
                 f"{tuple(problem.y.shape)}"
             )
         memory = [xp.zeros_like(x)] * (self.memory - 1)

@@ -1,9 +1,9 @@
-"""What an unrolled network is, before any framework: its layers and its iteration.
+"""Framework-independent description of unrolled networks: layers and iteration.
 
-A `Recipe` is a value. It names the layers of one cell, starts from the measurements,
-and iterates, in the array API; `svdinv.unroll.torch`, `svdinv.unroll.keras` and
-`svdinv.unroll.manual` make networks of it, each with its own layers. So an algorithm
-is read in one place, and a new one appears on every framework.
+A `Recipe` is an immutable value. It names the layers of one cell, computes the initial
+state from a problem, and iterates, all in the array API. `svdinv.unroll.torch`,
+`svdinv.unroll.keras` and `svdinv.unroll.manual` build networks from it with layers of
+their own, so each algorithm is written once and runs on every framework.
 """
 
 from __future__ import annotations
@@ -28,42 +28,41 @@ from svdinv.unroll.operators import Operator, Sampling
 from svdinv.unroll.problem import Problem
 
 State: TypeAlias = dict[str, Array]
-"""The arrays that an iteration changes, by name."""
+"""Arrays that an iteration updates, by name."""
 
 
 EPSILON = 1e-5
-"""Added to a variance, by whose root is then divided."""
+"""Added to a variance before the division by its square root."""
 
 
 @dataclass(frozen=True)
 class Convolutions:
-    """A chain of convolutions that keep the size.
+    """A chain of convolutions that preserve the spatial size.
 
     The layer maps arrays (B, widths[0], ...) to (B, widths[-1], ...), with `axes` axes
-    behind the channels, and has a ReLU between the convolutions. Without any widths it
-    hands on what it is given.
+    after the channels and a ReLU between convolutions. Empty `widths`: the identity.
 
     Attributes
     ----------
     widths : tuple of int
-        Channels before the first convolution and after each.
+        Channels before the first convolution and after each one.
     axes : int
         2 for images, 3 for series.
     slope : float
-        Slope of the ReLU below zero (a leaky ReLU), not negative.
+        Slope of the ReLU below zero (leaky ReLU), nonnegative.
     last : bool
-        Whether a ReLU follows the last convolution too.
+        Whether a ReLU also follows the last convolution.
     gains : tuple of float
-        For each convolution the size of its first weights relative to those that keep
-        the size of what passes through a ReLU (He et al., ICCV 2015); if empty, the
-        first weights are those of the released networks.
+        For each convolution the scale of its initial weights, relative to the
+        initialisation that preserves the variance through a ReLU (He et al., ICCV
+        2015). If empty, weights are initialised as in the released networks.
     side : int
-        Of the kernels, 3 or 1.
+        Side of the kernels, 3 or 1.
     normalised : bool
-        Whether each channel of each item is brought to mean 0 and variance 1 before a
-        ReLU, then scaled and shifted by learned numbers (Ulyanov, Vedaldi & Lempitsky,
-        arXiv 1607.08022); where no ReLU follows it is shifted alone. Otherwise the
-        convolutions have no bias.
+        Whether each channel of each item is normalised to mean 0 and variance 1 before
+        a ReLU, then scaled and shifted by learned numbers (instance normalisation;
+        Ulyanov, Vedaldi & Lempitsky, arXiv 1607.08022). A convolution without a ReLU
+        after it gets only the shift. If false, convolutions have no bias.
     """
 
     widths: tuple[int, ...]
@@ -78,18 +77,18 @@ class Convolutions:
         require(self.side in (1, 3), self, "side", "1 or 3")
         if not self.slope >= 0:
             raise ValueError(f"slope must not be negative, got {self.slope!r}")
-        each = not self.gains or len(self.gains) == len(self.kernels)
+        valid = not self.gains or len(self.gains) == len(self.kernels)
         require(
-            each, self, "gains", f"one for each of {len(self.kernels)} convolutions"
+            valid, self, "gains", f"one for each of {len(self.kernels)} convolutions"
         )
 
     @property
     def kernels(self) -> list[tuple[int, int]]:
-        """Channels that go into and come out of each convolution."""
+        """Input and output channels of each convolution."""
         return list(zip(self.widths[:-1], self.widths[1:], strict=True))
 
     def gain(self, index: int) -> float | None:
-        """Return the gain of a convolution, if it has one."""
+        """Return the gain of a convolution, or None if there are no gains."""
         return self.gains[index] if self.gains else None
 
     def active(self, index: int) -> bool:
@@ -97,48 +96,48 @@ class Convolutions:
         return self.last or index < len(self.widths) - 2
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name the weights, as in "0.weight", and give their shapes."""
-        found: dict[str, tuple[int, ...]] = {}
+        """Return the shapes of the weights by name, such as "0.weight"."""
+        shapes: dict[str, tuple[int, ...]] = {}
         for i, (inputs, outputs) in enumerate(self.kernels):
-            found[f"{i}.weight"] = (outputs, inputs, *[self.side] * self.axes)
+            shapes[f"{i}.weight"] = (outputs, inputs, *[self.side] * self.axes)
             if self.normalised and self.active(i):
-                found[f"{i}.scale"] = (outputs,)
+                shapes[f"{i}.scale"] = (outputs,)
             if self.normalised:
-                found[f"{i}.shift"] = (outputs,)
-        return found
+                shapes[f"{i}.shift"] = (outputs,)
+        return shapes
 
 
 @dataclass(frozen=True)
 class Number:
-    """A learned real number: a step size, or what a threshold is made of.
+    """A learned real number, such as a step size or the parameter of a threshold.
 
     Attributes
     ----------
     initial : float
-        Its first value.
+        Initial value.
     """
 
     initial: float
 
 
 Layer: TypeAlias = Convolutions | Number | Callable[[], Any] | None
-"""What a cell is made of: besides the two above, a function without arguments that
-makes a layer of the user's framework; None for a layer that this cell lacks."""
+"""A layer of a cell: one of the two above, or a function without arguments that makes
+a layer of the user's framework; None for a layer that this cell does not have."""
 
 
 class Layers(Protocol):
-    """The layers of one cell, made by a framework: attributes under their names.
+    """The layers of one cell, made by a framework, as attributes with their names.
 
     Attributes
     ----------
     index : int
-        Which cell it is, from 0.
+        Index of the cell, from 0.
     """
 
     index: int
 
     def __getattr__(self, name: str) -> Any:
-        """Return a `Convolutions` as a function, a `Number` as an array."""
+        """Return `Convolutions` as a function, `Number` as an array."""
 
     def svt(
         self, matrices: Array, fraction: Array, scale: Array | None = None
@@ -152,8 +151,7 @@ class Layers(Protocol):
         fraction : array, shape ()
             In (0, 1).
         scale : array, shape (...), optional
-            What `fraction` is a fraction of; the largest singular value of each
-            matrix by default.
+            Thresholds are ``fraction * scale``; by default each largest singular value.
 
         Returns
         -------
@@ -166,7 +164,7 @@ class Layers(Protocol):
 
 
 class Part:
-    """Those of the layers of a cell whose names begin with a label, without it."""
+    """The layers of a cell whose names begin with a label, with the label removed."""
 
     def __init__(self, layers: Layers, label: str) -> None:
         self._layers, self._label = layers, label
@@ -176,13 +174,13 @@ class Part:
         return getattr(self._layers, self._label + name)
 
     def doubled(self, maps: Array) -> Array:
-        """Double the size of maps, as `Layers.doubled`, which not all layers have."""
+        """Double the size of maps, see `Layers.doubled`; not all layers have it."""
         return self._layers.doubled(maps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """An unrolled algorithm: subclasses say what a cell is.
+    """An unrolled algorithm; subclasses define the cell.
 
     Attributes
     ----------
@@ -192,7 +190,7 @@ class Recipe:
     Raises
     ------
     TypeError, ValueError
-        If an attribute makes no network, which is named.
+        If an attribute is invalid; the message names it.
     """
 
     cells: int = 10
@@ -201,63 +199,63 @@ class Recipe:
     """Axes of the image, such as "B C H W"."""
 
     measurement: ClassVar[tuple[str, ...]] = ("mask",)
-    """Names of the arguments of `operator`, which a call may use."""
+    """Names of the arguments of `operator`, accepted as keywords by a call."""
 
     has_penalty: ClassVar[bool] = False
-    """Whether ``"penalty"``, where it is in the state, is added to."""
+    """Whether the cells add to ``"penalty"`` if the state has it."""
 
     def __post_init__(self) -> None:
         check_floats(self)
         at_least(1, self, "cells")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Name the layers of a cell.
+        """Return the layers of a cell by name.
 
         Parameters
         ----------
         last : bool
-            Whether it is the last cell, which may need fewer.
+            Whether this is the last cell, which may need fewer layers.
 
         Returns
         -------
         mapping of str to Layer
-            The layers, in the order in which they are listed.
+            The layers, in the order in which weights are listed.
         """
         raise NotImplementedError
 
     def operator(self, *measurement: Array) -> Operator:
-        """Make the forward operator from the arguments behind the measured values.
+        """Make the forward operator from the arguments that follow the measured values.
 
         Parameters
         ----------
         *measurement : array
-            What `measurement` names: a mask, unless a subclass says otherwise.
+            The arguments named in `measurement`; a mask by default.
 
         Returns
         -------
         Operator
-            The forward operator; of a mask the sampling of pixels.
+            The forward operator; by default sampling of pixels by the mask.
 
         Raises
         ------
         TypeError
-            If there are too few or too many.
+            If there are too few or too many arguments.
         """
         check_measurement(self, measurement)
         return Sampling(*measurement)
 
     def fidelity(self, *measurement: Array) -> DataFidelity:
-        """Return the data fidelity for data that are given without a problem.
+        """Return the data fidelity for data that come without a `Problem`.
 
         Parameters
         ----------
         *measurement : array
-            As for `operator`; nothing where an operator was given.
+            As for `operator`; empty if an operator was passed instead.
 
         Returns
         -------
         DataFidelity
-            That of Gaussian noise, unless a subclass says otherwise.
+            By default `L2`, for Gaussian noise.
         """
         return L2()
 
@@ -267,8 +265,7 @@ class Recipe:
         Parameters
         ----------
         problem : Problem
-            What was measured, by what, and how well an image explains it: of the
-            batch, with the batch axis in front.
+            Measurement, operator and data fidelity, with the batch axis in front.
 
         Returns
         -------
@@ -278,10 +275,7 @@ class Recipe:
         raise NotImplementedError
 
     def no_penalty(self, x: Array) -> Array:
-        """Return the penalty before the first cell: 0, as an array like the image.
-
-        Raises ValueError if this recipe has no penalty.
-        """
+        """Return the penalty before the first cell, 0; ValueError if there is none."""
         if not self.has_penalty:
             raise ValueError(f"penalty: {type(self).__name__} has none")
         xp = namespace(x)
@@ -315,87 +309,87 @@ def residual_chain(recipe: Any, inputs: int, outputs: int, axes: int) -> Convolu
 
 
 def choose(recipe: Recipe | None, kind: str, options: Any) -> Recipe:
-    """Return the recipe of a network: as given, or of the class `kind` with options."""
-    own: type[Recipe] = Recipe
+    """Return `recipe`, checked, or a new one of class `kind` made from the options."""
+    cls: type[Recipe] = Recipe
     if kind:
-        own = getattr(importlib.import_module("svdinv.unroll.networks"), kind)
+        cls = getattr(importlib.import_module("svdinv.unroll.networks"), kind)
         if recipe is None:
-            return own(**options)
-    if not isinstance(recipe, own):
-        raise TypeError(f"recipe must be of the class {own.__name__}, got {recipe!r}")
+            return cls(**options)
+    if not isinstance(recipe, cls):
+        raise TypeError(f"recipe must be of the class {cls.__name__}, got {recipe!r}")
     if options:
-        raise TypeError(f"unexpected beside a recipe: {', '.join(options)}")
+        raise TypeError(f"options are not allowed with a recipe: {', '.join(options)}")
     return recipe
 
 
-def given_problem(
+def make_problem(
     recipe: Recipe,
-    own: Any,
+    operator: Any,
     y: Any,
     measurement: tuple[Any, ...],
     named: Mapping[str, Any] | None = None,
 ) -> Problem:
-    """Return the problem for a call of a network, without the truth.
+    """Return the problem for a call of a network, without the ground truth.
 
-    Of data, or a problem itself; what lies where nothing was measured becomes 0. A
-    forward operator that is given comes before the network's own, which is an operator,
-    what makes one, or None for that of the recipe. Raises TypeError if the arguments
-    behind the measured values do not make one.
+    `y` is data or a problem; its unmeasured entries become 0. `operator` is that of the
+    network, a function that makes one, or None for that of the recipe; an operator in
+    `measurement` is used instead. Raises TypeError if the arguments after the measured
+    values do not determine an operator.
     """
     named = named or {}
-    beside: tuple[Any, ...] = ()
+    arguments: tuple[Any, ...] = ()
     if isinstance(y, Problem):
         if measurement or named:
-            raise TypeError("nothing goes beside a problem, which has its operator")
+            raise TypeError("a problem has its operator: no argument may follow it")
         return dataclasses.replace(y, y=y.A.project_to_samples(y.y), truth=None)
     if len(measurement) == 1 and not named and isinstance(measurement[0], Operator):
         A = measurement[0]
-    elif isinstance(own, Operator):
+    elif isinstance(operator, Operator):
         if measurement or named:
             raise TypeError(
-                "this network has its operator: nothing but another goes beside y"
+                "this network has its operator: only another Operator may follow y"
             )
-        A = own
-    elif own is None:
-        beside = in_order(recipe, measurement, named)
-        A = recipe.operator(*beside)
+        A = operator
+    elif operator is None:
+        arguments = in_order(recipe, measurement, named)
+        A = recipe.operator(*arguments)
     else:
-        A = own(*measurement, **named)
-        known = {n: x for n, x in named.items() if n in recipe.measurement}
-        beside = in_order(recipe, measurement, known)
+        A = operator(*measurement, **named)
+        named_arguments = {n: x for n, x in named.items() if n in recipe.measurement}
+        arguments = in_order(recipe, measurement, named_arguments)
     if not isinstance(A, Operator):
-        raise TypeError(f"operator must give an Operator, got {type(A).__name__}")
-    return Problem(A.project_to_samples(y), A, recipe.fidelity(*beside))
+        raise TypeError(f"operator must return an Operator, got {type(A).__name__}")
+    return Problem(A.project_to_samples(y), A, recipe.fidelity(*arguments))
 
 
 def in_order(
     recipe: Recipe, measurement: tuple[Any, ...], named: Mapping[str, Any]
 ) -> tuple[Any, ...]:
-    """Append keyword arguments to positional ones, with None for missing ones."""
+    """Return positional followed by keyword arguments, with None for missing ones."""
     names = recipe.measurement
     for name in named:
         if name not in names:
-            known = ", ".join(names)
-            raise TypeError(f"unexpected argument {name!r}; there are {known}")
+            expected = ", ".join(names)
+            raise TypeError(f"unexpected argument {name!r}; expected {expected}")
         if names.index(name) < len(measurement):
-            raise TypeError(f"{name} is given twice")
-    later = [named.get(name) for name in names[len(measurement) :]]
-    while later and later[-1] is None:
-        later.pop()
-    return (*measurement, *later)
+            raise TypeError(f"{name} is passed twice")
+    remaining = [named.get(name) for name in names[len(measurement) :]]
+    while remaining and remaining[-1] is None:
+        remaining.pop()
+    return (*measurement, *remaining)
 
 
 def check_measurement(
     recipe: Recipe, measurement: tuple[Any, ...], optional: int = 0
 ) -> None:
-    """Check how many arguments there are behind the data; the last few are optional."""
+    """Check the number of arguments that follow the data; the last few are optional."""
     names = recipe.measurement
     if len(names) - optional <= len(measurement) <= len(names):
         return
-    due = ", ".join(names[: len(names) - optional])
-    due += "".join(f"[, {name}]" for name in names[len(names) - optional :])
+    required = ", ".join(names[: len(names) - optional])
+    required += "".join(f"[, {name}]" for name in names[len(names) - optional :])
     raise TypeError(
-        f"{type(recipe).__name__} needs beside the measured values: {due}, or an "
+        f"{type(recipe).__name__} needs after the measured values: {required}, or an "
         f"Operator; got {len(measurement)} arguments"
     )
 
@@ -406,24 +400,24 @@ _Class = TypeVar("_Class", bound=type)
 
 
 def register(cls: _Class) -> _Class:
-    """Register a dataclass, so that it can be written to and read from files.
+    """Register a dataclass, such as a `Recipe`, so that files can store it.
 
-    Of a `Recipe`, say, whose fields are numbers, strings, None, tuples of these, or
-    registered dataclasses. Returns the same class: this is a decorator. Raises
-    TypeError if it is no dataclass, ValueError if another class has that name.
+    Its fields must be numbers, strings, None, registered dataclasses, or tuples of
+    these. Returns the class, for use as a decorator. Raises TypeError if it is not a
+    dataclass, ValueError if another class with that name is registered.
     """
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls.__name__} must be a dataclass")
-    known = _REGISTERED.get(cls.__name__, cls)
-    # The same class anew, as when a cell of a notebook is run twice, is no other.
-    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise ValueError(f"there is another class named {cls.__name__}")
+    other = _REGISTERED.get(cls.__name__, cls)
+    # A class defined again, as by running a notebook cell twice, is the same class.
+    if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"another class named {cls.__name__} is registered")
     _REGISTERED[cls.__name__] = cls
     return cls
 
 
 def registered(base: type = object) -> dict[str, type]:
-    """List the classes that `register` has seen, by name, such as each `Recipe`."""
+    """Return the subclasses of `base` that `register` has seen, by name."""
     networks = importlib.import_module("svdinv.unroll.networks")
     for name in networks.__all__:
         getattr(networks, name)
@@ -431,19 +425,18 @@ def registered(base: type = object) -> dict[str, type]:
 
 
 def to_json(recipe: Any) -> str:
-    """Write an instance of a registered dataclass as JSON.
+    """Write an instance of a registered dataclass as JSON, for `from_json`.
 
-    `from_json` makes an equal one of that. Raises TypeError if it is not registered, or
-    a field cannot be written.
+    Raises TypeError if its class is not registered, or a field cannot be written.
     """
     return json.dumps(_plain(recipe))
 
 
 def from_json(text: str) -> Any:
-    """Make the dataclass that `to_json` wrote.
+    """Make the dataclass instance that `to_json` wrote.
 
-    Only registered classes are made, and they check their fields: nothing in the text
-    is run. Raises ValueError if it is not such JSON, or its fields make no network.
+    Only registered classes are instantiated, and they check their fields; no code is
+    run. Raises ValueError if the text is not such JSON or a field is invalid.
     """
     try:
         return _object(json.loads(text))
@@ -473,15 +466,15 @@ def _object(value: Any) -> Any:
     if isinstance(value, dict):
         fields = {name: _object(item) for name, item in value.items()}
         name = fields.pop("class")
-        own = importlib.import_module("svdinv.unroll.networks")
-        if name in own.__all__:
-            getattr(own, name)
-        elif name not in _REGISTERED:  # a part of a network of svdinv
+        networks = importlib.import_module("svdinv.unroll.networks")
+        if name in networks.__all__:
+            getattr(networks, name)
+        elif name not in _REGISTERED:  # perhaps defined in a module not yet imported
             registered()
         if name not in _REGISTERED:
             raise ValueError(
-                f"no network or part of one is named {name!r}; import the module that "
-                "registers it, if it is your own"
+                f"no network or component is named {name!r}; if it is your own, import "
+                "the module that registers it"
             )
         return _REGISTERED[name](**fields)
     return tuple(map(_object, value)) if isinstance(value, list) else value

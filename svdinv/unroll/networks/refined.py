@@ -1,13 +1,14 @@
-"""A network, refined by an encoder and decoder that sees several scales at once.
+"""Refinement of a network by a multi-scale encoder and decoder.
 
-Behind the last cell of any network that samples pixels comes a U-Net (Ronneberger,
-Fischer & Brox, MICCAI 2015), with a local mean G::
+A U-Net (Ronneberger, Fischer & Brox, MICCAI 2015) follows the last cell of any network
+whose operator samples pixels. With a local mean G::
 
     d = x - G x,   s^2 = G mean over channels of d^2 + 1e-5
     x = x + s U(d / s, mask d / s, mask)         refinement
     x = x - A^H (A x - y)                        data consistency, exact
 
-Of white noise alone, of a deviation s that `noise_deviation` finds in the data::
+For denoising, with white noise in all pixels, whose standard deviation s is estimated
+from the data by `noise_deviation`::
 
     x = x + s U((x - G x) / s, (y - x) / s, 1)
 """
@@ -22,11 +23,11 @@ from svdinv.unroll.arrays import Array, cast_like, namespace, sizes
 from svdinv.unroll.networks.functional import (
     at_least,
     check_features,
-    folded,
     halved,
+    pixel_shuffle,
+    pixel_unshuffle,
     require,
     sampled_where,
-    unfolded,
 )
 from svdinv.unroll.networks.non_local import noise_of_images
 from svdinv.unroll.networks.recipe import (
@@ -43,35 +44,33 @@ from svdinv.unroll.operators import Operator
 from svdinv.unroll.priors.local_phase import blur
 from svdinv.unroll.problem import Problem
 
-_WIDTH = 4.0  # of the local mean, in pixels
-_VARIANCE = 1e-5  # that counts as flat, of images in [0, 1]
+_WIDTH = 4.0  # standard deviation of the local mean, in pixels
+_VARIANCE = 1e-5  # added to the variance of images in [0, 1]
 _LABEL = "refinement_"
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class Refined(Recipe):
-    """A network with a refinement behind its last cell.
+    """A network with a refinement after its last cell.
 
     Images are real, (B, C, H, W), of any size, and A samples their pixels. The layers
-    of the network inside keep their names, so that its weights go into this one.
+    of the inner network keep their names, so its weights can be loaded into this one.
 
     Attributes
     ----------
     cells : int
-        Those of `network`; 0, the default, is filled in.
+        The cells of `network`; 0, the default, is replaced by their number.
     network : Recipe
-        What is refined: of real images, with `channels`.
+        The network to refine, for real images, with an attribute `channels`.
     features : tuple of int
         Channels of the refinement at each scale, finest first.
     fold : int
-        Side of the squares of pixels that are channels of one pixel at its finest
-        scale, as in `TLR`.
+        Side of squares of pixels that become channels at the finest scale, as in `TLR`.
     slope : float
         Slope of its ReLUs below zero.
     exact : bool
-        Whether data have no noise, and are put back. Otherwise all values are known,
-        with white noise.
+        Whether data are noiseless, to be restored; else all pixels have white noise.
     """
 
     cells: int = 0
@@ -87,10 +86,12 @@ class Refined(Recipe):
         if self.cells == 0:
             object.__setattr__(self, "cells", self.network.cells)
         super().__post_init__()
-        due = f"0 or {self.network.cells}, as of network"
-        require(self.cells == self.network.cells, self, "cells", due)
-        fits = self.network.axes == "B C H W" and hasattr(self.network, "channels")
-        require(fits, self, "network", "of images B C H W with channels")
+        requirement = f"0 or {self.network.cells}, as of network"
+        require(self.cells == self.network.cells, self, "cells", requirement)
+        is_supported = self.network.axes == "B C H W" and hasattr(
+            self.network, "channels"
+        )
+        require(is_supported, self, "network", "of images B C H W with channels")
         at_least(1, self, "fold")
         check_features(self, "features", 1)
 
@@ -117,7 +118,7 @@ class Refined(Recipe):
     def layers(self, last: bool) -> Mapping[str, Layer]:
         layers = dict(self.network.layers(last))
         if last:
-            layers |= {_LABEL + name: own for name, own in self._chains().items()}
+            layers |= {_LABEL + name: chain for name, chain in self._chains().items()}
         return layers
 
     def operator(self, *measurement: Array) -> Operator:
@@ -134,9 +135,9 @@ class Refined(Recipe):
         return state | {"x": refined}
 
     def refine(self, x: Array, problem: Problem, layers: Layers) -> Array:
-        """Refine what the network gives, (B, C, H, W), as at the top of this module.
+        """Refine the output of the network, (B, C, H, W), see the top of this module.
 
-        The layers are those of the refinement.
+        `layers` are those of the refinement.
         """
         xp = namespace(x)
         mask = sampled_where(problem.A, x, "Refined")
@@ -145,46 +146,46 @@ class Refined(Recipe):
         detail = x - _mean(x, xp)
         variance = _mean(xp.mean(detail * detail, axis=1, keepdims=True), xp)
         contrast = xp.sqrt(variance + _VARIANCE)
-        seen = detail / contrast
-        change = self._maps(xp.concat([seen, mask * seen, mask], axis=1), layers)
+        scaled = detail / contrast
+        change = self._maps(xp.concat([scaled, mask * scaled, mask], axis=1), layers)
         return problem.A.consistent(x + contrast * change, problem.y)
 
     def denoise(self, x: Array, y: Array, noise: Array, layers: Layers) -> Array:
-        """Refine images of which all values are known, with white noise.
+        """Refine images whose pixels are all measured, with white noise.
 
         Parameters
         ----------
         x, y : array, shape (B, C, H, W)
-            What the network inside gives, and the data.
+            Output of the inner network, and the data.
         noise : array, shape (B,)
             Standard deviation of the noise in the data.
         layers : Layers
-            Those of the refinement.
+            Layers of the refinement.
 
         Returns
         -------
         array, shape (B, C, H, W)
-            The images.
+            The refined images.
         """
         xp = namespace(x)
         unit = cast_like(noise, x, xp)[:, None, None, None]
-        detail, rest = (x - _mean(x, xp)) / unit, (y - x) / unit
-        seen = xp.concat([detail, rest, xp.ones_like(x)], axis=1)
-        return x + unit * self._maps(seen, layers)
+        detail, residual = (x - _mean(x, xp)) / unit, (y - x) / unit
+        inputs = xp.concat([detail, residual, xp.ones_like(x)], axis=1)
+        return x + unit * self._maps(inputs, layers)
 
     def _chains(self) -> dict[str, Convolutions]:
         features, coarsest = self.features, len(self.features) - 1
         pixels = self.fold**2
         chains = {}
-        before = 3 * self.channels * pixels
+        channels = 3 * self.channels * pixels
         for scale, width in enumerate(features):
-            # The coarsest hands on no more maps than the skip beside it has.
-            after = features[scale - 1] if scale == coarsest and scale else width
-            chains[f"encoder_{scale}"] = self._chain(before, width, after)
-            before = width
+            # The coarsest scale outputs only as many maps as the skip beside it.
+            outputs = features[scale - 1] if scale == coarsest and scale else width
+            chains[f"encoder_{scale}"] = self._chain(channels, width, outputs)
+            channels = width
         for scale in reversed(range(coarsest)):
-            width, after = features[scale], features[max(scale - 1, 0)]
-            chains[f"decoder_{scale}"] = self._chain(2 * width, width, after)
+            width, outputs = features[scale], features[max(scale - 1, 0)]
+            chains[f"decoder_{scale}"] = self._chain(2 * width, width, outputs)
         chains["image"] = Convolutions(
             (features[0], self.channels * pixels), axes=2, gains=(0.0,)
         )
@@ -194,26 +195,26 @@ class Refined(Recipe):
         gains = (1.0,) * (len(widths) - 1)
         return Convolutions(widths, axes=2, slope=self.slope, last=True, gains=gains)
 
-    def _maps(self, seen: Array, layers: Layers) -> Array:
-        xp = namespace(seen)
-        maps = folded(seen, self.fold, xp) if self.fold > 1 else seen
-        maps, passed = layers.encoder_0(maps), []
+    def _maps(self, inputs: Array, layers: Layers) -> Array:
+        xp = namespace(inputs)
+        maps = pixel_unshuffle(inputs, self.fold, xp) if self.fold > 1 else inputs
+        maps, skips = layers.encoder_0(maps), []
         for scale in range(1, len(self.features)):
-            passed.append(maps)
+            skips.append(maps)
             maps = getattr(layers, f"encoder_{scale}")(halved(maps, xp))
         for scale in reversed(range(len(self.features) - 1)):
-            past = passed[scale]
-            rows, columns = sizes(past, xp)[-2:]
+            skip = skips[scale]
+            rows, columns = sizes(skip, xp)[-2:]
             maps = layers.doubled(maps)[..., :rows, :columns]
-            maps = xp.concat([maps, past], axis=1)
+            maps = xp.concat([maps, skip], axis=1)
             maps = getattr(layers, f"decoder_{scale}")(maps)
         change = layers.image(maps)
         if self.fold == 1:
             return change
-        return unfolded(change, seen, self.fold, xp)
+        return pixel_shuffle(change, inputs, self.fold, xp)
 
 
 def _mean(x: Array, xp: Any) -> Array:
-    """Local mean within the image."""
-    inside = blur(xp.ones_like(x[:1, :1]), _WIDTH)
-    return blur(x, _WIDTH) / inside
+    """Return the local mean within the image."""
+    weight = blur(xp.ones_like(x[:1, :1]), _WIDTH)
+    return blur(x, _WIDTH) / weight

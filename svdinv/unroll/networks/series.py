@@ -1,8 +1,8 @@
-"""Networks for dynamic MRI: SLR-Net, L+S-Net, T2LR-Net, and what they share.
+"""Networks for dynamic MRI: SLR-Net, L+S-Net and T2LR-Net.
 
-Series are complex, (B, T, H, W); SVT thresholds singular values relative to the
-largest, of frames x pixels or of each frame. E and D are convolutions in space and time
-on real and imaginary part. One cell of each, from a series x:
+Series are complex, (B, T, H, W). SVT thresholds the singular values of frames x pixels,
+or of each frame, relative to the largest. E and D are convolutions in space and time
+on real and imaginary part. One cell of each network, applied to a series x:
 
 **SLR-Net** (Ke et al., IEEE TMI 2021), with the multiplier b::
 
@@ -11,8 +11,8 @@ on real and imaginary part. One cell of each, from a series x:
     x = r + D(soft(E(r), theta))                         learned sparse transform
     b = b + eta (x - t)                                  multiplier
 
-The released code adds the second gradient, ``q (x + b - t)``, where descent has to
-subtract it; and it does not learn the threshold of the last cell.
+The released code adds the second gradient, ``q (x + b - t)``, where descent subtracts
+it, and it does not learn the threshold of the last cell.
 
 **L+S-Net** (Huang et al., Medical Image Analysis 2021), with leaky ReLUs in D::
 
@@ -30,7 +30,7 @@ auxiliary series a and w = mu / (1 + mu)::
     l = l + eta (x - a)                                  multiplier
 
 The second line minimises ``|x - (a - l)|^2 + mu |A x - y|^2`` for one coil, and is a
-step towards that for several.
+gradient step for several.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ from svdinv.unroll.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesRecipe(Recipe):
-    """A network from the k-space of complex series (B, T, H, W) to the series."""
+    """A network that reconstructs complex series (B, T, H, W) from their k-space."""
 
     features: int = 16
     threshold: float = -2.0
@@ -87,21 +87,21 @@ class SeriesRecipe(Recipe):
         at_least(1, self, "features")
 
     def operator(self, *measurement: Array) -> Operator:
-        """Sample the k-space of each frame, of every coil.
+        """Return the operator that samples the k-space of each frame and coil.
 
-        Of a mask (B, T, H, W), and for several coils maps (B, C, H, W), or None: from
-        (B, T, H, W) to (B, T, H, W), or with maps to (B, T, C, H, W). Raises TypeError
-        if the mask is missing, or no array of bool, ValueError if shapes do not go
-        together.
+        Takes a mask (B, T, H, W), and for several coils maps (B, C, H, W); None stands
+        for no maps. The operator maps (B, T, H, W) to (B, T, H, W), or with maps to
+        (B, T, C, H, W). Raises TypeError if the mask is missing or not an array of
+        bool, ValueError if the shapes do not match.
         """
         return mri(self, measurement)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOrSeriesRecipe(Recipe):
-    """A network of real images (B, C, H, W), or of complex series (B, T, H, W).
+    """A network of real images (B, C, H, W) or complex series (B, T, H, W).
 
-    With an operator of one's own `images` says only whether they are real or complex.
+    If an operator is passed, `images` only selects real or complex images.
     """
 
     images: Literal["image", "series"]
@@ -126,7 +126,7 @@ class ImageOrSeriesRecipe(Recipe):
 
 
 def mri(recipe: Recipe, measurement: tuple[Any, ...]) -> Operator:
-    """Make the operator of MRI for a recipe, as `SeriesRecipe.operator` describes."""
+    """Make the MRI operator of a recipe, see `SeriesRecipe.operator`."""
     check_measurement(recipe, measurement, optional=1)
     mask, maps = (*measurement, None)[:2]
     if maps is None:
@@ -137,7 +137,7 @@ def mri(recipe: Recipe, measurement: tuple[Any, ...]) -> Operator:
 
 
 def zero_filled(problem: Problem) -> Array:
-    """Return A^H y, checked to be complex series, of complex k-space."""
+    """Return A^H y, checked to be complex series from complex k-space."""
     y = problem.y
     xp = namespace(y)
     if isinstance(problem.A, MRI) and not is_complex(y, xp):
@@ -157,7 +157,7 @@ def low_rank_series(x: Array, layers: Layers) -> Array:
 @register
 @dataclass(frozen=True, kw_only=True)
 class SLR(SeriesRecipe):
-    """Structure of an SLR-Net; as it stands, the published one.
+    """Structure of an SLR-Net; the defaults are the published network.
 
     Series are complex, (B, T, H, W).
 
@@ -166,11 +166,11 @@ class SLR(SeriesRecipe):
     features : int
         Channels of the sparse transform.
     threshold : float
-        First value of c, for low-rank thresholds ``sigmoid(c) * s_1``.
+        Initial value of c, for low-rank thresholds ``sigmoid(c) * s_1``.
     sparsity : float
-        First value of theta.
+        Initial value of theta.
     step, coupling, multiplier : float
-        First values of p, q and eta.
+        Initial values of p, q and eta.
     """
 
     sparsity: float = 0.1
@@ -204,8 +204,8 @@ class SLR(SeriesRecipe):
         r = x - p * problem.gradient(x) - q * (x + b - t)
         channels = to_channels(r, xp)
         code = layers.analysis(channels)
-        found = channels + layers.synthesis(soft(code, layers.theta, xp))
-        x = to_complex(found, r, xp)
+        corrected = channels + layers.synthesis(soft(code, layers.theta, xp))
+        x = to_complex(corrected, r, xp)
         new = {"x": x, "b": b}
         if layers.eta is not None:
             new["b"] = b + like(positive(layers.eta, xp), x, xp) * (x - t)
@@ -218,7 +218,7 @@ class SLR(SeriesRecipe):
 @register
 @dataclass(frozen=True, kw_only=True)
 class LS(SeriesRecipe):
-    """Structure of an L+S-Net; as it stands, the published one.
+    """Structure of an L+S-Net; the defaults are the published network.
 
     Series are complex, (B, T, H, W).
 
@@ -227,9 +227,9 @@ class LS(SeriesRecipe):
     features : int
         Width of the hidden convolutions.
     threshold : float
-        First value of c, for low-rank thresholds ``sigmoid(c) * s_1``.
+        Initial value of c, for low-rank thresholds ``sigmoid(c) * s_1``.
     step : float
-        First value of gamma.
+        Initial value of gamma.
     slope : float
         Slope of the ReLUs below zero.
     """
@@ -255,8 +255,8 @@ class LS(SeriesRecipe):
         M = state["x"]
         xp = namespace(M)
         L = low_rank_series(M, layers)
-        both = xp.concat([to_channels(L, xp), to_channels(M, xp)], axis=1)
-        S = to_complex(layers.sparse(both), M, xp)
+        stacked = xp.concat([to_channels(L, xp), to_channels(M, xp)], axis=1)
+        S = to_complex(layers.sparse(stacked), M, xp)
         x = L + S
         x = x - like(layers.gamma, x, xp) * problem.gradient(x)
         return {"x": x, "low_rank": L, "sparse": S}
@@ -265,7 +265,7 @@ class LS(SeriesRecipe):
 @register
 @dataclass(frozen=True, kw_only=True)
 class T2LR(SeriesRecipe):
-    """Structure of a T2LR-Net; as it stands, the published one.
+    """Structure of a T2LR-Net; the defaults are the published network.
 
     Series are complex, (B, T, H, W).
 
@@ -274,11 +274,11 @@ class T2LR(SeriesRecipe):
     features : int
         Width of the hidden convolutions.
     threshold : float
-        First value of c, for thresholds ``sigmoid(c) * s_1`` of each frame.
+        Initial value of c, for thresholds ``sigmoid(c) * s_1`` of each frame.
     data_weight : float
-        First value of mu.
+        Initial value of mu.
     multiplier : float
-        First value of eta.
+        Initial value of eta.
     """
 
     cells: int = 15

@@ -1,8 +1,8 @@
-"""Any of the classical algorithms, unrolled, with what is learned in its iterations.
+"""Classical algorithms, unrolled, with learned priors.
 
-Each cell is one iteration of an algorithm of `svdinv.unroll.algorithms`, with steps of
-its own and a learned prior in place of the proximal operator of a fixed one (Gregor &
-LeCun, ICML 2010; Monga, Li & Eldar, IEEE Signal Process. Mag. 2021).
+Each cell is one iteration of an algorithm of `svdinv.unroll.algorithms`, with learned
+step sizes and a learned prior in place of the proximal operator (Gregor & LeCun, ICML
+2010; Monga, Li & Eldar, IEEE Signal Process. Mag. 2021).
 """
 
 from __future__ import annotations
@@ -62,20 +62,19 @@ for _algorithm in (ADMM, FISTA, ISTA, PDHG, GradientDescent, LowRankPlusSparse):
 
 @dataclass(frozen=True)
 class LearnedPrior:
-    """What is learned in place of a prior: subclasses define `layers` and `prox`.
+    """Learned replacement of a prior; subclasses define `layers` and `prox`.
 
-    Registered (`svdinv.unroll.networks.register`), it goes into the files.
+    A registered class (`svdinv.unroll.networks.register`) is stored with the weights.
 
     Attributes
     ----------
     uses_step : bool
-        Whether `prox` depends on the step. Where no prior does, what would only set
-        the step is not learned.
+        Whether `prox` depends on the step. If no prior does, steps are not learned.
 
     Raises
     ------
     TypeError, ValueError
-        If an attribute makes no network, which is named.
+        If an attribute is invalid; the message names it.
     """
 
     uses_step: ClassVar[bool] = True
@@ -84,7 +83,7 @@ class LearnedPrior:
         check_floats(self)
 
     def layers(self, axes: str) -> Mapping[str, Layer]:
-        """Name the layers that a cell has for it.
+        """Return the layers that a cell has for this prior, by name.
 
         Parameters
         ----------
@@ -94,27 +93,26 @@ class LearnedPrior:
         Returns
         -------
         mapping of str to Layer
-            `Convolutions`, `Number`, or a function that makes a layer of the user's
-            framework.
+            `Convolutions`, `Number`, or a function that makes a framework's layer.
         """
         raise NotImplementedError
 
     def prox(self, v: Array, step: Any, layers: Layers) -> Array:
-        """Stand for the proximal operator.
+        """Apply the learned replacement of the proximal operator.
 
         Parameters
         ----------
         v : array
-            What the algorithm gives to a proximal operator.
+            Argument of the proximal operator.
         step : number or 0-d array
-            The step of the algorithm, for priors that depend on it.
+            Step of the algorithm, for priors that depend on it.
         layers : Layers
-            Those that `layers` named.
+            The layers named by the method `layers`.
 
         Returns
         -------
         array
-            Of the shape of `v`.
+            An array of the shape of `v`.
         """
         raise NotImplementedError
 
@@ -122,18 +120,18 @@ class LearnedPrior:
 @register
 @dataclass(frozen=True)
 class LowRank(LearnedPrior):
-    """Singular value thresholding at a learned part of the largest singular value.
+    """Singular value thresholding at a learned fraction of the largest singular value.
 
-    ``tau = sigmoid(threshold) * s_1``: of the Casorati matrix of each series, frames x
-    pixels, or of each channel of each image.
+    ``tau = sigmoid(threshold) * s_1``, for the Casorati matrix of each series, frames x
+    pixels, or for each channel of each image.
 
     Attributes
     ----------
     threshold : float
-        First value.
+        Initial value.
     joint : bool
-        Whether the channels of an image are one matrix, channels x pixels, as the
-        frames of a series are: bins of energy, or frames of real numbers.
+        Whether the channels of an image form one matrix, channels x pixels, like the
+        frames of a series. For channels that are energy bins or real-valued frames.
     """
 
     threshold: float = -2.0
@@ -154,15 +152,15 @@ class LowRank(LearnedPrior):
 @register
 @dataclass(frozen=True)
 class Sparse(LearnedPrior):
-    """Soft threshold at a learned multiple of the root mean square.
+    """Soft thresholding at a learned multiple of the root mean square.
 
-    ``tau = exp(threshold) * rms``, of each series after an orthonormal Fourier
-    transform along time, or of each image as it is.
+    ``tau = exp(threshold) * rms``, for each series after an orthonormal Fourier
+    transform along time, or for each image directly.
 
     Attributes
     ----------
     threshold : float
-        First value.
+        Initial value.
     """
 
     threshold: float = 0.0
@@ -181,7 +179,7 @@ class Sparse(LearnedPrior):
 @register
 @dataclass(frozen=True)
 class Convolved(LearnedPrior):
-    """Singular value thresholding between two learned transforms, and a residual.
+    """Singular value thresholding between two learned transforms, with a residual.
 
     ``v + D(SVT(E(v)))``, as in TLR-Net and T2LR-Net.
 
@@ -192,7 +190,7 @@ class Convolved(LearnedPrior):
     channels : int
         Channels of real images.
     threshold : float
-        First value of c, for thresholds ``sigmoid(c) * s_1``.
+        Initial value of c, for thresholds ``sigmoid(c) * s_1``.
     """
 
     features: int = 16
@@ -226,23 +224,21 @@ class Convolved(LearnedPrior):
 @register
 @dataclass(frozen=True, kw_only=True)
 class Unrolled(ImageOrSeriesRecipe):
-    """A classical algorithm, unrolled.
+    """An unrolled classical algorithm.
 
     Attributes
     ----------
     cells : int
         Number of unrolled iterations.
     algorithm : Algorithm
-        Its iteration; the numbers that it takes are learned for each cell as their
-        logarithms, and so stay positive. Its `batch_axes` become 1: images do not
-        depend on what else is in the batch.
+        The iteration. Each cell learns the logarithms of its parameters, which
+        therefore stay positive. Its `batch_axes` become 1, to treat images separately.
     prior : LearnedPrior or tuple of LearnedPrior
-        What is learned in place of the proximal operator; for `LowRankPlusSparse` a
-        pair, for `GradientDescent` a prior whose `prox` is the gradient.
+        Learned replacement of the proximal operator: a pair for `LowRankPlusSparse`;
+        for `GradientDescent` a prior whose `prox` is the gradient.
     images : {"series", "image"}
-        Complex series (B, T, H, W) measured by MRI, from mask and coil maps; or real
-        images (B, C, H, W) sampled by a mask. With an operator of one's own only real
-        or complex matters.
+        Complex series (B, T, H, W) measured by MRI, with mask and coil maps; or real
+        images (B, C, H, W) sampled by a mask. With another operator: complex or real.
     """
 
     algorithm: Algorithm = field(default_factory=ISTA)
@@ -261,24 +257,24 @@ class Unrolled(ImageOrSeriesRecipe):
                 raise TypeError(
                     f"prior must be a LearnedPrior or a tuple, got {self.prior!r}"
                 )
-        both = isinstance(self.algorithm, LowRankPlusSparse)
-        if len(self.priors) != 1 + both:
-            number = "two priors" if both else "one prior"
+        is_pair = isinstance(self.algorithm, LowRankPlusSparse)
+        if len(self.priors) != 1 + is_pair:
+            number = "two priors" if is_pair else "one prior"
             raise ValueError(
                 f"{type(self.algorithm).__name__} takes {number}, got {self.prior!r}"
             )
 
     @property
     def priors(self) -> tuple[LearnedPrior, ...]:
-        """The prior, or both."""
+        """The priors as a tuple of one or two."""
         return self.prior if isinstance(self.prior, tuple) else (self.prior,)
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        idle = set(self.algorithm.idle_at_last if last else ())
+        unused = set(self.algorithm.idle_at_last if last else ())
         if not any(prior.uses_step for prior in self.priors):
-            idle.update(self.algorithm.only_for_prox)
+            unused.update(self.algorithm.only_for_prox)
         layers: dict[str, Layer] = {
-            f"log_{name}": None if name in idle else Number(math.log(value))
+            f"log_{name}": None if name in unused else Number(math.log(value))
             for name, value in self.algorithm.parameters.items()
         }
         for label, prior in zip(self._labels(), self.priors, strict=True):
@@ -297,13 +293,15 @@ class Unrolled(ImageOrSeriesRecipe):
         xp = namespace(state["x"])
         names = self.algorithm.parameters
         numbers = {name: getattr(layers, f"log_{name}") for name in names}
-        # What a cell lacks has no effect there.
+        # A parameter that a cell lacks has no effect there.
         p = {n: 1.0 if c is None else xp.exp(c) for n, c in numbers.items()}
-        joined = [
+        learned_priors = [
             _Learned(prior, Part(layers, label))
             for label, prior in zip(self._labels(), self.priors, strict=True)
         ]
-        algorithm, prox = self.algorithm.bind(joined if len(joined) > 1 else joined[0])
+        algorithm, prox = self.algorithm.bind(
+            learned_priors if len(learned_priors) > 1 else learned_priors[0]
+        )
         return algorithm.iterate(state, problem, prox, p)
 
     def _labels(self) -> list[str]:
@@ -311,7 +309,7 @@ class Unrolled(ImageOrSeriesRecipe):
 
 
 class _Learned:
-    """A prior with its layers, in place of one that is fixed."""
+    """A `LearnedPrior` with its layers, with the interface of a fixed prior."""
 
     def __init__(self, prior: LearnedPrior, layers: Any) -> None:
         self.prior, self.layers = prior, layers
@@ -324,13 +322,13 @@ class _Learned:
 
 
 def _soft(z: Array, c: Array) -> Array:
-    """Soft threshold at exp(c) times the root mean square of each image, (B, ...)."""
+    """Soft-threshold at exp(c) times the root mean square of each image, (B, ...)."""
     xp = namespace(z)
     square = real(conj(z, xp) * z, xp)
-    inside = tuple(range(1, len(z.shape)))
-    tau = xp.exp(c) * root(xp.mean(square, axis=inside, keepdims=True), xp)
+    image_axes = tuple(range(1, len(z.shape)))
+    tau = xp.exp(c) * root(xp.mean(square, axis=image_axes, keepdims=True), xp)
     size = root(square, xp)
-    kept = size > tau
-    inverse = safe_divide(xp.ones_like(size), size, kept, xp)
-    gain = xp.where(kept, 1 - tau * inverse, xp.zeros_like(size))
+    nonzero = size > tau
+    inverse = safe_divide(xp.ones_like(size), size, nonzero, xp)
+    gain = xp.where(nonzero, 1 - tau * inverse, xp.zeros_like(size))
     return times(gain, z, xp)

@@ -1,7 +1,7 @@
 """Weights in a safetensors file, with the recipe of their network.
 
-One file serves every framework. The names are those of PyTorch's ``state_dict``, such
-as ``cells.0.analysis.1.weight``, and so are the shapes: a convolution is
+One file works with every framework. Names and shapes are those of PyTorch's
+``state_dict``, such as ``cells.0.analysis.1.weight``; a kernel has the shape
 (out, in, 3, 3), for series (out, in, 3, 3, 3).
 """
 
@@ -30,54 +30,51 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.plugins import naming
 
 WEIGHTS = "weights.safetensors"
-"""Name of the file in the folder of a training."""
+"""Name of the weights file in the folder of a training."""
 
 Weights = dict[str, NDArray[Any]]
 """Arrays by name."""
 
 
 class Stored(NamedTuple):
-    """What a file of weights holds: the network, its weights, and their task.
-
-    The task is the one they were trained for, as passed to `write`; empty if unknown.
-    """
+    """Contents of a weights file: network, weights, and task or "" if unknown."""
 
     recipe: Recipe
     weights: Weights
     task: str
 
 
-# Of the metadata, which safetensors keeps as strings.
+# Keys of the metadata, whose values safetensors stores as strings.
 _KEY, _TASK = "svdinv", "svdinv.task"
-# Cells of a network that has no weights.
+# Upper limit of the number of cells of a network with few weights.
 _MOST_WEIGHTLESS = 100
 
 
 def shapes(recipe: Recipe, *, foreign: bool = False) -> dict[str, tuple[int, ...]]:
-    """Name the weights of a network and give their shapes, by cells and their layers.
+    """Return the shapes of the weights of a network by name, in the order of its cells.
 
-    Raises TypeError if a layer is a framework's own, no `Convolutions` or `Number`;
-    with `foreign` those are left out.
+    Raises TypeError if a layer is neither `Convolutions` nor `Number` but specific to a
+    framework; with `foreign` such layers are left out.
     """
-    found: dict[str, tuple[int, ...]] = {}
+    by_name: dict[str, tuple[int, ...]] = {}
     for prefix, layer in _layers(recipe):
         if isinstance(layer, Number):
-            found[prefix] = ()
+            by_name[prefix] = ()
         elif isinstance(layer, Convolutions):
-            found |= {f"{prefix}.{name}": n for name, n in layer.shapes().items()}
+            by_name |= {f"{prefix}.{name}": n for name, n in layer.shapes().items()}
         elif layer is not None and not foreign:
             raise TypeError(f"{prefix} is a layer of one framework only")
-    return found
+    return by_name
 
 
 def first_kernel(
     shape: tuple[int, ...], rng: np.random.Generator, gain: float | None = None
 ) -> NDArray[np.float32]:
-    """Draw the kernel of a convolution (out, in, ...), uniform.
+    """Draw a kernel (out, in, ...) from a uniform distribution.
 
-    With a gain, within ``gain * sqrt(6 / fan_in)`` (He et al., ICCV 2015). Otherwise as
-    the released networks had it: for images, as by PyTorch's default, within
-    ``1 / sqrt(fan_in)``; for series, as by Keras's, within
+    With a gain its limits are +-``gain * sqrt(6 / fan_in)`` (He et al., ICCV 2015).
+    Otherwise they are those of the released networks: for images, PyTorch's default,
+    ``1 / sqrt(fan_in)``; for series, Keras's default,
     ``sqrt(6 / (fan_in + fan_out))`` (Glorot & Bengio, AISTATS 2010).
     """
     outputs, inputs, *sides = shape
@@ -93,10 +90,7 @@ def first_kernel(
 def first_weights(
     layer: Convolutions, name: str, shape: tuple[int, ...], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return the initial value of one of `Convolutions.shapes`.
-
-    A kernel as `first_kernel` draws it, a scale of 1, or a shift of 0.
-    """
+    """Return an initial kernel (`first_kernel`), scale (1) or shift (0)."""
     index, _, kind = name.partition(".")
     if kind == "weight":
         return first_kernel(shape, rng, layer.gain(int(index)))
@@ -104,10 +98,9 @@ def first_weights(
 
 
 def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
-    """Draw the first weights of a network, by name and in float32.
+    """Draw the initial weights of a network, by name, in float32.
 
-    The same state of the generator gives the same weights, whatever the framework.
-    Layers of a framework's own are left to it.
+    They depend only on `rng`; framework-specific layers are left out.
     """
     drawn: Weights = {}
     for prefix, layer in _layers(recipe):
@@ -124,10 +117,9 @@ def write(
 ) -> None:
     """Write weights by name, and their recipe, to a safetensors file.
 
-    An existing file is replaced, and only by a complete one. The task that they were
-    trained for is as a configuration names it. Raises TypeError if the recipe is not
-    registered, or a weight is no floating-point number; ValueError if one is not
-    finite.
+    An existing file is replaced atomically. `task` is the name of the task of the
+    training in a configuration. Raises TypeError if the recipe is not registered or a
+    weight is not floating point; ValueError if a weight is not finite.
     """
     arrays = {name: np.array(array, order="C") for name, array in weights.items()}
     _check_numbers(arrays)
@@ -144,26 +136,26 @@ def _header(content: bytes) -> dict[str, Any]:
 
 
 def _in_order(content: bytes) -> bytes:
-    """Sort the metadata, whose order safetensors draws anew in each process."""
+    """Sort the metadata, whose order in safetensors differs between processes."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = _header(content)
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # so that arrays are aligned
+    text += b" " * (-len(text) % 8)  # aligns the arrays
     return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read(path: str | Path) -> Stored:
-    """Read what `write` wrote, at once; nothing in the file is run.
+    """Read a file of `write` completely; no code in it is run.
 
-    Raises FileNotFoundError if there is no such file; ValueError, naming it, if it is
-    damaged, was not written by svdinv, holds what is no finite floating-point number,
-    or lacks weights of its network.
+    Raises FileNotFoundError if the file does not exist; ValueError, naming the file, if
+    it is damaged, was not written by svdinv, contains values that are not finite
+    floating-point numbers, or lacks weights of its network.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"there is no file {path}")
     if not os.path.isfile(path):
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"{path} is not a file")
     numpy_io, safetensors = _safetensors(), _safetensors("safetensors")
     try:
         with open(path, "rb") as stream:
@@ -172,37 +164,37 @@ def read(path: str | Path) -> Stored:
         metadata = _header(content).get("__metadata__") or {}
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{path} is no safetensors file, or damaged: {error}"
+            f"{path} is not a safetensors file, or damaged: {error}"
         ) from error
-    except KeyError as error:  # of a dtype that NumPy lacks
-        raise ValueError(f"{path} holds numbers of the type {error}") from error
+    except KeyError as error:  # a dtype unknown to NumPy
+        raise ValueError(f"{path} contains numbers of the type {error}") from error
     if _KEY not in metadata:
-        raise ValueError(f"{path} holds weights, but not which network they are of")
+        raise ValueError(f"{path} contains weights without the name of their network")
     with naming(path, TypeError):
         _check_numbers(weights)
         recipe = from_json(metadata[_KEY])
         if not isinstance(recipe, Recipe):
-            raise ValueError(f"{type(recipe).__name__} is no network")
-        # Before a network of that many cells is made.
+            raise ValueError(f"{type(recipe).__name__} is not a network")
+        # Check this before making a network of that many cells.
         if recipe.cells > max(len(weights), _MOST_WEIGHTLESS):
-            raise ValueError(f"{recipe.cells} cells of {len(weights)} weights in all")
-        # Layers of a framework's own are left to it.
+            raise ValueError(f"{recipe.cells} cells with {len(weights)} weights in all")
+        # Framework-specific layers are checked by the framework.
         expected = shapes(recipe, foreign=True)
         check({n: weights[n] for n in expected if n in weights}, expected)
     return Stored(recipe, weights, str(metadata.get(_TASK, "")))
 
 
 def check(weights: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Check names and shapes of weights, expected as `shapes` gives them.
+    """Check the names and shapes of weights against those of `shapes`.
 
-    Raises ValueError naming what is missing, too many, or misshapen.
+    Raises ValueError naming missing, unexpected or misshapen weights.
     """
     missing = [name for name in expected if name not in weights]
-    surplus = [name for name in weights if name not in expected]
-    for what, names in (("needs", missing), ("has no", surplus)):
+    unexpected = [name for name in weights if name not in expected]
+    for problem, names in (("needs", missing), ("has no", unexpected)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ValueError(f"the network {what} {', '.join(names[:3])}{more}")
+            raise ValueError(f"the network {problem} {', '.join(names[:3])}{more}")
     for name, shape in expected.items():
         if tuple(weights[name].shape) != shape:
             raise ValueError(

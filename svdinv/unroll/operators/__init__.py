@@ -1,4 +1,4 @@
-"""Forward operators: what a measurement makes of an image, and its adjoint."""
+"""Forward operators, from images to measured data, and their adjoints."""
 
 # ruff: noqa: I001  # one statement for each module
 from __future__ import annotations

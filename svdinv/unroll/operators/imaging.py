@@ -1,10 +1,8 @@
-"""Forward operators: what a measurement makes of an image, and its adjoint.
+"""Forward operators of imaging: sampling, coils, MRI, blur and dense matrices.
 
-``y = A(x)`` measures, ``A.H(y)`` is the adjoint; ``A * B`` is A after B, ``A + B``
-their sum, ``2 * A`` a multiple. The arrays may come from any framework and carry any
-batch axes in front; a series is a batch of frames, with the axes (..., T, H, W). What
-an operator is made of, such as its mask, may be of NumPy or of that framework, and is
-taken in the precision of the data.
+Arrays may come from any framework and have any batch axes in front; a series is a batch
+of frames, with axes (..., T, H, W). Arrays of an operator, such as its mask, may be
+NumPy arrays or of that framework, and are cast to the dtype of the data.
 """
 
 from __future__ import annotations
@@ -34,9 +32,9 @@ from svdinv.unroll.operators.transforms import Fourier
 
 
 class Sampling(Operator):
-    """Measure the entries that a mask marks; the others become 0.
+    """Keep the entries where a mask is True; the others become 0.
 
-    Of an image this is inpainting, of a k-space undersampling.
+    For an image this is inpainting, for k-space undersampling.
 
     Parameters
     ----------
@@ -46,7 +44,7 @@ class Sampling(Operator):
     Raises
     ------
     TypeError
-        If `mask` is no array of bool.
+        If `mask` is not an array of bool.
     """
 
     tight = True
@@ -74,13 +72,13 @@ class Sampling(Operator):
     adjoint = project_to_samples = forward  # type: ignore[assignment]
 
     def consistent(self, x: Array, y: Array) -> Array:
-        """Put the samples back in, bit by bit."""
+        """Insert the samples, exactly."""
         xp = namespace(x)
         return xp.where(self._mask(x, xp), y, x)
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
-        every = _of_one_class(self, others)
-        return Sampling(stacked([each.mask for each in every], len(data.shape)))
+        batch = _of_one_class(self, others)
+        return Sampling(stacked([each.mask for each in batch], len(data.shape)))
 
     def _mask(self, x: Array, xp: Namespace) -> Array:
         check_broadcast("mask", self.mask.shape, x.shape)
@@ -109,7 +107,7 @@ class Coils(Operator):
         self.maps = maps
 
     def forward(self, x: Array) -> Array:
-        """From an image (..., H, W) to coil images (..., C, H, W)."""
+        """Map an image (..., H, W) to coil images (..., C, H, W)."""
         *batch, H, W = x.shape
         check_broadcast("maps", self.maps.shape, (*batch, self.maps.shape[-3], H, W))
         xp = namespace(x)
@@ -121,7 +119,7 @@ class Coils(Operator):
         return xp.sum(_product(conj(cast_like(self.maps, y, xp), xp), y, xp), axis=-3)
 
     def data_length(self, axis: int) -> int | None:
-        """Return the number of coils, or None without coil maps."""
+        """Return the number of coils for the axis -3, None for other axes."""
         return int(self.maps.shape[-3]) if axis == -3 else None
 
 
@@ -129,22 +127,22 @@ class MRI(Product):
     """Undersampled Cartesian magnetic resonance imaging.
 
     ``A = Sampling(mask) * Fourier() * Coils(maps)`` (Pruessmann et al., SENSE, MRM
-    1999), without the coils where there are no maps.
+    1999); without `maps`, ``Sampling(mask) * Fourier()``.
 
     Parameters
     ----------
     mask : array of bool, shape (..., H, W)
-        True where the k-space is sampled, of a series (..., T, H, W).
+        True where the k-space is sampled; for a series (..., T, H, W).
     maps : array, shape (..., C, H, W), optional
-        Coil sensitivity maps, whose squared magnitudes should add up to 1; for a
-        batch of series ``maps[:, None]``, (B, 1, C, H, W).
+        Coil sensitivity maps, whose squared magnitudes should sum to 1; for a batch of
+        series ``maps[:, None]``, (B, 1, C, H, W).
 
     Raises
     ------
     TypeError
-        If `mask` is no array of bool.
+        If `mask` is not an array of bool.
     ValueError
-        If the shapes of `mask` and `maps` do not go together.
+        If the shapes of `mask` and `maps` do not match.
     """
 
     arrays = ("mask", "maps")
@@ -158,7 +156,7 @@ class MRI(Product):
         if len(mask.shape) == len(maps.shape) == 4 and maps.shape[0] not in (1, None):
             raise ValueError(
                 f"maps of shape {tuple(maps.shape)} may be those of each series or of "
-                "each frame: give maps[:, None] or maps[None]"
+                "each frame: pass maps[:, None] or maps[None]"
             )
         _check_pair(mask, maps)
         super().__init__([Sampling(mask[..., None, :, :]), Fourier(), coils])
@@ -167,12 +165,12 @@ class MRI(Product):
         return Operator.replace_arrays(self, convert)
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
-        every = _of_one_class(self, others)
+        batch = _of_one_class(self, others)
         axes = len(data.shape)
-        mask = stacked([each.mask for each in every], axes - (self.maps is not None))
-        maps = [each.maps for each in every]
+        mask = stacked([each.mask for each in batch], axes - (self.maps is not None))
+        maps = [each.maps for each in batch]
         if any((m is None) != (maps[0] is None) for m in maps):
-            raise ValueError("of a batch, all have coil maps or none has")
+            raise ValueError("either all operators of a batch have coil maps, or none")
         if maps[0] is None:
             return MRI(mask)
         return MRI(mask, stacked(maps, axes))
@@ -187,8 +185,8 @@ class Blur(Operator):
     Parameters
     ----------
     kernel : array, shape (..., h, w)
-        Real or complex, no larger than the image. Its centre, which leaves an image
-        where it is, lies at (h // 2, w // 2).
+        Real or complex, no larger than the image. Its centre, the position of the
+        identity, is (h // 2, w // 2).
 
     Raises
     ------
@@ -205,7 +203,7 @@ class Blur(Operator):
         self.kernel = kernel
 
     def forward(self, x: Array) -> Array:
-        """Blur; of a real image and a real kernel the result is real."""
+        """Blur; a real image and a real kernel have a real result."""
         return self._filter(x, adjoint=False)
 
     def adjoint(self, y: Array) -> Array:
@@ -214,17 +212,17 @@ class Blur(Operator):
     def _filter(self, x: Array, *, adjoint: bool) -> Array:
         xp, axes = namespace(x), (-2, -1)
         kernel = cast_like(self.kernel, x, xp)
-        both = is_complex(x, xp) or is_complex(kernel, xp)
-        if 0 in x.shape:  # which not every Fourier transform takes
-            return as_complex(x, xp) if both else x
+        complex_ = is_complex(x, xp) or is_complex(kernel, xp)
+        if 0 in x.shape:  # not every Fourier transform accepts empty arrays
+            return as_complex(x, xp) if complex_ else x
         transfer = self._transfer(kernel, x, xp)
         transfer = xp.conj(transfer) if adjoint else transfer
         spectrum = xp.fft.fftn(as_complex(x, xp), axes=axes, norm="ortho")
         result = xp.fft.ifftn(transfer * spectrum, axes=axes, norm="ortho")
-        return result if both else xp.real(result)
+        return result if complex_ else xp.real(result)
 
     def _transfer(self, kernel: Array, x: Array, xp: Namespace) -> Array:
-        """Fourier transform, not normalised, of the kernel around pixel (0, 0)."""
+        """Return the unnormalised Fourier transform of the kernel at pixel (0, 0)."""
         h, w = self.kernel.shape[-2:]
         H, W = sizes(x, xp)[-2:]
         if any(isinstance(n, int) and k > n for k, n in ((h, H), (w, W))):
@@ -233,30 +231,30 @@ class Blur(Operator):
             )
         padded = zero_padded(zero_padded(kernel, H - h, -2, xp), W - w, -1, xp)
         padded = xp.roll(padded, (-(h // 2), -(w // 2)), axis=(-2, -1))
-        # Not normalised, in terms of the convention that all namespaces have.
+        # norm="ortho" is the convention that all namespaces have.
         padded = as_complex(padded, xp)
         spectrum = xp.fft.fftn(padded, axes=(-2, -1), norm="ortho")
         return spectrum * _root(H * W, spectrum, xp)
 
 
 class Dense(Operator):
-    """Multiply an image, flattened, by a matrix: compressed sensing.
+    """Multiply a flattened image by a matrix, as in compressed sensing.
 
     Parameters
     ----------
     matrix : array, shape (m, n)
         Real or complex.
     image_shape : sequence of int
-        Shape of an image, of n elements; axes of the data in front of it are a batch.
+        Shape of an image with n elements; axes in front of it are batch axes.
 
     Raises
     ------
     ValueError
-        If `matrix` is no matrix with as many columns as the image has elements.
+        If `matrix` is not a matrix with one column for each element of the image.
 
     See Also
     --------
-    gaussian_sensing : A random matrix.
+    gaussian_sensing : Compressed sensing with a random matrix.
     """
 
     def __init__(self, matrix: Array, image_shape: Sequence[int]) -> None:
@@ -269,7 +267,7 @@ class Dense(Operator):
             )
 
     def forward(self, x: Array) -> Array:
-        """From images (..., *image_shape) to measurements (..., m)."""
+        """Map images (..., *image_shape) to measurements (..., m)."""
         xp, count = namespace(x), len(self.image_shape)
         if tuple(x.shape)[-count:] != self.image_shape:
             raise ValueError(
@@ -304,7 +302,7 @@ class Dense(Operator):
     def _multiply(self, right: Array, rows: Array, xp: Namespace) -> Array:
         rows = as_complex(rows, xp) if is_complex(right, xp) else rows
         count, length = right.shape
-        # One product of matrices: a batch of vectors would read `right` for each.
+        # One product of matrices: a batched product would read `right` for each item.
         product = xp.reshape(rows, (-1, count)) @ right
         return xp.reshape(product, (*sizes(rows, xp)[:-1], length))
 
@@ -316,13 +314,12 @@ def gaussian_sensing(
     *,
     dtype: Any = np.float32,
 ) -> Dense:
-    """Compressed sensing with a Gaussian random matrix, for images of some shape.
+    """Return compressed sensing with a Gaussian random matrix.
 
-    Its elements are independent with mean 0 and variance 1 / `measurements`, so that it
-    keeps the length of an image on average (Candès, Romberg & Tao, Comm. Pure Appl.
-    Math. 2006). It is of NumPy, real or complex and then circular, of the `dtype`, and
-    applied in the precision of the data. Raises ValueError if `measurements` is not
-    positive.
+    The elements are independent with mean 0 and variance 1 / `measurements`, so that
+    the matrix preserves the norm of an image on average (Candès, Romberg & Tao, Comm.
+    Pure Appl. Math. 2006). The NumPy array is real or circular complex by `dtype`; it
+    is cast to that of the data. Raises ValueError if `measurements` is not positive.
     """
     if measurements < 1:
         raise ValueError(f"measurements must be at least 1, got {measurements}")
@@ -335,11 +332,11 @@ def gaussian_sensing(
 
 
 def _of_one_class(first: Operator, others: Sequence[Any]) -> list[Any]:
-    every = [first, *others]
-    if any(type(each) is not type(first) for each in every):
-        kinds = ", ".join(sorted({type(each).__name__ for each in every}))
+    batch = [first, *others]
+    if any(type(each) is not type(first) for each in batch):
+        kinds = ", ".join(sorted({type(each).__name__ for each in batch}))
         raise ValueError(f"operators of a batch must be of one class, got {kinds}")
-    return every
+    return batch
 
 
 def _product(weight: Array, x: Array, xp: Namespace) -> Array:
@@ -347,7 +344,7 @@ def _product(weight: Array, x: Array, xp: Namespace) -> Array:
 
 
 def _root(count: Any, x: Array, xp: Namespace) -> Any:
-    """Square root of a number, or of a traced one in the dtype of `x`."""
+    """Return a square root; for a traced number in the dtype of `x`."""
     if isinstance(count, int):
         return math.sqrt(count)
     return xp.sqrt(xp.astype(count, x.dtype))
@@ -356,13 +353,13 @@ def _root(count: Any, x: Array, xp: Namespace) -> Any:
 def _check_pair(mask: Array, maps: Array) -> None:
     *batch, H, W = mask.shape
     shapes = (*batch, 1, H, W), tuple(maps.shape)
-    known = None not in (*shapes[0], *shapes[1])
+    all_known = None not in (*shapes[0], *shapes[1])
     try:
-        both = np.broadcast_shapes(*shapes) if known else None
+        common = np.broadcast_shapes(*shapes) if all_known else None
     except ValueError:
-        both = ()
-    if both is not None and both[-2:] != (H, W):
+        common = ()
+    if common is not None and common[-2:] != (H, W):
         raise ValueError(
-            f"mask {tuple(mask.shape)}, which is (..., H, W), does not go with maps "
-            f"{tuple(maps.shape)}, which are (..., C, H, W)"
+            f"mask (..., H, W) and maps (..., C, H, W) do not match: got shapes "
+            f"{tuple(mask.shape)} and {tuple(maps.shape)}"
         )

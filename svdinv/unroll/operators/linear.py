@@ -1,8 +1,8 @@
-"""The algebra of operators: products, sums, multiples, stacks, adjoints, norms.
+"""Operator base class and algebra: products, sums, multiples, adjoints, norms.
 
-``A(x)`` applies, ``A.H(y)`` is the adjoint; ``A * B`` is A after B, ``A + B`` their
-sum, ``2 * A`` a multiple, ``Stack([A, B])`` both. A linear operator of one's own
-defines `forward` and `adjoint`, one that is not linear `forward` and `derivative`.
+``A(x)`` applies A and ``A.H(y)`` its adjoint; ``A * B`` is A after B, ``A + B`` a sum,
+``2 * A`` a multiple. A user-defined linear operator defines `forward` and `adjoint`, a
+nonlinear one `forward` and `derivative`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from svdinv.unroll.arrays import (
 
 
 class Operator:
-    """What a measurement makes of an image.
+    """A forward operator, from an image to its data.
 
     Subclasses define `forward` and, if they are linear, `adjoint`; others set `linear`
     to False and define `derivative`.
@@ -35,17 +35,17 @@ class Operator:
     Attributes
     ----------
     linear : bool
-        Whether it is linear: then it is its own derivative.
+        Whether the operator is linear, and therefore its own derivative.
     tight : bool
-        Whether ``A A^H`` is the identity on what A can give, so that
-        ``x - A^H(A x - y)`` is the image nearest to x that explains y.
+        Whether ``A A^H`` is the identity on the range of A, so that
+        ``x - A^H(A x - y)`` is the image nearest to x with ``A x = y``.
     unitary : bool
         Whether ``A^H`` is the inverse of A.
     keeps_size : bool
         Whether the data have the size of the image.
     arrays : tuple of str
-        Names of the arguments of the class, if they are arrays or None, and kept under
-        these names.
+        Names of the constructor's arguments, if all are arrays or None and stored as
+        attributes of the same names.
     """
 
     linear = True
@@ -57,7 +57,7 @@ class Operator:
     pixel_mask: Array | None = None
     """True where pixels are sampled; None for operators that measure no pixels."""
 
-    # A NumPy number on the left then leaves the multiplication to __rmul__.
+    # Makes a NumPy number on the left defer to __rmul__.
     __array_ufunc__ = None
 
     def forward(self, x: Array) -> Array:
@@ -69,19 +69,14 @@ class Operator:
         raise NotImplementedError(f"{self!r} has no adjoint: take derivative(x).H")
 
     def approximate_inverse(self, y: Array) -> Array:
-        """Return a rough inverse of measurements, as the first image of a network.
-
-        ``A^H y``, unless a subclass knows better: tomography gives the filtered
-        back-projection.
-        """
+        """Return a first image: ``A^H y``, in tomography filtered back-projection."""
         return self.adjoint(y)
 
     def preconditioned(self, y: Array) -> Array:
-        """Weight data, or what remains of them, so that a descent on them is fast.
+        """Precondition data or residuals, so that gradient descent converges faster.
 
-        ``M y``, with M symmetric, positive, and ``A^H M A`` nearer to a multiple of the
-        identity than ``A^H A``: y, unless a subclass knows better; tomography gives the
-        ramp filter, of mean 1.
+        Returns ``M y``, with M symmetric and positive, and ``A^H M A`` closer to a
+        multiple of the identity than ``A^H A``; in tomography by the ramp filter.
         """
         return y
 
@@ -94,59 +89,51 @@ class Operator:
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
         """Return the same operator with converted arrays.
 
-        `convert` is applied to every array that it is made of, such as a mask: it moves
-        it to a framework or a device. An operator that tells of no arrays is returned
-        itself.
+        `convert` is applied to every array, to move it to a framework or device.
         """
         if not self.arrays:
             return self
-        held = (getattr(self, name) for name in self.arrays)
-        made: Any = type(self)
-        return made(*(None if x is None else convert(x) for x in held))
+        values = (getattr(self, name) for name in self.arrays)
+        constructor: Any = type(self)
+        return constructor(*(None if x is None else convert(x) for x in values))
 
     def data_length(self, axis: int) -> int | None:
-        """Return the length of a negative axis of the data, which `Stack` needs.
-
-        None where it is that of the image.
-        """
+        """Return the length of data along a negative axis, None for the image's."""
         if self.keeps_size:
             return None
         raise NotImplementedError
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
-        """Combine operators of single images, this and others, into one for a batch.
+        """Combine this operator and others, of single images, into one for a batch.
 
-        It is for images with one more axis in front; `data` is what one of them
-        measures, of which the number of axes matters. Raises ValueError if they are not
-        of one kind, or this kind cannot be stacked.
+        Its images have one more axis in front. `data` is the measurement of one of the
+        operators, used for its number of axes. Raises ValueError if the operators are
+        of different classes, or of one that cannot be stacked.
         """
         if all(alike(other, self) for other in others):
             return self
         raise ValueError(
-            f"operators that differ cannot be one batch, unless their class defines "
+            f"different operators cannot form a batch, unless their class defines "
             f"stacked(others): {type(self).__name__}"
         )
 
     def __call__(self, x: Array) -> Array:
-        """Measure `x`."""
+        """Apply the operator to `x`."""
         return self.forward(x)
 
     @property
     def H(self) -> Operator:
-        """The adjoint, an operator itself."""
+        """The adjoint operator."""
         if not self.linear:
-            raise TypeError(f"{self!r} is not linear: its derivative(x) has an adjoint")
+            raise TypeError(f"{self!r} is not linear: take derivative(x).H")
         return _Adjoint(self)
 
     def consistent(self, x: Array, y: Array) -> Array:
-        """Project `x` onto the images that explain `y`, of a tight operator.
-
-        ``x - A^H(A x - y)``.
-        """
+        """Project `x` onto images with data `y`: ``x - A^H(A x - y)``, for tight A."""
         return x - self.adjoint(self.forward(x) - y)
 
     def project_to_samples(self, y: Array) -> Array:
-        """Set to 0 what was not measured, such as NaN outside a mask; here nothing."""
+        """Set unmeasured data, such as NaN outside a mask, to 0; by default none."""
         return y
 
     def __mul__(self, other: Any) -> Operator:
@@ -162,7 +149,7 @@ class Operator:
         return _Multiple(scalar, self)
 
     def __truediv__(self, scalar: complex) -> Operator:
-        """Return a fraction."""
+        """Return A divided by a number."""
         if not isinstance(scalar, numbers.Number):
             return NotImplemented
         return (1 / scalar) * self
@@ -187,14 +174,14 @@ class Operator:
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        """Describe the parameters, for ``repr``: by default the shapes of arrays."""
-        held = {name: getattr(self, name) for name in self.arrays}
-        shapes = {name: tuple(x.shape) for name, x in held.items() if x is not None}
+        """Return the parameters for ``repr``: by default the shapes of the arrays."""
+        arrays = {name: getattr(self, name) for name in self.arrays}
+        shapes = {name: tuple(x.shape) for name, x in arrays.items() if x is not None}
         return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
 
 
 class Identity(Operator):
-    """Leave an image as it is: the measurement of denoising."""
+    """The identity, the operator of denoising."""
 
     tight = True
     unitary = True
@@ -208,12 +195,12 @@ class Identity(Operator):
 
 
 class Compound(Operator):
-    """An operator made of others, `parts`, which `rebuilt` makes anew of such parts."""
+    """An operator composed of others, its `parts`."""
 
     parts: tuple[Operator, ...]
 
     def rebuilt(self, parts: Sequence[Operator]) -> Operator:
-        """Return the same operator of other parts."""
+        """Return the same operator with other parts."""
         raise NotImplementedError
 
     def derivative(self, x: Array) -> Operator:
@@ -249,15 +236,15 @@ class _Adjoint(Compound):
 
 
 class Product(Compound):
-    """Operators one after the other, the last one first."""
+    """A product of operators, which applies the last one first."""
 
     def __init__(self, factors: Sequence[Operator]) -> None:
         self.factors = self.parts = tuple(factors)
-        others = [factor for factor in self.factors if not factor.unitary]
+        rest = [factor for factor in self.factors if not factor.unitary]
         self.linear = all(factor.linear for factor in self.factors)
-        self.unitary = not others
-        # Of two projections the product need not be one.
-        self.tight = len(others) < 2 and all(factor.tight for factor in others)
+        self.unitary = not rest
+        # A product of two projections is in general not a projection.
+        self.tight = len(rest) < 2 and all(factor.tight for factor in rest)
 
     def forward(self, x: Array) -> Array:
         for factor in reversed(self.factors):
@@ -298,11 +285,11 @@ class Product(Compound):
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         inner = [getattr(other, "factors", ())[1:] for other in others]
-        # What the inner ones measure is not known: they have to be the same.
+        # The shape of their data is unknown, so they have to be the same.
         if any(
-            len(own) != len(self.factors) - 1
-            or not all(map(alike, own, self.factors[1:]))
-            for own in inner
+            len(rest) != len(self.factors) - 1
+            or not all(map(alike, rest, self.factors[1:]))
+            for rest in inner
         ):
             return super().stacked(others, data)
         outer = self.factors[0].stacked([other.factors[0] for other in others], data)
@@ -316,7 +303,7 @@ class Product(Compound):
 
 
 def factors_of(operator: Operator) -> tuple[Operator, ...]:
-    """Return the factors of a product, or the one operator."""
+    """Return the factors of a product, or the operator itself."""
     return operator.factors if type(operator) is Product else (operator,)
 
 
@@ -343,7 +330,7 @@ class _Sum(Compound):
 
 class _Multiple(Compound):
     def __init__(self, scalar: Any, operator: Operator) -> None:
-        # Python's numbers: NumPy's would raise the precision of the arrays.
+        # Python numbers: NumPy's would promote the dtype of the arrays.
         number = complex(scalar)
         self.scalar = number if number.imag else number.real
         self.operator, self.parts = operator, (operator,)
@@ -362,7 +349,7 @@ class _Multiple(Compound):
         return self.operator.preconditioned(y)
 
     def __getattr__(self, name: str) -> Any:
-        # A bound on the norm, where the operator has one.
+        # Defined only if the operator has a bound.
         if name != "norm_bound":
             raise AttributeError(name)
         return abs(self.scalar) * self.operator.norm_bound  # type: ignore[attr-defined]
@@ -387,7 +374,7 @@ class _Multiple(Compound):
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Return whether two objects are identical or equal in class and attributes."""
+    """Return whether two objects are identical, or equal in class and attributes."""
     if one is other:
         return True
     if type(one) is not type(other) or vars(one).keys() != vars(other).keys():
@@ -409,33 +396,32 @@ def operator_norm(
     rtol: float = 1e-4,
     rng: np.random.Generator | int = 0,
 ) -> float:
-    """Largest singular value of an operator, by Lanczos's method on A^H A.
+    """Estimate the largest singular value of an operator, by Lanczos on A^H A.
 
-    From a random start it finds the largest eigenvalue where it belongs to a few
-    pixels only, too, which power iteration would take long to notice (Kuczynski &
-    Wozniakowski, SIAM J. Matrix Anal. Appl. 1992).
+    With a random start the method also finds an eigenvalue that belongs to few pixels,
+    for which power iteration would be slow (Kuczynski & Wozniakowski, SIAM J. Matrix
+    Anal. Appl. 1992).
 
     Parameters
     ----------
     A : Operator
         Linear operator.
     like : array
-        An image that A can be applied to; of it the shape, the dtype and the
-        framework matter. Of a batch the largest norm is found.
+        An image for A, whose shape, dtype and framework are used. For a batch the
+        largest norm is returned.
     iterations : int
-        Most iterations.
+        Maximum number of iterations.
     rtol : float
-        Stop once the residual of the squared norm, as an eigenvalue of A^H A, is less
-        than this times it.
+        Stop when the residual of the squared norm, as an eigenvalue of A^H A, is less
+        than `rtol` times the squared norm.
     rng : numpy.random.Generator or int
-        Source of the first image, or its seed.
+        Generator for the first image, or its seed.
 
     Returns
     -------
     float
-        The norm, from below: the true one is larger by a little where the largest
-        singular values are close to each other. 0 for the zero operator, NaN where
-        A gives what is not finite.
+        A lower bound of the norm, slightly too small if the largest singular values are
+        close to each other. 0 for the zero operator, NaN if data of A are not finite.
 
     Raises
     ------
@@ -447,47 +433,47 @@ def operator_norm(
     xp = namespace(like)
     x = _drawn(like, np.random.default_rng(rng))
     x = x / as_float(norm(x))
-    before, off = xp.zeros_like(x), 0.0
+    previous, beta = xp.zeros_like(x), 0.0
     T = np.zeros((iterations, iterations))
     squared = 0.0
     for k in range(iterations):
-        following = A.adjoint(A.forward(x)) - off * before
-        along = as_float(inner(x, following))
-        following = following - along * x
-        off = as_float(norm(following))
-        if not math.isfinite(off):
+        next_ = A.adjoint(A.forward(x)) - beta * previous
+        alpha = as_float(inner(x, next_))
+        next_ = next_ - alpha * x
+        beta = as_float(norm(next_))
+        if not math.isfinite(beta):
             return math.nan
-        T[k, k] = along
+        T[k, k] = alpha
         values, vectors = np.linalg.eigh(T[: k + 1, : k + 1])
         squared = max(float(values[-1]), 0.0)
-        if off * abs(vectors[-1, -1]) <= rtol * squared or k + 1 == iterations:
+        if beta * abs(vectors[-1, -1]) <= rtol * squared or k + 1 == iterations:
             break
-        T[k, k + 1] = T[k + 1, k] = off
-        before, x = x, following / off
+        T[k, k + 1] = T[k + 1, k] = beta
+        previous, x = x, next_ / beta
     return math.sqrt(squared)
 
 
 def dot_test(A: Operator, like: Array, *, rng: np.random.Generator | int = 0) -> float:
     """Compare <A x, y> with <x, A^H y> for random x and y.
 
-    Of a linear operator, or the derivative of another, and images of the shape, dtype
-    and framework of `like`. Returns ``|<A x, y> - <x, A^H y>| / (|A x| |y|)``, real
-    parts: of the size of rounding errors if the adjoint is right.
+    A is linear, or the derivative of an operator; images have the shape, dtype and
+    framework of `like`. Returns ``|<A x, y> - <x, A^H y>| / (|A x| |y|)`` of the real
+    parts: of the order of the rounding errors if the adjoint is right.
     """
     rng = np.random.default_rng(rng)
     if not namespace(like).isdtype(like.dtype, ("real floating", "complex floating")):
         raise TypeError(f"like must be floating point or complex, got {like.dtype}")
 
     x = _drawn(like, rng)
-    measured = A.forward(x)
-    y = _drawn(measured, rng)
-    one, other = inner(measured, y), inner(x, A.adjoint(y))
-    size = as_float(norm(measured)) * as_float(norm(y))
-    return abs(as_float(one) - as_float(other)) / size if size else as_float(abs(other))
+    Ax = A.forward(x)
+    y = _drawn(Ax, rng)
+    a, b = inner(Ax, y), inner(x, A.adjoint(y))
+    size = as_float(norm(Ax)) * as_float(norm(y))
+    return abs(as_float(a) - as_float(b)) / size if size else as_float(abs(b))
 
 
 def _drawn(like: Array, rng: np.random.Generator) -> Array:
-    """Draw standard normal numbers, of complex arrays both parts."""
+    """Draw standard normal numbers; for a complex `like` real and imaginary parts."""
     xp, shape = namespace(like), tuple(like.shape)
     values = rng.standard_normal(shape)
     if is_complex(like, xp):

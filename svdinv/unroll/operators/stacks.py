@@ -1,4 +1,4 @@
-"""Several operators of one image, their data one behind the other."""
+"""Stacks of operators, which apply to one image and concatenate their data."""
 
 from __future__ import annotations
 
@@ -10,25 +10,22 @@ from svdinv.unroll.operators.linear import Compound, Operator, Product, factors_
 
 
 class Stack(Compound):
-    """Measure one image by several operators, one measurement behind the other.
+    """Apply several operators to one image and concatenate their data.
 
     Parameters
     ----------
     operators : sequence of Operator
-        All for images of the same shape. Their measurements have the same shape but
-        for the length of the axis.
+        Operators with equal image shapes, and equal data shapes except along `axis`.
     axis : int
-        Axis of the measurements along which they are joined, negative.
+        Negative axis of the data, along which they are concatenated.
     lengths : sequence of int or None, optional
-        How long each measurement is along that axis; asked of the operators by
-        default. Those that do not tell, but keep the size of the image, share what is
-        left of the others in equal parts.
+        Lengths of the data along that axis; by default from the operators. Those with
+        None share the remaining length in equal parts.
 
     Raises
     ------
     ValueError
-        If there are no operators, `axis` is not negative, or an operator does not tell
-        the length of its data.
+        If there are no operators, `axis` is not negative, or a length is unknown.
     """
 
     def __init__(
@@ -44,8 +41,8 @@ class Stack(Compound):
         if axis >= 0:
             raise ValueError(f"axis must be negative, got {axis}")
         self.linear = all(operator.linear for operator in self.operators)
-        asked = lengths or [_length(operator, axis) for operator in self.operators]
-        self.lengths: tuple[int | None, ...] = tuple(asked)
+        values = lengths or [_length(operator, axis) for operator in self.operators]
+        self.lengths: tuple[int | None, ...] = tuple(values)
         if len(self.lengths) != len(self.operators):
             raise ValueError(
                 f"lengths must be one for each of {len(self.operators)} operators, got "
@@ -54,10 +51,10 @@ class Stack(Compound):
 
     def forward(self, x: Array) -> Array:
         parts = [operator.forward(x) for operator in self.operators]
-        found = [part.shape[self.axis] for part in parts]
-        due = self._cut(sum(found))
-        if found != due:
-            raise ValueError(f"the data have the lengths {found}, and not {due}")
+        actual = [part.shape[self.axis] for part in parts]
+        expected = self._cut(sum(actual))
+        if actual != expected:
+            raise ValueError(f"the data have the lengths {actual}, expected {expected}")
         return namespace(x).concat(parts, axis=self.axis)
 
     def adjoint(self, y: Array) -> Array:
@@ -66,18 +63,15 @@ class Stack(Compound):
         return sum(images[1:], images[0])
 
     def split(self, y: Array) -> list[Array]:
-        """Cut measurements, as `forward` gives them, into those of each operator.
-
-        Raises ValueError if they have another length.
-        """
-        parts, begin = [], 0
+        """Split data of `forward` by operators; ValueError if the length is wrong."""
+        parts, start = [], 0
         for length in self._cut(y.shape[self.axis]):
-            parts.append(along(y, self.axis, slice(begin, begin + length)))
-            begin += length
+            parts.append(along(y, self.axis, slice(start, start + length)))
+            start += length
         return parts
 
     def __mul__(self, other: Any) -> Operator:
-        """Multiply each operator: what there is of subsets stays."""
+        """Multiply each operator, so that the product is a stack, too."""
         if not isinstance(other, Operator):
             return super().__mul__(other)
         return _StackProduct(Product([self, *factors_of(other)]))
@@ -86,10 +80,10 @@ class Stack(Compound):
         return Stack(parts, self.axis, self.lengths)
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
-        same = [getattr(other, "operators", ()) for other in others]
-        if any(len(parts) != len(self.operators) for parts in same):
+        other_parts = [getattr(other, "operators", ()) for other in others]
+        if any(len(parts) != len(self.operators) for parts in other_parts):
             return super().stacked(others, data)
-        parts = zip(self.operators, *same, strict=True)
+        parts = zip(self.operators, *other_parts, strict=True)
         return self.rebuilt([first.stacked(rest, data) for first, *rest in parts])
 
     def project_to_samples(self, y: Array) -> Array:
@@ -101,21 +95,21 @@ class Stack(Compound):
         return f"[{', '.join(map(repr, self.operators))}], axis={self.axis}"
 
     def _cut(self, total: int) -> list[int]:
-        """Share a length among the operators."""
-        open_ = sum(length is None for length in self.lengths)
-        rest = total - sum(length or 0 for length in self.lengths)
-        share, over = divmod(rest, open_) if open_ else (0, rest)
-        if rest < 0 or over:
+        """Return the lengths of the operators' data for a total length."""
+        unknown = sum(length is None for length in self.lengths)
+        remaining = total - sum(length or 0 for length in self.lengths)
+        share, excess = divmod(remaining, unknown) if unknown else (0, remaining)
+        if remaining < 0 or excess:
             raise ValueError(
                 f"measurements of length {total} do not fit the lengths {self.lengths} "
                 "of the operators"
             )
-        cut = [share if length is None else length for length in self.lengths]
-        return [int(length) for length in cut]
+        lengths = [share if length is None else length for length in self.lengths]
+        return [int(length) for length in lengths]
 
 
 class _StackProduct(Stack):
-    """A stack behind other operators, which are applied once for all of it."""
+    """A stack times other operators, which are applied only once."""
 
     def __init__(self, product: Any) -> None:
         stack, *inner = product.factors
@@ -136,8 +130,8 @@ class _StackProduct(Stack):
         return _StackProduct(self.product.replace_arrays(convert))
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
-        same = [getattr(other, "product", other) for other in others]
-        return _StackProduct(self.product.stacked(same, data))
+        products = [getattr(other, "product", other) for other in others]
+        return _StackProduct(self.product.stacked(products, data))
 
     def __repr__(self) -> str:
         return repr(self.product)
@@ -148,5 +142,5 @@ def _length(operator: Operator, axis: int) -> int | None:
         return operator.data_length(axis)
     except NotImplementedError:
         raise ValueError(
-            f"lengths must be given: {operator!r} does not tell that of its data"
+            f"lengths must be passed: {operator!r} does not define data_length"
         ) from None

@@ -1,13 +1,11 @@
-"""Computed tomography in two dimensions: line integrals along parallel or fan beams.
+"""Tomography in two dimensions: line integrals along parallel or fan beams.
 
-Lengths are in one unit, whichever, and the centre of rotation is that of the image. At
-the angle t the detector lies along ``(cos t, sin t)`` and rays run along
-``(-sin t, cos t)``, with x to the right and y up: parallel beams are those of
-scikit-image's ``radon``.
+Lengths have an arbitrary common unit; the centre of rotation is that of the image. At
+the angle t the detector lies along ``(cos t, sin t)``, and rays run along
+``(-sin t, cos t)``, with x to the right and y up, as in scikit-image's ``radon``.
 
-Rays are integrated by Joseph's method (IEEE TMI 1982): along the axis that it is
-nearer to, a ray is sampled once in each row or column, between two pixels. The adjoint
-is the exact one.
+Rays are integrated by Joseph's method (IEEE TMI 1982): one sample in each row or column
+(the axis nearer to the ray), interpolated between two pixels. The adjoint is exact.
 """
 
 from __future__ import annotations
@@ -32,29 +30,28 @@ _WINDOWS: dict[str, Callable[[Any], Any]] = {
     "hamming": lambda f: 0.54 + 0.46 * np.cos(np.pi * f),
     "hann": lambda f: 0.5 + 0.5 * np.cos(np.pi * f),
 }
-"""Windows of the ramp filter, of the frequency relative to the highest."""
+"""Windows of the ramp filter, as functions of frequency relative to the highest."""
 
-# A gap between neighbouring angles that is this many times the usual one is no
-# sampling: the angles are limited.
+# A gap between angles larger than this multiple of the median means missing views.
 _GAP = 4
 
 
 class _Views:
-    """A matrix by blocks of rows, one for each view, kept or made when it is needed."""
+    """A matrix in blocks of rows, one per view, stored or computed when needed."""
 
-    def __init__(self, count: int, block: Callable[[int], Any], kept: bool) -> None:
-        self.count, self.block, self.kept = count, block, kept
-        self._made: dict[tuple[str, bool], Any] = {}
+    def __init__(self, count: int, block: Callable[[int], Any], stored: bool) -> None:
+        self.count, self.block, self.stored = count, block, stored
+        self._cache: dict[tuple[str, bool], Any] = {}
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        """From (n,) to (views, detectors)."""
-        if self.kept:
+        """Map (n,) to (views, detectors)."""
+        if self.stored:
             return (self._matrix(x.dtype, False) @ x).reshape(self.count, -1)
         return np.stack([block.astype(x.dtype) @ x for block in self._blocks()])
 
     def adjoint(self, y: NDArray[Any]) -> NDArray[Any]:
-        """From (views, detectors) to (n,)."""
-        if self.kept:
+        """Map (views, detectors) to (n,)."""
+        if self.stored:
             return self._matrix(y.dtype, True) @ y.reshape(-1)
         pairs = zip(self._blocks(), y, strict=True)
         return sum(block.T.astype(y.dtype) @ view for block, view in pairs)
@@ -62,24 +59,24 @@ class _Views:
     def _blocks(self) -> Iterator[Any]:
         return (self.block(k) for k in range(self.count))
 
-    def _matrix(self, dtype: Any, turned: bool) -> Any:
-        """Return the matrix or its transpose, by rows: so it multiplies fastest."""
+    def _matrix(self, dtype: Any, transposed: bool) -> Any:
+        """Return the matrix or its transpose in CSR format, which is fastest."""
         dtype = np.finfo(dtype).dtype
-        key = (dtype.name, turned)
-        if key not in self._made:
-            if turned:
-                made = self._matrix(dtype, False).T.tocsr()
+        key = (dtype.name, transposed)
+        if key not in self._cache:
+            if transposed:
+                matrix = self._matrix(dtype, False).T.tocsr()
             else:
                 blocks = [block.astype(dtype) for block in self._blocks()]
-                made = _scipy().vstack(blocks, format="csr")
-            self._made[key] = made
-        return self._made[key]
+                matrix = _scipy().vstack(blocks, format="csr")
+            self._cache[key] = matrix
+        return self._cache[key]
 
 
 class _Beam(Wrapped):
-    """What both geometries share; they say where the rays run."""
+    """Base of both geometries; subclasses define the rays."""
 
-    _period = 180.0  # degrees, after which views are the same
+    _period = 180.0  # degrees after which views repeat
 
     def __init__(
         self,
@@ -113,13 +110,13 @@ class _Beam(Wrapped):
         if spacing is not None:
             self.spacing = float(spacing)
         if detectors is None:
-            seen = 2 * (self._shadow() + abs(self.offset))
-            detectors = math.ceil(round(seen / self.spacing, 9))
+            width = 2 * (self._shadow() + abs(self.offset))
+            detectors = math.ceil(round(width / self.spacing, 9))
         if detectors < 1:
             raise ValueError(f"detectors must be at least 1, got {detectors}")
         self.detectors, self.matrix = int(detectors), bool(matrix)
-        where = np.arange(self.detectors) - (self.detectors - 1) / 2
-        self._where = where * self.spacing + self.offset
+        positions = np.arange(self.detectors) - (self.detectors - 1) / 2
+        self._positions = positions * self.spacing + self.offset
         count = len(degrees)
         self._rays = _Views(count, lambda k: self._block(shape, k), self.matrix)
         self._interpolations: dict[str, Any] = {}
@@ -132,53 +129,52 @@ class _Beam(Wrapped):
 
     @property
     def magnification(self) -> float:
-        """How many times as large as at the centre something is on the detector."""
+        """Size on the detector relative to the size at the centre of rotation."""
         return 1.0
 
     @property
     def norm_bound(self) -> float:
-        """Bound on the norm, the root of the largest row sum times column sum.
+        """Upper bound of the norm: square root of largest row sum times column sum.
 
-        Schur's test, of a matrix without negative entries; found by one projection and
-        one back-projection.
+        Schur's test for a nonnegative matrix, by one projection and back-projection.
         """
         rows = self.forward(np.ones(self.image_shape, np.float32)).max()
         columns = self.adjoint(np.ones(self.data_shape, np.float32)).max()
         return math.sqrt(float(rows) * float(columns))
 
     def filtered_back_projection(self, y: Array, window: Window = "ram-lak") -> Array:
-        """Invert by the ramp filter and back-projection between detectors.
+        """Apply filtered back-projection (FBP), with linear interpolation.
 
-        From line integrals (..., views, detectors) to images (..., H, W), linear and
-        differentiable. Angles at any distances count by the angle that they stand for,
-        and views that are missing as nothing. The window of the filter is "ram-lak",
-        the ramp alone, "shepp-logan", "cosine", "hamming" or "hann". Raises ValueError
-        if it is none of these, or the data have another shape.
+        Maps line integrals (..., views, detectors) to images (..., H, W); linear and
+        differentiable. Unevenly spaced angles are weighted by the arc they represent;
+        missing views count as zero. `window` is the window of the ramp filter:
+        "ram-lak" for none, "shepp-logan", "cosine", "hamming" or "hann". Raises
+        ValueError for any other window, or if the data have the wrong shape.
         """
         if window not in _WINDOWS:
             raise ValueError(f"window must be one of {list(_WINDOWS)}, got {window!r}")
         spacing = self.spacing / self.magnification
         response = _ramp(self.detectors, spacing, window)
         before, (arcs, *_) = self._ray_weights(), _arcs(self.angles, self._period)
-        after = arcs[:, None]  # the weights of views, after they are filtered
+        after = arcs[:, None]  # weights of the filtered views
 
         def invert(y: NDArray[Any]) -> NDArray[Any]:
             filtered = after * _filtered(before * y, response)
             return self._spread(filtered.astype(y.dtype)).reshape(self.image_shape)
 
-        def turned(x: NDArray[Any]) -> NDArray[Any]:
+        def transposed(x: NDArray[Any]) -> NDArray[Any]:
             blocks, x = self._between(x.dtype), x.reshape(-1)
             gathered = np.stack([block.T @ x for block in blocks])
             return before * _filtered(after * gathered, response)
 
-        # The adjoint of one that takes images, and so refuses what are no data.
-        return Wrapped(turned, invert, self.image_shape, self.data_shape).adjoint(y)
+        # As an adjoint, so that data of another shape are refused.
+        return Wrapped(transposed, invert, self.image_shape, self.data_shape).adjoint(y)
 
     def approximate_inverse(self, y: Array) -> Array:
         return self.filtered_back_projection(y)
 
     def preconditioned(self, y: Array) -> Array:
-        """Apply the ramp filter, of mean 1: white data keep their energy."""
+        """Apply the ramp filter with mean 1, preserving the energy of white data."""
         response = 4 * _ramp(self.detectors, 1.0, "ram-lak")
 
         def filtered(y: NDArray[Any]) -> NDArray[Any]:
@@ -188,26 +184,26 @@ class _Beam(Wrapped):
         return Wrapped(filtered, filtered, shape, shape).forward(y)
 
     def _shadow(self) -> float:
-        """Half the width of the image on the detector, at most."""
+        """Return an upper bound of half the image's width on the detector."""
         raise NotImplementedError
 
     def _lines(self, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return a point of each ray of a view and its direction, (detectors, 2)."""
+        """Return a point on each ray of a view and its direction, (detectors, 2)."""
         raise NotImplementedError
 
     def _hits(self, k: int, x: Any, y: Any) -> tuple[Any, Any]:
-        """Return where on the detector a view projects points, and their weights."""
+        """Return the detector positions of points projected by a view, and weights."""
         raise NotImplementedError
 
     def _ray_weights(self) -> NDArray[Any]:
-        """Weights of line integrals before they are filtered."""
+        """Return the weights of line integrals before filtering."""
         raise NotImplementedError
 
     def _block(self, shape: tuple[int, int], k: int) -> Any:
-        """Weights of pixels in the line integrals of a view: Joseph's method."""
+        """Return the weights of pixels in a view's line integrals (Joseph's method)."""
         H, W = shape
         point, direction = (a / self.pixel for a in self._lines(k))
-        # In pixels, rows and columns, from the first one.
+        # In pixels, from the first row and column.
         column = point[:, 0] + (W - 1) / 2
         row = (H - 1) / 2 - point[:, 1]
         right, down = direction[:, 0], -direction[:, 1]
@@ -217,15 +213,15 @@ class _Beam(Wrapped):
         slope = across / along
         first, second = np.where(steep, row, column), np.where(steep, column, row)
         step = np.arange(max(H, W))
-        place = (second - slope * first)[:, None] + slope[:, None] * step
-        low = np.floor(place)
-        part = place - low
-        near = low.astype(np.int64)[..., None] + np.arange(2)
-        weight = np.stack([1 - part, part], axis=-1) * length[:, None, None]
+        position = (second - slope * first)[:, None] + slope[:, None] * step
+        low = np.floor(position)
+        fraction = position - low
+        neighbour = low.astype(np.int64)[..., None] + np.arange(2)
+        weight = np.stack([1 - fraction, fraction], axis=-1) * length[:, None, None]
         steep_, step_ = steep[:, None, None], step[None, :, None]
-        inside = (near >= 0) & (near < np.where(steep_, W, H))
+        inside = (neighbour >= 0) & (neighbour < np.where(steep_, W, H))
         inside &= (step_ < np.where(steep_, H, W)) & (weight > 0)
-        index = np.where(steep_, step_ * W + near, near * W + step_)
+        index = np.where(steep_, step_ * W + neighbour, neighbour * W + step_)
         ends = np.concatenate([[0], inside.sum(axis=(1, 2)).cumsum()])
         return _scipy().csr_array(
             (weight[inside], index[inside].astype(np.int32), ends.astype(np.int32)),
@@ -233,7 +229,7 @@ class _Beam(Wrapped):
         )
 
     def _spread(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Back-project between detectors, from (views, detectors) to (H W,)."""
+        """Back-project with interpolation, from (views, detectors) to (H W,)."""
         pairs = zip(self._between(y.dtype), y, strict=True)
         return sum(block @ view for block, view in pairs)
 
@@ -242,58 +238,57 @@ class _Beam(Wrapped):
         name = np.finfo(dtype).dtype.name
         if name in self._interpolations:
             return self._interpolations[name]
-        every = (self._seen(k).astype(name) for k in range(len(self.angles)))
+        blocks = (self._weights(k).astype(name) for k in range(len(self.angles)))
         if not self.matrix:
-            return every
-        self._interpolations[name] = list(every)
+            return blocks
+        self._interpolations[name] = list(blocks)
         return self._interpolations[name]
 
-    def _seen(self, k: int) -> Any:
-        """Weights of the two detectors in a view that each pixel lies between."""
+    def _weights(self, k: int) -> Any:
+        """Return the weights of the two detectors next to each pixel in a view."""
         H, W = self.image_shape
         x = (np.arange(W) - (W - 1) / 2) * self.pixel
         y = ((H - 1) / 2 - np.arange(H)) * self.pixel
         hit, share = self._hits(k, x, y[:, None])
-        place = ((hit - self._where[0]) / self.spacing).reshape(-1, 1)
-        low = np.floor(place)
-        near = low.astype(np.int32) + np.arange(2, dtype=np.int32)
-        weight = np.concatenate([low + 1 - place, place - low], axis=1)
+        position = ((hit - self._positions[0]) / self.spacing).reshape(-1, 1)
+        low = np.floor(position)
+        neighbour = low.astype(np.int32) + np.arange(2, dtype=np.int32)
+        weight = np.concatenate([low + 1 - position, position - low], axis=1)
         weight *= share.reshape(-1, 1)
-        weight[(near < 0) | (near >= self.detectors)] = 0
-        near = near.clip(0, self.detectors - 1).reshape(-1)
+        weight[(neighbour < 0) | (neighbour >= self.detectors)] = 0
+        neighbour = neighbour.clip(0, self.detectors - 1).reshape(-1)
         ends = np.arange(0, 2 * H * W + 1, 2, dtype=np.int32)
         shape = (H * W, self.detectors)
-        return _scipy().csr_array((weight.reshape(-1), near, ends), shape=shape)
+        return _scipy().csr_array((weight.reshape(-1), neighbour, ends), shape=shape)
 
 
 class ParallelBeam(_Beam):
-    """Line integrals along parallel rays: the Radon transform, sampled.
+    """Sampled Radon transform: line integrals along parallel rays.
 
     Parameters
     ----------
     image_shape : sequence of int
         (H, W).
     angles : array_like, shape (views,)
-        In degrees, any.
+        In degrees, in any order and range.
     detectors : int, optional
-        Detectors of a view; by default as many as see all of the image.
+        Detectors of a view; by default enough to cover the image.
     spacing : float, optional
-        Distance of neighbouring detectors; by default `pixel`.
+        Distance between neighbouring detectors; by default `pixel`.
     offset : float
-        Where the middle of the detector lies, along it, from the projection of the
-        centre of rotation.
+        Position of the detector's middle relative to the projected centre of rotation.
     pixel : float
         Side of a pixel.
     matrix : bool
-        Whether to keep the matrix, built when it is first needed: about
+        Whether to store the matrix when it is first needed, with about
         ``1.5 * 8 * views * detectors * max(H, W)`` bytes in single precision, and as
-        many for the adjoint. Without, each view is computed when it is applied, which
-        takes longer by far and hardly any memory.
+        many for the adjoint. Otherwise each view is recomputed in every application,
+        which is much slower and needs hardly any memory.
 
     Raises
     ------
     ValueError
-        If a number is out of range, or `image_shape` is not of two axes.
+        If a number is out of range, or `image_shape` does not have two axes.
 
     Examples
     --------
@@ -309,7 +304,7 @@ class ParallelBeam(_Beam):
 
     def _lines(self, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
         along, beam = _axes(self.angles[k])
-        point = self._where[:, None] * along
+        point = self._positions[:, None] * along
         return point, np.broadcast_to(beam, point.shape)
 
     def _hits(self, k: int, x: Any, y: Any) -> tuple[Any, Any]:
@@ -322,26 +317,25 @@ class ParallelBeam(_Beam):
 
 
 class FanBeam(_Beam):
-    """Line integrals along rays from a point to a flat detector.
+    """Line integrals along rays from a point source to a flat detector.
 
-    At the angle t the source is at ``source (sin t, -cos t)``, and the detector
-    opposite, at right angles to the line through the centre of rotation.
+    At the angle t the source is at ``source (sin t, -cos t)``. The detector is on the
+    opposite side, perpendicular to the line through the centre of rotation.
 
     Parameters
     ----------
     image_shape : sequence of int
         (H, W).
     angles : array_like, shape (views,)
-        In degrees, any.
+        In degrees, in any order and range.
     source : float
-        Distance of the source from the centre of rotation, beyond the image.
+        Distance of the source from the centre of rotation; larger than the image.
     distance : float
         Distance of the source from the detector.
     detectors, offset, pixel, matrix
-        As of `ParallelBeam`.
+        As for `ParallelBeam`.
     spacing : float, optional
-        Distance of neighbouring detectors, on the detector; by default that on which a
-        pixel in the centre is seen.
+        Distance of neighbouring detectors; by default the size of a projected pixel.
 
     Raises
     ------
@@ -404,7 +398,7 @@ class FanBeam(_Beam):
 
     def _lines(self, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
         along, beam = _axes(self.angles[k])
-        direction = self.distance * beam + self._where[:, None] * along
+        direction = self.distance * beam + self._positions[:, None] * along
         return np.broadcast_to(-self.source * beam, direction.shape), direction
 
     def _hits(self, k: int, x: Any, y: Any) -> tuple[Any, Any]:
@@ -414,9 +408,9 @@ class FanBeam(_Beam):
         return hit, (self.source / depth) ** 2
 
     def _ray_weights(self) -> NDArray[Any]:
-        """Cosines of the rays, and how much each counts that is measured twice."""
-        cosine = self.distance / np.hypot(self.distance, self._where)
-        fan = np.arctan(-self._where / self.distance)
+        """Return cosines of the rays times weights of rays that are measured twice."""
+        cosine = self.distance / np.hypot(self.distance, self._positions)
+        fan = np.arctan(-self._positions / self.distance)
         return cosine * _redundancy(self.angles, fan)
 
 
@@ -433,30 +427,30 @@ def _axes(degrees: float) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _arcs(angles: NDArray[Any], period: float) -> tuple[NDArray[Any], float, float]:
-    """Return the arc of each angle, the first angle, and the total range.
+    """Return the arc that each angle represents, the first angle, and the range.
 
-    In radians; angles that are there several times share their arc.
+    In radians. Repeated angles share their arc.
     """
-    turned = np.round(angles % period, 9) % period
-    known, place, counts = np.unique(turned, return_inverse=True, return_counts=True)
-    gaps = np.diff(known, append=known[0] + period)
-    usual, largest = float(np.median(gaps)), int(gaps.argmax())
-    begin, span = known[(largest + 1) % len(known)], period - gaps[largest] + usual
-    gaps = np.where(gaps > _GAP * usual, usual, gaps)
+    wrapped = np.round(angles % period, 9) % period
+    unique, index, counts = np.unique(wrapped, return_inverse=True, return_counts=True)
+    gaps = np.diff(unique, append=unique[0] + period)
+    median, largest = float(np.median(gaps)), int(gaps.argmax())
+    begin, span = unique[(largest + 1) % len(unique)], period - gaps[largest] + median
+    gaps = np.where(gaps > _GAP * median, median, gaps)
     arcs = (gaps + np.roll(gaps, 1)) / 2 / counts
     return (
-        np.radians(arcs)[place],
+        np.radians(arcs)[index],
         math.radians(begin),
         math.radians(min(span, period)),
     )
 
 
 def _redundancy(angles: NDArray[Any], fan: NDArray[Any]) -> NDArray[Any]:
-    """Weights (views, detectors) of rays of which some are measured from both ends.
+    """Return weights (views, detectors) of rays, some of them measured in both ways.
 
-    Both together count once. Between half a turn with the fan and a whole turn by
-    Parker (Med. Phys. 1982), smoothly, in the form for any such arc of Silver (Med.
-    Phys. 2000); below that each ray counts whole, in a whole turn half.
+    The weights of the two opposite measurements add up to 1. For arcs between half a
+    turn plus the fan and a whole turn they vary smoothly (Parker, Med. Phys. 1982; for
+    any such arc, Silver, Med. Phys. 2000); they are 1 below, and 1/2 for a whole turn.
     """
     _, begin, span = _arcs(angles, 360.0)
     if span > 2 * math.pi - 1e-6:
@@ -465,7 +459,7 @@ def _redundancy(angles: NDArray[Any], fan: NDArray[Any]) -> NDArray[Any]:
     if half < np.abs(fan).max():
         return np.ones((1, 1))
     b = ((np.radians(angles) - begin) % (2 * math.pi))[:, None]
-    # A ray of the fan angle g is met again after half a turn and 2 g.
+    # A ray of the fan angle g is measured again after half a turn plus 2 g.
     with np.errstate(divide="ignore", invalid="ignore"):
         rising = np.sin(math.pi / 4 * b / (half - fan)) ** 2
         falling = np.sin(math.pi / 4 * (span - b) / (half + fan)) ** 2
@@ -476,8 +470,8 @@ def _redundancy(angles: NDArray[Any], fan: NDArray[Any]) -> NDArray[Any]:
 def _ramp(detectors: int, spacing: float, window: Window) -> NDArray[Any]:
     """Return the frequency response of the ramp filter, sampled in space.
 
-    That keeps the mean right (Ramachandran & Lakshminarayanan, Proc. Natl. Acad. Sci.
-    1971).
+    Sampling in space preserves the mean (Ramachandran & Lakshminarayanan, Proc. Natl.
+    Acad. Sci. 1971).
     """
     size = 2 ** math.ceil(math.log2(2 * detectors))
     n = np.fft.fftfreq(size, 1 / size)

@@ -21,7 +21,7 @@ class Fourier(Operator):
     """Centred orthonormal Fourier transform of the last two axes.
 
     ``fftshift(fft2(ifftshift(x), norm="ortho"))``: the zero frequency lies at
-    (H // 2, W // 2), and the inverse is the adjoint. The results are complex.
+    (H // 2, W // 2), and the inverse is the adjoint. Results are complex.
     """
 
     tight = True
@@ -36,7 +36,7 @@ class Fourier(Operator):
 
 
 class TemporalFourier(Operator):
-    """Orthonormal Fourier transform of a series along time, the zero frequency first.
+    """Orthonormal Fourier transform of a series along time, zero frequency first.
 
     It makes periodic and slow changes sparse, as in k-t FOCUSS and in the
     low-rank plus sparse model (Otazo, Candès & Sodickson, MRM 2015).
@@ -44,12 +44,12 @@ class TemporalFourier(Operator):
     Parameters
     ----------
     axis : int
-        Axis to transform, negative; that of time in (..., T, H, W) by default.
+        Negative axis of the transform; by default that of time in (..., T, H, W).
 
     Raises
     ------
     ValueError
-        If `axis` is not negative: axes in front are a batch.
+        If `axis` is not negative.
     """
 
     tight = True
@@ -62,7 +62,7 @@ class TemporalFourier(Operator):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        """From a series to its temporal spectrum, which is complex."""
+        """Map a series to its complex temporal spectrum."""
         return self._transform(x, "fft")
 
     def adjoint(self, y: Array) -> Array:
@@ -75,7 +75,7 @@ class TemporalFourier(Operator):
         _check_axes(x, [self.axis])
         xp = namespace(x)
         x = as_complex(x, xp)
-        if 0 in x.shape:  # which not every Fourier transform takes
+        if 0 in x.shape:  # not every Fourier transform accepts empty arrays
             return x
         return getattr(xp.fft, name)(x, axis=self.axis, norm="ortho")
 
@@ -86,14 +86,14 @@ class Gradient(Operator):
     Parameters
     ----------
     axes : sequence of int
-        Axes to take differences along, negative; those of an image by default.
+        Negative axes of the differences; by default those of an image.
     boundary : {"neumann", "periodic"}
-        The difference at the end of an axis: 0, or to its beginning.
+        Difference at the end of an axis: 0, or to the first element.
 
     Raises
     ------
     ValueError
-        If `axes` is empty, repeats an axis or has one that is not negative, or
+        If `axes` is empty, repeats an axis or has a nonnegative one, or
         `boundary` is not one of the accepted values.
     """
 
@@ -112,17 +112,17 @@ class Gradient(Operator):
 
     @property
     def norm_bound(self) -> float:
-        """Upper bound of the norm: 2 for each axis, in the root of squares."""
+        """Upper bound of the norm, 2 sqrt(number of axes)."""
         return 2 * math.sqrt(len(self.axes))
 
     def forward(self, x: Array) -> Array:
-        """From an image (...) to its differences (axes, ...)."""
+        """Map an image (...) to its differences (axes, ...)."""
         _check_axes(x, self.axes)
         xp = namespace(x)
         return xp.stack([self._difference(x, a, xp) for a in self.axes], axis=0)
 
     def adjoint(self, y: Array) -> Array:
-        """From differences to an image: minus their divergence."""
+        """Map differences to an image, their negative divergence."""
         if y.shape[0] != len(self.axes):
             raise ValueError(
                 f"differences must be ({len(self.axes)}, ...), got {tuple(y.shape)}"
@@ -137,23 +137,23 @@ class Gradient(Operator):
     def _difference(self, x: Array, axis: int, xp: Namespace) -> Array:
         if self.boundary == "periodic":
             return xp.roll(x, -1, axis=axis) - x
-        first = along(x, axis, slice(None, 1))
+        edge = along(x, axis, slice(None, 1))
         steps = along(x, axis, slice(1, None)) - along(x, axis, slice(None, -1))
-        return xp.concat([steps, xp.zeros_like(first)], axis=axis)
+        return xp.concat([steps, xp.zeros_like(edge)], axis=axis)
 
     def _transposed(self, z: Array, axis: int, xp: Namespace) -> Array:
         if self.boundary == "periodic":
             return xp.roll(z, 1, axis=axis) - z
         zero = xp.zeros_like(along(z, axis, slice(None, 1)))
         steps = along(z, axis, slice(None, -1))
-        before = xp.concat([zero, steps], axis=axis)
-        return before - xp.concat([steps, zero], axis=axis)
+        shifted = xp.concat([zero, steps], axis=axis)
+        return shifted - xp.concat([steps, zero], axis=axis)
 
 
 class Turned(Operator):
-    """Turn and mirror images: one of the eight symmetries of a square.
+    """Rotate or reflect images: one of the eight symmetries of a square.
 
-    Rows and columns are exchanged first, if wanted, then axes are flipped.
+    `transposed` exchanges rows and columns, then `axes` are flipped.
     """
 
     tight = True
@@ -174,7 +174,7 @@ class Turned(Operator):
 
 
 def turns() -> Iterator[Turned]:
-    """Return all eight."""
+    """Yield all eight symmetries."""
     for transposed in (False, True):
         for axes in ((), (-1,), (-2,), (-2, -1)):
             yield Turned(transposed, axes)
@@ -183,14 +183,14 @@ def turns() -> Iterator[Turned]:
 def _centred(x: Array, transform: str) -> Array:
     xp = namespace(x)
     x, axes, size = as_complex(x, xp), (-2, -1), tuple(x.shape[-2:])
-    if 0 in x.shape:  # which not every Fourier transform takes
+    if 0 in x.shape:  # not every Fourier transform accepts empty arrays
         return x
     function = getattr(xp.fft, transform)
     if None in size or size[0] % 2 or size[1] % 2:
         shifted = xp.fft.ifftshift(x, axes=axes)
         return xp.fft.fftshift(function(shifted, axes=axes, norm="ortho"), axes=axes)
-    # For even lengths a shift by half is a change of sign of every other element on
-    # the other side, which is faster by far where shifting is not mere copying.
+    # For even lengths a shift by half is an alternating sign on the other side of the
+    # transform, which is much faster where shifting is not a mere copy.
     before = _signs(size, (0, 0), x, xp)
     after = _signs(size, (size[0] // 2, size[1] // 2), x, xp)
     return after * function(before * x, axes=axes, norm="ortho")
@@ -199,7 +199,7 @@ def _centred(x: Array, transform: str) -> Array:
 def _signs(
     size: tuple[int, int], origin: tuple[int, int], x: Array, xp: Namespace
 ) -> Array:
-    """Return a chequerboard of +1 and -1, with +1 at the origin."""
+    """Return a chequerboard of +1 and -1, +1 at `origin`."""
     rows, columns = (
         xp.arange(n, dtype=xp.int32, **on_device(x)) - first
         for n, first in zip(size, origin, strict=True)

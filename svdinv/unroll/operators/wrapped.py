@@ -1,7 +1,7 @@
-"""Operators of other libraries: from a matrix, or from a pair of functions.
+"""Operators of other libraries, from a matrix or from a pair of functions.
 
-Their derivative is registered with every framework, so that a projector written for
-NumPy, in C or for a GPU, is trained through as svdinv's own operators are.
+Their derivatives are registered with every framework, so networks can be trained
+through a projector that is written for NumPy, in C or for a GPU.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from svdinv.unroll.operators.linear import Operator
 
 Function = Callable[..., Any]
 
-_COMPLEX = "an operator's function gives complex data of real images"
+_COMPLEX = "a function of an operator must return real data for real images"
 
 
 class _OfFunctions(Operator):
-    """What is made of functions, for one image at a time: they and its shapes."""
+    """Base of operators made of functions of a single image."""
 
     def __init__(
         self,
@@ -60,29 +60,29 @@ class _OfFunctions(Operator):
 
 
 class Wrapped(_OfFunctions):
-    """A linear operator made of two functions, A and its adjoint.
+    """A linear operator from two functions, A and its adjoint.
 
     Parameters
     ----------
     forward, adjoint : callable
-        ``forward(x)`` from an image to data, ``adjoint(y)`` back, of one image at a
-        time, in its precision or any other. Real images have real data.
+        ``forward(x)`` maps one image to data, ``adjoint(y)`` data to an image. They may
+        return any precision, but must return real arrays for real ones.
     image_shape, data_shape : sequence of int
         Shapes of one image and of its data, without a batch.
     arrays : {"numpy", "own"}
-        What the functions take: NumPy arrays, whatever the framework and the device of
-        the data; or arrays of the framework that the data are of.
+        Arrays that the functions accept: NumPy arrays, for data of any framework and
+        device; or arrays of the framework of the data.
 
     Raises
     ------
     TypeError
-        If `forward` or `adjoint` is no function.
+        If `forward` or `adjoint` is not a function.
     ValueError
-        If a shape is empty, or `arrays` is none of the two.
+        If a shape is empty, or `arrays` is neither of the two.
 
     See Also
     --------
-    svdinv.unroll.operators.dot_test : Whether one is the adjoint of the other.
+    svdinv.unroll.operators.dot_test : Test whether the adjoint is right.
 
     Examples
     --------
@@ -115,7 +115,7 @@ class Wrapped(_OfFunctions):
         self._forward, self._adjoint = Linear(*pair), Linear(*pair[::-1])
 
     def forward(self, x: Array) -> Array:
-        """From images (..., *image_shape) to data (..., *data_shape)."""
+        """Map images (..., *image_shape) to data (..., *data_shape)."""
         return _called(self._forward, self.image_shape, x, "images")
 
     def adjoint(self, y: Array) -> Array:
@@ -123,26 +123,25 @@ class Wrapped(_OfFunctions):
 
 
 class WrappedNonlinear(_OfFunctions):
-    """An operator that is not linear, made of functions of NumPy arrays.
+    """A nonlinear operator from functions of NumPy arrays.
 
-    Every framework differentiates through it once: in forward mode by `tangent`, in
-    reverse mode by `cotangent`.
+    Frameworks differentiate it once: forward by `tangent`, reverse by `cotangent`.
 
     Parameters
     ----------
     forward : callable
-        ``forward(x)`` from one real image to its data.
+        ``forward(x)`` maps one real image to its data.
     tangent : callable
-        ``tangent(x, dx)``, the derivative at x along dx.
+        ``tangent(x, dx)``, the derivative at x in the direction dx.
     cotangent : callable
-        ``cotangent(x, y)``, its adjoint at x, of data y.
+        ``cotangent(x, y)``, the adjoint of the derivative at x, applied to data y.
     image_shape, data_shape : sequence of int
         Shapes of one image and of its data, without a batch.
 
     Raises
     ------
     TypeError
-        If one of the three is no function.
+        If `forward`, `tangent` or `cotangent` is not a function.
     ValueError
         If a shape is empty.
     """
@@ -168,23 +167,23 @@ class WrappedNonlinear(_OfFunctions):
         self._tangent, self._cotangent = tangent, cotangent
 
     def forward(self, x: Array) -> Array:
-        """From real images (..., *image_shape) to data (..., *data_shape)."""
+        """Map real images (..., *image_shape) to data (..., *data_shape)."""
         return _called(self._operation, self.image_shape, x, "images", real=True)
 
     def derivative(self, x: Array) -> Operator:
         """Return the derivative at one image, for arrays of any framework.
 
-        Nothing is differentiated with respect to that image. Raises ValueError if it
-        has another shape than `image_shape`.
+        It cannot be differentiated with respect to that image. Raises ValueError if `x`
+        does not have the shape `image_shape`.
         """
         if tuple(x.shape) != self.image_shape:
             raise ValueError(
                 f"x must have the shape {self.image_shape}, got {tuple(x.shape)}"
             )
-        at = to_numpy(x)
+        fixed = to_numpy(x)
         return Wrapped(
-            lambda dx: self._tangent(at, dx),
-            lambda y: self._cotangent(at, y),
+            lambda dx: self._tangent(fixed, dx),
+            lambda y: self._cotangent(fixed, y),
             self.image_shape,
             self.data_shape,
         )
@@ -193,12 +192,12 @@ class WrappedNonlinear(_OfFunctions):
 def from_matrix(
     matrix: Any, image_shape: Sequence[int], data_shape: Sequence[int] | None = None
 ) -> Wrapped:
-    """Make an operator of a matrix: of SciPy, sparse or a `LinearOperator`, or dense.
+    """Return the operator of a matrix: dense, sparse or a SciPy `LinearOperator`.
 
-    A matrix (m, n) multiplies an image of n elements, flattened; the data have the
-    shape (m,), or another of m elements. It stays on the CPU; a dense one that is to
-    follow the data is `svdinv.unroll.operators.Dense`. Raises ValueError if the shapes
-    do not go together.
+    A matrix (m, n) multiplies a flattened image of n elements; data have the shape (m,)
+    by default, or any shape of m elements. The matrix stays on the CPU; use
+    `svdinv.unroll.operators.Dense` for a dense one on the device of the data. Raises
+    ValueError if the shapes do not match.
     """
     m, n = matrix.shape
     data_shape = (m,) if data_shape is None else tuple(data_shape)
@@ -211,73 +210,73 @@ def from_matrix(
                 f"{name} must have {count} elements for a matrix {(m, n)}, got "
                 f"{tuple(shape)}"
             )
-    # A transposed copy of a sparse array multiplies several times as fast.
-    function = hasattr(matrix, "matvec")  # a LinearOperator
-    turned = matrix.adjoint() if function else matrix.conj().T
-    turned = turned.tocsr() if hasattr(turned, "tocsr") else turned
+    # A copy of the transpose in CSR format multiplies several times as fast.
+    is_operator = hasattr(matrix, "matvec")  # a LinearOperator
+    adjoint_ = matrix.adjoint() if is_operator else matrix.conj().T
+    adjoint_ = adjoint_.tocsr() if hasattr(adjoint_, "tocsr") else adjoint_
 
     def forward(x: Any) -> Any:
         return (matrix @ x.reshape(-1)).reshape(data_shape)
 
     def adjoint(y: Any) -> Any:
-        return (turned @ y.reshape(-1)).reshape(tuple(image_shape))
+        return (adjoint_ @ y.reshape(-1)).reshape(tuple(image_shape))
 
     return Wrapped(forward, adjoint, image_shape, data_shape)
 
 
 @dataclass(frozen=True)
 class OnHost:
-    """A function of NumPy arrays, applied to arrays of any framework.
+    """Apply a function of NumPy arrays to arrays of any framework.
 
-    It takes single arrays of the shapes `given`, and returns one of the shape `made`.
-    No derivative goes through it; compiled functions call it.
+    The function maps arrays of the shapes `inputs` to one of the shape `output`. It
+    is not differentiable; compiled functions can call it.
     """
 
     function: Function
-    given: tuple[tuple[int, ...], ...]
-    made: tuple[int, ...]
+    inputs: tuple[tuple[int, ...], ...]
+    output: tuple[int, ...]
 
     def each(self, *arrays: Any) -> list[Any]:
-        """Apply the function to each item of a batch, arrays (b, *given)."""
-        made = [self.function(*items) for items in zip(*arrays, strict=True)]
-        for one in made:
-            if tuple(one.shape) != self.made:
+        """Apply the function to each item of a batch, arrays (b, *shape)."""
+        results = [self.function(*items) for items in zip(*arrays, strict=True)]
+        for result in results:
+            if tuple(result.shape) != self.output:
                 raise ValueError(
-                    f"an operator's function must give the shape {self.made}, got "
-                    f"{tuple(one.shape)}"
+                    "a function of an operator must return the shape "
+                    f"{self.output}, got {tuple(result.shape)}"
                 )
-        return made
+        return results
 
     def of_numpy(self, *arrays: np.ndarray) -> np.ndarray:
-        """From arrays (..., *given) to one (..., *made), in the first one's dtype."""
+        """Map arrays (..., *shape) to (..., *output), in the dtype of the first one."""
         arrays = tuple(map(np.asarray, arrays))
         first = arrays[0]
-        batch = first.shape[: first.ndim - len(self.given[0])]
-        # SciPy knows no half precision, nor do many functions.
+        batch = first.shape[: first.ndim - len(self.inputs[0])]
+        # SciPy and many functions do not support half precision.
         half = first.dtype.itemsize == 2
         flat = [
             (x.astype(np.float32) if half else x).reshape(-1, *shape)
-            for x, shape in zip(arrays, self.given, strict=True)
+            for x, shape in zip(arrays, self.inputs, strict=True)
         ]
-        made = [np.asarray(y) for y in self.each(*flat)]
-        if first.dtype.kind != "c" and any(y.dtype.kind == "c" for y in made):
+        results = [np.asarray(y) for y in self.each(*flat)]
+        if first.dtype.kind != "c" and any(y.dtype.kind == "c" for y in results):
             raise TypeError(_COMPLEX)
-        whole = np.stack(made) if made else np.empty((0, *self.made))
-        whole = whole.reshape(*batch, *self.made)
-        return np.ascontiguousarray(whole, dtype=first.dtype)
+        stacked = np.stack(results) if results else np.empty((0, *self.output))
+        stacked = stacked.reshape(*batch, *self.output)
+        return np.ascontiguousarray(stacked, dtype=first.dtype)
 
     def __call__(self, *arrays: Any) -> Any:
-        """As `of_numpy`, of arrays of any framework."""
+        """Apply `of_numpy` to arrays of any framework."""
         x = arrays[0]
         if compat.is_numpy_array(x):
             return self.of_numpy(*arrays)
         if compat.is_torch_array(x):
             torch = sys.modules["torch"]
-            there = [x.detach().cpu().resolve_conj() for x in arrays]
+            on_host = [x.detach().cpu().resolve_conj() for x in arrays]
             # NumPy has no bfloat16.
-            there = [x.float() if x.dtype == torch.bfloat16 else x for x in there]
-            return torch.from_numpy(self.of_numpy(*(x.numpy() for x in there))).to(x)
-        shape = (*tuple(x.shape)[: len(x.shape) - len(self.given[0])], *self.made)
+            on_host = [x.float() if x.dtype == torch.bfloat16 else x for x in on_host]
+            return torch.from_numpy(self.of_numpy(*(x.numpy() for x in on_host))).to(x)
+        shape = (*tuple(x.shape)[: len(x.shape) - len(self.inputs[0])], *self.output)
         if compat.is_jax_array(x):
             jax = sys.modules["jax"]
             like = jax.ShapeDtypeStruct(shape, x.dtype)
@@ -287,28 +286,28 @@ class OnHost:
             tf = sys.modules["tensorflow"]
             if tf.executing_eagerly():
                 return tf.convert_to_tensor(self.of_numpy(*(x.numpy() for x in arrays)))
-            made = tf.numpy_function(self.of_numpy, list(arrays), x.dtype)
-            made.set_shape(shape)
-            return made
+            result = tf.numpy_function(self.of_numpy, list(arrays), x.dtype)
+            result.set_shape(shape)
+            return result
         return namespace(x).asarray(self.of_numpy(*map(to_numpy, arrays)))
 
 
 def _in_framework(function: OnHost, x: Any) -> Any:
-    """Apply a function of arrays of the framework of `x`, (..., *given)."""
-    xp, (given,) = namespace(x), function.given
-    batch = tuple(x.shape)[: len(x.shape) - len(given)]
-    shape = (*batch, *function.made)
+    """Apply a function to arrays of the framework of `x`, (..., *shape)."""
+    xp, (shape_in,) = namespace(x), function.inputs
+    batch = tuple(x.shape)[: len(x.shape) - len(shape_in)]
+    shape = (*batch, *function.output)
     if 0 in batch:
         return xp.reshape(x, shape)
-    made = xp.stack(function.each(xp.reshape(x, (-1, *given))))
-    if is_complex(made, xp) and not is_complex(x, xp):
+    output = xp.stack(function.each(xp.reshape(x, (-1, *shape_in))))
+    if is_complex(output, xp) and not is_complex(x, xp):
         raise TypeError(_COMPLEX)
-    return cast(xp.reshape(made, shape), x, xp)
+    return cast(xp.reshape(output, shape), x, xp)
 
 
 @dataclass(frozen=True)
 class Linear(Operation):
-    """x -> A x, of an A that no framework sees into, and of its adjoint."""
+    """x -> A x for linear A that frameworks cannot differentiate, with its adjoint."""
 
     forward: Function
     adjoint: Function
@@ -328,7 +327,7 @@ class Linear(Operation):
 
 @dataclass(frozen=True)
 class _Derivative(Operation):
-    """(x, v) -> A'(x) v, or the adjoint of it."""
+    """(x, v) -> A'(x) v, or the adjoint of A'(x) applied to v."""
 
     there: OnHost
     back: OnHost
@@ -346,14 +345,14 @@ class _Derivative(Operation):
         self._refuse(wanted[0])
         return None, *call(_Derivative(self.back, self.there), x[0], g[0])
 
-    def _refuse(self, asked: bool) -> None:
-        if asked:
+    def _refuse(self, requested: bool) -> None:
+        if requested:
             raise NotImplementedError("a WrappedNonlinear has one derivative, not two")
 
 
 @dataclass(frozen=True)
 class _Nonlinear(Operation):
-    """x -> A(x) for an A that no framework sees into."""
+    """x -> A(x) for a nonlinear A that frameworks cannot differentiate."""
 
     there: OnHost
     push: OnHost
@@ -372,13 +371,13 @@ class _Nonlinear(Operation):
 
 
 def _called(
-    operation: Operation, due: tuple[int, ...], x: Array, what: str, real: bool = False
+    operation: Operation, tail: tuple[int, ...], x: Array, what: str, real: bool = False
 ) -> Array:
     shape = tuple(x.shape)
-    if shape[len(shape) - len(due) :] != due:
-        raise ValueError(f"{what} must be (..., {str(due)[1:]}, got {shape}")
+    if shape[len(shape) - len(tail) :] != tail:
+        raise ValueError(f"{what} must be (..., {str(tail)[1:]}, got {shape}")
     kinds = ("real floating",) if real else ("real floating", "complex floating")
     if not namespace(x).isdtype(x.dtype, kinds):
-        wanted = "real floating point" if real else "floating point or complex"
-        raise TypeError(f"{what} must be {wanted}, got {x.dtype}")
+        dtypes = "real floating point" if real else "floating point or complex"
+        raise TypeError(f"{what} must be {dtypes}, got {x.dtype}")
     return backend(x).call(operation, x)[0]

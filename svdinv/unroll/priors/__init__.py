@@ -1,12 +1,12 @@
 """Priors: penalties on images.
 
-Each has the `value` of R(x), weight included, summed over a batch, and the proximal
-operator of a multiple of it (Parikh & Boyd, "Proximal algorithms", 2014)::
+A prior has `value`, R(x) with its weight, summed over a batch, and the proximal
+operator of a multiple of R (Parikh & Boyd, "Proximal algorithms", 2014)::
 
     prox(x, step) = argmin over z of  step R(z) + |z - x|^2 / 2,
 
-or, where it is smooth, its `gradient`. The arrays may come from any framework, real or
-complex; derivatives with respect to x, step and weight are finite everywhere.
+or a `gradient`, if R is smooth. Arrays may come from any framework, real or complex;
+derivatives with respect to x, step and weight are finite everywhere.
 """
 
 from __future__ import annotations
@@ -65,15 +65,15 @@ __all__ = [
 
 __getattr__, _ = late_attributes(__name__)
 
-_NEARLY_NOTHING = 1e-3  # of the largest magnitude
+_RELATIVE_EPSILON = 1e-3  # default epsilon, relative to the largest magnitude
 
 
 @dataclass(frozen=True)
 class Prior:
-    """A weighted function of an image: subclasses define `value` and `prox`.
+    """A weighted function of an image; subclasses define `value` and `prox`.
 
-    Smooth ones have ``gradient(x)``, and ``curvature(x)``, the Lipschitz constant of
-    that for images like x.
+    Smooth priors define ``gradient(x)``, and ``curvature(x)``, the Lipschitz constant
+    of the gradient for images like x.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Prior:
     Raises
     ------
     ValueError
-        If `weight` is a negative number, or more than one.
+        If `weight` is negative or not a single number.
     """
 
     weight: Any
@@ -92,7 +92,7 @@ class Prior:
         if shape := tuple(getattr(self.weight, "shape", ())):
             raise ValueError(f"weight must be one number, got an array {shape}")
         if isinstance(self.weight, numbers.Real):
-            # Python's, because NumPy's would raise the precision of the arrays.
+            # A Python float, because NumPy's would promote the dtype of the arrays.
             weight = float(self.weight)
             object.__setattr__(self, "weight", weight)
             if not weight >= 0:
@@ -103,22 +103,19 @@ class Prior:
         raise NotImplementedError
 
     def prox(self, x: Array, step: Any) -> Array:
-        """Apply the proximal operator of step R."""
+        """Apply the proximal operator of ``step R``."""
         raise NotImplementedError(f"{self!r} has no proximal operator")
 
     def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
-        """Return K and the proximal operator of Q for R(x) = Q(K x); K = 1 by default.
-
-        An operator, and a function ``prox(z, step)``.
-        """
+        """Return the operator K and ``prox(z, step)`` of Q, where R(x) = Q(K x)."""
         return Identity(), self.prox
 
 
 class Casorati(Prior):
-    """Nuclear norm of the Casorati matrix: frames that are combinations of a few.
+    """Nuclear norm of the Casorati matrix of a series, small for few temporal patterns.
 
-    A series (..., T, H, W) is taken as a matrix of T rows and H W columns (Liang, ISBI
-    2007; Haldar & Liang, ISBI 2010). Its prox soft-thresholds the singular values.
+    A series (..., T, H, W) is reshaped to a matrix of T rows and H W columns (Liang,
+    ISBI 2007; Haldar & Liang, ISBI 2010). The prox soft-thresholds singular values.
     """
 
     def value(self, x: Array) -> Array:
@@ -133,8 +130,7 @@ class Casorati(Prior):
 class Nuclear(Prior):
     """Nuclear norm of each image, as a matrix of its last two axes.
 
-    The prox soft-thresholds the singular values (Cai, Candès & Shen, SIAM J. Optim.
-    2010).
+    The prox soft-thresholds singular values (Cai, Candès & Shen, SIAM J. Optim. 2010).
     """
 
     def value(self, x: Array) -> Array:
@@ -148,21 +144,21 @@ class Nuclear(Prior):
 class WeightedNuclear(Prior):
     """Sum of ``weights[i] s_i`` over the singular values s of each image, as a matrix.
 
-    Weights that rise shrink large singular values less (Gu, Zhang, Zuo & Feng, CVPR
-    2014). It is not convex then; its prox is still the soft threshold with one
-    threshold for each singular value.
+    Increasing weights shrink large singular values less (Gu, Zhang, Zuo & Feng, CVPR
+    2014). The penalty is then not convex, but its prox is still a soft threshold, with
+    one threshold for each singular value.
 
     Parameters
     ----------
     weight : float or 0-d array
         Factor >= 0.
     weights : sequence of float
-        One for each singular value, min(H, W) of them; >= 0 and not falling.
+        Nonnegative, nondecreasing weights of the min(H, W) singular values.
 
     Raises
     ------
     ValueError
-        If the weights fall or are negative, or `weight` is a negative number.
+        If the weights decrease or are negative, or `weight` is negative.
     """
 
     weights: Sequence[float]
@@ -174,20 +170,20 @@ class WeightedNuclear(Prior):
         pairs = zip((0.0, *weights), weights, strict=False)
         if not weights or any(not low <= high for low, high in pairs):
             raise ValueError(
-                f"weights must be >= 0 and must not fall, got {self.weights}"
+                f"weights must be >= 0 and must not decrease, got {self.weights}"
             )
 
     def value(self, x: Array) -> Array:
         values, xp = operators(x).svdvals(x), namespace(x)
-        return times(self.weight, xp.sum(self._fitted(values) * values), xp)
+        return times(self.weight, xp.sum(self._weights_like(values) * values), xp)
 
     def prox(self, x: Array, step: Any) -> Array:
         xp = namespace(x)
-        tau = self._fitted(xp.real(x) if is_complex(x, xp) else x)
+        tau = self._weights_like(xp.real(x) if is_complex(x, xp) else x)
         tau = xp.reshape(tau, (1,) * (len(x.shape) - 2) + (len(self.weights),))
         return operators(x).svt(x, times(step * self.weight, tau, xp))
 
-    def _fitted(self, x: Array) -> Array:
+    def _weights_like(self, x: Array) -> Array:
         return cast_like(np.asarray(self.weights), x, namespace(x))
 
 
@@ -195,7 +191,7 @@ class WeightedNuclear(Prior):
 class Schatten(Prior):
     """Sum of ``s^p`` over the singular values s of each image, as a matrix.
 
-    For p below 1 it is nearer to the rank than the nuclear norm, and not convex.
+    For p < 1 it approximates the rank better than the nuclear norm; it is not convex.
 
     Parameters
     ----------
@@ -207,7 +203,7 @@ class Schatten(Prior):
     Raises
     ------
     ValueError
-        If p is none of these, or `weight` a negative number.
+        If p is none of these, or `weight` is negative.
     """
 
     p: float
@@ -219,9 +215,9 @@ class Schatten(Prior):
 
     def value(self, x: Array) -> Array:
         xp, norms = namespace(x), operators(x).schatten_norm(x, self.p)
-        some = norms > 0
-        powers = xp.where(some, norms, xp.ones_like(norms)) ** self.p
-        total = xp.sum(xp.where(some, powers, xp.zeros_like(norms)))
+        positive = norms > 0
+        powers = xp.where(positive, norms, xp.ones_like(norms)) ** self.p
+        total = xp.sum(xp.where(positive, powers, xp.zeros_like(norms)))
         return times(self.weight, total, xp)
 
     def prox(self, x: Array, step: Any) -> Array:
@@ -232,10 +228,10 @@ class Schatten(Prior):
 class LocalLowRank(Prior):
     """Nuclear norms of the blocks of a series, each as a Casorati matrix.
 
-    Trzasko & Manduca, Proc. ISMRM 2011. Of blocks that overlap, `value` is the mean
-    over the tilings, and `prox` the mean of their proximal operators: the proximal
+    Trzasko & Manduca, Proc. ISMRM 2011. For overlapping blocks `value` is the mean over
+    the tilings, and `prox` the mean of their proximal operators. That is the proximal
     operator of their proximal average (Bauschke, Goebel, Lucet & Wang, SIAM J. Optim.
-    2008), which lies a little below that value.
+    2008), which is slightly smaller than `value`.
 
     Parameters
     ----------
@@ -244,7 +240,7 @@ class LocalLowRank(Prior):
     block : int or (int, int)
         Height and width of a block.
     stride : int or (int, int), optional
-        Distance of neighbouring blocks, a divisor of `block`. Default: `block`.
+        Distance between neighbouring blocks, a divisor of `block`. Default: `block`.
     shift : int or (int, int)
         First row and column of the first block.
     """
@@ -255,7 +251,7 @@ class LocalLowRank(Prior):
     shift: int | tuple[int, int] = 0
 
     def __post_init__(self) -> None:
-        """Refuse blocks that do not fit together, as `svdinv.numpy.local_low_rank`."""
+        """Check the blocks, as `svdinv.numpy.local_low_rank` does."""
         super().__post_init__()
         tilings((1, 1), self.block, self.stride, self.shift)
 
@@ -276,34 +272,31 @@ class LocalLowRank(Prior):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NonLocalLowRank(Prior):
-    """Low rank of the groups of patches of an image that look alike.
+    """Low rank of groups of similar patches of an image.
 
-    The patches of a group, as the rows of a matrix, are nearly combinations of a few
-    (Dong, Shi, Li, Ma & Huang, "Compressive sensing via nonlocal low-rank
-    regularization", IEEE TIP 2014). Its singular values s are penalised by the sum of
-    ``log(1 + s / epsilon)``, which shrinks large ones hardly. Groups overlap: `value`
-    is their sum by the mean number of patches that hold a pixel, and `prox` the mean,
-    at each pixel, of what the proximal operators of its patches' groups make of it.
-    That is a denoiser, and the proximal operator of a function only where all pixels
-    lie in equally many patches.
+    The patches of a group form the rows of a matrix that is nearly of low rank (Dong,
+    Shi, Li, Ma & Huang, "Compressive sensing via nonlocal low-rank regularization",
+    IEEE TIP 2014). Its singular values s have the penalty ``sum log(1 + s / epsilon)``,
+    which shrinks large values little. Groups overlap: `value` is the sum over the
+    groups divided by the mean number of patches that contain a pixel. `prox` averages
+    at each pixel the results of the proximal operators of the groups. That is a
+    proximal operator only if all pixels are contained in equally many patches.
 
-    Which patches look alike is seen in `guide`, once: in iterations, a new guide makes
-    a new prior.
+    Groups are found once, in `guide`; in iterations, a new guide needs a new prior.
 
     Parameters
     ----------
     weight : float or 0-d array
-        Factor >= 0, in units of the image squared. `prox` takes singular values away
-        below ``2 sqrt(step weight)``, and up to about twice that where `epsilon` is
-        small.
+        Factor >= 0, in units of the image squared. `prox` removes singular values below
+        ``2 sqrt(step weight)``, and for small `epsilon` those up to about twice that.
     guide : array, shape (C, H, W)
-        Image like those that are to come, real or complex, of any framework. A batch
-        (..., C, H, W) shares its groups.
+        Image similar to those of `prox`, real or complex, of any framework. All images
+        of a batch (..., C, H, W) have the same groups.
     patch, stride, count, reach : int
         As for `svdinv.unroll.priors.patch_matching.Groups`.
     epsilon : float, optional
-        Where the penalty turns logarithmic; by default a thousandth of the largest
-        magnitude in `guide`.
+        Singular value at which the penalty turns logarithmic; by default 1/1000 of the
+        largest magnitude in `guide`.
     phase : float
         Standard deviation in pixels of the Gaussian mean of a complex `guide` whose
         phase is removed from images first. Real and imaginary part of what is left are
@@ -313,8 +306,8 @@ class NonLocalLowRank(Prior):
     Raises
     ------
     ValueError
-        As `Groups`, if `epsilon` is not positive, `weight` a negative number, or
-        `phase` negative, not finite, or positive with a real `guide`.
+        As for `Groups`, or if `epsilon` is not positive, `weight` is negative, or
+        `phase` is negative, not finite, or positive with a real `guide`.
     """
 
     guide: Array
@@ -345,7 +338,7 @@ class NonLocalLowRank(Prior):
         object.__setattr__(self, "groups", Groups(guide, **numbers))
         if self.epsilon is None:
             largest = as_float(xp.max(xp.abs(self.guide)))
-            object.__setattr__(self, "epsilon", _NEARLY_NOTHING * (largest or 1.0))
+            object.__setattr__(self, "epsilon", _RELATIVE_EPSILON * (largest or 1.0))
         elif not self.epsilon > 0:
             raise ValueError(f"epsilon must be positive, got {self.epsilon}")
 
@@ -381,11 +374,11 @@ class NonLocalLowRank(Prior):
         from svdinv.unroll.priors.gram_route import log_sum_by_gram
 
         threshold, tau = operators(x).log_sum_threshold, step * self.weight
-        quick = isinstance(tau, float | int)
+        use_gram = isinstance(tau, float | int)
         parts = []
         for part in self.groups.parts(x):
-            done = log_sum_by_gram(part, tau, self.epsilon) if quick else None
-            parts.append(threshold(part, tau, self.epsilon) if done is None else done)
+            gram = log_sum_by_gram(part, tau, self.epsilon) if use_gram else None
+            parts.append(threshold(part, tau, self.epsilon) if gram is None else gram)
         return self.groups.join(namespace(x).concat(parts, axis=-3))
 
 
@@ -393,9 +386,9 @@ class NonLocalLowRank(Prior):
 class TensorNuclear(Prior):
     """Tensor nuclear norm of the t-SVD, of the last three axes.
 
-    The mean over the frequencies along `axis` of the nuclear norms of the
-    matrices that an unnormalised Fourier transform makes of a tensor (Lu et al., IEEE
-    TPAMI 2020); the prox is tensor singular value thresholding.
+    The mean of the nuclear norms of the frontal slices of a tensor after an
+    unnormalised Fourier transform along `axis` (Lu et al., IEEE TPAMI 2020). The prox
+    is tensor singular value thresholding.
 
     Parameters
     ----------
@@ -407,7 +400,7 @@ class TensorNuclear(Prior):
     Raises
     ------
     ValueError
-        If `axis` is none of the last three, or `weight` a negative number.
+        If `axis` is none of the last three, or `weight` is negative.
     """
 
     axis: int = -3

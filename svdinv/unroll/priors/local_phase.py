@@ -1,8 +1,8 @@
-"""The phase of the local mean of complex images, and what takes it out.
+"""Removal of the phase of the local mean from complex images.
 
-Where the phase of an image varies slowly, the imaginary part is small once that phase
-is removed: partial Fourier imaging lives on it (Noll, Nishimura & Macovski, IEEE Trans.
-Med. Imaging, 1991).
+If the phase of an image varies slowly, its imaginary part is small once that phase is
+removed, as in partial Fourier imaging (Noll, Nishimura & Macovski, IEEE Trans. Med.
+Imaging, 1991).
 """
 
 from __future__ import annotations
@@ -51,10 +51,9 @@ def join_complex(re: Array, im: Array, x: Array, xp: Namespace) -> Array:
 
 
 def blur(images: Array, width: float) -> Array:
-    """Blur real images (..., H, W) by a Gaussian, with zeros around them.
+    """Blur real images (..., H, W) with a Gaussian, zero-padded.
 
-    An impulse becomes a bell of sum 1, cut off at three of the standard deviations in
-    pixels, `width`.
+    The kernel has sum 1 and a standard deviation of `width` pixels, cut off at three.
     """
     xp = namespace(images)
     rows, columns = (_bells(n, width, images, xp) for n in sizes(images, xp)[-2:])
@@ -62,7 +61,7 @@ def blur(images: Array, width: float) -> Array:
 
 
 def _bells(size: int, width: float, like: Array, xp: Namespace) -> Array:
-    """Matrix of a blur along one axis: a bell around every pixel."""
+    """Return the matrix of a Gaussian blur along one axis."""
     pixels = count_up(size, like, xp)
     distance = pixels[:, None] - pixels[None, :]
     radius = max(1, round(3 * width))
@@ -74,8 +73,8 @@ def _bells(size: int, width: float, like: Array, xp: Namespace) -> Array:
 
 def each_row(images: Array, matrix: Array, xp: Namespace) -> Array:
     """Multiply the rows of images (..., H, W) by a matrix (W, n)."""
-    # One product of all rows: image by image it takes NumPy, with its gradient, up to
-    # 2.7 times as long, and TensorFlow 2.21 writes beyond its memory.
+    # As one product of all rows: a batched product takes up to 2.7 times as long in
+    # NumPy, with gradient, and writes out of bounds in TensorFlow 2.21.
     *before, W = sizes(images, xp)
     _, n = sizes(matrix, xp)
     return xp.reshape(xp.reshape(images, (-1, W)) @ matrix, (*before, n))

@@ -1,4 +1,4 @@
-"""Groups of patches of an image that look alike, each a matrix of low rank."""
+"""Groups of similar patches of an image, which form matrices of low rank."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from svdinv.unroll.arrays import (
     zero_padded,
 )
 
-_VALUES = 2**21  # of groups at a time
+_VALUES = 2**21  # elements of the groups in one part
 
 
 class Groups:
-    """Where those patches of a guide are that look like its reference patches.
+    """Positions of the patches of a guide that are similar to its reference patches.
 
-    A reference patch of all channels lies at each pixel of a grid. The patches nearest
-    to it by the sum of squared differences, of all that lie around it, are its group
+    A reference patch, of all channels, lies at each point of a grid. Its group consists
+    of the nearest patches in its neighbourhood, by the sum of squared differences
     (Buades, Coll & Morel, CVPR 2005; Dong, Shi, Li, Ma & Huang, IEEE TIP 2014).
 
     Parameters
     ----------
     guide : array, shape (C, H, W)
-        Image, real or complex, of any framework, whose values are known.
+        Image, real or complex, of any framework, with concrete values (not traced).
     patch : int
         Height and width of a patch.
     stride : int
-        Distance of neighbouring reference patches, at most `patch`.
+        Distance between neighbouring reference patches, at most `patch`.
     count : int
-        Patches of a group, the reference among them; fewer where fewer lie around it.
+        Patches of a group including the reference; fewer if fewer are within reach.
     reach : int
-        How many rows and columns a patch may be away from the reference.
+        Maximum distance of a patch from the reference in rows and in columns.
 
     Raises
     ------
     ValueError
-        If a number is no positive integer, `stride` is larger than `patch`, or `guide`
-        has other axes, is smaller than a patch or not finite.
+        If a number is not a positive integer, `stride` is larger than `patch`, or
+        `guide` has other axes, is smaller than a patch or not finite.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class Groups:
         self._corners = shape[1] - patch + 1, shape[2] - patch + 1
         self._index = alike(image, patch, stride, count, reach)
         self._sum = _Sum(self._index.reshape(-1), math.prod(self._corners))
-        # How many patches hold each pixel: not 0, as the references hold all.
-        held = np.repeat(self._sum.counts[:, None] * 1.0, patch**2, axis=1)
-        self._times = folded(held, patch, self._corners)
+        # Number of patches at each pixel: positive, as references cover all pixels.
+        counts = np.repeat(self._sum.counts[:, None] * 1.0, patch**2, axis=1)
+        self._overlaps = folded(counts, patch, self._corners)
 
     @property
     def count(self) -> int:
@@ -89,67 +89,58 @@ class Groups:
 
     @property
     def overlap(self) -> float:
-        """How many patches hold a pixel, in the mean."""
-        return float(self._times.mean())
+        """Mean number of patches that contain a pixel."""
+        return float(self._overlaps.mean())
 
     def cut(self, x: Array) -> Array:
-        """Cut an image (..., C, H, W) into groups, as matrices with a row per patch.
-
-        Shape (..., groups, patches, C patch^2).
-        """
+        """Return the groups of (..., C, H, W): (..., groups, patches, C patch^2)."""
         return namespace(x).concat(list(self.parts(x)), axis=-3)
 
     def parts(self, x: Array) -> Iterator[Array]:
-        """Yield the matrices of `cut` in parts, which needs less memory.
-
-        Raises ValueError if the image has another shape than the guide.
-        """
+        """Yield the matrices of `cut` in parts; ValueError if x is misshapen."""
         shape = tuple(x.shape)
         pairs = zip(shape[-3:], self._shape, strict=False)
-        if len(shape) < 3 or any(n not in (None, own) for n, own in pairs):
+        if len(shape) < 3 or any(n not in (None, expected) for n, expected in pairs):
             raise ValueError(
                 f"x must end in the guide's shape {self._shape}, got {shape}"
             )
         xp, size = namespace(x), self._shape[0] * self.patch**2
         patches = patches_of(x, self.patch)
         *batch, _, _ = sizes(patches, xp)
-        some = max(1, _VALUES // (self.count * size))
-        for first in range(0, len(self._index), some):
-            index = self._index[first : first + some]
-            found = _taken(patches, index.reshape(-1), xp)
-            yield xp.reshape(found, (*batch, *index.shape, size))
+        step = max(1, _VALUES // (self.count * size))
+        for first in range(0, len(self._index), step):
+            index = self._index[first : first + step]
+            rows = _taken(patches, index.reshape(-1), xp)
+            yield xp.reshape(rows, (*batch, *index.shape, size))
 
     def join(self, groups: Array) -> Array:
-        """Assemble an image, each pixel the mean over the patches that hold it."""
+        """Return an image whose pixels are means over the patches that contain them."""
         xp = namespace(groups)
         *batch, _, _, size = sizes(groups, xp)
         entries = xp.reshape(groups, (*batch, self._index.size, size))
         total = folded(self._sum(entries), self.patch, self._corners)
-        return total / cast_like(self._times, groups, xp)
+        return total / cast_like(self._overlaps, groups, xp)
 
 
 def patches_of(x: Array, patch: int) -> Array:
-    """Cut the patch at each place of an image (..., C, H, W), for its corner.
-
-    Shape (..., places, C patch^2), of places in rows.
-    """
+    """Return all patches of (..., C, H, W), row by row: (..., positions, C patch^2)."""
     xp = namespace(x)
     *batch, C, _, _ = sizes(x, xp)
     rows, columns = (side - patch + 1 for side in x.shape[-2:])
-    moved = [
+    shifted = [
         x[..., i : i + rows, j : j + columns]
         for i in range(patch)
         for j in range(patch)
     ]
-    patches, n = xp.stack(moved, axis=-1), len(batch)
+    patches, n = xp.stack(shifted, axis=-1), len(batch)
     patches = xp.permute_dims(patches, (*range(n), n + 1, n + 2, n, n + 3))
     return xp.reshape(patches, (*batch, rows * columns, C * patch**2))
 
 
 def folded(patches: Array, patch: int, corners: tuple[int, int]) -> Array:
-    """Add up patches (..., places, C patch^2) where they lie, (..., C, H, W).
+    """Add up patches (..., positions, C patch^2) to an image (..., C, H, W).
 
-    One lies at each place, of `corners` rows and columns of them.
+    There is one patch at each of the positions, which have `corners` rows and columns.
     """
     xp, p, (rows, columns) = namespace(patches), patch, corners
     *batch, _, size = sizes(patches, xp)
@@ -163,7 +154,7 @@ def folded(patches: Array, patch: int, corners: tuple[int, int]) -> Array:
 
 
 def gathered(rows: Array, index: Array) -> Array:
-    """Take rows of (places, values) by their places (n,), to shape (n, values)."""
+    """Select rows of (places, values) by indices (n,), with the shape (n, values)."""
     if _differentiates(rows):
         return namespace(rows).take(rows, index, axis=0)
     places = rows.shape[0]
@@ -171,7 +162,7 @@ def gathered(rows: Array, index: Array) -> Array:
 
 
 def summed(rows: Array, index: Array, places: Any) -> Array:
-    """Add up rows (n, values) at their places (n,), to shape (places, values)."""
+    """Sum rows (n, values) with equal indices (n,), with shape (places, values)."""
     if not _differentiates(rows):
         return _taped(rows, lambda x: _added(x, index, places), lambda g: g[index])
     if compat.is_torch_array(rows):
@@ -184,20 +175,20 @@ def summed(rows: Array, index: Array, places: Any) -> Array:
 
 
 def _taped(rows: Array, forward: Any, adjoint: Any) -> Array:
-    """Apply a linear function that a tape goes back through by its adjoint."""
+    """Apply a linear function; a tape differentiates it by its adjoint."""
     from svdinv.unroll.operators.wrapped import Linear
 
-    found: Array = backend(rows).call(Linear(forward, adjoint), rows)[0]
-    return found
+    result: Array = backend(rows).call(Linear(forward, adjoint), rows)[0]
+    return result
 
 
 def _differentiates(x: Array) -> bool:
-    """Return whether the framework differentiates its own functions."""
+    """Return whether the framework can differentiate array functions itself."""
     return compat.is_torch_array(x) or compat.is_jax_array(x) or is_tensorflow(x)
 
 
 def _added(rows: Any, index: Any, places: int) -> Any:
-    """Add up rows at their places, of NumPy or CuPy."""
+    """Add up rows by their indices, for NumPy or CuPy."""
     return _Sum(to_numpy(index), places)(rows)
 
 
@@ -208,66 +199,66 @@ def _taken(x: Array, index: NDArray[Any], xp: Namespace) -> Array:
 def group_shape(
     sides: Sequence[int], patch: int, stride: int, count: int, reach: int
 ) -> tuple[int, int]:
-    """Return how many groups an image of these sides has, and patches in each."""
+    """Return the number of groups of an image with these sides, and of patches each."""
     corners = [side - patch + 1 for side in sides]
-    near = math.prod(min(reach, n - 1) + 1 for n in corners)  # that lie around a corner
+    nearby = math.prod(min(reach, n - 1) + 1 for n in corners)  # patches of a corner
     references = math.prod(len({*range(0, n, stride), n - 1}) for n in corners)
-    return references, min(count, near)
+    return references, min(count, nearby)
 
 
 def alike(
     image: NDArray[Any], patch: int, stride: int, count: int, reach: int
 ) -> NDArray[Any]:
-    """Return, for each reference patch, the positions of its nearest patches.
+    """Return for each reference patch the positions of its nearest patches.
 
-    Of a real image (C, H, W); shape as `group_shape`. Raises FloatingPointError if the
-    image is not finite.
+    The image (C, H, W) is real; the result has the shape `group_shape`. Raises
+    FloatingPointError if the image is not finite.
     """
     if not np.isfinite(image).all():
         raise FloatingPointError("the image whose patches are compared is not finite")
-    # Its scale is of no account, but squares of single precision end somewhere.
+    # Normalised, since the scale does not matter, to avoid overflow of the squares.
     image = image - image.mean(axis=(-2, -1), keepdims=True)
     image = (image / (np.abs(image).max() or 1)).astype(np.float32)
     rows, columns = (size - patch + 1 for size in image.shape[1:])
     y, x = (
         np.unique([*range(0, places, stride), places - 1]) for places in (rows, columns)
     )
-    around = [
+    offsets = [
         (a, b) for a in range(-reach, reach + 1) for b in range(-reach, reach + 1)
     ]
     _, count = group_shape(image.shape[1:], patch, stride, count, reach)
-    distances = np.full((len(around), len(y), len(x)), np.inf, np.float32)
-    for found, (a, b) in zip(distances, around, strict=True):
-        some_y, some_x = (y + a >= 0) & (y + a < rows), (x + b >= 0) & (x + b < columns)
-        if not (some_y.any() and some_x.any()):
+    distances = np.full((len(offsets), len(y), len(x)), np.inf, np.float32)
+    for distance, (a, b) in zip(distances, offsets, strict=True):
+        in_y, in_x = (y + a >= 0) & (y + a < rows), (x + b >= 0) & (x + b < columns)
+        if not (in_y.any() and in_x.any()):
             continue
-        here, there = _overlap(image, a, b), _overlap(image, -a, -b)
-        squares = ((here - there) ** 2).sum(0)
-        top, left = y[some_y] - max(0, -a), x[some_x] - max(0, -b)
+        first, second = _overlap(image, a, b), _overlap(image, -a, -b)
+        squares = ((first - second) ** 2).sum(0)
+        top, left = y[in_y] - max(0, -a), x[in_x] - max(0, -b)
         lines = sum(squares[top + k] for k in range(patch))
-        found[np.ix_(some_y, some_x)] = sum(lines[:, left + k] for k in range(patch))
-    # Where many are the same the reference is among them.
-    distances[around.index((0, 0))] = -1
-    flat = distances.reshape(len(around), -1)
+        distance[np.ix_(in_y, in_x)] = sum(lines[:, left + k] for k in range(patch))
+    # The reference comes first, even if several patches are identical.
+    distances[offsets.index((0, 0))] = -1
+    flat = distances.reshape(len(offsets), -1)
     nearest = np.argpartition(flat, count - 1, axis=0)[:count].T
-    a, b = np.array(around).T[:, nearest]
+    a, b = np.array(offsets).T[:, nearest]
     top, left = (corner.reshape(-1, 1) for corner in np.meshgrid(y, x, indexing="ij"))
     return ((top + a) * columns + left + b).astype(np.int32)
 
 
 def _overlap(image: NDArray[Any], a: int, b: int) -> NDArray[Any]:
-    """Return the pixels of an image that have a neighbour at offset (a, b)."""
+    """Return the pixels of an image that have a neighbour at the offset (a, b)."""
     _, H, W = image.shape
     return image[:, max(0, -a) : H - max(0, a), max(0, -b) : W - max(0, b)]
 
 
 class _Sum:
-    """Add up entries at their places, by gathering them: faster than scattering.
+    """Add up entries by their indices, by gathering, which is faster than scattering.
 
-    `counts` is how many lie at each place. The first of the `levels` is one entry of
-    each place that has any, those with most of them first; the second, which is
-    shorter, a second entry of each that has two. `ranks` tells the line of each place
-    there; places without entries come after all.
+    `counts` is the number of entries at each place. `levels[0]` lists one entry of each
+    place that has any, places with most entries first; `levels[1]`, which is shorter, a
+    second entry of each place that has two, and so on. `ranks` is the position of each
+    place in that order; places without entries come last.
     """
 
     def __init__(self, index: NDArray[Any], places: int) -> None:
@@ -290,7 +281,7 @@ class _Sum:
         xp = namespace(entries)
         total = _taken(entries, self.levels[-1], xp)
         for level, longer in zip(self.levels[:0:-1], self.levels[-2::-1], strict=True):
-            found = _taken(entries, longer, xp)
-            both = found[..., : len(level), :] + total
-            total = xp.concat([both, found[..., len(level) :, :]], axis=-2)
+            rows = _taken(entries, longer, xp)
+            head = rows[..., : len(level), :] + total
+            total = xp.concat([head, rows[..., len(level) :, :]], axis=-2)
         return _taken(zero_padded(total, 1, -2, xp), self.ranks, xp)

@@ -1,4 +1,4 @@
-"""Priors of sparse coefficients and of small differences."""
+"""Priors for sparse coefficients and sparse differences."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Sparse(Prior):
     weight : float or 0-d array
         Factor >= 0.
     transform : Operator
-        Unitary, such as `svdinv.unroll.operators.TemporalFourier`. A real image has a
-        real prox if the transform, like a Fourier transform, makes of the conjugate
-        image conjugate coefficients, in whatever order.
+        Unitary, such as `svdinv.unroll.operators.TemporalFourier`. The prox of a real
+        image is real if the transform maps the conjugate image to the conjugate
+        coefficients in some order, like a Fourier transform.
 
     Raises
     ------
     ValueError
-        If `transform` is not unitary, or `weight` a negative number.
+        If `transform` is not unitary, or `weight` is negative.
     """
 
     transform: Operator = field(default_factory=Identity)
@@ -62,37 +62,35 @@ class Sparse(Prior):
 
 @dataclass(frozen=True)
 class TotalVariation(Prior):
-    """Total variation (Rudin, Osher & Fatemi, Physica D 1992), with its kinks.
+    """Total variation (Rudin, Osher & Fatemi, Physica D 1992), not smoothed.
 
-    Its prox has no closed form: it is approached by a fixed number of steps of the
-    fast gradient projection of the dual problem (Beck & Teboulle, IEEE TIP 2009),
-    from zero. `svdinv.unroll.algorithms.iterations.PDHG` needs no such inner iteration.
+    Its prox has no closed form and is approximated by a fixed number of steps of the
+    fast gradient projection on the dual problem (Beck & Teboulle, IEEE TIP 2009), from
+    zero. `svdinv.unroll.algorithms.iterations.PDHG` needs no such inner iteration.
 
     Parameters
     ----------
     weight : float or 0-d array
         Factor >= 0.
     axes : sequence of int
-        Axes of the differences, negative: those of an image, (-1,) or also that of
-        time, (-3, -2, -1).
+        Negative axes of the differences: (-2, -1), or (-3, -2, -1) with time.
     boundary : {"neumann", "periodic"}
         As for `svdinv.unroll.operators.Gradient`.
     isotropic : bool
-        Whether the differences at a pixel count by their root of squares, or each by
-        its magnitude.
+        Whether to sum Euclidean norms of differences at pixels, or all magnitudes.
     channels : int, optional
-        Axis, negative, of channels that share their edges: the differences at a pixel
-        are a matrix, channels x axes, and count by its nuclear norm (total nuclear
-        variation: Holt, IEEE TIP 2014; Rigie & La Rivière, Phys. Med. Biol. 2015).
+        Negative axis of channels with common edges: the differences at a pixel form a
+        matrix, channels x axes, whose nuclear norm is summed (total nuclear variation:
+        Holt, IEEE TIP 2014; Rigie & La Rivière, Phys. Med. Biol. 2015).
     iterations : int
         Steps of the prox.
 
     Raises
     ------
     ValueError
-        As `svdinv.unroll.operators.Gradient`, if `channels` is not negative, one of
-        the `axes`, or given where `isotropic` is not, if `iterations` is not positive,
-        or `weight` a negative number.
+        As for `svdinv.unroll.operators.Gradient`; if `channels` is nonnegative, one of
+        the `axes`, or used without `isotropic`; if `iterations` is not positive, or
+        `weight` is negative.
     """
 
     _: KW_ONLY
@@ -107,8 +105,8 @@ class TotalVariation(Prior):
         Gradient(self.axes, self.boundary)
         if self.channels is not None:
             if self.channels >= 0 or self.channels in self.axes:
-                due = "must be a negative axis without differences"
-                raise ValueError(f"channels {due}, got {self.channels}")
+                requirement = "must be a negative axis without differences"
+                raise ValueError(f"channels {requirement}, got {self.channels}")
             if not self.isotropic:
                 raise ValueError("channels must be None where isotropic is False")
         if self.iterations < 1:
@@ -116,7 +114,7 @@ class TotalVariation(Prior):
 
     @property
     def differences(self) -> Gradient:
-        """The operator whose result is sparse."""
+        """The operator whose output is sparse."""
         return Gradient(self.axes, self.boundary)
 
     def value(self, x: Array) -> Array:
@@ -129,25 +127,25 @@ class TotalVariation(Prior):
     def prox(self, x: Array, step: Any) -> Array:
         xp, D, tau = namespace(x), self.differences, step * self.weight
         slope = 1 / D.norm_bound**2
-        dual = ahead = xp.zeros_like(D.forward(x))
+        dual = extrapolated = xp.zeros_like(D.forward(x))
         momentum = 1.0
         for _ in range(self.iterations):
-            moved = ahead + slope * D.forward(x - D.adjoint(ahead))
-            new = moved - self._shrunk(moved, tau)  # onto the ball of radius tau
-            following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-            ahead = new + (momentum - 1) / following * (new - dual)
-            dual, momentum = new, following
+            ascent = extrapolated + slope * D.forward(x - D.adjoint(extrapolated))
+            new = ascent - self._shrink(ascent, tau)  # projection onto |.| <= tau
+            next_ = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+            extrapolated = new + (momentum - 1) / next_ * (new - dual)
+            dual, momentum = new, next_
         return x - D.adjoint(dual)
 
     def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
-        """Return the differences, and the soft threshold of their magnitudes."""
-        return self.differences, lambda d, step: self._shrunk(d, step * self.weight)
+        """Return the differences, and soft thresholding of their magnitudes."""
+        return self.differences, lambda d, step: self._shrink(d, step * self.weight)
 
     @property
     def _joint(self) -> int | None:
         return 0 if self.isotropic else None
 
-    def _shrunk(self, d: Array, tau: Any) -> Array:
+    def _shrink(self, d: Array, tau: Any) -> Array:
         if self.channels is None:
             return shrink(d, tau, self._joint)
         xp = namespace(d)
@@ -173,7 +171,7 @@ class Tikhonov(Prior):
     weight : float or 0-d array
         Factor >= 0.
     transform : Operator
-        Any linear operator; the prox exists for unitary ones.
+        Any linear operator; `prox` needs a unitary one.
     """
 
     transform: Operator = field(default_factory=Identity)
@@ -188,7 +186,7 @@ class Tikhonov(Prior):
         return times(self.weight, z, namespace(x))
 
     def curvature(self, x: Array) -> Array | float:
-        """Lipschitz constant of the gradient, for images like `x`."""
+        """Return the Lipschitz constant of the gradient, for images like `x`."""
         return self.weight * operator_norm(self.transform, x) ** 2
 
     def prox(self, x: Array, step: Any) -> Array:
@@ -200,24 +198,24 @@ class Tikhonov(Prior):
 
 @dataclass(frozen=True)
 class HuberVariation(Prior):
-    """Total variation, smoothed: quadratic in differences below `delta`.
+    """Smoothed total variation, quadratic for differences below `delta`.
 
-    Sum over the pixels of s^2 / (2 delta) for s <= delta and s - delta / 2 above, where
-    s is the length of the difference vector (Huber, Ann. Math. Statist. 1964).
+    The sum over the pixels of s^2 / (2 delta) for s <= delta, else s - delta / 2, where
+    s is the norm of the difference vector (Huber, Ann. Math. Statist. 1964).
 
     Parameters
     ----------
     weight : float or 0-d array
         Factor >= 0.
     delta : float
-        Where the penalty turns linear, in units of the image; positive.
+        Difference where the penalty turns linear, in units of the image; positive.
     axes, boundary
         As for `TotalVariation`.
 
     Raises
     ------
     ValueError
-        As `TotalVariation`, and if `delta` is not positive.
+        As for `TotalVariation`, or if `delta` is not positive.
     """
 
     delta: float
@@ -233,7 +231,7 @@ class HuberVariation(Prior):
 
     @property
     def differences(self) -> Gradient:
-        """The operator whose result is penalised."""
+        """The operator whose output is penalised."""
         return Gradient(self.axes, self.boundary)
 
     def value(self, x: Array) -> Array:
@@ -251,17 +249,16 @@ class HuberVariation(Prior):
         return times(self.weight, z, xp)
 
     def curvature(self, x: Array) -> Array | float:
-        """Lipschitz constant of the gradient."""
+        """Return the Lipschitz constant of the gradient."""
         return self.weight * self.differences.norm_bound**2 / self.delta
 
 
 def shrink(x: Array, tau: Any, axis: int | None = None) -> Array:
     """Soft-threshold magnitudes, ``x max(1 - tau / |x|, 0)``.
 
-    The proximal operator of tau times the sum of magnitudes, of real or complex arrays,
-    and finite with its derivatives where x is 0. The threshold, >= 0, broadcasts to the
-    magnitudes. Along `axis` elements are one vector with one magnitude, the root of
-    their squares; by default each is on its own.
+    This is the proximal operator of tau times the sum of magnitudes, for real or
+    complex arrays; its derivatives are finite at x = 0. The threshold, >= 0, broadcasts
+    to the magnitudes, of single elements or with `axis` of vectors along that axis.
     """
     xp = namespace(x)
     size = _size(x, axis, xp)
@@ -273,7 +270,7 @@ def shrink(x: Array, tau: Any, axis: int | None = None) -> Array:
 
 
 def _size(x: Array, axis: int | None, xp: Namespace) -> Array:
-    """Magnitudes, along an axis that is kept; their derivative at 0 is 0."""
+    """Return magnitudes, along an axis that is kept; their derivative at 0 is 0."""
     if axis is None:
         return xp.abs(x)
     return root(inner(x, x, axis, keepdims=True), xp)

@@ -1,4 +1,4 @@
-"""A training as the command line runs it: with a bar, in one process or several."""
+"""Training on the command line: with a progress bar, in one or several processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from svdinv.unroll.training.run import Outcome, Run
 
 
 class Refused(ValueError):
-    """A request of the user that cannot be carried out; the message says why."""
+    """A request that cannot be carried out; the message states the reason."""
 
 
 def train(
@@ -35,35 +35,34 @@ def train(
     device: str = "auto",
     overwrite: bool = True,
 ) -> int:
-    """Train, with a progress bar and a line or two of conclusion.
+    """Train with a progress bar and print a summary; return the exit code.
 
-    `output` is an existing folder, `weights` a file with the first weights, of the
-    network or of the network in it, and `device` as for `processes`. Gives the exit
-    code: 0, 130 after Ctrl-C or SIGTERM, or 1 if the training broke down. Raises
-    `Refused` if the data, weights or checkpoint cannot be read or do not belong
-    together, or another process trains in that folder.
+    `output` is an existing folder, `weights` a file with initial weights, of the
+    network or of its inner network, and `device` as for `processes`. The exit code is
+    0, 130 after Ctrl-C or SIGTERM, or 1 if the training broke down. Raises `Refused` if
+    files cannot be read or do not match, or another process trains in the folder.
     """
-    with ExitStack() as held, processes(device) as (rank, place):
+    with ExitStack() as stack, processes(device) as (rank, place):
 
         def make() -> Run:
             if rank == 0:
-                held.enter_context(_alone(output))
-                # Another process may have begun one, and ended, a moment ago.
-                there = "" if resume or overwrite else holds_training(output)
-                if there:
-                    raise ValueError(f"{output} holds {there} already")
-            first = None
+                stack.enter_context(_locked(output))
+                # Another process may have trained here since the caller's check.
+                existing = "" if resume or overwrite else holds_training(output)
+                if existing:
+                    raise ValueError(f"{output} holds {existing} already")
+            start = None
             if weights is not None:
                 network = load(weights)
-                # That of which a part of the names, and those alone, are names here.
-                inside = getattr(config.network, "network", None)
-                if network.recipe not in (config.network, inside):
+                # Names of weights of the inner network are names here, too.
+                inner = getattr(config.network, "network", None)
+                if network.recipe not in (config.network, inner):
                     raise ValueError(
-                        f"{weights} holds weights of another network than the "
+                        f"{weights} contains weights of another network than the "
                         f"configuration names: {network.recipe}"
                     )
-                first = network.state_dict()
-            return Run(config, None, output, resume=resume, weights=first, device=place)
+                start = network.state_dict()
+            return Run(config, None, output, resume=resume, weights=start, device=place)
 
         run = _agreed(make)
         with interrupts() as interrupted:
@@ -71,20 +70,20 @@ def train(
                 _announce(run, output)
             outcome = train_with_bar(run, interrupted)
         if rank == 0:
-            again = command(output, device, run.processes)
-            print(describe(outcome, config, output, again), flush=True)
+            resume_command = command(output, device, run.processes)
+            print(describe(outcome, config, output, resume_command), flush=True)
         if dist.is_initialized():
-            # torchrun ends all processes when one ends with another code than 0.
+            # torchrun stops all processes when one ends with a code other than 0.
             dist.barrier()
     return {"finished": 0, "stopped": 130, "broken": 1}[outcome.ending]
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Keep other trainings out of a folder, and clean up behind one that was killed."""
-    with ExitStack() as held:
+def _locked(output: Path) -> Iterator[None]:
+    """Lock a folder for this training, and remove drafts of one that was killed."""
+    with ExitStack() as lock:
         try:
-            held.enter_context(holding(output))
+            lock.enter_context(holding(output))
         except BlockingIOError:
             raise Refused(f"another training writes to {output}") from None
         for name in (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION):
@@ -93,7 +92,7 @@ def _alone(output: Path) -> Iterator[None]:
 
 
 def holds_training(output: Path) -> str:
-    """Name the first file of a training in a folder; empty if there is none."""
+    """Return the name of a file of a training in a folder, or an empty string."""
     names = (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION, EVENTS)
     return next((path.name for name in names for path in output.glob(name)), "")
 
@@ -108,20 +107,20 @@ def _announce(run: Run, output: Path) -> None:
         flush=True,
     )
     if run.strange:
-        strange = "; ".join(run.strange)
-        print(f"Not to the last bit as it was begun: {strange}", flush=True)
+        differences = "; ".join(run.strange)
+        print(f"Resumed; the last bits may differ: {differences}", flush=True)
 
 
 def command(output: Path, device: str, count: int) -> str:
-    """Return the commands that use or resume what was trained."""
+    """Return the command that resumes a training."""
     local = os.environ.get("LOCAL_WORLD_SIZE", count)
     start = f"torchrun --nproc-per-node {local} -m svdinv" if count > 1 else "svdinv"
     place = "" if device == "auto" else f" --device {device}"
     return f"{start} train --resume {shlex.quote(str(output))}{place}"
 
 
-def describe(outcome: Outcome, config: Config, output: Path, again: str) -> str:
-    """Summarise in a few lines how a training ended."""
+def describe(outcome: Outcome, config: Config, output: Path, resume: str) -> str:
+    """Return a summary of the end of a training."""
     done = (
         f"{outcome.step} of {config.training.steps} steps; {len(outcome.losses)} of "
         f"them now, in {outcome.seconds:.0f} s."
@@ -132,23 +131,23 @@ def describe(outcome: Outcome, config: Config, output: Path, again: str) -> str:
             f"{outcome.saved} are kept: {output / WEIGHTS}"
         )
     if outcome.ending == "stopped":
-        return f"Interrupted. {done}\nGo on with: {again}"
+        return f"Interrupted. {done}\nResume with: {resume}"
     if not outcome.losses:
         done = f"Nothing to do: all {outcome.step} steps were done before."
     return f"{done} Weights: {output / WEIGHTS}"
 
 
 def _agreed(make: Callable[[], Run]) -> Run:
-    """Make a run in every process; what stops one of them stops them all."""
+    """Make a run in every process; an error in one of them raises `Refused` in all."""
     run, problem = None, ""
     try:
         run = make()
     except (OSError, ValueError) as error:
         problem = str(error)
     if dist.is_initialized():
-        every = [""] * dist.get_world_size()
-        dist.all_gather_object(every, problem)
-        problem = next(filter(None, every), "")
+        problems = [""] * dist.get_world_size()
+        dist.all_gather_object(problems, problem)
+        problem = next(filter(None, problems), "")
     if run is None or problem:
         raise Refused(problem)
     return run
@@ -156,26 +155,26 @@ def _agreed(make: Callable[[], Run]) -> Run:
 
 @contextmanager
 def processes(device: str) -> Iterator[tuple[int, torch.device]]:
-    """Join the other processes that torchrun started, if it did.
+    """Join the other processes started by torchrun, if any.
 
-    `device` is "cpu" or "cuda", which gives each process a GPU of its own, "cuda:1", or
-    "auto" for either of the first two. Yields the number of this process, 0 for the
-    first or only one, and its device. Raises `Refused` if there is no such device.
+    `device` is "cpu", "cuda" (one GPU per process), a GPU such as "cuda:1", or "auto"
+    for "cuda" if there is a GPU, else "cpu". Yields the rank of this process, 0 if it
+    is the only one, and its device. Raises `Refused` if there is no such device.
     """
-    place = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    target = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield 0, place
+        yield 0, target
         return
-    # Its functions have as a default the group that is there when it is imported, as
-    # the optimizers do in their first step: that would outlive its end here, and its
-    # threads would meet an interpreter that is going.
+    # Its functions have the process group at import as a default argument, and
+    # optimizers import it in their first step: the group would outlive its end here,
+    # and its threads would run while the interpreter shuts down.
     import_module("torch.distributed.nn.functional")
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if target.type == "cuda" else "gloo")
     try:
-        yield dist.get_rank(), place
+        yield dist.get_rank(), target
     except BaseException as error:
-        # PyTorch's threads wait for the interpreter's lock if the network in a frame of
-        # the traceback is the last to hold the group.
+        # If a network in a frame of the traceback holds the last reference to the
+        # group, PyTorch's threads wait for the interpreter's lock.
         clear_frames(error.__traceback__)
         raise
     finally:
@@ -186,33 +185,32 @@ def _device(name: str, index: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = torch.device(name)
+        target = torch.device(name)
     except RuntimeError:
-        place = None
-    if place is None or place.type not in ("cpu", "cuda"):
-        raise Refused(f"device must be auto, cpu, cuda or such as cuda:1, got {name!r}")
-    if place.type == "cuda":
-        # Every process looks for those of all: they are to fail together.
+        target = None
+    if target is None or target.type not in ("cpu", "cuda"):
+        raise Refused(f"device must be auto, cpu, cuda or e.g. cuda:1, got {name!r}")
+    if target.type == "cuda":
+        # Each process checks the GPUs of all, so that all fail together.
         count = int(os.environ.get("LOCAL_WORLD_SIZE", index + 1))
-        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        needed = count if place.index is None else place.index + 1
-        if needed > there:
+        available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        needed = count if target.index is None else target.index + 1
+        if needed > available:
             raise Refused(
-                f"device {name}: there are {there} GPUs that PyTorch sees, and "
-                f"{needed} are needed"
+                f"device {name}: PyTorch has {available} GPUs, but {needed} are needed"
             )
-        if place.index is None:
-            place = torch.device("cuda", index)
+        if target.index is None:
+            target = torch.device("cuda", index)
         elif count > 1:
             raise Refused(f"device must be cuda for several processes, got {name!r}")
-        torch.cuda.set_device(place)
-    return place
+        torch.cuda.set_device(target)
+    return target
 
 
 def train_with_bar(run: Run, stop: Callable[[], bool], name: str = "") -> Outcome:
-    """Train until told to stop, with a progress bar in the first process."""
+    """Train until `stop` is true, with a progress bar in the first process."""
     smoothed = RunningMean(0.98)
-    shown: dict[str, str] = {}
+    entries: dict[str, str] = {}
     with progress_bar(
         run.config.training.steps,
         shown=False if run.rank else None,
@@ -223,19 +221,19 @@ def train_with_bar(run: Run, stop: Callable[[], bool], name: str = "") -> Outcom
     ) as bar:
 
         def on_step(step: int, loss: float) -> None:
-            shown["loss"] = f"{smoothed(loss):.2e}"
-            bar.set_postfix(shown, refresh=False)
+            entries["loss"] = f"{smoothed(loss):.2e}"
+            bar.set_postfix(entries, refresh=False)
             bar.update()
 
         def on_validation(step: int, decibels: float) -> None:
-            shown["PSNR"] = f"{decibels:.2f} dB"
-            bar.set_postfix(shown, refresh=False)
+            entries["PSNR"] = f"{decibels:.2f} dB"
+            bar.set_postfix(entries, refresh=False)
 
         return run.train(stop=stop, on_step=on_step, on_validation=on_validation)
 
 
 class RunningMean:
-    """Exponential running mean without the bias of its start."""
+    """Exponential running mean, corrected for the bias of its start."""
 
     def __init__(self, decay: float) -> None:
         self.decay, self.total, self.weight = decay, 0.0, 0.0

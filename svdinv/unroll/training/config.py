@@ -1,7 +1,7 @@
 """Configurations: dataclasses, written to TOML files and read from them.
 
-Every option is declared once, as a field with a default and a line of help; the
-printed file, the checks and the error messages all come from there.
+Every option is declared once, as a field with a default and help text, from which the
+printed file, the checks and the error messages are made.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ CHECKPOINT = "checkpoint.safetensors"
 CONFIG = "config.toml"
 
 _PRESETS = Path(__file__).parent / "presets"
-_DEEPEST = 8  # tables in tables
+_DEEPEST = 8  # levels of nested tables
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a network is trained, whatever it is for."""
+    """Options of the training of a network, for any task."""
 
     steps: int = option(20000, "steps of the optimiser", low=1, high=10**9)
     batch: int = option(
@@ -46,13 +46,13 @@ class Training:
     loss: str = option(
         "l1",
         "l1 or mse: mean absolute or squared error; log-l1 or log-mse: mean over the "
-        "items of its logarithm, as decibels weigh them; measurement: the data "
-        "fidelity, without any truth; or package.module:function",
+        "items of its logarithm, as in decibels; measurement: the data fidelity, "
+        "without the truth; or package.module:function",
     )
     learned: tuple[str, ...] = option(
         (),
-        "parts of the names of the weights that are learned, such as refinement, where "
-        "the rest is to stay as it begins",
+        "parts of the names of the weights that are learned, such as refinement; the "
+        "others keep their initial values",
     )
     penalty: float = option(
         0.0, "weight of the network's own penalty, such as SLR-Net's", low=0, high=1e6
@@ -67,17 +67,17 @@ class Training:
     )
     learning_rate: float = option(2e-3, "highest learning rate", above=0, high=1e6)
     schedule: Literal["cosine", "linear", "constant"] = option(
-        "cosine", "how it falls after the warm-up"
+        "cosine", "decrease of the learning rate after the warm-up"
     )
     warm_up: float = option(
-        0.03, "part of the steps in which it rises to that", low=0, below=1
+        0.03, "part of the steps in which the learning rate increases", low=0, below=1
     )
     clip: float = option(
-        0.5, "largest gradient norm; longer ones are scaled down", above=0
+        0.5, "largest gradient norm; larger gradients are scaled down", above=0
     )
     average: float = option(
         0.1,
-        "the weights kept are means over about this part of the steps so far",
+        "part of the steps so far that the saved weights are averaged over",
         low=0,
         below=1,
     )
@@ -91,7 +91,7 @@ class Training:
         "lorentz",
         "none",
         "torch.linalg.svd",
-    ] = option("svt", "what the low-rank step is differentiated through")
+    ] = option("svt", "decomposition and rule that the low-rank step differentiates")
     checkpoint_every: int = option(500, "steps between two checkpoints", low=1)
     validate_every: int = option(500, "steps between two validations", low=1)
 
@@ -106,16 +106,16 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All that a training depends on: what to reconstruct, by which network, how."""
+    """All that a training depends on: task, network, and options of the training."""
 
     task: Task
     network: Recipe
     training: Training = Training()
     seed: int = option(
-        0, "seed of the first weights and of all data", low=0, high=2**63 - 1
+        0, "seed of the initial weights and of all data", low=0, high=2**63 - 1
     )
     threads: int = option(
-        1, "threads of each process; others round differently", low=1, high=1024
+        1, "threads of each process; other numbers round differently", low=1, high=1024
     )
 
     def __post_init__(self) -> None:
@@ -126,11 +126,11 @@ class Config:
                 f"({self.network.axes}), but those of the task {kind_of(self.task)} "
                 f"are ({self.task.axes})"
             )
-        due = self.task.channels
-        channels = getattr(self.network, "channels", due)
-        if due is not None and channels != due:
+        count = self.task.channels
+        channels = getattr(self.network, "channels", count)
+        if count is not None and channels != count:
             raise ValueError(
-                f"network.channels must be {due} for the task {kind_of(self.task)}, "
+                f"network.channels must be {count} for the task {kind_of(self.task)}, "
                 f"got {channels}"
             )
 
@@ -138,7 +138,7 @@ class Config:
 def read(path: str | Path) -> Config:
     """Read a configuration from a TOML file, with defaults for missing entries.
 
-    Raises ValueError if it is missing, is no TOML, or an option is unknown or wrong.
+    Raises ValueError if it is missing or not TOML, or an option is invalid.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -149,22 +149,19 @@ def read(path: str | Path) -> Config:
 
 
 def presets() -> list[str]:
-    """List the configurations that come with the package, for `preset`."""
+    """Return the names of the configurations included in the package, for `preset`."""
     return sorted(path.stem for path in _PRESETS.glob("*.toml"))
 
 
 def preset(name: str) -> Config:
-    """Read a configuration that comes with the package; ValueError if there is none."""
+    """Read a configuration included in the package; ValueError if there is none."""
     if name not in presets():
         raise ValueError(f"no preset {name!r}; there are {', '.join(presets())}")
     return read(_PRESETS / f"{name}.toml")
 
 
 def from_toml(text: str) -> Config:
-    """Make a configuration of the text of a TOML file.
-
-    Raises ValueError if it is no TOML, or an option in it is unknown or wrong.
-    """
+    """Make a configuration from TOML text; ValueError if it or an option is invalid."""
     try:
         tables: dict[str, Any] = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -173,15 +170,12 @@ def from_toml(text: str) -> Config:
 
 
 def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """Change options by their dotted names, such as ``{"training.steps": 100}``.
-
-    Raises ValueError if an option is unknown or its value wrong.
-    """
+    """Change options such as ``{"training.steps": 100}``; ValueError if invalid."""
     return _config(_merged(tomllib.loads(to_toml(config)), overrides))
 
 
 def differences(one: Config, other: Config) -> list[str]:
-    """Name options that differ, such as "training.steps is 100, not 200"."""
+    """Return the options that differ, such as "training.steps is 100, not 200"."""
     flat: list[dict[str, Any]] = [{}, {}]
     for options, config in zip(flat, (one, other), strict=True):
         for name, value in tomllib.loads(to_toml(config)).items():
@@ -198,16 +192,13 @@ def differences(one: Config, other: Config) -> list[str]:
 
 
 def write(config: Config, path: str | Path) -> None:
-    """Write a configuration to a TOML file, with a line of help for each option."""
+    """Write a configuration to a TOML file, with the help text of each option."""
     with replacing(path) as stream:
         stream.write(to_toml(config).encode())
 
 
 def to_toml(config: Config) -> str:
-    """Write a configuration as text, from which `from_toml` makes an equal one.
-
-    Raises ImportError without tomlkit.
-    """
+    """Return a configuration as TOML for `from_toml`; needs tomlkit."""
     with needing("tomlkit", "train"):
         import tomlkit
 
@@ -228,7 +219,7 @@ def to_toml(config: Config) -> str:
 
 
 def _add(table: Any, field: dataclasses.Field[Any], value: Any) -> None:
-    """Add an option, unless it is None, which TOML does not have."""
+    """Add an option to a table, unless it is None, which TOML does not support."""
     import tomlkit
 
     if value is None:
@@ -240,7 +231,7 @@ def _add(table: Any, field: dataclasses.Field[Any], value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as TOML has it; a part of a network as an inline table."""
+    """Return a value for TOML; a component of a network becomes an inline table."""
     import tomlkit
 
     if isinstance(value, tuple):
@@ -257,7 +248,7 @@ def _plain(value: Any) -> Any:
 
 
 def kind_of(section: Any) -> str:
-    """Name the class of a section: as registered, or as package.module:Class."""
+    """Return the name of a section's class, registered or as package.module:Class."""
     cls = type(section)
     location = f"{cls.__module__}:{cls.__qualname__}"
     if isinstance(section, Task):
@@ -268,7 +259,7 @@ def kind_of(section: Any) -> str:
 
 def _merged(tables: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     merged = copy.deepcopy(dict(tables))
-    # Kinds first, in whatever order they are given: they clear their section.
+    # Kinds first, in any order, because they clear their section.
     kinds_first = sorted(
         overrides, key=lambda name: (not name.endswith(".kind"), name.count("."))
     )
@@ -279,7 +270,7 @@ def _merged(tables: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
         for part in path:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
-                raise ValueError(f"{name}: {part} is no section")
+                raise ValueError(f"{name}: {part} is not a section")
         if path and last == "kind":
             table.clear()  # the options of another kind
         table[last] = value
@@ -290,30 +281,30 @@ def _config(tables: Mapping[str, Any]) -> Config:
     hints = get_type_hints(Config)
     for name in tables:
         if name not in hints:
-            raise ValueError(f"unknown option {name!r}{_meant(name, hints)}")
+            raise ValueError(f"unknown option {name!r}{_suggestion(name, hints)}")
     tables = {"task": {}, "network": {}, "training": {}} | dict(tables)
     known = registered(Recipe)
     find = partial(class_named, base=Recipe, known=known)
-    made: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     for name in ("task", "network", "training"):
         table = tables[name]
         if not isinstance(table, dict):
             raise ValueError(f"{name} must be a section, [{name}], got {table!r}")
-    made["task"] = _made(tables["task"], "task", task_named, entries())
-    made["network"] = _made(tables["network"], "network", find, known)
-    made["training"] = _section(Training, "training", tables["training"])
-    for name in [name for name in tables if name not in made]:
-        made[name] = _typed(tables[name], hints[name], name)
-    return Config(**made)
+    sections["task"] = _object(tables["task"], "task", task_named, entries())
+    sections["network"] = _object(tables["network"], "network", find, known)
+    sections["training"] = _section(Training, "training", tables["training"])
+    for name in [name for name in tables if name not in sections]:
+        sections[name] = _typed(tables[name], hints[name], name)
+    return Config(**sections)
 
 
-def _made(
-    given: dict[str, Any], name: str, find: Callable[[str], type], known: Iterable[str]
+def _object(
+    entry: dict[str, Any], name: str, find: Callable[[str], type], known: Iterable[str]
 ) -> Any:
     """Make an object of the class that a table names as its kind."""
     if name.count(".") > _DEEPEST:
-        raise ValueError(f"{name}: tables lie too deep in each other")
-    table = dict(given)
+        raise ValueError(f"{name}: tables are nested too deeply")
+    table = dict(entry)
     kind = table.pop("kind", None)
     if not isinstance(kind, str):
         raise ValueError(f"{name}.kind must be one of {sorted(known)}, got {kind!r}")
@@ -329,16 +320,16 @@ def _section(cls: type, name: str, table: Mapping[str, Any]) -> Any:
         raise ValueError(f"{name}: {cls.__name__} must be a dataclass")
     hints = get_type_hints(cls)
     known = [f.name for f in fields(cls)]
-    given = {}
+    values = {}
     for key, value in table.items():
         if key not in known:
-            raise ValueError(f"unknown option {name}.{key}{_meant(key, known)}")
-        given[key] = _typed(value, hints[key], f"{name}.{key}")
-    with naming(name, Exception):  # of a class of anybody's
-        return cls(**given)
+            raise ValueError(f"unknown option {name}.{key}{_suggestion(key, known)}")
+        values[key] = _typed(value, hints[key], f"{name}.{key}")
+    with naming(name, Exception):  # the class may be user-defined
+        return cls(**values)
 
 
-def _meant(name: str, known: Iterable[str]) -> str:
+def _suggestion(name: str, known: Iterable[str]) -> str:
     return near(name, known) or f"; there are {', '.join(known)}"
 
 
@@ -349,9 +340,9 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     """Check a value from TOML against the type of a field; lists become tuples."""
     origin, parts = get_origin(hint), get_args(hint)
     if isinstance(value, dict) and not (origin is Literal or hint in _PLAIN):
-        # A part of a network: which classes fit, the class that has it checks.
+        # A component of a network, whose class the owner of the field checks.
         find = partial(class_named, base=object, known=registered())
-        return _made(value, name, find, registered())
+        return _object(value, name, find, registered())
     if isinstance(value, list) and any(isinstance(each, dict) for each in value):
         return tuple(_typed(each, Any, f"{name}[{i}]") for i, each in enumerate(value))
     if origin in (Union, UnionType):
@@ -365,10 +356,10 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         if not isinstance(value, list | tuple):
             sample = '["a", "b"]' if parts[0] is str else "[1, 2]"
             raise ValueError(f"{name} must be a list, such as {sample}, got {value!r}")
-        every = parts[0] if parts[-1] is Ellipsis else None
-        if every is None and len(value) != len(parts):
+        repeated = parts[0] if parts[-1] is Ellipsis else None
+        if repeated is None and len(value) != len(parts):
             raise ValueError(f"{name} must have {len(parts)} elements, got {value!r}")
-        inner = [every] * len(value) if every is not None else parts
+        inner = [repeated] * len(value) if repeated is not None else parts
         return tuple(
             _typed(v, t, f"{name}[{i}]")
             for i, (v, t) in enumerate(zip(value, inner, strict=True))
@@ -379,8 +370,8 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         except OverflowError:
             raise ValueError(f"{name} is too large") from None
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        said = {int: "a whole number", float: "a number", str: "a string"}
+        description = {int: "a whole number", float: "a number", str: "a string"}
         raise ValueError(
-            f"{name} must be {said.get(hint, hint.__name__)}, got {value!r}"
+            f"{name} must be {description.get(hint, hint.__name__)}, got {value!r}"
         )
     return value

@@ -1,4 +1,4 @@
-"""Logs of a training: CSV files, and TensorBoard's events where it is installed."""
+"""Logs of a training: CSV files, and TensorBoard events with tensorboardX."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VALIDATION = "validation.csv"
 EVENTS = "events.out.tfevents.*"
 """Names of the files that TensorBoard reads."""
 
-_PATIENCE = 5.0  # seconds until who looks at the files sees what was written
+_PATIENCE = 5.0  # maximum age of unflushed rows in seconds
 
 _COLUMNS = {
     LOG: ("step", "loss", "learning_rate", "gradient_norm"),
@@ -29,21 +29,21 @@ _COLUMNS = {
 
 
 class Logs:
-    """What is written down in a folder, if there is one, while a training runs.
+    """Log files of a running training; none without an output folder.
 
-    `step` is that from which the training goes on: later rows of a log that is there
-    are dropped, for they will come again.
+    `step` is the step from which the training continues: later rows of existing logs
+    are dropped, because they will be written again.
     """
 
     def __init__(self, output: Path | None, step: int) -> None:
         self._files: dict[str, io.TextIOWrapper] = {}
         self._writers: dict[str, Any] = {}
-        self._board: _Board | None = None
+        self._events: _EventWriter | None = None
         self._opened = ExitStack()
         self._flushed = time.monotonic()
         if output is None:
             return
-        with self._opened:  # closes what was opened if something after it fails
+        with self._opened:  # closes open files if an error follows
             for name in _COLUMNS:
                 _cut(output / name, _COLUMNS[name], step)
                 file = (output / name).open("a", encoding="utf-8", newline="")
@@ -51,41 +51,41 @@ class Logs:
                 self._files[name] = file
                 self._writers[name] = csv.writer(file, lineterminator="\n")
             if find_spec("tensorboardX"):
-                self._board = _Board(output, step)
-                self._opened.callback(self._board.close)
+                self._events = _EventWriter(output, step)
+                self._opened.callback(self._events.close)
             self._opened = self._opened.pop_all()
 
     def close(self) -> None:
-        """Close the files, all of them even if one cannot be written to the end."""
+        """Close all files, even if writing to one of them fails."""
         self._opened.close()
 
     def step(self, step: int, loss: float, rate: float, length: float) -> None:
-        """Write down a step: its loss, learning rate and length of the gradient."""
+        """Log a step: its loss, learning rate and norm of the gradient."""
         self._row(LOG, step, loss, rate, length)
-        if self._board is not None and step % 10 == 0:
-            self._board.add("training/loss", loss, step)
-            self._board.add("training/learning_rate", rate, step)
-            self._board.add("training/gradient_norm", length, step)
+        if self._events is not None and step % 10 == 0:
+            self._events.add("training/loss", loss, step)
+            self._events.add("training/learning_rate", rate, step)
+            self._events.add("training/gradient_norm", length, step)
         if time.monotonic() - self._flushed > _PATIENCE:
             self.flush()
 
     def validation(self, step: int, decibels: float) -> None:
-        """Write down the PSNR of a validation, in dB."""
+        """Log the PSNR of a validation, in dB."""
         self._row(VALIDATION, step, decibels)
-        if self._board is not None:
-            self._board.add("validation/psnr_db", decibels, step)
+        if self._events is not None:
+            self._events.add("validation/psnr_db", decibels, step)
         self.flush()
 
     def flush(self) -> None:
-        """Flush the files, so that other programs can read them."""
+        """Flush the files, so that other programs can read the rows."""
         for file in self._files.values():
             file.flush()
-        if self._board is not None:
-            self._board.flush()
+        if self._events is not None:
+            self._events.flush()
         self._flushed = time.monotonic()
 
     def sync(self) -> None:
-        """Bring rows to the disk: a checkpoint must not be there without its own."""
+        """Write rows to disk, which must happen before the checkpoint is written."""
         self.flush()
         for file in self._files.values():
             os.fsync(file.fileno())
@@ -95,12 +95,11 @@ class Logs:
             self._writers[name].writerow([step, *map(_number, values)])
 
 
-class _Board:
-    """Events for TensorBoard.
+class _EventWriter:
+    """Writer of TensorBoard events.
 
-    Written at once and in this thread, unlike by `tensorboardX.SummaryWriter`: its own
-    thread dies where the disk is full, and whoever hands it an event then waits for
-    ever.
+    It writes immediately and in the calling thread. `tensorboardX.SummaryWriter` has a
+    thread, which dies when the disk is full; calls that pass it events then block.
     """
 
     def __init__(self, output: Path, step: int) -> None:
@@ -112,11 +111,11 @@ class _Board:
         if step == 0:
             for old in output.glob(EVENTS):
                 old.unlink()
-        # In the order in which TensorBoard is to read them, also within one second.
+        # TensorBoard reads files in order of their names, also within one second.
         ending = f"{int(time.time())}.{socket.gethostname()}.{step:09d}"
         self._records = RecordWriter(str(output / EVENTS.replace("*", ending)))
         self._write(file_version="brain.Event:2")
-        # From here on TensorBoard forgets what it read in earlier files.
+        # TensorBoard discards later steps of earlier files from here on.
         start = SessionLog(status=SessionLog.START)
         self._write(step=step + 1, session_log=start)
 
@@ -136,18 +135,18 @@ class _Board:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """Read the complete rows of a log of `Logs`; none where there is no such file."""
+    """Read the complete rows of a log of `Logs`; none if the file does not exist."""
     if not path.exists():
         return []
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no log of a training: {error}") from error
+        raise ValueError(f"{path} is not a training log: {error}") from error
     lines = csv.DictReader(io.StringIO(text, newline=""))
     columns = _COLUMNS[path.name]
     if lines.fieldnames is None or tuple(lines.fieldnames) != columns:
         raise ValueError(
-            f"{path} is no log of a training: its first line is not {','.join(columns)}"
+            f"{path} is not a training log: its first line is not {','.join(columns)}"
         )
     rows = []
     for row in lines:
@@ -159,10 +158,10 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def _cut(path: Path, columns: tuple[str, ...], step: int) -> None:
-    """Begin a log, or drop the rows behind a step."""
+    """Create a log, or drop the rows after a step."""
     try:
         kept = [row for row in read_log(path) if row["step"] <= step] if step else []
-    except ValueError:  # it must not stand in the way of the weights
+    except ValueError:  # a damaged log must not prevent a training
         path.replace(path.with_name(f"{path.name}.damaged"))
         kept = []
     rows = [[_number(row[name]) for name in columns] for row in kept]
@@ -171,6 +170,6 @@ def _cut(path: Path, columns: tuple[str, ...], step: int) -> None:
 
 
 def _number(value: float) -> str:
-    """Write whole numbers without a point, others in full."""
+    """Format whole numbers without a decimal point, others with all digits."""
     value = float(value)
     return repr(int(value)) if value.is_integer() else repr(value)

@@ -1,7 +1,7 @@
-"""Losses: functions of an estimate, the truth and the problem, on PyTorch.
+"""Losses: functions of an estimate, the truth and the problem, for PyTorch.
 
-One of your own is named in a configuration as ``package.module:function``; it takes
-the same three and gives a tensor without axes.
+A user-defined loss is named in a configuration as ``package.module:function``; it has
+the same three arguments and returns a 0-d tensor.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from svdinv.unroll.training.config import LOSSES
 
 Loss: TypeAlias = Callable[[Tensor, Tensor, Problem], Tensor]
 
-# Far below what any reconstruction from few samples reaches, peaks being 1.
+# Far below the error of any reconstruction from few samples, for a peak of 1.
 _LEAST_ERROR = 1e-7
 
 
 def _logarithm(error: Tensor, least: float) -> Tensor:
-    """Mean over the items of the logarithm of their mean error."""
-    # An item of zeros, reconstructed as such, has no logarithm to improve.
+    """Return the mean over the items of the logarithm of their mean error."""
+    # `least` keeps the logarithm finite for an item that is reconstructed exactly.
     return torch.log(error.flatten(1).mean(1) + least).mean()
 
 
@@ -40,13 +40,13 @@ _FUNCTIONS: tuple[Loss, ...] = (
 def loss_of(name: str) -> Loss:
     """Return a loss, ``loss(estimate, truth, problem)``, by its name.
 
-    One of `svdinv.unroll.training.config.LOSSES`, or ``package.module:function``.
-    Raises ValueError if there is none.
+    The name is in `svdinv.unroll.training.config.LOSSES`, or is
+    ``package.module:function``. Raises ValueError if there is no such loss.
     """
     if name in LOSSES:
         return dict(zip(LOSSES, _FUNCTIONS, strict=True))[name]
     with naming("training.loss"):
         loss: Loss = imported(name)
     if not callable(loss):
-        raise ValueError(f"training.loss {name} is no function")
+        raise ValueError(f"training.loss {name} is not a function")
     return loss

@@ -1,4 +1,4 @@
-"""Training: the loop, its checkpoints and its logs."""
+"""The training loop, with its checkpoints and logs."""
 
 from __future__ import annotations
 
@@ -54,33 +54,32 @@ Ending = Literal["finished", "stopped", "broken"]
 class Outcome:
     """The result of a training, or of a part of it.
 
-    All steps were done; or it was stopped from outside; or a loss or gradient was not
-    finite.
+    `ending` is "finished" after all steps, "stopped" if stopped from outside, "broken"
+    if a loss or gradient was not finite.
     """
 
     ending: Ending
     step: int  # steps done
-    saved: int  # that the checkpoint and the weights in the output folder are of
+    saved: int  # step of the checkpoint and weights in the output folder
     losses: list[float] = field(default_factory=list)  # of the steps of this part
-    seconds: float = 0.0  # of wall-clock time, of this part
+    seconds: float = 0.0  # wall-clock time of this part
     breakdown: Breakdown | None = None
 
 
 class Run:
     """A training, from its beginning or from a checkpoint.
 
-    What it does depends on the configuration alone: interrupted anywhere and resumed,
-    it ends with the same bits on a CPU. One process alone may write to an output
-    folder, which is for checkpoints, weights and logs: see
+    Results depend only on the configuration: on a CPU, a training interrupted anywhere
+    and resumed ends with identical results. Only one process may write to an output
+    folder, which receives checkpoints, weights and logs: see
     `svdinv.unroll.formats.atomic.holding`.
 
-    The source of the data is that of `config.task` by default. `resume` goes on from
-    the checkpoint in the folder; then `strange` lists in what the training differs from
-    what was begun, where only the last bits depend on it. `weights` are the first ones
-    of all layers or of some, instead of those the seed draws.
+    `source` is by default that of `config.task`. `resume` continues from the checkpoint
+    in the folder; then `strange` lists differences from the original training that may
+    affect the last bits. `weights` replace the initial weights of some or all layers.
 
-    Raises ValueError if there is nothing to resume, or it is of another configuration
-    or of other data; if the data cannot be read; if the processes cannot share a batch.
+    Raises ValueError if there is nothing to resume, or its configuration or data
+    differ; if the data cannot be read; if processes cannot share a batch equally.
     """
 
     def __init__(
@@ -102,9 +101,9 @@ class Run:
         self.mean = Network(config.network, svd=svd, seed=config.seed)
         self.mean.task = kind_of(config.task)
         if weights is not None:
-            own = self.network.state_dict() | weights
-            self.network.load_state_dict(own)
-            self.mean.load_state_dict(own)
+            merged = self.network.state_dict() | weights
+            self.network.load_state_dict(merged)
+            self.mean.load_state_dict(merged)
         self.network.to(self.device)
         self.mean.to(self.device).eval()
         self._own_loss = loss_of(config.training.loss)
@@ -117,9 +116,9 @@ class Run:
         self.optimiser = optimiser(learned, lr=1e-3)
         self.resumed = resume
         self.strange: list[str] = []
-        begun: dict[str, str] = {}
+        saved: dict[str, str] = {}
         if resume:
-            begun = self._restore(read_checkpoint(self._file(CHECKPOINT))).origin
+            saved = self._restore(read_checkpoint(self._file(CHECKPOINT))).origin
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.processes = dist.get_world_size() if dist.is_initialized() else 1
         if config.training.batch % self.processes:
@@ -128,7 +127,7 @@ class Run:
                 f"got {config.training.batch}"
             )
         self._origin: dict[str, str] = {}
-        own = source is not None
+        passed = source is not None
         if source is None and not self._finished:
             source = config.task.load()
         if isinstance(source, FromDataset):
@@ -137,15 +136,15 @@ class Run:
         if output is not None and not self._finished:
             self._origin = {"svdinv": __version__, "torch": torch.__version__}
             self._origin |= {"numpy": np.__version__, "processes": str(self.processes)}
-            self._origin |= {} if own else config.task.origin()
-            self._compare(begun)
+            self._origin |= {} if passed else config.task.origin()
+            self._compare(saved)
         self._logs = Logs(None, self.step)
         self._saved = self.step
         self._failure: Exception | None = None
 
     @cached_property
     def source(self) -> Source:
-        """The data, which a training that is finished does without."""
+        """The data, which are loaded at the first use; not needed if finished."""
         return self.config.task.load() if self._source is None else self._source
 
     def train(
@@ -158,32 +157,31 @@ class Run:
     ) -> Outcome:
         """Train to the end, or until `stop` is true.
 
-        `stop` is called after each step. `on_step` gets the number of each step, from
-        1, and its loss; `on_validation` that number, and the PSNR of each validation in
-        dB; `on_gradient`, before the update, that number and the length of the gradient
-        before it is clipped, if both this and the loss are finite.
+        `stop` is called after each step. `on_step` receives the number of each step,
+        from 1, and its loss; `on_validation` that number, and the PSNR of each
+        validation in dB; `on_gradient`, before the update, that number and the norm of
+        the gradient before clipping, if it and the loss are finite.
 
-        Wherever it ended, the output folder holds a checkpoint of the last good
-        weights: where they led to numbers that are not finite, the last regular one.
-        Raises OSError if a file cannot be written; what was saved before is still
-        there.
+        At the end the output folder has a checkpoint of the last valid weights; if
+        these led to values that are not finite, the last regular checkpoint. Raises
+        OSError if a file cannot be written; earlier checkpoints remain.
         """
-        training, began = self.config.training, time.monotonic()
+        training, start = self.config.training, time.monotonic()
         outcome = Outcome("finished", self.step, self.step)
         model: nn.Module = _Loss(self.network, self._loss)
-        if self.processes > 1:  # for one the wrapper costs time
+        if self.processes > 1:  # the wrapper would slow down a single process
             model = nn.parallel.DistributedDataParallel(model)
         self._attempt(self._open)
-        ahead: Prefetcher | None = None
+        prefetcher: Prefetcher | None = None
         try:
             self._together(False)
-            share = training.batch // self.processes
-            items = range(self.rank * share, (self.rank + 1) * share)
+            count = training.batch // self.processes
+            items = range(self.rank * count, (self.rank + 1) * count)
             seed, steps = self.config.seed, training.steps
             while self.step < steps:
-                if ahead is None:
-                    ahead = Prefetcher(self.source)
-                batch = ahead.batch(seed, self.step + 1, items, steps)
+                if prefetcher is None:
+                    prefetcher = Prefetcher(self.source)
+                batch = prefetcher.batch(seed, self.step + 1, items, steps)
                 loss, length = self._gradients(model, batch)
                 if not (math.isfinite(loss) and math.isfinite(length)):
                     outcome.ending = "broken"
@@ -205,28 +203,28 @@ class Run:
                 if self._together(stop()) and not last:
                     outcome.ending = "stopped"
                     break
-            sound = outcome.breakdown is None or outcome.breakdown.sound
-            both = (*self.network.parameters(), *self.mean.parameters())
-            finite = all(bool(x.isfinite().all()) for x in both)
-            if sound and self._saved != self.step and finite:
+            usable = outcome.breakdown is None or outcome.breakdown.sound
+            parameters = (*self.network.parameters(), *self.mean.parameters())
+            finite = all(bool(x.isfinite().all()) for x in parameters)
+            if usable and self._saved != self.step and finite:
                 self._save()
             self._attempt(self._logs.flush)
             self._together(False)
         finally:
-            with suppress(OSError):  # what counts was flushed
+            with suppress(OSError):  # all rows were flushed before
                 self._logs.close()
-            if ahead is not None:
-                ahead.close()
+            if prefetcher is not None:
+                prefetcher.close()
         outcome.step, outcome.saved = self.step, self._saved
-        outcome.seconds = time.monotonic() - began
+        outcome.seconds = time.monotonic() - start
         return outcome
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Return the mean PSNR of the validation cases, by the mean weights.
+        """Return the mean PSNR of the validation problems, with the mean weights.
 
-        In dB, of magnitudes relative to the largest for complex images; NaN if there
-        are no cases, or one cannot be reconstructed.
+        In dB, for complex images of magnitudes relative to the largest; NaN if there
+        are no problems, or one cannot be reconstructed.
         """
         values = []
         for problem in self.source.validation():
@@ -248,11 +246,11 @@ class Run:
         return self.resumed and self.step == self.config.training.steps
 
     def _restore(self, checkpoint: Checkpoint) -> Checkpoint:
-        begun = from_toml(checkpoint.config)
-        differing = differences(begun, self.config)
+        saved = from_toml(checkpoint.config)
+        differing = differences(saved, self.config)
         if differing:
             raise ValueError(
-                "a training is resumed as it was begun, but in the checkpoint "
+                "a resumed training must keep its configuration, but in the checkpoint "
                 f"{'; '.join(differing)}"
             )
         checkpoint.restore(self.network, self.mean, self.optimiser)
@@ -264,49 +262,49 @@ class Run:
         self.step = checkpoint.step
         return checkpoint
 
-    def _compare(self, begun: Mapping[str, str]) -> None:
-        """Compare what the last bits depend on besides the configuration."""
+    def _compare(self, saved: Mapping[str, str]) -> None:
+        """Compare versions and data, which the last bits may depend on."""
         now = self._origin
-        differing = [name for name in begun.keys() & now if begun[name] != now[name]]
+        differing = [name for name in saved.keys() & now if saved[name] != now[name]]
         for name in differing:
             if hasattr(self.config.task, name):
                 raise ValueError(
-                    f"a training is resumed as it was begun, but task.{name} are other "
-                    "files now, or others were added"
+                    f"a resumed training must have its original data, but task.{name} "
+                    "are other files now, or others were added"
                 )
         self.strange += [
-            f"{name} was {begun[name]}, is {now[name]}" for name in sorted(differing)
+            f"{name} was {saved[name]}, is {now[name]}" for name in sorted(differing)
         ]
 
     def _gradients(self, model: nn.Module, batch: Problem) -> tuple[float, float]:
-        """Loss and length of the gradient, of all processes together."""
+        """Return loss and gradient norm of all processes together."""
         self.optimiser.zero_grad()
         loss = model(batch)
         loss.backward()
         clip = self.config.training.clip
         length = nn.utils.clip_grad_norm_(self.network.parameters(), clip)
-        both = torch.stack([loss.detach(), length.detach()])
+        totals = torch.stack([loss.detach(), length.detach()])
         if self.processes > 1:
-            dist.all_reduce(both)
-            both /= self.processes
-        loss_value, length_value = both.tolist()
+            dist.all_reduce(totals)
+            totals /= self.processes
+        loss_value, length_value = totals.tolist()
         return loss_value, length_value
 
     def _loss(self, network: nn.Module, batch: Problem) -> Tensor:
         batch = batch.replace_arrays(partial(tensor, device=self.device))
         penalty = self.config.training.penalty
         low = self.config.training.precision == "bfloat16"
-        # Autocast leaves complex numbers, and all of svdinv's steps, as they are.
+        # Autocast does not change complex numbers and the steps of svdinv.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            given = network(batch, penalty=True) if penalty else network(batch)
-        estimate, extra = given if penalty else (given, None)
+            output = network(batch, penalty=True) if penalty else network(batch)
+        estimate, extra = output if penalty else (output, None)
         loss = self._own_loss(estimate, batch.truth, batch)
         return loss if extra is None else loss + penalty * extra
 
     def _rate(self, step: int) -> float:
-        """Learning rate: a linear rise, then as the schedule has it."""
+        """Return the learning rate: a linear rise, then the schedule."""
         training = self.config.training
-        progress = (step - 0.5) / training.steps  # at 1 a step would do nothing
+        progress = (step - 0.5) / training.steps  # at 1 the last rate would be 0
         rise = min(1.0, progress / training.warm_up) if training.warm_up else 1.0
         fall = _SCHEDULES[training.schedule](progress)
         return training.learning_rate * rise * fall / 2
@@ -324,19 +322,19 @@ class Run:
             mean.lerp_(parameter, weight)
 
     def _diagnosed(self, batch: Problem) -> Breakdown:
-        """Diagnose the breakdown, in the process whose items it came from."""
+        """Diagnose the breakdown, in the process whose items caused it."""
         try:
-            own = diagnose(self.network, self.step + 1, batch, self._loss)
-        except Exception:  # there are weights to keep, and processes that wait
-            own = Breakdown(self.step + 1, "unknown", "forward")
+            result = diagnose(self.network, self.step + 1, batch, self._loss)
+        except Exception:  # weights must be saved, and other processes wait
+            result = Breakdown(self.step + 1, "unknown", "forward")
         if self.processes == 1:
-            return own
-        every: list[Breakdown] = [own] * self.processes
-        dist.all_gather_object(every, own)
-        return next((breakdown for breakdown in every if breakdown.found), every[0])
+            return result
+        results: list[Breakdown] = [result] * self.processes
+        dist.all_gather_object(results, result)
+        return next((breakdown for breakdown in results if breakdown.found), results[0])
 
     def _together(self, wanted: bool) -> bool:
-        """Whether any process wants it; raises in all if one failed in writing."""
+        """Return `wanted` of any process; raise in all if one failed to write."""
         failed = self._failure is not None
         if self.processes > 1:
             votes = torch.tensor([wanted, failed], dtype=torch.int, device=self.device)
@@ -347,9 +345,9 @@ class Run:
         return wanted
 
     def _attempt(self, write: Callable[..., None], *arguments: Any) -> None:
-        """Write, where this process does, and keep the error for `_together`.
+        """Write, in the process that writes, and keep the error for `_together`.
 
-        Raised here, it would leave the other processes waiting for this one.
+        If it were raised here, the other processes would wait forever.
         """
         writes = self.output is not None and self.rank == 0
         if writes and self._failure is None:
@@ -359,30 +357,30 @@ class Run:
                 self._failure = error
 
     def _open(self) -> None:
-        """Write what a training begins with, or what one that is finished leaves."""
+        """Write the first files of a training, or missing ones of a finished one."""
         config = self._file(CONFIG)
         if self.resumed:
-            self._save_weights()  # a kill between two files may have left older ones
+            self._save_weights()  # they may be older after a kill between two writes
             if not (self._finished and config.exists()):
                 write(self.config, config)
         else:
-            # All at once: whenever it is killed, it can be gone on with.
+            # All at once, so that it can be resumed whenever it is killed.
             files = [self._file(CHECKPOINT), self._file(WEIGHTS), config]
             with replacing_all(files) as (checkpoint, weights, draft):
                 self._save_checkpoint(checkpoint)
                 save(self.mean, weights)
                 write(self.config, draft)
-                # Without it there is that of the checkpoint, the old one or the new.
+                # Without this file the configuration in the checkpoint applies.
                 config.unlink(missing_ok=True)
         if not self._finished:
             self._logs = Logs(self.output, self.step)
 
     def _save(self) -> None:
-        # Rows first and weights before the checkpoint: what is too new does no harm.
+        # Rows and weights before the checkpoint, because newer ones do no harm.
         self._attempt(self._logs.sync)
         self._attempt(self._save_weights)
         self._attempt(self._save_checkpoint)
-        self._saved = self.step  # in all processes, whichever writes
+        self._saved = self.step  # in all processes
 
     def _save_weights(self) -> None:
         save(self.mean, self._file(WEIGHTS))
@@ -393,7 +391,7 @@ class Run:
         write_checkpoint(path, self.step, config, *parts, self._origin)
 
 
-# Twice what is left of the learning rate.
+# Learning rate relative to the highest, times 2.
 _SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 1 + math.cos(math.pi * progress),
     "linear": lambda progress: 2 * (1 - progress),
@@ -402,7 +400,7 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def _learned(network: nn.Module, parts: tuple[str, ...]) -> list[nn.Parameter]:
-    """Freeze the weights whose names contain none of the parts."""
+    """Return the weights whose names contain one of the parts; freeze the others."""
     named = dict(network.named_parameters())
     for part in parts:
         if not any(part in name for name in named):
@@ -416,12 +414,12 @@ def _learned(network: nn.Module, parts: tuple[str, ...]) -> list[nn.Parameter]:
 
 
 def _optimiser(name: str) -> Any:
-    """Find the class of an optimiser."""
+    """Return the class of an optimiser."""
     with naming("training.optimiser"):
         cls = imported(name if ":" in name else f"torch.optim:{name}")
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-        raise ValueError(f"training.optimiser {name} is no torch.optim.Optimizer")
-    # A step on its own: checkpoints hold numbers for each weight, and the step.
+        raise ValueError(f"training.optimiser {name} is not a torch.optim.Optimizer")
+    # A trial step: checkpoints store one tensor per weight, and the step.
     weight = nn.Parameter(torch.zeros(2, 3))
     weight.grad = torch.ones(2, 3)
     with naming(f"training.optimiser {name}", TypeError):
@@ -431,15 +429,15 @@ def _optimiser(name: str) -> Any:
         if kind != "step" and not (isinstance(x, Tensor) and x.shape == weight.shape):
             raise ValueError(
                 f"training.optimiser {name} keeps {kind!r}, which checkpoints do not "
-                "hold: it could not be resumed"
+                "contain: it could not be resumed"
             )
     return cls
 
 
 class _Loss(nn.Module):
-    """The loss of a network; NaN, as its gradients, where a decomposition fails.
+    """The loss of a network; NaN, like its gradients, if a decomposition fails.
 
-    An exception in one process would leave the others waiting for its gradients.
+    With an exception in one process the others would wait for its gradients.
     """
 
     def __init__(
@@ -458,7 +456,7 @@ class _Loss(nn.Module):
 def to_resume(folder: Path) -> Config:
     """Read the configuration of the training in a folder.
 
-    That of its ``config.toml`` or, where it is missing, of its checkpoint. Raises
+    It is read from ``config.toml`` or, if that is missing, from the checkpoint. Raises
     ValueError if there is no training, or the files are damaged.
     """
     path = folder / CONFIG
@@ -468,24 +466,24 @@ def to_resume(folder: Path) -> Config:
 
 
 def svd_of(name: str) -> SVD | None:
-    """Return the decomposition that a configuration names; None for svt itself."""
+    """Return the decomposition named in a configuration; None for "svt"."""
     if name == "svt":
         return None
     if name == "torch.linalg.svd":
         return lambda A, full_matrices=False: _TorchSVD.apply(A, full_matrices)
 
     def svd(A: Tensor, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        rule = cast(Repeated, name)  # which svd checks
+        rule = cast(Repeated, name)  # checked by svd
         return svdinv.torch.svd(A, full_matrices=full_matrices, repeated=rule)
 
     return svd
 
 
 class _TorchSVD(torch.autograd.Function):
-    """`torch.linalg.svd`, with a gradient of NaN where it refuses to give one."""
+    """`torch.linalg.svd`, with a gradient of NaN where it raises an error."""
 
-    # It raises where it finds that a complex gradient depends on phases that are not
-    # determined. In one of several processes that would leave the others waiting.
+    # PyTorch raises if a complex gradient depends on undetermined phases. With an
+    # exception in one of several processes the others would wait.
     @staticmethod
     def forward(ctx: Any, A: Tensor, full_matrices: bool) -> tuple[Tensor, ...]:
         with torch.enable_grad():

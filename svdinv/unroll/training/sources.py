@@ -1,4 +1,4 @@
-"""Where the problems of a training come from, and how they are made ahead of time."""
+"""Sources of the problems of a training, and their preparation in a thread."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from svdinv.unroll.tasks.task import Source
 
 
 class FromDataset:
-    """Problems of a dataset, such as a `torch.utils.data.Dataset`, shuffled.
+    """Shuffled problems of a dataset, such as a `torch.utils.data.Dataset`.
 
-    Of ``len(dataset)`` and ``dataset[i]``, each with its truth, without a batch axis,
-    of one size; of NumPy or PyTorch. With others to watch the training by. Raises
-    ValueError if the dataset is empty.
+    The dataset has ``len(dataset)`` and ``dataset[i]``: problems of the same size with
+    truth and without a batch axis, of NumPy or PyTorch. `validation` are further
+    problems for validation. Raises ValueError if the dataset is empty.
     """
 
     def __init__(self, dataset: Any, validation: Sequence[Problem] = ()) -> None:
         if not len(dataset):
             raise ValueError("dataset must not be empty")
         self.dataset, self._validation = dataset, list(validation)
-        self.width = 1  # items in a step, over all processes: `Run` sets it
+        self.width = 1  # items in a step, over all processes; set by `Run`
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
         """Return items of a step; each epoch uses every item once, reshuffled."""
         count = len(self.dataset)
         chosen = []
-        # Items of a step are counted on from those of the steps before.
+        # Items are numbered consecutively over all steps.
         for item in items:
             epoch, place = divmod((step - 1) * self.width + item, count)
             order = np.random.default_rng([seed, epoch]).permutation(count)
@@ -43,10 +43,7 @@ class FromDataset:
 
 
 class Prefetcher:
-    """Make the next batch of a source in a thread while the last is trained on.
-
-    The batches are those of the source, bit by bit.
-    """
+    """Prepares the next batch of a source in a thread; batches do not change."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -54,17 +51,17 @@ class Prefetcher:
         self._next: tuple[Any, Future[Problem]] | None = None
 
     def batch(self, seed: int, step: int, items: range, last: int) -> Problem:
-        """Return a batch, and start loading that of the next step."""
+        """Return a batch, and start the preparation of the next one."""
         key = (seed, step, items)
         if self._next is not None and self._next[0] == key:
-            made = self._next[1].result()
+            problem = self._next[1].result()
         else:
-            made = self.source.batch(seed, step, items)
+            problem = self.source.batch(seed, step, items)
         self._next = None
         if step < last:
-            following = (seed, step + 1, items)
-            self._next = following, self._pool.submit(self.source.batch, *following)
-        return made
+            next_key = (seed, step + 1, items)
+            self._next = next_key, self._pool.submit(self.source.batch, *next_key)
+        return problem
 
     def close(self) -> None:
         """Stop the thread."""

@@ -1,24 +1,25 @@
-"""Fit a generator to one measurement.
+"""Fit of a generator to one measurement.
 
 ``weights = argmin of D(A f(z), y) + R(f(z))`` by Adam (Ulyanov, Vedaldi & Lempitsky,
-CVPR 2018), ended by a rule that does not know the truth. What it gives is the
-exponential average of the iterates, as that was where the rule is least, and from there
-a step towards the data, as far as data that are held out allow::
+CVPR 2018), stopped by a rule that does not need the truth. The result is the
+exponential average of the iterates at the minimum of the rule, followed by a data
+consistency step, whose weight is determined by held-out data::
 
     image = argmin of |A x - y|^2 + weight |x - average|^2
 
-A network learns the last of an image slowly. Where A sees most of it, as several coils
-do, the data know it better. Where each datum is the value of a pixel, a part of the
-residual is brought back, and `svdinv.unroll.untrained.residual` takes the noise out.
+A network learns the last details of an image slowly; if A determines most of the image,
+as with several coils, the data have them more accurately. If each datum is the value of
+a pixel, a part of the residual is added instead, and its noise is removed by
+`svdinv.unroll.untrained.residual`.
 
-A trained network that sees the data needs another loss: it soon repeats their noise,
-and leaving some of them out spoils what it sees. In each iteration it is given data
-with more noise, and has to predict others, whose noise is independent of that::
+A trained network whose input is the data needs another loss: it soon reproduces their
+noise, and leaving data out degrades its input. In each iteration its input has more
+noise, and its target is other data with independent noise::
 
     D(A f(y + n / 2), y - 2 n),  n of the covariance of the noise
 
-Its expectation is that of data without noise, and a constant (Recorrupted-to-
-Recorrupted, Pang, Zheng, Quan & Ji, CVPR 2021).
+Up to a constant the expectation is that for noiseless data (Recorrupted-to-Recorrupted,
+Pang, Zheng, Quan & Ji, CVPR 2021).
 """
 
 from __future__ import annotations
@@ -59,21 +60,21 @@ from svdinv.unroll.untrained.stopping import Rule, Seen
 
 
 class Fitting:
-    """A fit, step by step; `fit` does all of it.
+    """A fit, iteration by iteration; `fit` makes a complete one.
 
-    The same seed gives the same bits on one machine with one number of threads, also
-    where it was interrupted and resumed.
+    Results for a seed are reproducible on one machine with the same number of threads,
+    also if the fit is interrupted and resumed.
 
     Parameters
     ----------
     problem, generator, options, around, weights, measure, device
-        As for `fit`; the generator is of one cell, whose state has ``"z"``, what the
-        network sees. To recorrupted data any network is fitted.
+        As for `fit`; the generator has one cell, whose state has the input of the
+        network, ``"z"``. With `recorrupted` any network can be fitted.
 
     Raises
     ------
     TypeError, ValueError
-        If these do not go together.
+        If the arguments do not match.
     """
 
     def __init__(
@@ -107,22 +108,22 @@ class Fitting:
             self.count -= int(self.left_out.sum())
         self.targets = [self.problem]
         if rule.probes:
-            moved = replace(self.problem, y=y + rule.probes * self.chosen)
-            self.targets.append(moved)
-        # What a network sees, or is added to, may know what is fitted and no more.
-        unknown = self.left_out
+            perturbed = replace(self.problem, y=y + rule.probes * self.chosen)
+            self.targets.append(perturbed)
+        # Network input and the image it is added to may depend on fitted data only.
+        excluded = self.left_out
         if hasattr(getattr(self.problem.fidelity, "weight", None), "dtype"):
-            # Zeros in the place of data of weight 0 would be data.
+            # Data of weight 0 are excluded, because zeros would count as data.
             gaps = ~self.measured
-            unknown = gaps if unknown is None else unknown | gaps
+            excluded = gaps if excluded is None else excluded | gaps
         self.states, self.arounds = [], []
         for target in self.targets:
-            known = target
-            if unknown is not None:
-                known = _without(target, unknown)
+            fitted = target
+            if excluded is not None:
+                fitted = _without(target, excluded)
             with torch.no_grad():
-                self.states.append(self._begun(known))
-            self.arounds.append(self._around(around, known, convert))
+                self.states.append(self._initial_state(fitted))
+            self.arounds.append(self._around(around, fitted, convert))
         self.state = self.states[0]
         generates = "z" in self.state and generator.cells == 1
         if not (generates or options.recorrupted):
@@ -130,9 +131,9 @@ class Fitting:
         self.models = nn.ModuleList(
             Model(generator, options, weights, state) for state in self.states
         ).to(self.device)
-        learned = [p for p in self.models.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(learned, lr=options.rate)
-        self._identity = self._data()
+        parameters = [p for p in self.models.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(parameters, lr=options.rate)
+        self._identity = self._checksum()
         x = self.state["x"]
         self.kept = Kept(x, y, len(self.targets), rule)
         self.iteration, self.best, self.best_value = 0, 0, math.inf
@@ -150,13 +151,13 @@ class Fitting:
         stop: Callable[[], bool] = lambda: False,
         progress: bool = True,
     ) -> Fit:
-        """Iterate until it ends, and return the image, and how it went.
+        """Iterate to the end; return the image and a record of the fit.
 
-        The options are those of `fit`; the file is written to every minute, and at the
-        end. Raises OSError if it cannot be written, `Interrupted` on Ctrl-C in the step
-        towards the data, with the fit without it.
+        Options are those of `fit`. The checkpoint is written every minute and at the
+        end. Raises OSError if it cannot be written; `Interrupted`, with the fit without
+        that step, on Ctrl-C in the final data consistency step.
         """
-        began = saved = time.monotonic()
+        start = saved = time.monotonic()
         ending: Any = self.ended()
         with progress_bar(
             self.options.iterations, shown=progress, initial=self.iteration, desc="fit"
@@ -165,37 +166,37 @@ class Fitting:
                 record = self.step()
                 bar.update()
                 if record is not None:
-                    told = f"data {record.data:.3g}"
+                    postfix = f"data {record.data:.3g}"
                     if math.isfinite(record.decibels):
-                        told += f", {record.decibels:.2f} dB"
-                    bar.set_postfix_str(told)
-                asked = record is not None and callback is not None and callback(record)
+                        postfix += f", {record.decibels:.2f} dB"
+                    bar.set_postfix_str(postfix)
+                halt = record is not None and callback is not None and callback(record)
                 ending = self.ended()
-                if not ending and (asked or stop()):
+                if not ending and (halt or stop()):
                     ending = "stopped"
-                sound = self.iteration % REMEMBER == 0
-                due = sound and time.monotonic() - saved > _SAVE_EVERY
+                remembered = self.iteration % REMEMBER == 0
+                due = remembered and time.monotonic() - saved > _SAVE_EVERY
                 if checkpoint is not None and ending != "broken" and (ending or due):
                     self.save(checkpoint)
                     saved = time.monotonic()
-        return self.result(ending, time.monotonic() - began)
+        return self.result(ending, time.monotonic() - start)
 
     def step(self) -> Record | None:
-        """Iterate once; a record where the rule was looked at."""
+        """Make one iteration; return a record if the rule was evaluated."""
         options, kept = self.options, self.kept
         self.iteration += 1
         self.optimiser.zero_grad(set_to_none=True)
-        found = [self._evaluated(i) for i in range(len(self.targets))]
-        images, measured, losses, data = zip(*found, strict=True)
-        told = torch.stack([losses[0].detach(), data[0]]).tolist()
+        results = [self._evaluated(i) for i in range(len(self.targets))]
+        images, measured, losses, data = zip(*results, strict=True)
+        values = torch.stack([losses[0].detach(), data[0]]).tolist()
         if self.iteration == 1:
-            self._first = told[1]
-            if not all(map(math.isfinite, told)):
+            self._first = values[1]
+            if not all(map(math.isfinite, values)):
                 raise ValueError(
                     "problem: the data fidelity or the prior of the first image is not "
-                    f"finite, {told}"
+                    f"finite, {values}"
                 )
-        if self._broken(told[1]):
+        if self._broken(values[1]):
             return None
         sum(losses).backward()
         for group in self.optimiser.param_groups:
@@ -203,7 +204,7 @@ class Fitting:
         self.optimiser.step()
         if self.iteration % REMEMBER == 0:
             self._remember()
-        # The first iterates weigh no more than later ones.
+        # The first iterates have no more weight than later ones.
         share = max(1 - options.average, 1 / self.iteration)
         for i, (image, Ax) in enumerate(zip(images, measured, strict=True)):
             kept.average[i].lerp_(image[0], share)
@@ -211,10 +212,10 @@ class Fitting:
         last = self.iteration == options.iterations
         if self.iteration % options.every and not last:
             return None
-        return self._look(told, images[0])
+        return self._evaluate_rule(values, images[0])
 
     def ended(self) -> Literal["rule", "iterations", "broken", ""]:
-        """Return why the fit has ended, or an empty string."""
+        """Return the reason why the fit has ended, or an empty string."""
         if self._lost:
             return "broken"
         if self.trajectory:
@@ -226,10 +227,10 @@ class Fitting:
         return "iterations" if self.iteration >= self.options.iterations else ""
 
     def result(self, ending: Any, seconds: float) -> Fit:
-        """Take the step towards the data; raises `Interrupted` on Ctrl-C."""
+        """Return the fit after data consistency; raise `Interrupted` on Ctrl-C."""
         best = self.kept.best if self.best else self.kept.average[0]
 
-        def found(image: Tensor, step: float, ending: Any) -> Fit:
+        def make_fit(image: Tensor, step: float, ending: Any) -> Fit:
             return Fit(
                 image.cpu().numpy().copy(),
                 best.cpu().numpy().copy(),
@@ -247,18 +248,18 @@ class Fitting:
         image, step = best, 0.0
         try:
             if self.options.consistent and self.left_out is not None:
-                held, known = self.left_out, self.measured
+                left_out, measured = self.left_out, self.measured
                 with torch.no_grad():
-                    image, step = towards_data(self.problem, best, held, known)
-        except KeyboardInterrupt as press:
-            raise Interrupted(found(best, 0.0, "stopped")) from press
-        return found(image, step, ending)
+                    image, step = towards_data(self.problem, best, left_out, measured)
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(make_fit(best, 0.0, "stopped")) from interrupt
+        return make_fit(image, step, ending)
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, complete or not at all."""
-        told = [list(vars(record).values()) for record in self.trajectory]
-        note = {
-            "trajectory": json.dumps(told),
+        """Write a checkpoint, atomically."""
+        rows = [list(vars(record).values()) for record in self.trajectory]
+        origin = {
+            "trajectory": json.dumps(rows),
             "rollbacks": json.dumps(self.rollbacks),
             "recent": json.dumps(list(self._recent)),
             "best": json.dumps([self.best, self.best_value, self._first]),
@@ -266,43 +267,43 @@ class Fitting:
             "svdinv": __version__,
         }
         parts = (self.models, self.kept, self.optimiser)
-        write_checkpoint(path, self.iteration, self._described(), *parts, note)
+        write_checkpoint(path, self.iteration, self._description(), *parts, origin)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint; ValueError if it is damaged, or of another fit."""
-        found: Checkpoint = read_checkpoint(path)
-        if found.config != self._described():
+        """Resume from a checkpoint; ValueError if damaged or of another fit."""
+        saved: Checkpoint = read_checkpoint(path)
+        if saved.config != self._description():
             raise ValueError(f"{path} is of a fit with other options")
-        if found.origin.get("data") != self._identity:
+        if saved.origin.get("data") != self._identity:
             raise ValueError(f"{path} is of a fit to other data, or of other weights")
-        found.restore(self.models, self.kept, self.optimiser)
+        saved.restore(self.models, self.kept, self.optimiser)
         try:
-            rows = json.loads(found.origin["trajectory"])
+            rows = json.loads(saved.origin["trajectory"])
             self.trajectory = [Record(*row) for row in rows]
-            self.rollbacks = [int(i) for i in json.loads(found.origin["rollbacks"])]
-            self._recent.extend(map(float, json.loads(found.origin["recent"])))
-            best, value, first = json.loads(found.origin["best"])
+            self.rollbacks = [int(i) for i in json.loads(saved.origin["rollbacks"])]
+            self._recent.extend(map(float, json.loads(saved.origin["recent"])))
+            best, value, first = json.loads(saved.origin["best"])
             self.best, self.best_value = int(best), float(value)
             self._first = float(first)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no checkpoint of a fit: {error}") from error
-        self.iteration = found.step
+            raise ValueError(f"{path} is not a checkpoint of a fit: {error}") from error
+        self.iteration = saved.step
         self._remember()
 
     def _evaluated(self, index: int) -> tuple[Tensor, ...]:
         """Return image, predicted data, loss and data fidelity for one target."""
         target, around = self.targets[index], self.arounds[index]
-        seen, aim, state = target, target.y, self.states[index]
+        source, aim, state = target, target.y, self.states[index]
         if self.options.recorrupted:
-            more = self._drawn(self.options.recorrupted, target.y)
-            more = torch.where(self.measured, more, torch.zeros_like(more))
-            seen = replace(target, y=aim + more / _LESS)
-            aim = aim - _LESS * more
-            state = self._begun(seen)
+            extra = self._draw_noise(self.options.recorrupted, target.y)
+            extra = torch.where(self.measured, extra, torch.zeros_like(extra))
+            source = replace(target, y=aim + extra / _LESS)
+            aim = aim - _LESS * extra
+            state = self._initial_state(source)
         noise: Any = 0.0
         if self.options.input_noise and not self.options.recorrupted:
-            noise = self._drawn(self.options.input_noise, self.state["z"])
-        image, state = self.models[index](state, seen, noise)
+            noise = self._draw_noise(self.options.input_noise, self.state["z"])
+        image, state = self.models[index](state, source, noise)
         if around is not None:
             image = image + around
         Ax = target.A.forward(image)
@@ -312,11 +313,11 @@ class Fitting:
         distance = target.fidelity.distance(fitted, target.y)
         loss = distance
         if self.options.recorrupted or self.options.preconditioned:
-            rest = target.A.project_to_samples(fitted - aim)
-            weighted = rest
+            residual = target.A.project_to_samples(fitted - aim)
+            weighted = residual
             if self.options.preconditioned:
-                weighted = target.A.preconditioned(rest)
-            loss = (rest.conj() * weighted).real.sum() / 2
+                weighted = target.A.preconditioned(residual)
+            loss = (residual.conj() * weighted).real.sum() / 2
         if self.options.prior is not None:
             loss = loss + self.options.prior.value(image)
         if self.options.penalty:
@@ -325,14 +326,14 @@ class Fitting:
         data = distance.detach() / self.count
         return image.detach(), measured, loss / self.count, data
 
-    def _begun(self, seen: Problem) -> Any:
-        """Return the first state of the network, from the data that it sees."""
-        state = self.recipe.begin(seen)
+    def _initial_state(self, problem: Problem) -> Any:
+        """Return the first state of the network, from the data of its input."""
+        state = self.recipe.begin(problem)
         if self.options.penalty:
             state["penalty"] = self.recipe.no_penalty(state["x"])
         return state
 
-    def _drawn(self, size: float, like: Tensor) -> Tensor:
+    def _draw_noise(self, size: float, like: Tensor) -> Tensor:
         rng = torch.Generator().manual_seed(
             self.options.seed * 1_000_003 + self.iteration
         )
@@ -340,42 +341,42 @@ class Fitting:
         return (size * torch.randn(like.shape, generator=rng, dtype=kind)).to(like)
 
     @torch.no_grad()
-    def _look(self, told: list[float], image: Tensor) -> Record:
+    def _evaluate_rule(self, values: list[float], image: Tensor) -> Record:
         kept, y = self.kept, self.problem.y
-        z, moved = kept.measured[:1], kept.measured[-1:]
-        seen = Seen(z, moved, y, self.measured, self.chosen, image)
-        criterion = self.rule.value(seen, kept.rule)
+        z, perturbed = kept.measured[:1], kept.measured[-1:]
+        evaluated = Seen(z, perturbed, y, self.measured, self.chosen, image)
+        criterion = self.rule.value(evaluated, kept.rule)
         if criterion < self.best_value:
             self.best, self.best_value = self.iteration, criterion
             kept.best.copy_(kept.average[0])
         decibels = math.nan
         if self.measure is not None:
             decibels = self.measure(kept.average[0].cpu().numpy())
-        loss, data = told
+        loss, data = values
         record = Record(self.iteration, loss, data, criterion, decibels)
         self.trajectory.append(record)
         return record
 
     @property
     def _lost(self) -> bool:
-        """Whether there is no way to go on."""
+        """Whether the fit has diverged too often to continue."""
         broken = bool(self.rollbacks) and self.rollbacks[-1] == self.iteration
         return broken and len(self.rollbacks) > _MOST_ROLLBACKS
 
     def _broken(self, data: float) -> bool:
-        """Go back to sound weights where the fit has broken down."""
-        usual = math.inf
-        if len(self._recent) == _WINDOW:  # before that it may rise, from a good start
-            usual = sorted(self._recent)[_WINDOW // 2]
-        # What is nearly nothing may well be four times as much.
+        """Return whether the fit has diverged, and if so restore earlier weights."""
+        typical = math.inf
+        if len(self._recent) == _WINDOW:  # earlier it may rise, from a good start
+            typical = sorted(self._recent)[_WINDOW // 2]
+        # A residual that is nearly 0 may increase by such a factor.
         if math.isfinite(data) and not data > max(
-            _DROP * usual, _NOTHING * self._first
+            _DROP * typical, _NOTHING * self._first
         ):
             self._recent.append(data)
             return False
         self.rollbacks.append(self.iteration)
         if not self._lost:
-            models, moments = self._sound
+            models, moments = self._restorable
             self.models.load_state_dict(models)
             self.optimiser.load_state_dict(copy.deepcopy(moments))
         return True
@@ -390,49 +391,49 @@ class Fitting:
             if getattr(options, name) and not problem.has_white_noise:
                 raise ValueError(f"{name} needs an L2 fidelity without weights")
 
-    def _around(self, around: Any, known: Problem, convert: Any) -> Any:
+    def _around(self, around: Any, fitted: Problem, convert: Any) -> Any:
         """Return the image that the generated one is added to."""
         if around is None:
             return None
         x = self.states[-1]["x"]
         if callable(around):
-            around = around(replace(known, y=known.y[0]).replace_arrays(to_numpy))
+            around = around(replace(fitted, y=fitted.y[0]).replace_arrays(to_numpy))
             if around is None:
                 return None
         elif self.rule.probes:
             raise ValueError(
-                "around: this rule asks how it depends on the data; give a function "
+                "around: this rule needs its dependence on the data; pass a function "
                 "of a problem"
             )
         if getattr(self.recipe, "images", "") == "image" and self.recipe.bounded:  # type: ignore[attr-defined]
             raise ValueError("around: needs a generator with bounded=False")
-        given = convert(around)[None].to(x.dtype)
-        if given.shape != x.shape:
+        image = convert(around)[None].to(x.dtype)
+        if image.shape != x.shape:
             raise ValueError(
                 f"around must have shape {tuple(x.shape[1:])}, got "
                 f"{tuple(around.shape)}"
             )
-        return given
+        return image
 
     def _remember(self) -> None:
-        both = self.models.state_dict(), self.optimiser.state_dict()
-        self._sound = copy.deepcopy(both)
+        state = self.models.state_dict(), self.optimiser.state_dict()
+        self._restorable = copy.deepcopy(state)
 
-    def _described(self) -> str:
-        # A fit that has ended may go on for longer.
+    def _description(self) -> str:
+        # A fit that has ended may be resumed with more iterations.
         options = replace(self.options, iterations=1)
         return f"{to_json(self.recipe)}\n{options!r}"
 
-    def _data(self) -> str:
-        """Checksum of the data, products with the operator, and the first weights."""
-        whole = hashlib.sha256(repr(self.problem.fidelity).encode())
-        own = [x for x in vars(self.problem.fidelity).values() if hasattr(x, "dtype")]
-        arrays = [self.problem.y, self.problem.adjoint(), *self.arounds, *own]
+    def _checksum(self) -> str:
+        """Return a checksum of data, operator, fidelity and initial weights."""
+        digest = hashlib.sha256(repr(self.problem.fidelity).encode())
+        extra = [x for x in vars(self.problem.fidelity).values() if hasattr(x, "dtype")]
+        arrays = [self.problem.y, self.problem.adjoint(), *self.arounds, *extra]
         for x in (*arrays, *self.models.state_dict().values()):
             if x is not None:
                 real = torch.view_as_real(x) if x.is_complex() else x
-                whole.update(real.detach().cpu().contiguous().numpy().tobytes())
-        return whole.hexdigest()
+                digest.update(real.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def fit(
@@ -455,46 +456,45 @@ def fit(
     Parameters
     ----------
     problem : Problem
-        Of one image, of NumPy or PyTorch; its truth is not looked at.
+        Problem of one image, of NumPy or PyTorch; its truth is not used.
     generator : Recipe
-        A generator such as `svdinv.unroll.networks.Skip`; with `recorrupted` any
-        network.
+        A generator such as `svdinv.unroll.networks.Skip`; any network if `recorrupted`.
     options : Options, optional
-        How; the defaults are for photographs.
+        Options of the fit; the defaults are for photographs.
     around : array or callable, optional
-        An image to which what is generated is added, such as the mean of the frames of
-        a series; or a function that gives it of a problem of NumPy arrays, which is
-        asked with the data that are fitted alone.
+        An image to which the generated one is added, such as the mean of the frames of
+        a series; or a function that computes it from a problem of NumPy arrays with
+        only the data that are fitted.
     weights : Network, optional
-        A network of the same recipe to begin with: an educated prior.
+        A network of the same recipe with initial weights: an educated prior.
     measure : callable, optional
-        From an averaged image to decibels, for the trajectory alone.
+        Function from an averaged image to decibels, for the trajectory only.
     checkpoint : path, optional
-        File to go on from, if it is there, and to write to every minute.
+        File to resume from, if it exists, and to write to every minute.
     callback : callable, optional
         Called with each `Record`; ends the fit if it returns True.
     stop : callable
-        Asked after each iteration whether to end, as for Ctrl-C.
+        Called after each iteration; ends the fit, as on Ctrl-C, if it returns True.
     progress : bool
-        Whether to show a bar with data fidelity and time left.
+        Whether to show a bar with data fidelity and remaining time.
     device : device
-        Where to compute.
+        Device of the computation.
     **changes
         Attributes of `options` to change.
 
     Returns
     -------
     Fit
-        The image, and how it went.
+        The image, with a record of the fit.
 
     Raises
     ------
     TypeError, ValueError
-        If these do not go together; before the first iteration.
+        If the arguments do not match; raised before the first iteration.
     OSError
         If the checkpoint cannot be written.
     Interrupted
-        On Ctrl-C in the step towards the data, with the fit without it.
+        On Ctrl-C in the data consistency step, with the fit without that step.
 
     Examples
     --------
@@ -530,30 +530,27 @@ def fit(
 
 _SAVE_EVERY = 60.0  # seconds
 
-_LESS = 2  # the noise is added by its part of this, and taken away as many times
+_LESS = 2  # noise is divided by this in the input and multiplied by it in the target
 
-# Where the residual is this many times what it usually was, the fit has broken down.
+# The fit has diverged if the residual is larger than this multiple of its median.
 _DROP = 4.0
-_NOTHING = 1e-3  # of the first residual
-_SLOWER = 0.5  # learning rate after each time that it broke down
+_NOTHING = 1e-3  # of the first residual, below which it cannot diverge
+_SLOWER = 0.5  # factor of the learning rate after each divergence
 _WINDOW = 50
 REMEMBER = 50
-"""Iterations between two sets of weights to go back to."""
+"""Iterations between two sets of weights that can be restored."""
 _MOST_ROLLBACKS = 20
 
 
 def _without(problem: Problem, left_out: Tensor) -> Problem:
-    """Replace left-out data by the least-squares solution from the others.
-
-    Zeros among line integrals would be streaks in the filtered back-projection.
-    """
+    """Replace left-out data by the least-squares solution, since zeros make streaks."""
     A = problem.A
     y = torch.where(left_out, torch.zeros_like(problem.y), problem.y)
     if A.linear:
         with torch.no_grad():
-            known = restricted(replace(problem, y=y), (~left_out).to(y.real.dtype))
-            nothing = torch.zeros_like(A.adjoint(y))
+            fitted = restricted(replace(problem, y=y), (~left_out).to(y.real.dtype))
+            zero = torch.zeros_like(A.adjoint(y))
             least_squares = ADMM(cg_iterations=STEPS, batch_axes=1)
-            x = least_squares.explain(nothing, nothing, known, 0.0)
+            x = least_squares.explain(zero, zero, fitted, 0.0)
             y = torch.where(left_out, A(x), y)
     return replace(problem, y=y)

@@ -1,4 +1,4 @@
-"""What a fit changes and keeps: a generator's weights, averages, the best image."""
+"""Modules of a fit: the generator with its weights, and averages and the best image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from svdinv.unroll.untrained.stopping import Rule
 
 
 class Kept(nn.Module):
-    """What a fit keeps beside weights: averages, the best image, the rule's arrays."""
+    """State of a fit besides the weights: averages, best image, arrays of the rule."""
 
     average: Tensor
     measured: Tensor
@@ -30,19 +30,19 @@ class Kept(nn.Module):
         self.register_buffer("average", torch.cat([zero] * count))
         self.register_buffer("measured", torch.cat([data] * count))
         self.register_buffer("best", torch.zeros_like(x[0]))
-        own = rule.buffers(x)
-        self._names = list(own)
-        for name, buffer in own.items():
+        rule_arrays = rule.buffers(x)
+        self._names = list(rule_arrays)
+        for name, buffer in rule_arrays.items():
             self.register_buffer(f"rule_{name}", buffer)
 
     @property
     def rule(self) -> Mapping[str, Tensor]:
-        """Arrays of the rule."""
+        """Arrays of the rule, by name."""
         return {name: getattr(self, f"rule_{name}") for name in self._names}
 
 
 class Model(nn.Module):
-    """A generator and its weights that are fitted."""
+    """A generator with the weights that are fitted."""
 
     def __init__(
         self, recipe: Recipe, options: Options, weights: Network | None, state: Any
@@ -50,33 +50,33 @@ class Model(nn.Module):
         super().__init__()
         self.network = Network(recipe, seed=options.seed)
         if weights is not None:
-            given, own = weights.state_dict(), self.network.state_dict()
-            if _shapes(given) != _shapes(own):
+            initial, current = weights.state_dict(), self.network.state_dict()
+            if _shapes(initial) != _shapes(current):
                 raise ValueError(
                     "weights: must be of the generator's recipe, got those of "
                     f"{weights.recipe!r}"
                 )
-            self.network.load_state_dict(given)
+            self.network.load_state_dict(initial)
         self.network.to(state["x"].real.dtype)
         self.values = nn.ParameterDict()
         if options.trained == "decoder":
             for index, cell in enumerate(self.network.cells):
                 for name, parameter in cell.named_parameters():
-                    kept = name.startswith("encoder_") or index < recipe.cells // 2
-                    parameter.requires_grad_(not kept)
+                    frozen = name.startswith("encoder_") or index < recipe.cells // 2
+                    parameter.requires_grad_(not frozen)
         elif options.trained == "singular values":
             self._factorise()
 
     def forward(self, state: Any, problem: Problem, noise: Any) -> Any:
         """Return the image and the state."""
-        made = {**state, "z": state["z"] + noise} if "z" in state else state
+        current = {**state, "z": state["z"] + noise} if "z" in state else state
         kernels = self._kernels()
         for index, cell in enumerate(self.network.cells):
-            made = functional_call(cell, kernels[index], (made, problem))
-        return made["x"], made
+            current = functional_call(cell, kernels[index], (current, problem))
+        return current["x"], current
 
     def weights(self) -> Network:
-        """Return the network with the weights as they are now."""
+        """Return the network with the current weights."""
         with torch.no_grad():
             for cell, kernels in zip(self.network.cells, self._kernels(), strict=True):
                 for name, kernel in kernels.items():
@@ -88,7 +88,7 @@ class Model(nn.Module):
             parameter.requires_grad_(False)
             if parameter.ndim < 2:
                 continue
-            # A name of a parameter has no dots.
+            # Names of parameters must not contain dots.
             label = name.replace(".", "/")
             U, S, Vh = svdinv.torch.svd(parameter.detach().flatten(1))
             self.register_buffer(f"left/{label}", U.contiguous())
@@ -100,7 +100,7 @@ class Model(nn.Module):
             )
 
     def _kernels(self) -> list[dict[str, Tensor]]:
-        """Return the kernels of each cell that are made of singular values."""
+        """Return the kernels of each cell that are composed of singular values."""
         kernels: list[dict[str, Tensor]] = [{} for _ in self.network.cells]
         for label, S in self.values.items():
             index, name = label.replace("/", ".").split(".", 1)

@@ -1,4 +1,4 @@
-"""How a generator is fitted, and what a fit returns."""
+"""Options of the fit of a generator, and its result."""
 
 from __future__ import annotations
 
@@ -17,59 +17,56 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network, tensor
 from svdinv.unroll.untrained.stopping import HeldOut, Rule
 
-_EXACT = 1e-5  # relative to the data
+_EXACT = 1e-5  # residual relative to the data, below which the fit is exact
 
 Trained = Literal["all", "decoder", "singular values"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a generator is fitted.
+    """Options of the fit of a generator.
 
     Attributes
     ----------
     iterations : int
-        Iterations, at most.
+        Maximum number of iterations.
     rate : float
         Learning rate of Adam.
     input_noise : float
         Standard deviation of the noise that is added to the input in each iteration.
     average : float
-        Share that the average of the iterates keeps in an iteration, in [0, 1).
+        Decay of the exponential average of the iterates, in [0, 1).
     rule : Rule or None
-        When to stop; None fits to the end, and keeps the last average.
+        Stopping rule; None makes all iterations and returns the last average.
     prior : Prior or None
-        R, weighted as beside the data fidelity in a classical method. It has to be
-        smooth or nearly so (`HuberVariation` for total variation).
+        R, as in a classical method; smooth or nearly so, such as `HuberVariation`.
     penalty : float
         Weight of the generator's own penalty.
     trained : {"all", "decoder", "singular values"}
-        What is fitted: all weights; those of no encoder, which of an unrolled network
-        is the first half of the cells; or of each convolution as a matrix the singular
-        values alone (Nittscher et al., SVD-DIP, PMLR 227).
+        Weights that are fitted: all; all but those of the encoder, which in an unrolled
+        network is the first half of the cells; or only the singular values of each
+        convolution as a matrix (Nittscher et al., SVD-DIP, PMLR 227).
     recorrupted : float
-        Standard deviation of the noise in the data, Gaussian and white; of complex
-        data, of both parts together. Other than 0, the network sees data with more
-        noise and is fitted to others, as at the top of this module, in place of
-        `input_noise`; any trained network will do then, and no rule that leaves data
-        out.
+        Standard deviation of the white Gaussian noise in the data, for complex data of
+        both parts together. If not 0, the network is fitted to recorrupted data, see
+        `svdinv.unroll.untrained.fitting`, instead of using `input_noise`; any trained
+        network can then be fitted, with a rule that does not leave data out.
     preconditioned : bool
-        Whether the residual is weighted as
-        `svdinv.unroll.operators.Operator.preconditioned` tells.
+        Whether the residual is weighted by
+        `svdinv.unroll.operators.Operator.preconditioned`.
     consistent : bool
-        Whether the average takes a step towards the data at the end. Only with
-        `HeldOut`, whose data say how far, a linear operator and `L2`; else it is left
-        as it is. Of real images of which `Sampling` takes values, low rank of patches
-        that look alike takes out the noise of the step.
+        Whether to apply a final data consistency step to the average. It needs
+        `HeldOut`, whose held-out data determine its size, a linear operator and `L2`.
+        With `Sampling` of real images, similar patches of low rank remove its noise.
     every : int
-        Iterations from one look at the rule to the next.
+        Iterations between evaluations of the rule.
     seed : int
-        Of first weights, of the noise and of what the rule draws.
+        Seed of the initial weights, the noise and the random choices of the rule.
 
     Raises
     ------
     ValueError
-        If an attribute makes no fit, which is named.
+        If an attribute is invalid; the message names it.
     """
 
     iterations: int = option(2000, low=1)
@@ -88,9 +85,9 @@ class Options:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        known = ("all", "decoder", "singular values")
-        if self.trained not in known:
-            raise ValueError(f"trained must be one of {known}, got {self.trained!r}")
+        allowed = ("all", "decoder", "singular values")
+        if self.trained not in allowed:
+            raise ValueError(f"trained must be one of {allowed}, got {self.trained!r}")
         if self.recorrupted and self.rule is not None and self.rule.withholds:
             raise ValueError(
                 f"recorrupted: {type(self.rule).__name__} leaves data out; rule must "
@@ -106,26 +103,25 @@ def educated(
     Parameters
     ----------
     problem : Problem
-        Of one image, as for `fit`.
+        Problem of one image, as for `fit`.
     network : Network
         The trained network.
     deviation : float, optional
-        Standard deviation of the noise in the data; by default the root mean square of
-        what the network leaves of them.
+        Standard deviation of the noise; by default that of the network's residual.
     **changes
         Attributes to change.
 
     Returns
     -------
     Options
-        Of a hundred iterations, to recorrupted data and with preconditioned residuals.
-        The learning rate is 1e-4, and 3e-4 of a generator.
+        For a hundred iterations, with recorrupted data and preconditioned residuals.
+        The learning rate is 1e-4, for a generator 3e-4.
 
     Raises
     ------
     ValueError
-        If the fidelity is none of white Gaussian noise, `deviation` is not positive,
-        or none is given and the network explains the data exactly, noise and all.
+        If the fidelity is not that of white Gaussian noise, `deviation` is not
+        positive, or it is omitted and the network fits the data exactly with its noise.
     """
     if not problem.has_white_noise:
         raise ValueError("problem must have an L2 fidelity without weights")
@@ -135,22 +131,22 @@ def educated(
         single = single.replace_arrays(partial(tensor, device=device))
         network = copy.deepcopy(network).to(single.y.real.dtype)
         with torch.no_grad():
-            rest = single.A.project_to_samples(
+            residual = single.A.project_to_samples(
                 single.A.forward(network(single)) - single.y
             )
             count = single.sampled_mask().sum().clamp(min=1)
-            deviation = float((rest.abs().square().sum() / count).sqrt())
+            deviation = float((residual.abs().square().sum() / count).sqrt())
             exact = deviation <= _EXACT * float(single.y.abs().square().mean().sqrt())
         if exact:
             raise ValueError(
-                "the network explains the data exactly, so that it does not tell their "
-                "noise: deviation must be given"
+                "the network fits the data exactly, so it cannot estimate their noise: "
+                "deviation must be passed"
             )
-        # A fit goes on from its checkpoint where the last bits are others, as on a GPU.
+        # Rounded, because a resumed fit must have the same value, also on a GPU.
         deviation = float(f"{deviation:.4g}")
     elif not 0 < deviation < math.inf:
         raise ValueError(f"deviation must be positive, got {deviation!r}")
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "iterations": 100,
         "rate": 3e-4 if isinstance(network.recipe, Generator) else 1e-4,
         "average": 0.95,
@@ -158,25 +154,25 @@ def educated(
         "recorrupted": deviation,
         "preconditioned": True,
     }
-    return Options(**usual | changes)
+    return Options(**defaults | changes)
 
 
 @dataclass(frozen=True)
 class Record:
-    """How far a fit has come at one iteration.
+    """State of a fit at one evaluation of the rule.
 
     Attributes
     ----------
     iteration : int
-        From 1.
+        Number of the iteration, from 1.
     loss : float
-        What is minimised, for each datum.
+        The loss per datum.
     data : float
-        Data fidelity of the iterate, for each datum.
+        Data fidelity of the iterate per datum.
     criterion : float
-        What the rule wants small; infinite where there is none yet.
+        Value of the rule, to be minimised; infinite if not available yet.
     decibels : float
-        Of the averaged image, where somebody knows the truth; NaN else.
+        Quality of the averaged image, if measured; else NaN.
     """
 
     iteration: int
@@ -188,36 +184,35 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What a fit gives.
+    """Result of a fit.
 
     Attributes
     ----------
     image : ndarray
-        The average of the iterates where the rule was least, or what the step towards
-        the data makes of it.
+        The average at the minimum of the rule, after the data consistency step.
     average : ndarray
-        That average.
+        The same average without that step.
     last : ndarray
         The average of the iterates at the end.
     best : int
         Iteration of `image`.
     iterations : int
-        Iterations done.
+        Number of iterations.
     ending : {"rule", "iterations", "stopped", "broken"}
-        Why it ended; "broken" where it broke down again and again.
+        Reason for the end; "broken" if the fit diverged repeatedly.
     trajectory : list of Record
-        One for each look at the rule.
+        One for each evaluation of the rule.
     rollbacks : list of int
-        Iterations at which the fit had broken down, and went back to earlier weights.
+        Iterations at which the fit diverged and returned to earlier weights.
     network : Network
         The generator with its weights at the end.
     seconds : float
         Wall-clock time of this part.
     step : float
-        How large the step towards the data was: of values of pixels the part of what
-        was left that was brought back, in [0, 1]; else the penalty on leaving the
-        average, where that of `ADMM` is 1, so that less is more of a step. 0 where none
-        was taken.
+        Size of the data consistency step. For sampled pixels the fraction of the
+        residual that was added, in [0, 1]; otherwise the penalty of `ADMM` on the
+        distance from the average, relative to its default, so that smaller values are
+        larger steps. 0 if no step was made.
     """
 
     image: Any

@@ -1,4 +1,4 @@
-"""Untrained priors by name, of a size that fits a problem."""
+"""Untrained priors by name, with sizes that match a problem."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _skip(n: int, **common: Any) -> Skip:
     return Skip(features=(32,) * n, skips=(4,) * n, **common)
 
 
-# Of a number of scales, and options.
+# Functions of the number of scales and of options.
 PRIORS: dict[str, Callable[..., Recipe]] = {
     "dip": _skip,
     "deep-decoder": lambda n, **common: Decoder(features=(64,) * n, **common),
@@ -38,21 +38,21 @@ PRIORS: dict[str, Callable[..., Recipe]] = {
     "bilinear": lambda n, **common: Bilinear(space=_skip(n), rank=8, **common),
     "low-rank-and-sparse": _low_rank_and_sparse,
 }
-"""Generators by the names of the command line; the last two are of series."""
+"""Generators by their names on the command line; the last two are for series."""
 
 
 def generator_for(name: str, problem: Problem) -> Recipe:
     """Make a generator for a problem of one image, (C, H, W) real or (T, H, W) complex.
 
-    `name` is one of `PRIORS`, or ``package.module:Class`` of a `Generator` of one's
-    own, which is given `images` and `channels`. It has as many scales as the image has
-    room for. Raises ValueError if there is none of that name, or it is not for such
-    images.
+    `name` is one of `PRIORS`, or ``package.module:Class`` for a user-defined
+    `Generator`, which is constructed with `images` and `channels`. The number of scales
+    depends on the size of the image. Raises ValueError if there is no such name, or the
+    generator does not support such images.
     """
     x = problem.adjoint()
     if len(x.shape) != 3:
         raise ValueError(
-            f"the image must have three axes, got {tuple(x.shape)} (give one of (H, W) "
+            f"the image must have three axes, got {tuple(x.shape)} (pass one of (H, W) "
             "as (1, H, W))"
         )
     series = is_complex(x, namespace(x))
@@ -63,10 +63,10 @@ def generator_for(name: str, problem: Problem) -> Recipe:
     while scales < _SCALES and min(H, W) >= 8 * 2**scales:
         scales += 1
     if name not in PRIORS:
-        found: Recipe = class_named(name, Generator, dict.fromkeys(PRIORS, Skip))(
+        generator: Recipe = class_named(name, Generator, dict.fromkeys(PRIORS, Skip))(
             **common
         )
-        return found
+        return generator
     if not series and name in ("bilinear", "low-rank-and-sparse"):
         raise ValueError(f"{name} is for series, not for images with channels")
     return PRIORS[name](scales, **common)

@@ -1,8 +1,8 @@
-"""When to stop fitting a network to noisy data, without the truth.
+"""Rules for stopping the fit of a network to noisy data, without the truth.
 
-A generator fits an image before it fits noise, so that the fit has to end between the
-two. Each rule gives a number for the average of the iterates so far; the image kept is
-that of its least value, and the fit ends when it has not fallen for some time.
+A generator fits an image before it fits noise, so the fit has to stop in between. A
+rule computes a criterion of the average of the iterates. The average at its minimum is
+returned, and the fit ends when the criterion has not decreased for some iterations.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from svdinv.unroll.problem import Problem
 
 
 class Seen(NamedTuple):
-    """What a rule is asked about."""
+    """Input of the criterion of a rule."""
 
-    z: Tensor  # expected to be measured of the averaged image
-    moved: Tensor  # the same of the fit to other data, for a rule that `probes`
+    z: Tensor  # expected data of the averaged image
+    moved: Tensor  # the same for the second fit, for a rule that `probes`
     y: Tensor  # the data
-    measured: Tensor  # bool, where there are data
-    chosen: Any  # what the rule gave as `choose`
+    measured: Tensor  # bool, True where there are data
+    chosen: Any  # result of the rule's `choose`
     image: Tensor  # of this iteration, not averaged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A rule: subclasses say what is to be small; by default it fits to the end.
+    """A stopping rule; subclasses define the criterion. By default it never stops.
 
     Attributes
     ----------
@@ -45,25 +45,25 @@ class Rule:
     Raises
     ------
     ValueError
-        If an attribute makes no rule, which is named.
+        If an attribute is invalid; the message names it.
     """
 
     patience: int = option(400, low=1)
 
     withholds: ClassVar[bool] = False
-    """Whether the data that it chooses are left out of the fit."""
+    """Whether the data selected by `choose` are left out of the fit."""
 
     probes: ClassVar[float] = 0.0
-    """If not 0, a second fit is to data perturbed by that multiple of its choice."""
+    """If not 0, a second fit is made to data plus this multiple of `choose`."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
     def check(self, problem: Problem) -> None:
-        """Refuse a problem that the rule is not for, by ValueError."""
+        """Raise ValueError if the rule does not apply to the problem."""
 
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
-        """Draw an array of the shape of the data, or nothing."""
+        """Draw an array of the shape of the data, or return None."""
         return None
 
     def buffers(self, image: Tensor) -> dict[str, Tensor]:
@@ -71,32 +71,32 @@ class Rule:
         return {}
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Return the criterion, which is to be small.
+        """Return the criterion, which is to be minimised.
 
-        Infinity where it cannot be told yet, by default always. `own` is what `buffers`
-        returned, to be changed in place.
+        Infinity if it is not available yet, by default always. `own` holds the arrays
+        from `buffers`, which are updated in place.
         """
         return math.inf
 
     def reached(self, value: float) -> bool:
-        """Return whether a value of the criterion ends the fit at once."""
+        """Return whether a value of the criterion ends the fit immediately."""
         return False
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut(Rule):
-    """Leave a part of the data out of the fit, and watch the error there.
+    """Leave a part of the data out of the fit, and minimise the error there.
 
-    Noise is the same in every iteration, so that the error is least where the image as
-    measured is nearest to the truth. Needs no noise level. The few data that are far
-    larger than the others, such as the middle of k-space, are always fitted: without
-    them the image is another one, and they alone would be the error. Nor are errors
-    squared: of few samples some at edges would decide.
+    The noise of these data does not change, so the error is smallest where predicted
+    data are closest to the noiseless ones. No noise level is needed. The few data that
+    are much larger than the others, such as the centre of k-space, are always fitted,
+    since the reconstruction needs them and they would dominate the error. Errors are
+    not squared, because a few samples at edges would dominate.
 
     Attributes
     ----------
     share : float
-        Of the data.
+        Fraction of the data that is left out.
     """
 
     share: float = option(0.05, above=0, below=1)
@@ -104,16 +104,16 @@ class HeldOut(Rule):
     withholds: ClassVar[bool] = True
 
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
-        """Draw them, evenly but for the largest.
+        """Draw the data that are left out; the largest ones never are.
 
         Raises ValueError if there are too few data.
         """
-        y, known = to_numpy(problem.y), to_numpy(measured)
-        held = held_out(y, known, self.share, seed)
+        y, sampled = to_numpy(problem.y), to_numpy(measured)
+        held = held_out(y, sampled, self.share, seed)
         return torch.from_numpy(held).to(measured.device)
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Return the mean absolute error of what was left out."""
+        """Return the mean absolute error of the data that were left out."""
         error = (seen.z - seen.y)[seen.chosen]
         return float(error.abs().mean()) if error.numel() else math.inf
 
@@ -122,19 +122,19 @@ class HeldOut(Rule):
 class MovingVariance(Rule):
     """Windowed moving variance of the iterates (Wang et al., arXiv 2112.06074).
 
-    It is least where the image stands still, between learning the image and learning
-    the noise. Needs no noise level; of data without noise it only falls.
+    It is smallest when the image changes least, between learning the image and learning
+    the noise. No noise level is needed; for noiseless data it only decreases.
 
     Attributes
     ----------
     window : int
-        Iterates, one for each time that the rule is asked.
+        Number of iterates, one per evaluation of the rule.
     """
 
     window: int = option(20, low=2)
 
     def buffers(self, image: Tensor) -> dict[str, Tensor]:
-        """Keep a part of each image of the window."""
+        """Return arrays for a part of each image in the window."""
         count = min(_MOST, self._flat(image).numel())
         return {
             "window": torch.zeros(self.window, count, device=image.device),
@@ -142,12 +142,12 @@ class MovingVariance(Rule):
         }
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Return the variance over the window, the mean over the pixels."""
+        """Return the variance over the window, averaged over the pixels."""
         window, count = own["window"], int(own["count"])
         flat = self._flat(seen.image)
-        places = torch.arange(window.shape[1], device=flat.device)
-        # Spread over the image, the same in every iteration.
-        window[count % self.window] = flat[places * flat.numel() // window.shape[1]]
+        positions = torch.arange(window.shape[1], device=flat.device)
+        # Elements are spread evenly over the image, the same in every iteration.
+        window[count % self.window] = flat[positions * flat.numel() // window.shape[1]]
         own["count"].add_(1)
         if count + 1 < self.window:
             return math.inf
@@ -161,12 +161,12 @@ class MovingVariance(Rule):
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianRule(Rule):
-    """A rule that knows the level of white Gaussian noise.
+    """A rule that needs the level of white Gaussian noise.
 
     Attributes
     ----------
     deviation : float
-        Standard deviation of the noise; of complex data, of both parts together.
+        Standard deviation of the noise; for complex data of both parts together.
     """
 
     deviation: float
@@ -177,7 +177,7 @@ class GaussianRule(Rule):
             raise ValueError(f"deviation must be positive, got {self.deviation!r}")
 
     def check(self, problem: Problem) -> None:
-        """Refuse other noise, by ValueError: no `L2`, or one with weights."""
+        """Raise ValueError unless the fidelity is `L2` without weights."""
         if not problem.has_white_noise:
             raise ValueError(
                 f"rule {type(self).__name__} is for white Gaussian noise, an L2 "
@@ -187,23 +187,23 @@ class GaussianRule(Rule):
 
 @dataclass(frozen=True, kw_only=True)
 class Discrepancy(GaussianRule):
-    """End where the data are fitted as well as the noise allows (Morozov, 1966).
+    """Stop when the residual has decreased to the noise (Morozov, 1966).
 
     Attributes
     ----------
     factor : float
-        What the root mean square of the residual may be in units of `deviation`.
+        Root mean square of the residual at which to stop, in units of `deviation`.
     """
 
     factor: float = option(1.0, above=0, below=math.inf)
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Return the excess of the residual over the noise, relative to the noise."""
+        """Return the excess of the squared residual over the noise, relative to it."""
         error = float((seen.z - seen.y)[seen.measured].abs().square().mean())
         return max(error / (self.factor * self.deviation) ** 2 - 1, 0.0)
 
     def reached(self, value: float) -> bool:
-        """Return whether the residual has come down to the noise."""
+        """Return whether the residual has decreased to the noise level."""
         return value == 0
 
 
@@ -211,40 +211,39 @@ class Discrepancy(GaussianRule):
 class SURE(GaussianRule):
     """Stein's unbiased estimate of the predictive risk (Stein, Ann. Stat. 1981).
 
-    ``|z - y|^2 - m s^2 + 2 s^2 tr(dz/dy)`` with z = A f, the trace by Monte Carlo
-    (Ramani, Blu & Unser, IEEE TIP 2008): a second network is fitted beside the first,
-    with the same seeds, to data that differ by a little noise. So it takes twice the
-    time.
+    ``|z - y|^2 - m s^2 + 2 s^2 tr(dz/dy)`` with z = A f. The trace is estimated by
+    Monte Carlo (Ramani, Blu & Unser, IEEE TIP 2008): a second network is fitted with
+    the same seeds to slightly perturbed data, which doubles the computation time.
 
     Attributes
     ----------
     probe : float
-        Size of that little noise, in units of `deviation`.
+        Size of the perturbation, in units of `deviation`.
     """
 
     probe: float = option(0.1, above=0, below=math.inf)
 
     @property
     def probes(self) -> float:  # type: ignore[override]
-        """How far the data of the second fit are moved."""
+        """Size of the perturbation of the data of the second fit."""
         return self.probe * self.deviation
 
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
-        """Draw signs, of complex data in both parts, of magnitude 1."""
+        """Draw signs, for complex data in both parts, of magnitude 1."""
         rng = np.random.default_rng([seed, 2])
         signs = rng.choice([-1.0, 1.0], size=(2, *problem.y.shape))
-        drawn = signs[0]
+        values = signs[0]
         if problem.y.is_complex():
-            drawn = (signs[0] + 1j * signs[1]) / math.sqrt(2)
-        return torch.where(measured, torch.from_numpy(drawn).to(problem.y), 0)
+            values = (signs[0] + 1j * signs[1]) / math.sqrt(2)
+        return torch.where(measured, torch.from_numpy(values).to(problem.y), 0)
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Return the estimate of the mean squared error as measured."""
+        """Return the estimated mean squared error of the predicted data."""
         count = int(seen.measured.sum())
         error = float((seen.z - seen.y)[seen.measured].abs().square().sum())
-        moved = (seen.chosen.conj() * (seen.moved - seen.z)).real
-        trace = float(moved.sum()) / self.probes
+        change = (seen.chosen.conj() * (seen.moved - seen.z)).real
+        trace = float(change.sum()) / self.probes
         return (error + 2 * self.deviation**2 * trace) / count - self.deviation**2
 
 
-_MOST = 2**15  # numbers of an image that a window keeps
+_MOST = 2**15  # maximum number of elements of an image in the window
