@@ -255,7 +255,7 @@ def test_a_checkpoint_of_another_fit(photo, tmp_path, capsys):
     state.write_bytes(b"nothing")
     arguments = (*SHORT, "--checkpoint", state, "--output", tmp_path / "out")
     assert run(photo, *arguments) == 2
-    assert "no checkpoint" in capsys.readouterr().err
+    assert "is not a checkpoint" in capsys.readouterr().err
 
 
 def test_nothing_of_another_command_is_replaced(photo, tmp_path, monkeypatch):
