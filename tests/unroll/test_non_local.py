@@ -55,7 +55,7 @@ def test_groups_are_cut_and_joined(shape, rng):
     assert cut.shape == (2, *made._index.shape, shape[0] * 9)
     np.testing.assert_allclose(made.join(cut), x, atol=1e-14)
     other = draw("complex128", rng, *cut.shape)
-    adjoint = made.join(other) * made._times
+    adjoint = made.join(other) * made._overlaps
     np.testing.assert_allclose(np.vdot(cut, other), np.vdot(x, adjoint))
 
 
