@@ -174,9 +174,8 @@ def compared(options: argparse.Namespace, task, problem: Problem, seed: int) -> 
         if options.what == "denoising":
             image = denoise_non_local(problem.y)
         else:
-            groups = {"phase": options.phase} if options.what == "mri" else {}
             blind = replace(problem, truth=None)
-            image = best_non_local(blind, seed=seed, **groups).image
+            image = best_non_local(blind, seed=seed, phase=options.phase).image
         found["non-local low rank"] = decibels(image)
         found["its seconds"] = time.monotonic() - began
     if not options.fit:

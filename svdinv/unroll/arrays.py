@@ -115,6 +115,16 @@ def as_complex(x: Array, xp: Namespace) -> Array:
     return x if is_complex(x, xp) else xp.astype(x, _complex_dtype(x, xp))
 
 
+def join_complex(re: Array, im: Array, x: Array, xp: Namespace) -> Array:
+    """Combine real and imaginary parts into complex numbers of the dtype of `x`."""
+    # Mixed precision gives parts of less precision than x.
+    re, im = like(re, xp.real(x), xp), like(im, xp.real(x), xp)
+    join = getattr(xp, "complex", None)
+    if join is not None:
+        return join(re, im)
+    return like(re, x, xp) + 1j * like(im, x, xp)
+
+
 def on_device(x: Array) -> dict[str, Any]:
     """Return options that put a new array on the device of `x`, where needed."""
     return {"device": x.device} if compat.is_torch_array(x) else {}
@@ -219,6 +229,15 @@ def short_repr(fields: Any) -> str:
         text = f"{value.dtype} {tuple(shape)}" if shape else repr(value)
         entries += [f"{field.name}={text}"] if field.repr else []
     return f"{type(fields).__name__}({', '.join(entries)})"
+
+
+def each_row(images: Array, matrix: Array, xp: Namespace) -> Array:
+    """Multiply the rows of images (..., H, W) by a matrix (W, n)."""
+    # As one product of all rows: a batched product takes up to 2.7 times as long in
+    # NumPy, with gradient, and writes out of bounds in TensorFlow 2.21.
+    *before, W = sizes(images, xp)
+    _, n = sizes(matrix, xp)
+    return xp.reshape(xp.reshape(images, (-1, W)) @ matrix, (*before, n))
 
 
 def casorati(series: Array, xp: Namespace) -> Array:

@@ -188,8 +188,8 @@ def _mean_curvature(problem: Problem, x: Array) -> float:
 def _threshold(prior: NonLocalLowRank, deviation: float) -> float:
     """Return the threshold tau that removes noise of a given deviation.
 
-    Singular values below 2 sqrt(tau) become 0, which is the largest singular value of
-    such noise (Davidson & Szarek, 2001).
+    Singular values below 2 sqrt(tau) become 0; this bound is the largest singular value
+    of such noise (Davidson & Szarek, 2001).
     """
     values = prior.patch**2 * prior.guide.shape[-3]
     if prior.phase:  # real and imaginary part have half of the variance each

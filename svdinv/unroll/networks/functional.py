@@ -14,13 +14,15 @@ from svdinv.unroll.arrays import (
     cast_like,
     check_count,
     count_up,
+    each_row,
+    join_complex,
     namespace,
     operators,
     sizes,
     zero_padded,
 )
 from svdinv.unroll.operators import Operator
-from svdinv.unroll.priors.local_phase import blur, each_row, join_complex
+from svdinv.unroll.priors.local_phase import blur
 
 SCALES = (6.0, 2.0, 0.8)
 """Widths of the Gaussians in pixels, coarsest first: gaps first, then detail."""

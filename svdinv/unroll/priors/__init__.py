@@ -28,6 +28,7 @@ from svdinv.unroll.arrays import (
     cast_like,
     from_casorati,
     is_complex,
+    join_complex,
     namespace,
     operators,
     short_repr,
@@ -35,7 +36,7 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators import Identity, Operator
 from svdinv.unroll.plugins import late_attributes
-from svdinv.unroll.priors.local_phase import conjugate_phase, join_complex
+from svdinv.unroll.priors.local_phase import conjugate_phase
 from svdinv.unroll.priors.patch_matching import Groups
 
 if TYPE_CHECKING:
@@ -353,12 +354,12 @@ class NonLocalLowRank(Prior):
         return times(self.weight, total / self.groups.overlap, xp)
 
     def prox(self, x: Array, step: Any) -> Array:
-        first, *second = [self._threshold(part, step) for part in self._parts(x)]
-        if not second:
-            return first
+        done = [self._threshold(part, step) for part in self._parts(x)]
+        if self._rotation is None:
+            return done[0]
         xp = namespace(x)
-        back = xp.conj(cast_like(self._rotation, x, xp))
-        return join_complex(first, second[0], x, xp) * back
+        rotation = cast_like(self._rotation, x, xp)
+        return join_complex(done[0], done[1], x, xp) * xp.conj(rotation)
 
     def _parts(self, x: Array) -> tuple[Array, ...]:
         """Return x; or, with `phase`, both parts of x without that phase."""

@@ -16,7 +16,8 @@ from svdinv.unroll.arrays import (
     backend,
     cast_like,
     count_up,
-    like,
+    each_row,
+    join_complex,
     namespace,
     sizes,
     times,
@@ -40,16 +41,6 @@ def conjugate_phase(x: Array, width: float) -> Array:
     return xp.where(size > 0, unit, cast_like(one, unit, xp))
 
 
-def join_complex(re: Array, im: Array, x: Array, xp: Namespace) -> Array:
-    """Combine real and imaginary parts into complex numbers of the dtype of `x`."""
-    # Mixed precision gives parts of less precision than x.
-    re, im = like(re, xp.real(x), xp), like(im, xp.real(x), xp)
-    join = getattr(xp, "complex", None)
-    if join is not None:
-        return join(re, im)
-    return like(re, x, xp) + 1j * like(im, x, xp)
-
-
 def blur(images: Array, width: float) -> Array:
     """Blur real images (..., H, W) with a Gaussian, zero-padded.
 
@@ -69,12 +60,3 @@ def _bells(size: int, width: float, like: Array, xp: Namespace) -> Array:
     total = sum(math.exp(-((i / width) ** 2) / 2) for i in offsets)
     bell = xp.exp(-((distance / width) ** 2) / 2) / total
     return xp.where(xp.abs(distance) <= radius, bell, xp.zeros_like(bell))
-
-
-def each_row(images: Array, matrix: Array, xp: Namespace) -> Array:
-    """Multiply the rows of images (..., H, W) by a matrix (W, n)."""
-    # As one product of all rows: a batched product takes up to 2.7 times as long in
-    # NumPy, with gradient, and writes out of bounds in TensorFlow 2.21.
-    *before, W = sizes(images, xp)
-    _, n = sizes(matrix, xp)
-    return xp.reshape(xp.reshape(images, (-1, W)) @ matrix, (*before, n))
