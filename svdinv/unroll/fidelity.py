@@ -3,7 +3,7 @@
 A fidelity is a function D(z, y) of z = A(x) and the data y, their negative
 log-likelihood. Algorithms and networks use that of the problem
 (`svdinv.unroll.problem.Problem`). A user-defined fidelity defines `distance` and
-`slope`; also its `curvature` for gradient-based algorithms, or `prox` for `PDHG`.
+`slope`; also its `lipschitz` for gradient-based algorithms, or `prox` for `PDHG`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class DataFidelity:
         """
         raise NotImplementedError(f"{self!r} has no proximal operator")
 
-    def curvature(self, y: Array) -> float:
+    def lipschitz(self, y: Array) -> float:
         """Return the Lipschitz constant of `slope`, or infinity."""
         return math.inf
 
@@ -188,7 +188,7 @@ class L2(_OfOneParameter):
         if weights and not _largest("weight", self.weight, y):
             raise ValueError("weight must be positive for some of the data")
 
-    def curvature(self, y: Array) -> float:
+    def lipschitz(self, y: Array) -> float:
         if self.weight is None:
             return 1.0
         if not hasattr(self.weight, "dtype"):

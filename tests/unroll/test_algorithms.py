@@ -386,7 +386,7 @@ def test_low_rank_plus_sparse_is_the_published_iteration(rng):
         (lambda: LowRankPlusSparse().bind(Nuclear(1)), TypeError, "two priors"),
         (lambda: PDHG(Gradient()).bind(object()), TypeError, "split"),
         (
-            lambda: ISTA().suited(
+            lambda: ISTA().default_parameters(
                 Problem(np.zeros(2), Dense(np.zeros((2, 3)), (3,))), np.ones(3), None
             ),
             ValueError,

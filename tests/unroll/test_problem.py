@@ -81,7 +81,7 @@ def test_slope_has_the_lipschitz_constant_that_it_says(weight, counts, rng):
     fidelity, (_, y) = L2(weight), counts
     one, other = rng.uniform(0, 5, (2, 200, 3, 4))
     ratio = abs(fidelity.slope(one, y) - fidelity.slope(other, y)) / abs(one - other)
-    assert ratio.max() == pytest.approx(fidelity.curvature(y))
+    assert ratio.max() == pytest.approx(fidelity.lipschitz(y))
 
 
 def test_counts_as_integers(counts):
@@ -110,7 +110,7 @@ def test_what_an_algorithm_lacks_is_said():
         def slope(self, z, y):
             return np.sign(z - y)
 
-    with pytest.raises(TypeError, match="finite curvature"):
+    with pytest.raises(TypeError, match="finite lipschitz"):
         solve(Problem(np.ones(3), Identity(), Bare()), Sparse(0.1))
     counts = Problem(np.ones((4, 4)), Identity(), PoissonKL())
     with pytest.raises(TypeError, match="has no prox"):

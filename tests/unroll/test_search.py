@@ -102,7 +102,7 @@ def test_slow_iterations_go_on_until_the_score_has_settled():
         def iterate(self, state, problem, prox, p):
             return {"x": 1 + 0.98 * (state["x"] - 1)}
 
-        def completed(self, given, problem, x, prior):
+        def with_defaults(self, given, problem, x, prior):
             return {}
 
     def score(x):

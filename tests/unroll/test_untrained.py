@@ -367,7 +367,9 @@ class TestStepTowardsData:
         assert found.step == weight
         gradient = problem.gradient(found.image)
         x = torch.from_numpy(problem.truth)
-        norm = ADMM().suited(problem.replace_arrays(torch.from_numpy), x, None)
+        norm = ADMM().default_parameters(
+            problem.replace_arrays(torch.from_numpy), x, None
+        )
         away = weight * norm["penalty"] * (found.image - found.average)
         np.testing.assert_allclose(gradient, -away, atol=1e-6 * np.abs(away).max())
 

@@ -73,7 +73,7 @@ class EM(Algorithm):
             e, s = expectation(x, *subset), sensitivity[k, ...]
             if hasattr(prox, "gradient"):
                 # Maximise the surrogate of a subset, with its share of the prior.
-                L = prox.curvature(x) / count
+                L = prox.lipschitz(x) / count
                 slope = times(1 / count, prox.gradient(x), xp)
                 x = positive_root(L, s + slope - times(L, x, xp), e, xp)
             else:
@@ -90,7 +90,7 @@ class EM(Algorithm):
             return self, prior
         return self, prior.prox
 
-    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+    def default_parameters(self, problem: Problem, x: Array, prior: Any) -> Parameters:
         return {"step": 1.0}
 
 

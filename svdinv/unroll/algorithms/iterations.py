@@ -53,16 +53,16 @@ class Algorithm:
     parameters : dict of str to float
         Names of the parameters of an iteration, with values for operators of norm 1,
         which are the initial values of a network.
-    watched : tuple of str
+    convergence_variables : tuple of str
         Arrays of the state whose change measures convergence.
-    idle_at_last : tuple of str
+    unused_in_last : tuple of str
         Parameters that do not affect the image of their own iteration, so that those of
         the last iteration are not learned.
     """
 
     parameters: ClassVar[dict[str, float]] = {}
-    watched: ClassVar[tuple[str, ...]] = ("x",)
-    idle_at_last: ClassVar[tuple[str, ...]] = ()
+    convergence_variables: ClassVar[tuple[str, ...]] = ("x",)
+    unused_in_last: ClassVar[tuple[str, ...]] = ()
 
     @property
     def only_for_prox(self) -> tuple[str, ...]:
@@ -88,21 +88,21 @@ class Algorithm:
         """Return the algorithm for a prior, and the `prox` for its `iterate`."""
         return self, prior.prox
 
-    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+    def default_parameters(self, problem: Problem, x: Array, prior: Any) -> Parameters:
         """Return default parameters for which the algorithm converges.
 
         Images are like `x`, whose shape, dtype and framework are used; `prior` is as
         for `svdinv.unroll.algorithms.solve`.
         """
-        return {"step": 1 / _curvature(problem, x)}
+        return {"step": 1 / _lipschitz(problem, x)}
 
-    def completed(
+    def with_defaults(
         self, given: Parameters, problem: Problem, x: Array, prior: Any
     ) -> dict[str, Any]:
-        """Return the parameters in `given`, and the defaults of `suited` for others."""
+        """Return the parameters in `given`, and the default values of the others."""
         if set(given) == set(self.parameters):
             return dict(given)
-        return {**self.suited(problem, x, prior), **given}
+        return {**self.default_parameters(problem, x, prior), **given}
 
 
 class GradientDescent(Algorithm):
@@ -131,9 +131,9 @@ class GradientDescent(Algorithm):
             )
         return self, prior.gradient
 
-    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+    def default_parameters(self, problem: Problem, x: Array, prior: Any) -> Parameters:
         """Return the step 1 / L."""
-        return {"step": 1 / (_curvature(problem, x) + float(prior.curvature(x)))}
+        return {"step": 1 / (_lipschitz(problem, x) + float(prior.lipschitz(x)))}
 
 
 class ISTA(Algorithm):
@@ -246,8 +246,8 @@ class ADMM(Algorithm):
     exact_data: bool = False
 
     parameters: ClassVar[dict[str, float]] = {"penalty": 1.0, "dual_step": 1.0}
-    idle_at_last: ClassVar[tuple[str, ...]] = ("dual_step",)
-    watched: ClassVar[tuple[str, ...]] = ("x", "multiplier")
+    unused_in_last: ClassVar[tuple[str, ...]] = ("dual_step",)
+    convergence_variables: ClassVar[tuple[str, ...]] = ("x", "multiplier")
 
     def __post_init__(self) -> None:
         check_count("cg_iterations", self.cg_iterations, 1)
@@ -284,9 +284,9 @@ class ADMM(Algorithm):
         x = self.explain(z - l, x, problem, rho)
         return {"x": x, "multiplier": l + times(p["dual_step"], x - z, xp)}
 
-    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+    def default_parameters(self, problem: Problem, x: Array, prior: Any) -> Parameters:
         """Return the penalty ``|A|^2``, the Lipschitz constant of the data term."""
-        return {"penalty": _curvature(problem, x), "dual_step": 1.0}
+        return {"penalty": _lipschitz(problem, x), "dual_step": 1.0}
 
     def explain(self, v: Array, x: Array, problem: Problem, rho: Any) -> Array:
         """Minimise ``D(A x, y) + rho |x - v|^2 / 2`` over x, starting at `x`."""
@@ -341,7 +341,7 @@ class PDHG(Algorithm):
     nonnegative: bool = False
 
     parameters: ClassVar[dict[str, float]] = {"step": 0.5, "dual_step": 0.5}
-    watched: ClassVar[tuple[str, ...]] = ("x", "dual")
+    convergence_variables: ClassVar[tuple[str, ...]] = ("x", "dual")
 
     def __post_init__(self) -> None:
         if not isinstance(self.transform, Operator | None):
@@ -391,7 +391,7 @@ class PDHG(Algorithm):
             raise TypeError(f"{self!r} needs a prior with split()")
         return self, prior.prox
 
-    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+    def default_parameters(self, problem: Problem, x: Array, prior: Any) -> Parameters:
         """Return steps in the ratio of the image to its dual variables.
 
         The bound of Chambolle & Pock is smallest if the steps have the ratio of the
@@ -409,15 +409,15 @@ class PDHG(Algorithm):
         length = squared**-0.5
         return {"step": length * ratio**0.5, "dual_step": length / ratio**0.5}
 
-    def completed(
+    def with_defaults(
         self, given: Parameters, problem: Problem, x: Array, prior: Any
     ) -> dict[str, Any]:
         """Return both steps; a missing one follows from the product of the defaults."""
         if len(given) != 1:
-            return super().completed(given, problem, x, prior)
+            return super().with_defaults(given, problem, x, prior)
         ((name, value),) = given.items()
         other = "dual_step" if name == "step" else "step"
-        product = math.prod(self.suited(problem, x, prior).values())
+        product = math.prod(self.default_parameters(problem, x, prior).values())
         return {name: value, other: product / value}
 
 
@@ -434,7 +434,7 @@ class LowRankPlusSparse(Algorithm):
     """
 
     parameters: ClassVar[dict[str, float]] = {"step": 0.9}
-    watched: ClassVar[tuple[str, ...]] = ("low_rank", "sparse")
+    convergence_variables: ClassVar[tuple[str, ...]] = ("low_rank", "sparse")
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
         x = super().start(problem, x)["x"]
@@ -458,9 +458,9 @@ class LowRankPlusSparse(Algorithm):
             )
         return self, tuple(part.prox for part in prior)
 
-    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+    def default_parameters(self, problem: Problem, x: Array, prior: Any) -> Parameters:
         """Return the step ``0.9 / |A|^2``."""
-        return {"step": 0.9 / _curvature(problem, x)}
+        return {"step": 0.9 / _lipschitz(problem, x)}
 
 
 def conjugate_gradients(
@@ -509,9 +509,9 @@ def conjugate_gradients(
     return x
 
 
-def _curvature(problem: Problem, x: Array) -> float:
+def _lipschitz(problem: Problem, x: Array) -> float:
     """Return a bound of the Lipschitz constant of the data term's gradient."""
-    curvature = problem.fidelity.curvature(problem.y)
+    curvature = problem.fidelity.lipschitz(problem.y)
     if not math.isfinite(curvature):
         raise TypeError(
             f"the gradient of {problem.fidelity!r} has no Lipschitz constant, so there "

@@ -42,8 +42,8 @@ class DouglasRachford(ADMM):
     copies: int = 1
 
     parameters: ClassVar[dict[str, float]] = {"penalty": 1.0, "relaxation": 1.5}
-    idle_at_last: ClassVar[tuple[str, ...]] = ("relaxation",)
-    watched: ClassVar[tuple[str, ...]] = ("mean",)
+    unused_in_last: ClassVar[tuple[str, ...]] = ("relaxation",)
+    convergence_variables: ClassVar[tuple[str, ...]] = ("mean",)
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
         algorithm = replace(self, copies=len(prior))
@@ -70,8 +70,8 @@ class DouglasRachford(ADMM):
             f"copy {turn}": copy + change,
         }
 
-    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
-        penalty = super().suited(problem, x, prior)["penalty"]
+    def default_parameters(self, problem: Problem, x: Array, prior: Any) -> Parameters:
+        penalty = super().default_parameters(problem, x, prior)["penalty"]
         return {"penalty": penalty, "relaxation": 1.5}
 
 
@@ -175,7 +175,8 @@ def best_solution(
             history.append((score(state["x"]), state))
             if len(history) > 1:
                 (before, old), (now, new) = history.pop(0), history[-1]
-                moves = [as_float(norm(new[n] - old[n])) for n in algorithm.watched]
+                names = algorithm.convergence_variables
+                moves = [as_float(norm(new[n] - old[n])) for n in names]
                 changes.append((abs(now - before), math.hypot(*moves)))
             few = 2 if nearest is None else 1  # a start nearby does not oscillate
             return len(changes) > few and _remaining(changes[-3:]) <= tolerance

@@ -174,7 +174,7 @@ def solve(
             f"{algorithm!r} has the parameters {sorted(algorithm.parameters)}, got "
             f"{unknown} as well"
         )
-    p = algorithm.completed(passed, problem, like, prior)
+    p = algorithm.with_defaults(passed, problem, like, prior)
     history: list[float] = []
     count = 0
     stopped: Stop = "iterations"
@@ -227,11 +227,11 @@ def _default_algorithm(problem: Problem, prior: Any) -> Algorithm:
     if isinstance(prior, Sequence):
         return LowRankPlusSparse()
     fidelity = problem.fidelity
-    unbounded = not math.isfinite(fidelity.curvature(problem.y))
+    unbounded = not math.isfinite(fidelity.lipschitz(problem.y))
     if unbounded and type(fidelity).prox is DataFidelity.prox:
         raise TypeError(
-            f"{fidelity!r} must have a finite curvature(y), for gradient steps, or a "
-            "prox"
+            f"{fidelity!r} must have a prox, or for gradient steps a finite "
+            "lipschitz(y)"
         )
     if unbounded and getattr(type(prior), "prox", Prior.prox) is Prior.prox:
         raise TypeError(f"{prior!r} has no prox, which {fidelity!r} needs")
@@ -266,7 +266,7 @@ def _first_state(
 
 def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -> bool:
     converged = True
-    for name in algorithm.watched:
+    for name in algorithm.convergence_variables:
         size = as_float(norm(new[name]))
         if not math.isfinite(size):
             raise FloatingPointError(

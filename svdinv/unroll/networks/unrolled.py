@@ -270,7 +270,7 @@ class Unrolled(ImageOrSeriesRecipe):
         return self.prior if isinstance(self.prior, tuple) else (self.prior,)
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        unused = set(self.algorithm.idle_at_last if last else ())
+        unused = set(self.algorithm.unused_in_last if last else ())
         if not any(prior.uses_step for prior in self.priors):
             unused.update(self.algorithm.only_for_prox)
         layers: dict[str, Layer] = {

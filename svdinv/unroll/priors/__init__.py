@@ -73,7 +73,7 @@ _RELATIVE_EPSILON = 1e-3  # default epsilon, relative to the largest magnitude
 class Prior:
     """A weighted function of an image; subclasses define `value` and `prox`.
 
-    Smooth priors define ``gradient(x)``, and ``curvature(x)``, the Lipschitz constant
+    Smooth priors define ``gradient(x)``, and ``lipschitz(x)``, the Lipschitz constant
     of the gradient for images like x.
 
     Parameters

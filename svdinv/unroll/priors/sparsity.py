@@ -185,7 +185,7 @@ class Tikhonov(Prior):
         z = self.transform.adjoint(self.transform.forward(x))
         return times(self.weight, z, namespace(x))
 
-    def curvature(self, x: Array) -> Array | float:
+    def lipschitz(self, x: Array) -> Array | float:
         """Return the Lipschitz constant of the gradient, for images like `x`."""
         return self.weight * operator_norm(self.transform, x) ** 2
 
@@ -248,7 +248,7 @@ class HuberVariation(Prior):
         z = self.differences.adjoint(d / like(larger, d, xp))
         return times(self.weight, z, xp)
 
-    def curvature(self, x: Array) -> Array | float:
+    def lipschitz(self, x: Array) -> Array | float:
         """Return the Lipschitz constant of the gradient."""
         return self.weight * self.differences.norm_bound**2 / self.delta
 

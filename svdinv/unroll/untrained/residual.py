@@ -79,7 +79,7 @@ def towards_data(
         return torch.from_numpy(result).to(average), part
     x = image = average[None]
     admm = ADMM(cg_iterations=2 * STEPS, batch_axes=1)
-    norm = admm.suited(problem, x, None)["penalty"]
+    norm = admm.default_parameters(problem, x, None)["penalty"]
     fitted = restricted(problem, (~held).to(problem.y.real.dtype), fidelity.weight)
 
     def error(image: Tensor) -> float:

@@ -120,7 +120,7 @@ def low_rank_plus_sparse(problem: Problem) -> Reconstruction:
     projected, scorer = _projected(problem), _scorer(problem)
     # The norm for all weights; with coils it costs as much as many iterations.
     algorithm = LowRankPlusSparse()
-    step = algorithm.suited(projected, projected.adjoint(), None)
+    step = algorithm.default_parameters(projected, projected.adjoint(), None)
 
     how: dict[str, Any] = {"algorithm": algorithm, "parameters": step, "rtol": _EARLY}
     if scorer is None:
