@@ -76,7 +76,7 @@ def run_method(
     start = time.monotonic()
     estimate = method(problem)
     seconds = time.monotonic() - start
-    values = task.judge(problem, estimate.image)
+    values = task.score(problem, estimate.image)
     row = Row(problem.name, problem.setting, name, values, seconds, estimate.note)
     return row, Entry(name, task.for_display(estimate.image), label(values))
 

@@ -14,11 +14,11 @@ from typing import Any
 from svdinv._missing import needing
 
 
-def progress_bar(total: int, *, shown: bool | None = None, **options: Any) -> Any:
-    """Return a tqdm progress bar, by default shown if stderr is a terminal."""
+def progress_bar(total: int, *, visible: bool | None = None, **options: Any) -> Any:
+    """Return a tqdm progress bar, by default visible if stderr is a terminal."""
     with needing("tqdm", "unroll"):
         from tqdm import tqdm
-    hidden = None if shown is None else not shown
+    hidden = None if visible is None else not visible
     return tqdm(total=total, file=sys.stderr, disable=hidden, **options)
 
 

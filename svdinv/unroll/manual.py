@@ -209,7 +209,7 @@ class Solver:
             self._check(example)
         iterator: Iterable[int] = range(1, steps + 1)
         if progress:
-            iterator = progress_bar(steps, shown=True, iterable=iterator, desc="fit")
+            iterator = progress_bar(steps, visible=True, iterable=iterator, desc="fit")
         losses: list[float] = []
         moments = dict.fromkeys(self.numbers, (0.0, 0.0))
         for step in iterator:

@@ -133,15 +133,15 @@ def test_the_tables(tmp_path):
 def test_ctrl_c_keeps_what_was_done(
     press_at, kept, pictures, tmp_path, monkeypatch, capsys
 ):
-    judge, calls = Colour.judge, []
+    score, calls = Colour.score, []
 
     def press(self, problem, image):
         calls.append(problem)
         if len(calls) == press_at:
             signal.raise_signal(signal.SIGINT)
-        return judge(self, problem, image)
+        return score(self, problem, image)
 
-    monkeypatch.setattr(Colour, "judge", press)
+    monkeypatch.setattr(Colour, "score", press)
     options = ["--no-baselines", "--rates", "0.5", "0.2", "--output", tmp_path / "out"]
     assert run("colour", "--images", pictures, *options, "--panels", "0") == 130
     assert len(calls) == press_at

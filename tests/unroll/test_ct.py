@@ -58,7 +58,7 @@ def test_baselines_come_near_and_in_order(beam):
     made = problem(CtOptions(views=24, noise=0.01, size=32, beam=beam))
     assert made.y.shape[:2] == (1, 24)
     found = {
-        name: task.judge(made, task.finished(method(made).image))["PSNR / dB"]
+        name: task.score(made, task.finished(method(made).image))["PSNR / dB"]
         for name, method in task.baselines().items()
     }
     assert found["TV"] > found["FBP"] + 3

@@ -146,7 +146,7 @@ def test_missing_electrodes_measure_nothing():
     assert not made.A.project_to_samples(np.ones_like(made.y))[-2:].any()
     task = Eit()
     image = task.baselines()["TV"](made).image
-    assert task.judge(made, image)["SNR / dB"] > 1
+    assert task.score(made, image)["SNR / dB"] > 1
     with pytest.raises(ValueError, match="missing must leave 4 of 8 electrodes"):
         problem(replace(SMALL, missing=5))
 
@@ -157,7 +157,7 @@ def test_baselines_find_what_is_there():
     found = {}
     for name, method in task.baselines().items():
         estimate = method(made)
-        found[name] = task.judge(made, task.finished(estimate.image))["SNR / dB"]
+        found[name] = task.score(made, task.finished(estimate.image))["SNR / dB"]
         chosen = {"TSVD": "kept", "D-ba": "best cutoff"}.get(name[:4], "best weight")
         assert chosen in estimate.note
     assert found["TV, Gauss-Newton"] > found["TV"] + 0.5
@@ -170,9 +170,9 @@ def test_baselines_find_what_is_there():
 def test_the_score_is_one_for_the_truth():
     pytest.importorskip("skimage")
     task, made = Eit(), problem(replace(SMALL, size=32))
-    perfect = task.judge(made, made.truth)
+    perfect = task.score(made, made.truth)
     assert perfect["score"] > 0.95
-    water = task.judge(made, np.full_like(made.truth, 0.5))
+    water = task.score(made, np.full_like(made.truth, 0.5))
     assert water["score"] < 0.5
     assert water["SNR / dB"] == pytest.approx(0, abs=1e-6)
 

@@ -137,10 +137,10 @@ def test_the_phase_of_estimated_maps_does_not_count(tmp_path):
     known = write_h5(tmp_path / "a.h5", kspace=kspace, mask=mask, maps=maps, truth=x)
     found = write_h5(tmp_path / "b.h5", kspace=kspace, mask=mask, truth=x)
     with_maps, without = measured(known), measured(found)
-    turned, judge = 1j * with_maps.truth, Cine().judge
-    assert judge(with_maps, turned)["SNR / dB"] < 0
-    assert judge(without, turned)["SNR / dB"] > 100
-    assert judge(without, 0.9 * turned)["SNR / dB"] == pytest.approx(20, abs=1e-3)
+    turned, score = 1j * with_maps.truth, Cine().score
+    assert score(with_maps, turned)["SNR / dB"] < 0
+    assert score(without, turned)["SNR / dB"] > 100
+    assert score(without, 0.9 * turned)["SNR / dB"] == pytest.approx(20, abs=1e-3)
 
 
 @pytest.mark.parametrize("side", [7, 9])

@@ -135,12 +135,12 @@ def test_metrics_are_those_of_the_package(photo, rng):
     x, z = np.moveaxis(photo.truth, 0, -1), np.moveaxis(noisy, 0, -1)
     expected = {"PSNR / dB": psnr(x, z), "SSIM": ssim(x, z)}
     # The order of a sum, and with it the last digits, is the processor's.
-    assert COLOUR.judge(photo, noisy) == pytest.approx(expected, rel=1e-6)
+    assert COLOUR.score(photo, noisy) == pytest.approx(expected, rel=1e-6)
     problem = series(16, 16, 0)
-    values = CINE.judge(problem, 0.5 * problem.truth)
+    values = CINE.score(problem, 0.5 * problem.truth)
     assert values["SNR / dB"] == snr(problem.truth, 0.5 * problem.truth)
     assert list(values) == ["SNR / dB", "PSNR / dB", "SSIM"]
-    assert COLOUR.judge(replace(photo, truth=None), noisy) == {}
+    assert COLOUR.score(replace(photo, truth=None), noisy) == {}
 
 
 def test_what_a_network_is_for(tmp_path, network, monkeypatch):

@@ -274,14 +274,14 @@ def test_baselines_come_in_order():
     for name, method in task.baselines().items():
         estimate = method(made)
         assert estimate.note.startswith("best ")
-        found[name] = task.judge(made, task.finished(estimate.image))["SNR / dB"]
+        found[name] = task.score(made, task.finished(estimate.image))["SNR / dB"]
     assert found["OSEM, filtered"] > found["OSEM"]
     assert found["MAP-EM, TV"] > found["MLEM"] + 0.5
     blind = replace(made, truth=None)
     for name, method in task.baselines().items():
         estimate = method(blind)
         assert "best" not in estimate.note
-        assert task.judge(made, estimate.image)["SNR / dB"] > found[name] - 6
+        assert task.score(made, estimate.image)["SNR / dB"] > found[name] - 6
 
 
 def test_low_rank_helps_frames():

@@ -97,14 +97,14 @@ def test_what_takes_bins_together_is_ahead():
     for name, method in task.baselines().items():
         estimate = method(made)
         assert (estimate.image >= 0).all()
-        found[name] = task.judge(made, estimate.image)["SNR / dB"]
+        found[name] = task.score(made, estimate.image)["SNR / dB"]
     assert found["low rank"] > found["FBP"] + 3
     assert found["TV"] > found["FBP"] + 5
     assert found["TNV"] > found["TV"] + 0.5
     blind = replace(made, truth=None)
     for name, method in task.baselines().items():
         image = method(blind).image
-        assert task.judge(made, image)["SNR / dB"] > found[name] - 4
+        assert task.score(made, image)["SNR / dB"] > found[name] - 4
 
 
 def test_weights_help():

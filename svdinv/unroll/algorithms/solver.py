@@ -180,7 +180,7 @@ def solve(
     stopped: Stop = "iterations"
     try:
         with (
-            progress_bar(iterations, shown=True, unit="it")
+            progress_bar(iterations, visible=True, unit="it")
             if progress
             else nullcontext() as bar
         ):

@@ -420,7 +420,7 @@ class Task:
 
     # Metrics and display.
 
-    def judge(self, problem: Problem, image: Arrays) -> dict[str, float]:
+    def score(self, problem: Problem, image: Arrays) -> dict[str, float]:
         """Compare an image with the truth, which has the same shape.
 
         Returns the `metrics` by name; none if the problem has no truth.

@@ -213,7 +213,7 @@ def train_with_bar(run: Run, stop: Callable[[], bool], name: str = "") -> Outcom
     entries: dict[str, str] = {}
     with progress_bar(
         run.config.training.steps,
-        shown=False if run.rank else None,
+        visible=False if run.rank else None,
         initial=run.step,
         desc=name,
         unit="step",

@@ -160,7 +160,10 @@ class Fitting:
         start = saved = time.monotonic()
         ending: Any = self.ended()
         with progress_bar(
-            self.options.iterations, shown=progress, initial=self.iteration, desc="fit"
+            self.options.iterations,
+            visible=progress,
+            initial=self.iteration,
+            desc="fit",
         ) as bar:
             while not ending:
                 record = self.step()
