@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -263,25 +264,28 @@ class Evaluation:
     def means(self) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
         """Yield means over the images of each setting, in the order of computation.
 
-        Yields the setting with its number of images, and means by method and metric.
+        Yields the setting with its number of images, and means by method and metric; a
+        method that fewer images allow has their number in its name.
         """
         for setting in dict.fromkeys(row.setting for row in self.rows):
             rows = [row for row in self.rows if row.setting == setting]
+            counts = Counter(row.method for row in rows)
+            count = max(counts.values())
             means: dict[str, dict[str, float]] = {}
-            for method in dict.fromkeys(row.method for row in rows):
+            for method, some in counts.items():
                 scores = [
                     [*r.values.values(), r.seconds] for r in rows if r.method == method
                 ]
                 mean = map(float, np.mean(scores, axis=0))
-                means[method] = dict(zip(self._columns, mean, strict=True))
-            count = len(scores)
-            yield f"{setting}, {count} image{'s' if count > 1 else ''}", means
+                name = method if some == count else f"{method} ({_images(some)})"
+                means[name] = dict(zip(self._columns, mean, strict=True))
+            yield f"{setting}, {_images(count)}", means
 
     def text(self) -> str:
         """Return the means as tables for a terminal."""
         blocks = []
-        width = 2 + max((len(row.method) for row in self.rows), default=0)
         for heading, means in self.means():
+            width = 2 + max(map(len, means))
             lines = [line(heading, self._columns, width)]
             lines += [line(f"  {m}", cells(mean), width) for m, mean in means.items()]
             blocks.append("\n".join(lines))
@@ -327,6 +331,10 @@ class Evaluation:
     @property
     def _columns(self) -> list[str]:
         return [*self.task.metrics, "seconds"]
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' if count > 1 else ''}"
 
 
 def evaluate(

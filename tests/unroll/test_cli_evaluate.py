@@ -127,6 +127,9 @@ def test_the_tables(tmp_path):
     assert "| network | **25.00** | **0.6000** | 2.00 |" in lines
     assert "| other | 24.00 | -0.4000 | 2.00 |" in lines
     assert "network" in result.text()
+    result.rows.append(Row("b", "rate 0.1", "third", shifted, 2.0))
+    ((heading, means),) = result.means()
+    assert (heading, list(means)[2]) == ("rate 0.1, 2 images", "third (1 image)")
 
 
 @pytest.mark.parametrize(("press_at", "kept"), [(5, "000"), (6, "000111")])
