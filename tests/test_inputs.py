@@ -215,3 +215,10 @@ def test_peak_memory_of_a_tall_matrix(name):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert float(done.stdout) < 100
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_thresholds_may_be_larger_than_a_dtype_holds(framework, dtype):
+    A = framework.array(2 * np.eye(3, dtype=dtype))
+    for tau in (1e39, 2**70, np.inf):
+        assert not framework.numpy(framework.module.svt(A, tau)).any()

@@ -1564,16 +1564,44 @@ def test_limits_of_the_kernels():
         kernels.supports("eig", "float64", 8, 3, 3)
 
 
-def test_tensorflow_refuses_the_plan_of_another_version():
+# Where in a plan for one operand and two results, and what is not valid there: another
+# version, buffers that do not exist, and more axes than there are.
+DAMAGES = [(0, 99), (5, -1), (5, 1), (5, 20), (6, 3), (8, 20), (41, -1), (41, 100)]
+DAMAGES += [(41, 0)]
+
+
+@pytest.mark.parametrize(("where", "number"), DAMAGES)
+def test_tensorflow_refuses_a_plan_that_is_not_of_this_version(where, number):
     tf = pytest.importorskip("tensorflow")
     from svdinv.backends import tensorflow_kernels
 
-    numbers = kernels.plan(
-        "eigh", "float64", (0.0, 0.0), [(0, 0, 2, False, True, False)]
-    )
-    numbers[0] += 1
+    arrays = [(i, i, axes, False, True, False) for i, axes in enumerate((2, 1, 2))]
+    numbers = kernels.plan("eigh", "float32", (0.0, 0.0), arrays)
+    numbers += [1, -3, 0, 0, 2, -1, -2, 0]
+    call = partial(tensorflow_kernels._operation, x=[tf.eye(3)], Tout=["float32"] * 2)
+    np.testing.assert_array_equal(call(plan=numbers)[0], np.ones(3))
+    numbers[where] = number
     with pytest.raises(tf.errors.InvalidArgumentError, match="another version"):
-        tensorflow_kernels._operation(x=[tf.eye(3)], Tout=["float32"], plan=numbers)
+        call(plan=numbers)
+
+
+def test_arrays_that_are_not_aligned_are_left_to_the_framework():
+    memory = np.zeros(5 * 16 * 16 * 8 + 1, np.uint8)
+    A = memory[1:].view(np.float64).reshape(5, 16, 16)
+    A[...] = normal(np.random.default_rng(0), A.shape, A.dtype)
+    assert xp.memory.key((A,)) is None
+    assert xp.memory.key((A.copy(),)) is not None
+    assert svd(A) is None
+    torch = pytest.importorskip("torch")
+    from svdinv.backends.torch_kernels import memory as torch_memory
+
+    assert torch_memory.key((torch.from_numpy(A),)) is None
+    assert torch_memory.key((torch.from_numpy(A.copy()),)) is not None
+
+
+def test_products_of_nothing_are_left_to_the_framework():
+    x = np.ones((8, 3, 0)), np.ones((8, 0, 2))
+    assert by_memory.by_kernel(Product(), x, Threads(1), xp) is None
 
 
 def test_parameters_of_functions_that_are_computed_without_a_gradient():

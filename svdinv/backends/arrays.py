@@ -12,7 +12,7 @@ from typing import Any
 from svdinv.backends import tape
 from svdinv.backends.tape import Tape, innermost, untraced
 from svdinv.backends.taped_functions import TapedNamespace
-from svdinv.core.backend import Backend
+from svdinv.core.backend import Backend, number_within
 from svdinv.core.degenerate import Repeated
 from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, Namespace, is_complex, real
@@ -160,14 +160,15 @@ class ArrayBackend(Backend):
         return self._constant(self.xp.asarray(x))
 
     def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
-        xp = self.xp
+        xp, dtype = self.xp, real(like, self.xp).dtype
+        value = number_within(value, float(xp.finfo(dtype).max))
         try:
             value = xp.asarray(value)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be a number or an array") from error
         if not xp.isdtype(value.dtype, ("bool", "integral", "real floating")):
             raise TypeError(f"{name} must be real, got {value.dtype}")
-        return self._constant(xp.astype(value, real(like, xp).dtype, copy=False))
+        return self._constant(xp.astype(value, dtype, copy=False))
 
     def stop_gradient(self, x: Array) -> Array:
         return self._constant(untraced(x))

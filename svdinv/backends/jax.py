@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jax.interpreters import ad, batching, mlir
 
 from svdinv.backends import jax_kernels
-from svdinv.core.backend import Backend
+from svdinv.core.backend import Backend, number_within
 from svdinv.core.operation import (
     Operation,
     filled,
@@ -365,13 +365,15 @@ class JAXBackend(Backend):
         convert = getattr(value, "__jax_array__", None)  # None of a tracer
         if convert is not None:  # such as a variable of Keras
             value = convert()
+        real = jnp.finfo(like.dtype)
+        value = number_within(value, float(real.max))
         try:
             dtype = jnp.result_type(value)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be a number or an array") from error
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(f"{name} must be real, got {dtype}")
-        return jnp.asarray(value, dtype=jnp.finfo(like.dtype).dtype)
+        return jnp.asarray(value, dtype=real.dtype)
 
     def stop_gradient(self, x: Any) -> Any:
         return lax.stop_gradient(x)

@@ -28,7 +28,7 @@ class NumPyMemory:
         for t in x:
             if t is None:
                 found.append(None)
-            elif type(t) is np.ndarray:
+            elif type(t) is np.ndarray and t.flags.aligned:
                 found += t.dtype, t.shape, t.strides
             else:
                 return None

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from svdinv.backends import tensorflow_namespace as xp
 from svdinv.backends.tensorflow_kernels import by_kernel, is_portable, suits
-from svdinv.core.backend import Backend
+from svdinv.core.backend import Backend, number_within
 from svdinv.core.operation import Operation, filled, padded, present, rebuilt
 
 __all__ = ["TensorFlowBackend"]
@@ -139,6 +139,7 @@ class TensorFlowBackend(Backend):
 
     def parameter(self, value: Any, like: tf.Tensor, name: str = "value") -> tf.Tensor:
         if not tf.is_tensor(value):
+            value = number_within(value, float(like.dtype.real_dtype.max))
             try:
                 value = np.asarray(value)  # in double precision, unlike TensorFlow's
             except (TypeError, ValueError, NotImplementedError) as error:

@@ -135,6 +135,7 @@ def _array(x: tf.Tensor) -> Array:
 
 
 _MOST_KEPT = 512
+_MOST_AXES = 16  # as in tensorflow.c
 _plans: dict[Any, tuple[Plan | None, bool | None]] = {}
 
 
@@ -142,7 +143,8 @@ def _plan(operation: Operation, x: Any) -> tuple[Plan | None, bool | None]:
     """Plan a call; and whether to use it: None if that depends on unknown lengths."""
     if type(operation) not in RULES or not _at_hand(x):
         return None, False
-    if any(t is not None and t.shape.rank is None for t in x):
+    ranks = [t.shape.rank for t in x if t is not None]
+    if any(rank is None or rank > _MOST_AXES for rank in ranks):
         return None, False
     arrays = tuple(None if t is None else _array(t) for t in x)
     key = (operation, arrays) if may_be_kept(operation) else None

@@ -17,7 +17,7 @@ from torch.overrides import is_tensor_like
 from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_kernels import memory
 from svdinv.backends.torch_sharded import check_placements, is_sharded, replicated
-from svdinv.core.backend import Backend
+from svdinv.core.backend import Backend, number_within
 from svdinv.core.operation import Operation, in_front, padded, some
 from svdinv.kernels.memory import by_kernel, value
 
@@ -274,7 +274,10 @@ class TorchBackend(Backend):
     def parameter(self, value: Any, like: Tensor, name: str = "value") -> Tensor:
         if type(value) in (float, int):  # `as_tensor` takes twice as long
             kind = {"dtype": like.real.dtype, "device": like.device}
-            return replicated(torch.scalar_tensor(value, **kind), like)
+            try:
+                return replicated(torch.scalar_tensor(value, **kind), like)
+            except (RuntimeError, OverflowError):
+                value = number_within(value, torch.finfo(like.real.dtype).max)
         value = _represented(value)
         if isinstance(value, Tensor):
             if value.dtype.is_complex:

@@ -77,7 +77,8 @@ class TorchMemory:
                     or t.layout is not torch.strided
                     or (recorded and t.requires_grad)
                     # PyTorch's zero tensors, and freed storage, have no address.
-                    or not t.data_ptr()
+                    or not (address := t.data_ptr())
+                    or address % t.itemsize  # of a NumPy array that is not aligned
                 ):
                     return None
                 found += t.dtype, t.shape, t.stride(), t.is_conj() or t.is_neg()

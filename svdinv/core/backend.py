@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,19 @@ from typing import Any
 from svdinv.core.namespace import Array, DType, Namespace, cast, real
 from svdinv.core.operation import Operation
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "number_within"]
+
+
+def number_within(value: Any, largest: float) -> Any:
+    """Return a Python number as a float, infinite beyond `largest`, and others as given.
+
+    Of numbers that a dtype does not hold, some casts warn, and some raise.
+    """
+    if not isinstance(value, (int, float)):
+        return value
+    if abs(value) > largest:
+        return math.inf if value > 0 else -math.inf
+    return float(value)
 
 
 class Backend(ABC):

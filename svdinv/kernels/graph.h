@@ -42,14 +42,17 @@ static inline int64_t length_of(const int64_t *array, const Buffer *buffer, int 
   return buffer->dims[buffer->rank - axis];
 }
 
-/* Shape of the batch and of the matrices, from the operands. */
-static inline Sizes sizes_of(const int64_t *plan, const Buffer *operands) {
-  static const signed char with_rows[KINDS] = {0}; /* the first array has them always */
+/* The array whose rows (axis 2) or columns (axis 1) are those of the matrices. */
+static inline const int64_t *sized_by(const int64_t *plan, int axis) {
   static const signed char with_columns[KINDS] = {
       [MAP] = 2, [DERIVATIVE] = 1, [SVD_PULL] = 2, [PRODUCT] = 1};
+  return array_of(plan, axis == 2 ? 0 : with_columns[plan[PLAN_KIND]]);
+}
+
+/* Shape of the batch and of the matrices, from the operands. */
+static inline Sizes sizes_of(const int64_t *plan, const Buffer *operands) {
   const int64_t kind = plan[PLAN_KIND];
-  const int64_t *rows = array_of(plan, with_rows[kind]);
-  const int64_t *columns = array_of(plan, with_columns[kind]);
+  const int64_t *rows = sized_by(plan, 2), *columns = sized_by(plan, 1);
   const Buffer *first = operands + rows[BUFFER];
   Sizes sizes = {.axes = first->rank - rows[AXES], .dims = first->dims, .batch = 1};
   for (int64_t i = 0; i < sizes.axes; i++) sizes.batch *= first->dims[i];

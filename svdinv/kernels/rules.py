@@ -469,7 +469,9 @@ def _product(operation: Product, x: Any) -> Plan | None:
     if A.dtype != B.dtype or A.shape[:-2] != B.shape[:-2]:
         return None
     (*batch, m, k), n = A.shape, B.shape[-1]
-    if not kernels.supports("product", A.dtype, prod(batch), max(m, k), max(k, n)):
+    if not k or not kernels.supports(
+        "product", A.dtype, prod(batch), max(m, k), max(k, n)
+    ):
         return None
     operands, result = (Operand(0, 0), Operand(1, 1)), (Result(2, "mn"),)
     shape = (*batch, m, n)

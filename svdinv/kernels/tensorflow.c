@@ -83,9 +83,10 @@ typedef struct {
 } Kernel;
 
 #define OTHER_VERSION "a graph saved by another version of svdinv"
+#define TOO_MANY_AXES "svdinv: more than 16 dimensions"
 
 /* Whether a plan, which may come from a file, is one of this version. */
-static int is_valid(const int64_t *plan) {
+static int is_valid(const int64_t *plan, int results) {
   int valid = plan[PLAN_VERSION] == VERSION && 0 <= plan[PLAN_KIND] &&
               plan[PLAN_KIND] < KINDS && 0 <= plan[PLAN_TYPE] && plan[PLAN_TYPE] < 4;
   for (int i = 0; i < ARRAYS; i++) {
@@ -93,7 +94,29 @@ static int is_valid(const int64_t *plan) {
     valid &= -1 <= array[BUFFER] && array[BUFFER] < MOST_BUFFERS && 0 <= array[AXES] &&
              array[AXES] <= 3;
   }
+  for (int i = 0; i < results; i++) {
+    const int64_t axes = plan[PLAN_LENGTH + RESULT * i];
+    valid &= 0 <= axes && axes <= 3;
+  }
   return valid;
+}
+
+/* Whether each array of a plan is there, and has the axes that the plan reads. */
+static int fits(const int64_t *plan, const Buffer *operands, int count, int results) {
+  for (int i = 0; i < ARRAYS; i++) {
+    const int64_t *array = array_of(plan, i), buffer = array[BUFFER];
+    if (buffer < 0) continue;
+    if (buffer >= count + results) return 0;
+    const int64_t axes = buffer < count ? operands[buffer].rank
+                                        : plan[PLAN_LENGTH + RESULT * (buffer - count)];
+    if (axes < array[AXES]) return 0;
+  }
+  const int64_t least = plan[PLAN_KIND] == TALL_EIGEN ? 3 : 2;
+  for (int axis = 1; axis <= 2; axis++) {
+    const int64_t buffer = sized_by(plan, axis)[BUFFER];
+    if (buffer < 0 || buffer >= count || operands[buffer].rank < least) return 0;
+  }
+  return 1;
 }
 
 static void *construct(Construction *context) {
@@ -111,7 +134,7 @@ static void *construct(Construction *context) {
       kernel->results = results;
       TF_OpKernelConstruction_GetAttrInt64List(context, "plan", kernel->plan, length,
                                                status);
-      if (!TF_GetCode(status) && !is_valid(kernel->plan))
+      if (!TF_GetCode(status) && !is_valid(kernel->plan, results))
         TF_SetStatus(status, INVALID_ARGUMENT, OTHER_VERSION);
     }
   }
@@ -147,18 +170,24 @@ static void compute(void *state, Context *context) {
     tensors[count] = tensor;
     const int rank = TF_NumDims(tensor);
     if (rank > MOST_AXES) {
-      TF_SetStatus(status, INVALID_ARGUMENT, "svdinv: more than 16 dimensions");
+      TF_SetStatus(status, INVALID_ARGUMENT, TOO_MANY_AXES);
       break;
     }
     for (int i = 0; i < rank; i++) dims[count][i] = TF_Dim(tensor, i);
     buffers[count] = (Buffer){TF_TensorData(tensor), rank, dims[count]};
   }
+  if (!TF_GetCode(status) && !fits(kernel->plan, buffers, operands, kernel->results))
+    TF_SetStatus(status, INVALID_ARGUMENT, OTHER_VERSION);
   if (!TF_GetCode(status)) {
     const Sizes sizes = sizes_of(kernel->plan, buffers);
     for (int i = 0; i < kernel->results && !TF_GetCode(status); i++, count++) {
       const int64_t *result = kernel->plan + PLAN_LENGTH + RESULT * i;
       const int rank = (int)(sizes.axes + result[0]), type =
           TF_ExpectedOutputDataType(context, i);
+      if (rank > MOST_AXES) {
+        TF_SetStatus(status, INVALID_ARGUMENT, TOO_MANY_AXES);
+        break;
+      }
       size_t bytes = TF_DataTypeSize(type);
       for (int axis = 0; axis < rank; axis++) {
         dims[count][axis] = axis < sizes.axes
