@@ -14,9 +14,9 @@ __all__ = ["Backend", "number_within"]
 
 
 def number_within(value: Any, largest: float) -> Any:
-    """Return a Python number as a float, infinite beyond `largest`, and others as given.
+    """Return a Python number as a float, or infinity if it is beyond `largest`.
 
-    Of numbers that a dtype does not hold, some casts warn, and some raise.
+    Anything else is returned unchanged. A cast may warn of such a number, or raise.
     """
     if not isinstance(value, (int, float)):
         return value
