@@ -66,21 +66,24 @@ def _weights() -> list[tuple[str, str]]:
         from svdinv.unroll import pretrained
         from svdinv.unroll.networks import weights
         from svdinv.unroll.tasks import task_of
-
-        found = []
-        for name in pretrained.names():
-            path = pretrained.path(name)
-            recipe, arrays, kind = weights.read(path)
-            axes, channels = (getattr(recipe, n, None) for n in ("axes", "channels"))
-            numbers = sum(array.size for array in arrays.values())
-            task = task_of(axes, channels, kind)
-            size = path.stat().st_size / 1e6
-            what = f"{type(recipe).__name__} with {numbers:,} weights, {size:.2f} MB"
-            found.append((f"weights {name}", f"{what}, for {task.kind}"))
     except ModuleNotFoundError as error:
         return [("weights", f"cannot be read without {error.name}: {command('train')}")]
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
         return [("weights", f"cannot be read: {error}")]
+    found = []
+    for name in pretrained.names():
+        path = pretrained.path(name)
+        try:
+            recipe, arrays, kind = weights.read(path)
+            axes, channels = (getattr(recipe, n, None) for n in ("axes", "channels"))
+            task = task_of(axes, channels, kind)
+        except ValueError as error:
+            found.append((f"weights {name}", f"cannot be read: {error}"))
+            continue
+        numbers = sum(array.size for array in arrays.values())
+        size = path.stat().st_size / 1e6
+        what = f"{type(recipe).__name__} with {numbers:,} weights, {size:.2f} MB"
+        found.append((f"weights {name}", f"{what}, for {task.kind}"))
     return found
 
 

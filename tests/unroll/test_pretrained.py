@@ -8,7 +8,7 @@ from svdinv.unroll.algorithms.non_local import denoise_non_local
 from svdinv.unroll.data import centre_crop, photograph
 from svdinv.unroll.inference import apply
 from svdinv.unroll.metrics import snr
-from svdinv.unroll.networks import TLR
+from svdinv.unroll.networks import TLR, NonLocal
 from svdinv.unroll.tasks.cine.baselines import view_sharing, zero_filled
 from svdinv.unroll.tasks.cine.hearts import heart_series
 from svdinv.unroll.tasks.cine.task import Cine, CineOptions
@@ -65,11 +65,20 @@ def test_what_comes_with_the_package_can_be_loaded():
         "pet-frames",
         "tlr",
     ]
-    axes = [pretrained.load(name).recipe.axes for name in pretrained.names()]
-    assert axes == [
-        "B T H W" if name in ("cine", "frame", "frame-coils") else "B C H W"
-        for name in pretrained.names()
-    ]
+    kinds = {"frame": "cine", "frame-coils": "cine", "pet-frames": "pet"}
+    for name in pretrained.names():
+        network = pretrained.load(name)
+        task = inference.task_of_network(network)
+        kind = kinds.get(name, name)
+        assert task.kind == (kind if kind in ("cine", "pet", "ct") else "colour")
+        assert network.recipe.axes == ("B T H W" if kind == "cine" else "B C H W")
+
+
+def test_a_network_of_one_channel_is_for_series_whatever_their_number(tmp_path):
+    recipe = NonLocal(images="series", channels=1, rounds=1, steps=1)
+    save(Network(recipe), tmp_path / "a")
+    task = inference.task_of_network(inference.open_network(tmp_path / "a"))
+    assert task == Cine()
 
 
 def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():

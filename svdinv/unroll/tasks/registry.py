@@ -122,9 +122,10 @@ def entry_of_file(source: str | Path) -> TaskEntry:
 
 
 def entry_of_images(axes: str | None, channels: int | None = None) -> TaskEntry:
-    """Find the first task whose images have these axes and channels."""
+    """Find the first task whose images have these axes, and channels if both have any."""
     for entry in entries().values():
-        if entry.axes == axes and channels in (None, entry.channels):
+        counts = {channels, entry.channels} - {None}
+        if entry.axes == axes and len(counts) < 2:
             return entry
     kinds = " or ".join(entry.images for entry in entries().values())
     raise ValueError(f"a network of {kinds} is needed, not of images ({axes})")
