@@ -76,8 +76,8 @@ def test_what_comes_with_the_package_can_be_loaded():
 
 def test_a_network_of_one_channel_is_for_series_whatever_their_number(tmp_path):
     recipe = NonLocal(images="series", channels=1, rounds=1, steps=1)
-    save(Network(recipe), tmp_path / "a")
-    task = inference.task_of_network(inference.open_network(tmp_path / "a"))
+    save(Network(recipe), tmp_path / "a.safetensors")
+    task = inference.task_of_network(inference.open_network(tmp_path / "a.safetensors"))
     assert task == Cine()
 
 

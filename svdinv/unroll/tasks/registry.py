@@ -122,7 +122,7 @@ def entry_of_file(source: str | Path) -> TaskEntry:
 
 
 def entry_of_images(axes: str | None, channels: int | None = None) -> TaskEntry:
-    """Find the first task whose images have these axes, and channels if both have any."""
+    """Find the first task for these axes, and these channels unless either is None."""
     for entry in entries().values():
         counts = {channels, entry.channels} - {None}
         if entry.axes == axes and len(counts) < 2:
