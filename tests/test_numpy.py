@@ -595,3 +595,24 @@ class TestCuPy:
             namespace = xp
             for part in name.split("."):
                 namespace = getattr(namespace, part)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [lambda a, b: a + b, lambda a, b: a.T * 1.0, lambda a, b: np.sum(a + b), np.add],
+)
+def test_derivatives_share_no_memory_and_may_be_changed(f):
+    A, B = np.arange(9.0).reshape(3, 3), np.eye(3)
+    y, pullback = svdinv.numpy.vjp(f, A, B)
+    G = np.ones_like(y)
+    expected = pullback(np.ones_like(y))
+    found = pullback(G)
+    for x in found:
+        x += 1  # which changes none of the others
+    for x, exact in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(x, exact + 1)
+    np.testing.assert_array_equal(G, np.ones_like(y))
+    D = np.ones((3, 3))
+    _, tangent = svdinv.numpy.jvp(f, (A, B), (D, D))
+    tangent *= 5
+    np.testing.assert_array_equal(D, np.ones((3, 3)))

@@ -127,6 +127,21 @@ class TestDask:
         for x, exact in zip(da.compute(*found), (y, *pull(G)), strict=True):
             np.testing.assert_allclose(x, exact, rtol=1e-12, atol=1e-13)
 
+    @pytest.mark.parametrize(
+        ("shape", "chunks"), [((5, 3), (2, 3)), ((3, 5), (3, 2)), ((4, 4), (2, 4))]
+    )
+    def test_damped_least_squares(self, da, shape, chunks):
+        import svdinv.dask
+        import svdinv.numpy
+
+        rng = np.random.default_rng(0)
+        A, b = rng.standard_normal(shape), rng.standard_normal((shape[0], 2))
+        for rows in (chunks[0], shape[0]):
+            many = da.from_array(A, chunks=chunks), da.from_array(b, chunks=(rows, 2))
+            x = svdinv.dask.lstsq(*many, damping=0.1).compute()
+            expected = svdinv.numpy.lstsq(A, b, damping=0.1)
+            np.testing.assert_allclose(x, expected, atol=1e-13)
+
     def test_small_values_are_not_lost(self, da):
         import svdinv.dask
         import svdinv.numpy

@@ -10,6 +10,7 @@ differentiated again.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
@@ -384,16 +385,18 @@ def vjp(xp: Namespace, f: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
 
     def pullback(cotangents: Any) -> tuple[Any, ...]:
         found: dict[int | None, Array] = {}
+        known: list[Array] = []
         for y, g in _given(cotangents, outputs, "cotangent", xp):
+            known.append(g)
             if (i := tape.position(y)) is not None:
                 tape.collect(found, i, g)
         tape.pull(found)
-        return _mapped(
-            lambda x: (
-                found[x.position] if x.position in found else xp.zeros_like(x.value)
-            ),
-            inputs,
-        )
+
+        def gradient(x: Traced) -> Any:
+            g = found.get(x.position)
+            return xp.zeros_like(x.value) if g is None else _owned(g, known, xp)
+
+        return _mapped(gradient, inputs)
 
     return values, pullback
 
@@ -409,12 +412,30 @@ def jvp(
     moved: dict[int | None, Array] = {
         x.position: d for x, d in _given(tuple(tangents), inputs, "tangents", xp)
     }
+    known = list(moved.values())
     tape.push(moved)
 
     def tangent(y: Any) -> Any:
         found = moved.get(tape.position(y))
         if found is None and y is not None:
             return xp.zeros_like(tape.value(y))
-        return found
+        return found if found is None else _owned(found, known, xp)
 
     return values, _mapped(tangent, outputs)
+
+
+def _owned(x: Any, known: list[Any], xp: Namespace) -> Any:
+    """Return `x`, or a copy if it is read-only or may share memory with `known`.
+
+    What is returned is added to `known`. Without ``may_share_memory`` only the same
+    array counts, as in Dask, whose arrays cannot be changed.
+    """
+    if not isinstance(x, Traced):
+        shares = getattr(xp, "may_share_memory", operator.is_)
+        writeable = getattr(getattr(x, "flags", None), "writeable", True)
+        if not writeable or any(
+            shares(x, y) for y in known if not isinstance(y, Traced)
+        ):
+            x = xp.asarray(x, copy=True)
+    known.append(x)
+    return x

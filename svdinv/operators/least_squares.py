@@ -119,9 +119,10 @@ def lstsq(
         if m is None or n is None:
             raise backend.shape_error("A must have known numbers of rows and columns")
         # The problem without damping that has the same solution, by the shorter side.
-        wide, short = m < n, min(m, n)
-        square = A[..., :short, :short]
-        weight = cast(tau, A, xp) * identity_like(square, xp)
+        wide = m < n
+        edge = A[..., :1] if wide else A[..., :1, :]  # not cut, where A is in chunks
+        identity = identity_like(edge * xp.matrix_transpose(edge), xp)
+        weight = cast(tau, A, xp) * identity
         A = xp.concat([A, weight], axis=-1 if wide else -2)
         if not wide:
             # Of sums, because there may be no column.
