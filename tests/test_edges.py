@@ -382,3 +382,18 @@ def test_log_sum_threshold_is_stationary_whatever_epsilon(framework, epsilon):
 def test_log_sum_threshold_refuses_an_infinite_epsilon():
     with pytest.raises(ValueError, match="epsilon must be finite"):
         svdinv.numpy.log_sum_threshold(np.eye(3), 0.1, np.inf)
+
+
+@pytest.mark.parametrize(
+    ("name", "slope"), [("svt", 0.55), ("svht", 1.0), ("firm_threshold", 0.825)]
+)
+@pytest.mark.parametrize("shape", [(4, 1), (1, 3), (2, 1, 1)])
+def test_relative_thresholds_of_one_singular_value_are_linear(
+    framework, shape, name, slope
+):
+    f = getattr(framework.module, name)
+    for size in (0.0, 2.0):
+        A = np.full(shape, size)
+        (y,), pullback = framework.vjp(lambda A: f(A, 0.45, relative=True), A)
+        np.testing.assert_allclose(y, slope * A, atol=1e-15)
+        np.testing.assert_allclose(pullback(A + 1)[0], slope * (A + 1), atol=1e-14)

@@ -341,6 +341,8 @@ def check_open(source: str, problem: Problem) -> None:
     """Raise ValueError if the data equal the truth, so that nothing is left to do."""
     import numpy as np
 
+    if problem.truth is not None and not np.any(problem.truth):
+        raise ValueError(f"argument INPUT: {source} is zero everywhere")
     masked = problem.A.pixel_mask is not None
     if masked and np.array_equal(problem.y, problem.truth):
         raise ValueError(

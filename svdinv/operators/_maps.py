@@ -15,8 +15,11 @@ from svdinv.core.spectral_operations import (
     RelativeMap,
     leading_sum,
 )
-from svdinv.core.thresholds import Soft
+from svdinv.core.thresholds import Firm, Hard, Soft
 from svdinv.operators._arguments import threshold_values
+
+# f(c s, c tau) = c f(s, tau) for c > 0.
+_HOMOGENEOUS = Soft, Hard, Firm
 
 
 def threshold(
@@ -51,6 +54,10 @@ def with_tau(
     method: str,
 ) -> Array:
     """Apply a function with tau of shape (..., 1) or (..., k), or without."""
+    if relative and isinstance(function, _HOMOGENEOUS) and 1 in A.shape[-2:]:
+        # Linear in A, with a derivative at A = 0 too.
+        one = backend.xp.ones_like(A[..., :1, :1])
+        return A * with_tau(backend, one, function, tau, False, "auto")
     found = backend.by_kernel(Apply(function, relative, method), A, tau)
     if found is not None:
         return found[0]

@@ -285,7 +285,7 @@ class Evaluation:
         """Return the means as tables for a terminal."""
         blocks = []
         for heading, means in self.means():
-            width = 2 + max(map(len, means))
+            width = max(len(heading), 2 + max(map(len, means)))
             lines = [line(heading, self._columns, width)]
             lines += [line(f"  {m}", cells(mean), width) for m, mean in means.items()]
             blocks.append("\n".join(lines))

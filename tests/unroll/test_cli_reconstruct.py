@@ -311,6 +311,8 @@ def test_bad_arguments_end_in_one_line(
     grey = tmp_path / "grey.png"
     with Image.open(picture) as clean:
         clean.convert("L").save(grey)
+    np.save(tmp_path / "scan.npy", unseen_series(0, 3, 32))
+    save_picture(tmp_path / "black.png", np.zeros((48, 48, 3)))
     for arguments, complaint in (
         (["no-such.png"], "no-such.png"),
         ([tmp_path / "damaged.png"], "damaged.png"),
@@ -339,6 +341,8 @@ def test_bad_arguments_end_in_one_line(
         ([scan, "--mask", "none.npy"], "none.npy"),
         ([scan, "--key", "images"], "images"),
         ([scan, "--time-axis", "7"], "--time-axis"),
+        ([tmp_path / "scan.npy", "--key", "x"], "--key: does not apply"),
+        ([tmp_path / "black.png"], "black.png is zero everywhere"),
         ([scan, "--weights", small_weights / "colour.safetensors"], "--weights"),
         ([picture, "--weights", "none.safetensors"], "none.safetensors"),
         ([picture, "--weights", tmp_path / "damaged.safetensors"], "damaged"),

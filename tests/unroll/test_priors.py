@@ -340,6 +340,11 @@ def test_torch_differentiates(name, rng):
         (lambda: WeightedNuclear(1, (2, 1)), ValueError, "weights must be >= 0"),
         (lambda: WeightedNuclear(1, (-1, 1)), ValueError, "weights must be >= 0"),
         (lambda: WeightedNuclear(1, (0, np.nan)), ValueError, "weights must be >= 0"),
+        (
+            lambda: WeightedNuclear(1, (0, 1, 2)).prox(np.ones((3, 4, 4)), 1),
+            ValueError,
+            "weights must have one for each of the 4",
+        ),
         (lambda: Schatten(1, 0.7), ValueError, "p must be"),
         (lambda: LocalLowRank(1, (4, 4), stride=3), ValueError, "stride"),
         (lambda: TensorNuclear(1, -4), ValueError, "axis"),

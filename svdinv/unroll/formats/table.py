@@ -65,6 +65,7 @@ FORMATS: tuple[Format, ...] = (
     Format("BART", (".cfl",), "bart:read_bart", ("slice", "holds")),
     Format("ISMRMRD", _RAW, "ismrmrd:read_scan", _SLICE, "ismrmrd:holds_ismrmrd"),
     Format("fastMRI", _RAW, "fastmri:read_scan", _SLICE, "fastmri:path_holds_fastmri"),
+    Format("array", (".npy",), "series:read_scan", ("time_axis",)),
     Format("array", SERIES_SUFFIXES, "series:read_scan", ("key", "time_axis")),
 )
 """File formats that are read, in order of precedence."""

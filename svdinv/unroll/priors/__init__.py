@@ -159,7 +159,8 @@ class WeightedNuclear(Prior):
     Raises
     ------
     ValueError
-        If the weights decrease or are negative, or `weight` is negative.
+        If the weights decrease or are negative, or `weight` is negative; from `value`
+        and `prox`, if there is not one for each singular value.
     """
 
     weights: Sequence[float]
@@ -175,14 +176,23 @@ class WeightedNuclear(Prior):
             )
 
     def value(self, x: Array) -> Array:
+        self._check_number(min(x.shape[-2:]))
         values, xp = operators(x).svdvals(x), namespace(x)
         return times(self.weight, xp.sum(self._weights_like(values) * values), xp)
 
     def prox(self, x: Array, step: Any) -> Array:
         xp = namespace(x)
+        self._check_number(min(x.shape[-2:]))
         tau = self._weights_like(xp.real(x) if is_complex(x, xp) else x)
         tau = xp.reshape(tau, (1,) * (len(x.shape) - 2) + (len(self.weights),))
         return operators(x).svt(x, times(step * self.weight, tau, xp))
+
+    def _check_number(self, count: int) -> None:
+        if len(self.weights) != count:
+            raise ValueError(
+                f"weights must have one for each of the {count} singular values of an "
+                f"image, got {len(self.weights)}"
+            )
 
     def _weights_like(self, x: Array) -> Array:
         return cast_like(np.asarray(self.weights), x, namespace(x))
