@@ -10,9 +10,8 @@ differentiated again.
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any, NamedTuple, TypeAlias
 
 from svdinv.core.namespace import Array, Namespace, cast, is_complex, real
@@ -431,7 +430,7 @@ def _owned(x: Any, known: list[Any], xp: Namespace) -> Any:
     array counts, as in Dask, whose arrays cannot be changed.
     """
     if not isinstance(x, Traced):
-        shares = getattr(xp, "may_share_memory", operator.is_)
+        shares = getattr(xp, "may_share_memory", is_)
         writeable = getattr(getattr(x, "flags", None), "writeable", True)
         if not writeable or any(
             shares(x, y) for y in known if not isinstance(y, Traced)

@@ -338,7 +338,7 @@ def read_input(
 
 
 def check_open(source: str, problem: Problem) -> None:
-    """Raise ValueError if the data equal the truth, so that nothing is left to do."""
+    """Raise ValueError if the truth is zero, or the data equal it: nothing to do."""
     import numpy as np
 
     if problem.truth is not None and not np.any(problem.truth):

@@ -370,6 +370,15 @@ def test_bad_input_is_refused(make, error, message):
         make()
 
 
+def test_weights_of_singular_values_in_a_graph_of_unknown_size(rng):
+    tf = pytest.importorskip("tensorflow")
+    x = draw("float64", rng)
+    R = WeightedNuclear(0.3, np.arange(min(x.shape[-2:])))
+    unknown = [tf.TensorSpec((None,) * 4, tf.float64)]
+    graph = tf.function(lambda x: R.prox(x, 1.0), input_signature=unknown)
+    np.testing.assert_allclose(graph(x), R.prox(x, 1.0), atol=1e-12)
+
+
 def test_numpy_weights_do_not_raise_the_precision(rng):
     x = draw("complex64", rng)
     for weight in np.array([0.5]):

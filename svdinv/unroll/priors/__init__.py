@@ -176,19 +176,21 @@ class WeightedNuclear(Prior):
             )
 
     def value(self, x: Array) -> Array:
-        self._check_number(min(x.shape[-2:]))
+        self._check_number(x)
         values, xp = operators(x).svdvals(x), namespace(x)
         return times(self.weight, xp.sum(self._weights_like(values) * values), xp)
 
     def prox(self, x: Array, step: Any) -> Array:
         xp = namespace(x)
-        self._check_number(min(x.shape[-2:]))
+        self._check_number(x)
         tau = self._weights_like(xp.real(x) if is_complex(x, xp) else x)
         tau = xp.reshape(tau, (1,) * (len(x.shape) - 2) + (len(self.weights),))
         return operators(x).svt(x, times(step * self.weight, tau, xp))
 
-    def _check_number(self, count: int) -> None:
-        if len(self.weights) != count:
+    def _check_number(self, x: Array) -> None:
+        lengths = x.shape[-2:]  # of which a graph may not know all
+        known = all(isinstance(n, int) for n in lengths)
+        if known and len(self.weights) != (count := min(lengths)):
             raise ValueError(
                 f"weights must have one for each of the {count} singular values of an "
                 f"image, got {len(self.weights)}"
