@@ -397,3 +397,9 @@ def test_relative_thresholds_of_one_singular_value_are_linear(
         (y,), pullback = framework.vjp(lambda A: f(A, 0.45, relative=True), A)
         np.testing.assert_allclose(y, slope * A, atol=1e-15)
         np.testing.assert_allclose(pullback(A + 1)[0], slope * (A + 1), atol=1e-14)
+
+
+def test_nan_in_one_column_fails_for_relative_thresholds_too():
+    for shape in ((3, 1), (3, 2)):
+        with pytest.raises(np.linalg.LinAlgError):
+            svdinv.numpy.svt(np.full(shape, np.nan), 0.3, relative=True)

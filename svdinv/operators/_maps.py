@@ -7,7 +7,7 @@ from typing import Any
 from svdinv.core.backend import Backend
 from svdinv.core.factors import check_method
 from svdinv.core.functions import SpectralFunction, TopSubgradient
-from svdinv.core.namespace import Array, sizes
+from svdinv.core.namespace import Array, abs_max, cast, sizes
 from svdinv.core.spectral_operations import (
     Apply,
     Factorise,
@@ -55,8 +55,10 @@ def with_tau(
 ) -> Array:
     """Apply a function with tau of shape (..., 1) or (..., k), or without."""
     if relative and isinstance(function, _HOMOGENEOUS) and 1 in A.shape[-2:]:
-        # Linear in A, with a derivative at A = 0 too.
-        one = backend.xp.ones_like(A[..., :1, :1])
+        # Linear in A, with a derivative at A = 0 too; NaN fails as in any matrix.
+        xp = backend.xp
+        nothing = 0 * abs_max(backend.stop_gradient(A), xp)
+        one = xp.ones_like(A[..., :1, :1]) + cast(nothing, A, xp)
         return A * with_tau(backend, one, function, tau, False, "auto")
     found = backend.by_kernel(Apply(function, relative, method), A, tau)
     if found is not None:
