@@ -191,10 +191,8 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
 
 def _is_composed(operation: Operation) -> bool:
-    """Whether its derivatives are those of `composed`, and not rules of its own."""
-    kind = type(operation)
-    own = kind.composed is not Operation.composed
-    return operation.transparent and (own or kind.cotangent is Operation.cotangent)
+    """Whether all its derivatives are those of `composed`, none a rule of its own."""
+    return operation.transparent and type(operation).cotangent is Operation.cotangent
 
 
 def _implementation(
@@ -238,7 +236,8 @@ def _jvp(
     moved = [None if isinstance(t, ad.Zero) else t for t in tangents]
     x, dx = filled(primals, there), filled(moved, there)
     y = _bind(operation, *x)
-    if _is_composed(operation):
+    own = type(operation).composed is not Operation.composed
+    if _is_composed(operation) or (operation.transparent and own):
         dy = _composed_tangent(operation, x, dx)
     elif operation.transparent:
         dy = _transparent_tangent(operation, x, dx)
