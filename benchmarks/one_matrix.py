@@ -1,8 +1,8 @@
-"""One small matrix: svdinv beside PyTorch's own decompositions, where Python counts.
+"""One matrix: svdinv beside PyTorch's own decompositions, where Python counts.
 
 Forward and backward, and without gradients, in turns in one thread. What is measured is
 the processor's time of that thread, so that other processes disturb it little. Writes
-docs/figures/speed-one-matrix.txt::
+docs/figures/speed-one-matrix.txt and, of medium size, speed-medium-matrix.txt::
 
     python benchmarks/one_matrix.py
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ import svdinv.torch
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 SIDES = (2, 4, 8, 16, 32)
+MEDIUM = (
+    *((33, 33), (64, 64), (100, 100), (200, 200)),
+    *((1000, 8), (500, 16), (5000, 3), (1000, 64), (5000, 100)),
+)
 
 
 def own_svt(A: torch.Tensor) -> torch.Tensor:
@@ -65,38 +69,68 @@ def seconds(run: Callable[[], Any], count: int) -> float:
     return (time.thread_time() - start) / count
 
 
-def compare(name: str, side: int, gradient: bool, rounds: int) -> tuple[float, float]:
+def compare(
+    name: str, A: torch.Tensor, gradient: bool, rounds: int
+) -> tuple[float, float]:
     """Median times of PyTorch's own and of svdinv's, in microseconds."""
-    A = torch.randn(side, side)
-    A = (A + A.mT if name == "eigh" else A).requires_grad_(gradient)
+    A = A.requires_grad_(gradient)
     runs = [step(f, A) for f in OPERATORS[name]]
     for run in runs:
         seconds(run, 20)
-    times = [[seconds(run, 100) for run in runs] for _ in range(rounds)]
+    count = max(1, min(100, int(0.02 / seconds(runs[0], 5))))
+    times = [[seconds(run, count) for run in runs] for _ in range(rounds)]
     own, ours = (1e6 * statistics.median(t) for t in zip(*times, strict=True))
     return own, ours
 
 
+def small(rounds: int) -> Iterator[str]:
+    """Lines of the table of four operators of small matrices."""
+    yield f"| | {' | '.join(f'{n}×{n}' for n in SIDES)} |"
+    yield "|---" * (1 + len(SIDES)) + "|"
+    for gradient in (True, False):
+        for name in OPERATORS:
+            cells = []
+            for side in SIDES:
+                A = torch.randn(side, side)
+                A = A + A.mT if name == "eigh" else A
+                own, ours = compare(name, A, gradient, rounds)
+                cells.append(f"{own / ours:.2f} ({ours:.0f} µs)")
+            what = "" if gradient else ", no gradient"
+            yield f"| `{name}`{what} | {' | '.join(cells)} |"
+
+
+def medium(rounds: int) -> Iterator[str]:
+    """Lines of the table of `svt` of larger ones, with tau an eighth of s_1."""
+    yield f"| | {' | '.join(f'{m}×{n}' for m, n in MEDIUM)} |"
+    yield "|---" * (1 + len(MEDIUM)) + "|"
+    for dtype in (torch.float32, torch.float64):
+        for gradient in (True, False):
+            cells = []
+            for shape in MEDIUM:
+                A = torch.randn(shape, dtype=dtype)
+                A *= 4 / torch.linalg.matrix_norm(A, 2)
+                own, ours = compare("svt", A, gradient, rounds)
+                cells.append(f"{own / ours:.2f}")
+            what = "" if gradient else ", no gradient"
+            name = str(dtype).removeprefix("torch.")
+            yield f"| {name}{what} | {' | '.join(cells)} |"
+
+
 def main() -> None:
-    """Write the table of ratios."""
+    """Write the tables of ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two rounds, no file")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    lines = [f"| | {' | '.join(f'{n}×{n}' for n in SIDES)} |", "|---" * 6 + "|"]
-    for gradient in (True, False):
-        for name in OPERATORS:
-            cells = []
-            for side in SIDES:
-                own, ours = compare(name, side, gradient, 2 if quick else 30)
-                cells.append(f"{own / ours:.2f} ({ours:.0f} µs)")
-            what = "" if gradient else ", no gradient"
-            lines.append(f"| `{name}`{what} | {' | '.join(cells)} |")
-            print(lines[-1], flush=True)
-    if not quick:
-        text = "\n".join(lines) + "\n"
-        (FIGURES / "speed-one-matrix.txt").write_text(text, encoding="utf-8")
+    for table, name in ((small, "one"), (medium, "medium")):
+        lines = []
+        for line in table(2 if quick else 30):
+            print(line, flush=True)
+            lines.append(line)
+        if not quick:
+            text = "\n".join(lines) + "\n"
+            (FIGURES / f"speed-{name}-matrix.txt").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -121,10 +121,11 @@ def test_benchmark_of_one_matrix(monkeypatch, capsys):
     import one_matrix
 
     monkeypatch.setattr(one_matrix, "SIDES", (2, 9))
+    monkeypatch.setattr(one_matrix, "MEDIUM", ((40, 8),))
     monkeypatch.setattr(sys, "argv", ["one_matrix.py", "--quick"])
     one_matrix.main()
     rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == 2 * len(one_matrix.OPERATORS)
+    assert len(rows) == (2 + 2 * len(one_matrix.OPERATORS)) + (2 + 4)
 
 
 def test_the_published_network_restated_is_ours():
