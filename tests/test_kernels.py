@@ -1144,6 +1144,25 @@ def test_jax_aligns_by_a_custom_call(monkeypatch):
     np.testing.assert_allclose(rmsd, svdinv.numpy.kabsch(P, Q).rmsd, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name", ["svd", "svt", "polar", "eigh", "sqrtm", "logm", "expm", "nuclear_norm"]
+)
+def test_gradients_of_batches_in_jax_leave_no_product_to_xla(name):
+    jax = pytest.importorskip("jax")
+    import svdinv.jax as sj
+
+    f = getattr(sj, name)
+    A = np.stack([np.diag([3, 2, 1]).astype(np.float32)] * 20)
+
+    def gradient(A, g):
+        y, pullback = jax.vjp(lambda A: f(A, 0.5) if name == "svt" else f(A), A)
+        return pullback(jax.tree.map(lambda t: g * jax.numpy.ones_like(t), y))
+
+    text = jax.jit(gradient).lower(A, np.float32(1)).as_text()
+    assert "custom_call @svdinv_kernels" in text
+    assert "dot_general" not in text
+
+
 @pytest.mark.parametrize("shape", [(3000, 14), (2, 40, 400)])
 def test_jax_takes_the_gram_matrix_of_tall_matrices_under_jit(shape):
     """Where it does, and the SVD where a kept value is too small for it."""
