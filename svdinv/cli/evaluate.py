@@ -166,7 +166,9 @@ def run(arguments: argparse.Namespace) -> int:
         panels=arguments.panels,
     )
     if evaluation.rows:
-        print(f"\n{evaluation.text()}\n\nWritten: {output / RESULTS}, {output / TABLE}")
+        pictures = f", {output / 'panel-*.png'}" if arguments.panels else ""
+        written = f"{output / RESULTS}, {output / TABLE}{pictures}"
+        print(f"\n{evaluation.text()}\n\nWritten: {written}")
     if evaluation.complete:
         return 0
     print("Interrupted: the results are of the images that all methods had done.")

@@ -87,8 +87,8 @@ class _Range(NamedTuple):
         if last in (None, math.inf):
             if first == 0:
                 return "not be negative" if above is None else "be positive"
-            return f"be {'at least' if above is None else 'above'} {first:g}"
+            return f"be {'at least' if above is None else 'above'} {first:.8g}"
         if first is None:
-            return f"be {'at most' if below is None else 'below'} {last:g}"
+            return f"be {'at most' if below is None else 'below'} {last:.8g}"
         left, right = "[" if above is None else "(", "]" if below is None else ")"
-        return f"lie in {left}{first:g}, {last:g}{right}"
+        return f"lie in {left}{first:.8g}, {last:.8g}{right}"

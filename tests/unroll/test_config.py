@@ -144,7 +144,7 @@ def test_what_is_not_named_has_its_default():
         (
             "training",
             "batch = -3",
-            ["training: batch must lie in [1, 1.04858e+06], got -3"],
+            ["training: batch must lie in [1, 1048576], got -3"],
         ),
         ("training", "clip = 0", ["training: clip must be positive, got 0.0"]),
         ("training", "clip = nan", ["training: clip must be positive, got nan"]),

@@ -174,11 +174,11 @@ class SpectralCt(Ct):
         Least squares are weighted by the counts, the inverse variance of their
         logarithm (Sauer & Bouman, IEEE Trans. Signal Process. 1993).
         """
-        bins, problem = len(given.image), super().measure(given, options)
-        problem = replace(problem, setting=f"{problem.setting}, {bins} bins")
+        problem = super().measure(given, options)
         if not photons_of(options):
             return problem
-        return replace(problem, fidelity=_weighted(problem, bins_of(bins)[0]))
+        spectrum, _ = bins_of(len(given.image))
+        return replace(problem, fidelity=_weighted(problem, spectrum))
 
     def detected(
         self, y: Any, unit: float, photons: float, rng: np.random.Generator
