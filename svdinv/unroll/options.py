@@ -87,8 +87,8 @@ class _Range(NamedTuple):
         if last in (None, math.inf):
             if first == 0:
                 return "not be negative" if above is None else "be positive"
-            return f"be {'at least' if above is None else 'above'} {first:.8g}"
+            return f"be {'at least' if above is None else 'above'} {first:.7g}"
         if first is None:
-            return f"be {'at most' if below is None else 'below'} {last:.8g}"
+            return f"be {'at most' if below is None else 'below'} {last:.7g}"
         left, right = "[" if above is None else "(", "]" if below is None else ")"
-        return f"lie in {left}{first:.8g}, {last:.8g}{right}"
+        return f"lie in {left}{first:.7g}, {last:.7g}{right}"
