@@ -21,6 +21,7 @@ from typing import Any
 
 from svdinv import layers
 from svdinv._missing import explain_missing
+from svdinv.operators._arguments import as_integer
 
 try:
     import keras
@@ -122,7 +123,8 @@ class _Layer(keras.layers.Layer):
         return import_module(_FACES[backend])
 
     def _try(self, *tau: float) -> None:
-        """Leave it to the first call."""
+        # By NumPy, whatever Keras runs on: nothing is compiled, or put on a device.
+        self._operate(np.zeros((1, 1)), *tau, by=import_module("svdinv.numpy"))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape of the input."""
@@ -153,7 +155,13 @@ class _Threshold(_Layer):
     raw_threshold: keras.Variable
 
     def _double(self, threshold: Any) -> Any:
-        return np.asarray(threshold, dtype=np.float64)
+        try:
+            return np.asarray(threshold, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            kind = type(threshold).__name__
+            raise TypeError(
+                f"threshold must be a number or an array, got {kind}"
+            ) from error
 
     def _learn(self, shape: tuple[int, ...]) -> None:
         first = np.broadcast_to(self._first_raw(), shape).copy()
@@ -255,8 +263,8 @@ class Whitening(layers.Whitening, _Layer):
         )
 
     def call(self, x: Any, training: bool = False) -> Any:
-        """Whiten a tensor."""
-        return self._map(x, training)
+        """Whiten a tensor; by the running statistics if the layer is not trainable."""
+        return self._map(x, training and self.trainable)
 
     def _rows(self, x: Any) -> Any:
         last = ops.moveaxis(x, self._axis, -1)
@@ -302,6 +310,9 @@ class Casorati(keras.layers.Wrapper):
         data_format: layers.DataFormat | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(f"layer must be a Keras layer, got {type(layer).__name__}")
+        spatial = as_integer(spatial, "spatial", 1)
         super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
         if data_format is None:
             data_format = getattr(layer, "data_format", None)

@@ -339,4 +339,4 @@ class Whitening(keras.layers.Layer):
         **kwargs: Any,
     ) -> None: ...
     def call(self, x: Any, training: bool = False) -> Any:
-        """Whiten a tensor."""
+        """Whiten a tensor; by the running statistics if the layer is not trainable."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 from svdinv.core.factors import Method, check_method
 from svdinv.core.namespace import Array
 from svdinv.core.tensors import pair, tilings
-from svdinv.operators._arguments import as_number
+from svdinv.operators._arguments import as_integer, as_number
 from svdinv.operators.statistics import Kind, check_kind
 
 Pair: TypeAlias = int | tuple[int, int]
@@ -65,15 +65,17 @@ class Layer:
     _options: ClassVar[tuple[str, ...]] = ("method",)
 
     _operators: Callable[[], ModuleType]  # module of the framework's operators
-    _try: Callable[..., None]  # lets the operator refuse arguments, if that is cheap
+    _try: Callable[..., None]  # lets the operator refuse arguments
 
     def _map(self, x: Any, training: bool) -> Any:
         return self._operate(x)
 
-    def _operate(self, x: Any, *tau: Any, **changed: Any) -> Any:
+    def _operate(
+        self, x: Any, *tau: Any, by: ModuleType | None = None, **changed: Any
+    ) -> Any:
         names = (*self._arguments, *self._options)
         arguments = {name: getattr(self, name) for name in names} | changed
-        return getattr(self._operators(), self._operator)(x, *tau, **arguments)
+        return getattr(by or self._operators(), self._operator)(x, *tau, **arguments)
 
 
 class Threshold(Layer):
@@ -99,13 +101,16 @@ class Threshold(Layer):
     ) -> None:  # fmt: skip
         super().__init__(**options)
         self.relative, self.method = relative, method
-        self.channels, self.num_values = channels, num_values
+        self.channels, self.num_values = (
+            None if count is None else as_integer(count, name, 1)
+            for name, count in (("channels", channels), ("num_values", num_values))
+        )
         check_method(method)
         self._start = start = self._double(threshold)
         if not ((start > 0) & (start < (1 if relative else math.inf))).all():
             range_ = "between 0 and 1" if relative else "positive and finite"
             raise ValueError(f"threshold must be {range_}, got {threshold}")
-        shape = tuple(n for n in (channels, num_values) if n is not None)
+        shape = tuple(n for n in (self.channels, self.num_values) if n is not None)
         try:
             self._xp.broadcast_to(start, shape)
         except (RuntimeError, ValueError) as error:

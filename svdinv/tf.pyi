@@ -1121,7 +1121,7 @@ def robust_pca(
     Notes
     -----
     Elements and singular values at a threshold have no derivative; the iterates are
-    continuous there.
+    continuous there. The default penalty has none where s_1 is repeated.
 
     References
     ----------

@@ -236,8 +236,11 @@ def check_whitening(folder):
     np.testing.assert_allclose(moved[1], covariance, atol=1e-5)
     w, V = np.linalg.eigh(covariance)
     expected = (rows - rows.mean(0) / 2) @ ((V / w**0.5) @ V.T)
-    found = np.moveaxis(run(layer, x), 1, -1).reshape(-1, 3)
+    evaluated = run(layer, x)
+    found = np.moveaxis(evaluated, 1, -1).reshape(-1, 3)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    layer.trainable = False  # as a frozen BatchNormalization
+    np.testing.assert_array_equal(run(layer, x, training=True), evaluated)
 
 
 def check_random_shift(folder):
@@ -262,6 +265,10 @@ def check_what_is_refused(folder):
         (lambda: layers.SchattenProx(1, 0.0), "positive"),
         (lambda: layers.FirmThreshold([0.1, 0.2]), "broadcast"),
         (lambda: layers.FirmThreshold(data_format="last"), "data_format"),
+        (lambda: layers.FirmThreshold(gamma=0.5), "gamma must be above 1"),
+        (lambda: layers.SchattenProx(0.3), "p must be"),
+        (lambda: layers.LowRank(-1), "rank must be at least 0"),
+        (lambda: layers.SingularValueThreshold(channels=0), "channels must be at"),
         (lambda: layers.LocalLowRank(4, shift="no"), "shift"),
         (lambda: layers.TensorSingularValueThreshold(axis=1), "axis"),
         (
@@ -282,4 +289,12 @@ def check_what_is_refused(folder):
         (lambda: layers.Whitening()(draw((5, 0), "float32")), "number of features"),
     ):
         with pytest.raises(ValueError, match=words):
+            call()
+    for call, words in (
+        (lambda: layers.SingularValueThreshold("a"), "threshold must be a number"),
+        (lambda: layers.FirmThreshold(channels=1.5), "channels must be an integer"),
+        (lambda: layers.LowRank("a"), "rank must be an integer"),
+        (lambda: layers.Casorati(3), "layer must be a Keras layer"),
+    ):
+        with pytest.raises(TypeError, match=words):
             call()

@@ -18,7 +18,7 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import svdinv.jax
@@ -81,6 +81,15 @@ def main(results):
     filled = np.concatenate([A[:-6], np.zeros((6, 12))])
     Y = jax.jit(partial(o.svt, tau=20.0, method="gram"))(jax.device_put(filled, ROWS))
     found["filled"] = error(Y[:-6], np.asarray(o.svt(A[:-6], 20.0)))
+    # Explicit axes: of the batch only.
+    mesh = jax.make_mesh((DEVICES,), ("i",), axis_types=(AxisType.Explicit,))
+    batch = jax.device_put(A.reshape(8, 512, 12), NamedSharding(mesh, P("i")))
+    Y = o.svt(batch, 20.0, method="gram")
+    found["explicit batch"] = error(Y, np.asarray(o.svt(A.reshape(8, 512, 12), 20.0)))
+    try:
+        o.svt(jax.device_put(A, NamedSharding(mesh, P("i", None))), 20.0)
+    except ValueError as refused:
+        found["explicit rows"] = str(refused)
     Path(results).write_text(json.dumps(found))
 
 

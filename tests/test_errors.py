@@ -92,6 +92,12 @@ REFUSED = {
     "dtype of the right-hand side": (
         lambda f, A: f.module.lstsq(A, f.array(np.ones((2, 4)) + 0j)), TypeError,
         "same dtype"),
+    "df of another shape": (
+        lambda f, A: f.module.spectral_map(A, lambda s: s, lambda s: s[0, ...]),
+        ValueError, "df must keep the shape"),
+    "relative": (lambda f, A: f.module.svt(A, 0.3, relative="no"), TypeError,
+                 "relative must be True or False"),
+    "no tau": (lambda f, A: f.module.svt(A, None), TypeError, "tau must be"),
     "B of another shape": (
         lambda f, A: f.module.eigh_generalized(A[:, :3, :], A[:, :2, :2]),
         SHAPE, "A and B must have the same shape"),
@@ -174,6 +180,27 @@ def test_refused(framework, case):
     error = framework.shape_error if error is SHAPE else error
     with framework.context(), pytest.raises(error, match=message):
         call(framework, framework.array(A))
+
+
+@pytest.mark.parametrize(
+    "framework", params(without=("array_api_strict",)), indirect=True
+)
+@pytest.mark.parametrize(
+    "name",
+    ["kabsch", "lstsq", "procrustes", "bures_distance", "cca", "eigh_generalized"],
+)
+def test_half_precision_beside_single(framework, name):
+    square, function = framework.array(A[:, :3, :]), getattr(framework.module, name)
+    half = framework.array(A[:, :3, :].astype(np.float16))
+    for pair in ((square, half), (half, square)):
+        with framework.context(), pytest.raises(TypeError, match="the same dtype"):
+            function(*pair)
+
+
+@pytest.mark.parametrize("framework", params(without=("tensorflow",)), indirect=True)
+def test_complex_functions_of_singular_values(framework):
+    with framework.context(), pytest.raises(TypeError, match="f must return real"):
+        framework.module.spectral_map(framework.array(A), lambda s: s * 1j)
 
 
 @pytest.mark.parametrize("framework", params(without=("tensorflow",)), indirect=True)

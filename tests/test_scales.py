@@ -68,3 +68,30 @@ def test_homogeneous_operators_at_any_scale(framework, name, dtype):
         for part, other in zip(found, expected, strict=True):
             error = [x - y for x, y in zip(part, other, strict=True)]
             assert inner(error, error) < 1e-24 * inner(other, other)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sizes"),
+    [(np.float64, (1e-290, 1e-230, 1e230, 1e290)), (np.float32, (1e-33, 1e-28, 1e32))],
+)
+def test_generalized_eigenvalues_at_the_edges_of_the_dtype(dtype, sizes):
+    """The gradient is as 1 / c, for A and B both of size c."""
+    import svdinv.numpy
+
+    A, B = (X.astype(np.float64) for X in _two_definite(np.float64))
+
+    def gradients(c):
+        (w, V), pull = svdinv.numpy.vjp(
+            svdinv.numpy.eigh_generalized, (A * c).astype(dtype), (B * c).astype(dtype)
+        )
+        G = np.sqrt(dtype(c)) * np.ones_like(V)
+        found = pull((np.ones_like(w), G))
+        return [w, V * np.sqrt(dtype(c)), *(g * dtype(c) for g in found)]
+
+    expected = gradients(1)
+    for c in sizes:
+        for x, y in zip(gradients(c), expected, strict=True):
+            x, y = abs(x), abs(y)  # the signs of vectors are arbitrary
+            np.testing.assert_allclose(
+                x, y, rtol=0, atol=500 * np.finfo(dtype).eps * y.max()
+            )

@@ -92,6 +92,10 @@ class TestJAX:
     def test_rows_of_zeros_change_nothing(self, in_jax):
         assert in_jax["filled"] < 1e-13
 
+    def test_explicit_axes_are_of_the_batch(self, in_jax):
+        assert in_jax["explicit batch"] < 1e-13
+        assert "A must be sharded along its rows or columns" in in_jax["explicit rows"]
+
 
 LAZY = {
     "svt": lambda o, A, tau: o.svt(A, tau),

@@ -116,6 +116,20 @@ def test_gradient_against_finite_differences(function, mode, dtype):
         assert abs(found - expected) < 1e-7 * (1 + abs(expected)), shape
 
 
+@pytest.mark.parametrize("n", [1, 3, 4, 5])
+def test_rotations_of_any_dimension_by_xla(n):
+    A = tf.constant(matrices((3, 6, n), np.float32))
+
+    def rotations(A):
+        square = tf.linalg.matmul(A, A[:, ::-1], transpose_a=True)
+        turned = svdinv.tf.kabsch(A, A[:, ::-1] ** 2).rotation
+        return tf.stack([turned, svdinv.tf.polar(square, special=True)])
+
+    found = traced(rotations, jit_compile=True)(A)
+    np.testing.assert_allclose(found, rotations(A), atol=1e-4)
+    np.testing.assert_allclose(np.linalg.det(found), 1, atol=1e-4)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_empty_shapes(mode):
     for A, gA in over_shapes(gradient(spectral), mode, map(np.zeros, EMPTY)):

@@ -17,6 +17,7 @@ from svdinv.kernels.rules import RULES, Array, Plan, Tall, may_be_kept, plan
 __all__ = [
     "by_kernel",
     "chosen",
+    "is_compiled",
     "is_portable",
     "portable",
     "suits",
@@ -111,7 +112,7 @@ def _has_gpu() -> bool:
     return bool(tf.config.get_visible_devices("GPU"))
 
 
-def _is_compiled() -> bool:
+def is_compiled() -> bool:
     """Whether XLA is to compile what is traced, which knows no such operation."""
     try:
         from tensorflow.python.framework.ops import get_default_graph
@@ -127,7 +128,7 @@ def _at_hand(x: Any) -> bool:
         return False
     if tf.executing_eagerly():
         return all(t is None or "CPU" in t.device for t in x)
-    return not (_has_gpu() or _is_compiled())
+    return not (_has_gpu() or is_compiled())
 
 
 def _array(x: tf.Tensor) -> Array:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from svdinv.backends.tensorflow_kernels import by_kernel, suits
+from svdinv.backends.tensorflow_kernels import by_kernel, is_compiled, suits
 from svdinv.backends.tensorflow_kernels import tall_values as tall_values
 from svdinv.backends.tensorflow_kernels import tall_vectors as tall_vectors
 from svdinv.core.factors import repaired
+from svdinv.core.householder import qr
 from svdinv.core.namespace import known_equal
 from svdinv.kernels.rules import Decompose
 
@@ -243,14 +244,19 @@ def _own_eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 
 def _det(A: tf.Tensor) -> tf.Tensor:
-    # XLA compiles no determinant: those in the plane and in space are written out.
+    # XLA compiles no determinant: those up to space are written out.
     size = A.shape[-1]
+    if size == 1:
+        return A[..., 0, 0]
     if size == 2:
         return A[..., 0, 0] * A[..., 1, 1] - A[..., 0, 1] * A[..., 1, 0]
     if size == 3:
         a, b, c = tf.unstack(A, axis=-2)
         return tf.reduce_sum(a * tf.linalg.cross(b, c), axis=-1)
-    return tf.linalg.det(A)
+    if size is None or not is_compiled():
+        return tf.linalg.det(A)
+    _, R = qr(A, _this)  # by a reflection, of determinant -1, for each column
+    return (-1.0) ** size * tf.reduce_prod(tf.linalg.diag_part(R), axis=-1)
 
 
 def _irfft(x: tf.Tensor, *, n: Any, axis: int = -1) -> tf.Tensor:

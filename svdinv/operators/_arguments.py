@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -83,10 +84,29 @@ def check_compatible(backend: Backend, A: Array, B: Array, a: str, b: str) -> No
             f"{a} and {b} must have the same shape, up to batches that broadcast, "
             f"got {first} and {second}"
         )
-    if A.dtype != B.dtype:
+
+
+def two_matrices(
+    backend: Backend,
+    A: Any,
+    B: Any,
+    a: str,
+    b: str,
+    check: Callable[[Any, str], tuple[Array, Any]] | None = None,
+) -> tuple[Array, Array, Callable[[Array], Array]]:
+    """Check two matrices of one dtype, by default as `Backend.matrices` does.
+
+    Returns both in the dtype to compute in, and a cast of results back.
+    """
+    check = check or backend.matrices
+    (first, restore), (second, _) = check(A, a), check(B, b)
+    # Half precision is in single now, and the result would have the dtype of A.
+    kinds = [backend.asarray(x, name).dtype for x, name in ((A, a), (B, b))]
+    if kinds[0] != kinds[1]:
         raise TypeError(
-            f"{a} and {b} must have the same dtype, got {A.dtype} and {B.dtype}"
+            f"{a} and {b} must have the same dtype, got {kinds[0]} and {kinds[1]}"
         )
+    return first, second, restore
 
 
 def negative_axis(backend: Backend, axis: int, X: Array) -> int:

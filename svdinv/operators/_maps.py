@@ -33,6 +33,8 @@ def threshold(
 ) -> Array:
     """Apply a function with tau, as the user gave it; `weights` if it may be many."""
     check_method(method)
+    if relative not in (True, False):
+        raise TypeError(f"relative must be True or False, got {relative!r}")
     A, restore = backend.matrices(A, "A")
     tau, weighted = threshold_values(backend, tau, A)
     if weighted and not function.weighted:

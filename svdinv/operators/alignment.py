@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from svdinv.core.alignment_operations import (
@@ -31,7 +32,12 @@ from svdinv.core.product_operations import product
 from svdinv.core.results import Alignment, Similarity
 from svdinv.core.spectral_operations import Factorise, Map
 from svdinv.core.tolerances import rounding_rtol
-from svdinv.operators._arguments import batches_broadcast, broadcasts, check_compatible
+from svdinv.operators._arguments import (
+    batches_broadcast,
+    broadcasts,
+    check_compatible,
+    two_matrices,
+)
 from svdinv.operators._maps import without_tau
 from svdinv.operators._registry import operator
 
@@ -116,8 +122,7 @@ def procrustes(backend: Backend, A: Array, B: Array) -> Array:
        problem", Psychometrika 31, 1966.
     """
     xp = backend.xp
-    A, restore = backend.matrices(A, "A")
-    B, _ = backend.matrices(B, "B")
+    A, B, restore = two_matrices(backend, A, B, "A", "B")
     check_compatible(backend, A, B, "A", "B")
     for_a, for_b = (
         binary_scale(abs_max(backend.stop_gradient(x), xp), xp) for x in (A, B)
@@ -201,8 +206,8 @@ def kabsch(
        between two point patterns", IEEE TPAMI 13(4), 1991.
     """
     xp = backend.xp
-    P, restore = _real_matrices(backend, P, "P")
-    Q, _ = _real_matrices(backend, Q, "Q")
+    points = partial(_real_matrices, backend)
+    P, Q, restore = two_matrices(backend, P, Q, "P", "Q", points)
     check_compatible(backend, P, Q, "P", "Q")
     if P.shape[-1] == 0:
         raise backend.shape_error(

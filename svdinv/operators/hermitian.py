@@ -30,8 +30,10 @@ from svdinv.core.hermitian_operations import (
 )
 from svdinv.core.namespace import (
     Array,
+    abs_max,
     adjoint,
     any_on_host,
+    binary_scale,
     cast,
     conj,
     herm,
@@ -49,7 +51,12 @@ from svdinv.core.results import EighResult
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise, leading_sum
 from svdinv.core.tolerances import rounding_rtol
-from svdinv.operators._arguments import broadcasts, check_compatible, in_precision
+from svdinv.operators._arguments import (
+    broadcasts,
+    check_compatible,
+    in_precision,
+    two_matrices,
+)
 from svdinv.operators._registry import operator
 
 # Cases of the power with divided differences that take less time.
@@ -178,18 +185,21 @@ def eigh_generalized(
     operation = in_precision(
         backend, Eigh("L", rtol, gauge), given, _square(backend, given)[0]
     )
-    A, restore = _square(backend, A)
-    B, _ = _square(backend, B, "B")
+    A, B, restore = two_matrices(backend, A, B, "A", "B", partial(_square, backend))
     check_compatible(backend, A, B, "A", "B")
+    # The derivative has the power -3/2 of B, and reciprocals of differences of w.
+    of_a, of_b = (
+        1 / binary_scale(abs_max(backend.stop_gradient(x), xp), xp) for x in (A, B)
+    )
+    A, B, unit = A * cast(of_a, A, xp), B * cast(of_b, B, xp), None
     found = _positive_definite(backend, operation, A, B)
-    if found is not None:
-        return EighResult(*map(restore, found))
-    (root,), unit = _separated(backend, powm(backend, herm(B, xp), -0.5))
-    times = partial(product, call=backend.call, xp=xp)
-    w, Y = backend.call(operation, times(times(root, herm(A, xp)), root))
-    V = times(root, Y)
-    if unit is not None:
-        w, V = w * unit[..., 0], V * cast(unit, V, xp)
+    if found is None:
+        (root,), unit = _separated(backend, powm(backend, herm(B, xp), -0.5))
+        times = partial(product, call=backend.call, xp=xp)
+        w, Y = backend.call(operation, times(times(root, herm(A, xp)), root))
+        found = w, times(root, Y)
+    of_b = of_b if unit is None else unit * of_b
+    w, V = found[0] * (of_b / of_a)[..., 0], found[1] * cast(xp.sqrt(of_b), B, xp)
     return EighResult(restore(w), restore(V))
 
 
@@ -257,8 +267,7 @@ def bures_distance(
        positive definite matrices", Expositiones Mathematicae 37(2), 2019.
     """
     xp = backend.xp
-    A, restore = _square(backend, A)
-    B, _ = _square(backend, B, "B")
+    A, B, restore = two_matrices(backend, A, B, "A", "B", partial(_square, backend))
     check_compatible(backend, A, B, "A", "B")
     A, B = herm(A, xp), herm(B, xp)
     # Of rounding errors, roots would be taken for a range that is not there.

@@ -18,6 +18,7 @@ from svdinv.operators._arguments import (
     batches_broadcast,
     broadcasts,
     per_batch,
+    two_matrices,
 )
 from svdinv.operators._maps import without_tau
 from svdinv.operators._registry import operator
@@ -97,12 +98,10 @@ def lstsq(
     everywhere, in `damping` too.
     """
     xp = backend.xp
-    A, restore = backend.matrices(A, "A")
-    b, _ = backend.matrices(b, "b", 1)
-    if A.dtype != b.dtype:
-        raise TypeError(
-            f"A and b must have the same dtype, got {A.dtype} and {b.dtype}"
-        )
+    A, b, restore = two_matrices(
+        *(backend, A, b, "A", "b"),
+        lambda x, name: backend.matrices(x, name, 1 if name == "b" else 2),
+    )
     vectors = len(b.shape) == len(A.shape) - 1
     B = b[..., None] if vectors else b
     fits = len(B.shape) >= 2 and broadcasts(B.shape[-2:-1], A.shape[-2:-1])

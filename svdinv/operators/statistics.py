@@ -29,6 +29,7 @@ from svdinv.operators._arguments import (
     lengths,
     per_batch,
     shorter,
+    two_matrices,
 )
 from svdinv.operators._registry import operator
 from svdinv.operators.decompositions import svd
@@ -169,12 +170,7 @@ def cca(
        analysis", ICML 2013.
     """
     xp = backend.xp
-    X, restore = backend.matrices(X, "X")
-    Y, _ = backend.matrices(Y, "Y")
-    if X.dtype != Y.dtype:
-        raise TypeError(
-            f"X and Y must have the same dtype, got {X.dtype} and {Y.dtype}"
-        )
+    X, Y, restore = two_matrices(backend, X, Y, "X", "Y")
     fits = broadcasts(X.shape[-2:-1], Y.shape[-2:-1])
     fits = fits and broadcasts(Y.shape[-2:-1], X.shape[-2:-1])
     if not (fits and batches_broadcast(X.shape[:-2], Y.shape[:-2])):

@@ -10,7 +10,7 @@ from svdinv.core.backend import Backend
 from svdinv.core.divided_differences import difference_nodes, sampled_difference
 from svdinv.core.factors import Method, check_method
 from svdinv.core.functions import SpectralFunction
-from svdinv.core.namespace import Array, cast
+from svdinv.core.namespace import Array, cast, is_complex
 from svdinv.core.svd_operations import SVD, Recompose
 from svdinv.core.thresholds import (
     Firm,
@@ -404,7 +404,14 @@ def spectral_map(
         raise ValueError(
             f"f must keep the shape {tuple(S.shape)}, returned {tuple(y.shape)}"
         )
-    slope = backend.slope(f) if df is None else df
-    slopes = slope(difference_nodes(S, xp))
+    if is_complex(y, xp):
+        raise TypeError(f"f must return real numbers, returned {y.dtype}")
+    slope, nodes = backend.slope(f) if df is None else df, difference_nodes(S, xp)
+    slopes = slope(nodes)
+    shape = tuple(getattr(slopes, "shape", ()))
+    if not broadcasts(shape, nodes.shape) or len(shape) != len(nodes.shape):
+        raise ValueError(
+            f"df must keep the shape {tuple(nodes.shape)}, returned {shape}"
+        )
     minus = sampled_difference(S, y, slopes, xp)
     return restore(backend.call(Recompose(), A, y, minus, U, S, Vh)[0])

@@ -267,7 +267,9 @@ class Casorati(nn.Module):
 
     def __init__(self, module: nn.Module, spatial: int = 2) -> None:
         super().__init__()
-        self.module, self.spatial = module, spatial
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"module must be a Module, got {type(module).__name__}")
+        self.module, self.spatial = module, as_integer(spatial, "spatial", 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the module to series of shape (..., T, H, W)."""

@@ -149,7 +149,11 @@ def test_what_is_not_named_has_its_default():
         ("training", "clip = 0", ["training: clip must be positive, got 0.0"]),
         ("training", "clip = nan", ["training: clip must be positive, got nan"]),
         ("training", "learning_rate = inf", ["learning_rate must lie in (0, 1000000]"]),
-        ("training", "learning_rate = 1e39", ["learning_rate must lie in (0, 1000000]"]),
+        (
+            "training",
+            "learning_rate = 1e39",
+            ["learning_rate must lie in (0, 1000000]"],
+        ),
         ("training", f"learning_rate = 1{400 * '0'}", ["learning_rate is too large"]),
         ("training", "learning_rate = -1", ["learning_rate must lie in (0, 1000000]"]),
         ("training", "warm_up = 1", ["warm_up must lie in [0, 1), got 1.0"]),
