@@ -1144,6 +1144,47 @@ def test_jax_aligns_by_a_custom_call(monkeypatch):
     np.testing.assert_allclose(rmsd, svdinv.numpy.kabsch(P, Q).rmsd, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+@pytest.mark.parametrize("shape", [(100, 100), (3, 3), (2, 90, 70), (300, 5), (7, 1)])
+def test_values_without_a_derivative_need_no_vectors(monkeypatch, shape, dtype):
+    torch = pytest.importorskip("torch")
+    import svdinv.numpy
+    import svdinv.torch as st
+
+    A = normal(np.random.default_rng(3), shape, dtype)
+    S = np.linalg.svd(A.astype(np.complex128), compute_uv=False)
+    first = S[..., :1].sum(axis=-1)
+    expected = {"svdvals": S, "nuclear_norm": S.sum(axis=-1), "spectral_norm": first}
+    x, recorded = torch.from_numpy(A), torch.from_numpy(A).requires_grad_()
+    for name, y in expected.items():
+        f, size = getattr(st, name), max(1, S.max(initial=0))
+        with_gradient = f(recorded)
+        assert with_gradient.requires_grad
+        with monkeypatch.context() as patch:
+            patch.delattr(torch.linalg, "svd")
+            patch.setattr(np.linalg, "svd", _values_of)
+            found = f(x), with_gradient.detach(), getattr(svdinv.numpy, name)(A)
+        for z in found:
+            assert z.shape == y.shape
+            limit = 100 * np.finfo(dtype).eps * size * max(S.shape[-1], 1)
+            np.testing.assert_allclose(z, y, rtol=0, atol=limit)
+    if shape == (100, 100):
+        for bad, numbers in ((np.nan, 0), (np.inf, 100)):
+            x = torch.from_numpy(A).clone()
+            x[1, 2] = bad
+            if numbers:
+                assert st.svdvals(x).isnan().all()
+            else:
+                with pytest.raises(torch.linalg.LinAlgError):
+                    st.svdvals(x)
+
+
+def _values_of(A, *, compute_uv, _svd=np.linalg.svd):
+    """NumPy's, which has the values alone as an option."""
+    assert not compute_uv
+    return _svd(A, compute_uv=False)
+
+
 @pytest.mark.parametrize(
     "name", ["svd", "svt", "polar", "eigh", "sqrtm", "logm", "expm", "nuclear_norm"]
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,20 +50,28 @@ class _Linalg:
             factors = _in_double("svd", A)
             if factors is not None:
                 return factors
-        return _svd(A, full_matrices)
+        return _of_finite(partial(compat.linalg.svd, full_matrices=full_matrices), A)
+
+    def svdvals(self, A: NDArray[Any]) -> NDArray[Any]:
+        factors = _in_double("svd", A) if math.prod(A.shape[:-2]) > 1 else None
+        if factors is not None:
+            return factors[1]
+        return _of_finite(lambda A: (compat.linalg.svdvals(A),), A)[0]
 
     def eigh(self, A: NDArray[Any]) -> tuple[Any, ...]:
         factors = _in_double("eigh", A)
         return compat.linalg.eigh(A) if factors is None else factors
 
 
-def _svd(A: NDArray[Any], full_matrices: bool) -> tuple[Any, ...]:
-    """LAPACK's, with NaN for infinite matrices, of which it may never return."""
+def _of_finite(
+    decomposition: Callable[[NDArray[Any]], tuple[Any, ...]], A: NDArray[Any]
+) -> tuple[Any, ...]:
+    """NaN for infinite matrices, of which LAPACK's SVD may never return."""
     infinite = np.isinf(A).any(axis=(-2, -1), keepdims=True)
     if not infinite.any():
-        return compat.linalg.svd(A, full_matrices=full_matrices)
+        return decomposition(A)
     finite = np.where(infinite, A.dtype.type(0), A)
-    factors = compat.linalg.svd(finite, full_matrices=full_matrices)
+    factors = decomposition(finite)
     kept = ~infinite
     return tuple(
         np.where(kept if x.ndim == A.ndim else kept[..., 0], x, x.dtype.type(np.nan))

@@ -163,4 +163,5 @@ linalg = SimpleNamespace(
     eigh=on_each_device(eigh, "eigh"),
     qr=on_each_device(torch.linalg.qr, "qr"),
     svd=on_each_device(svd, "svd"),
+    svdvals=torch.linalg.svdvals,
 )

@@ -14,7 +14,7 @@ from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.namespace import Namespace
 from svdinv.core.operation import Operation
 from svdinv.core.spectral_operations import Apply, Factorise, Map, RelativeMap
-from svdinv.core.svd_operations import SVD
+from svdinv.core.svd_operations import SVD, SingularValues
 from svdinv.kernels.rules import (
     COMPOSED,
     DECOMPOSITIONS,
@@ -252,6 +252,10 @@ class _Factorised:
         return steps[name](x, memory, None)
 
 
+def _by_namespace(x: Any, memory: Memory, xp: Namespace) -> Any:
+    return SingularValues().value(x, xp)
+
+
 _MOST_PREPARED = 512
 _RULES = {**RULES, **DECOMPOSITIONS, **COMPOSED}
 _ITSELF = SVD, Eigh, Decompose  # which frameworks have functions for
@@ -291,6 +295,8 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
             prepared = _Prepared(found, x, memory)
         elif automatic and kept and not memory.in_double and 0 not in arrays[0].shape:
             prepared = _Factorised(operation, arrays[0], memory.own(SVD()))
+        elif isinstance(operation, SingularValues):
+            prepared = _by_namespace
         else:
             prepared = memory.own(operation)
         if kept:

@@ -15,6 +15,7 @@ from svdinv.core.spectral_operations import (
     RelativeMap,
     leading_sum,
 )
+from svdinv.core.svd_operations import SingularValues
 from svdinv.core.thresholds import Firm, Hard, Soft
 from svdinv.operators._arguments import threshold_values
 
@@ -88,9 +89,18 @@ def without_tau(
     return restore(with_tau(backend, A, function, None, False, method))
 
 
+def values_alone(backend: Backend, A: Array) -> Array | None:
+    """Singular values, if no derivative will be asked for and that is known."""
+    found = backend.by_kernel(SingularValues(), A)
+    return None if found is None else found[0]
+
+
 def sum_of_largest(backend: Backend, A: Any, count: int | None, method: str) -> Array:
     """Sum of the `count` largest singular values, or of all."""
     check_method(method)
     A, restore = backend.matrices(A, "A")
+    S = values_alone(backend, A) if method in ("auto", "svd") else None
+    if S is not None:
+        return restore(backend.xp.sum(S if count is None else S[..., :count], axis=-1))
     factors = backend.evaluate(Factorise(TopSubgradient(count), method=method), A, None)
     return restore(leading_sum(A, count, factors, backend.call, backend.xp))
