@@ -176,6 +176,25 @@ def check_derivatives_by_what_was_measured(folder):
         close(b, a)
 
 
+def check_steps_of_fit_do_not_know_of_each_other(folder):
+    """Steps of gradient descent in one `fit` are as many with one step each."""
+    path, (y, mask), expected = case(folder, "T2LR")
+    model, truth = models.load(path), expected["truth"]
+    if BACKEND == "torch":  # whose gradients Keras clears by `parameters`
+        assert len(list(model.parameters())) == len(model.trainable_variables)
+        pair = keras.Sequential([models.load(path), models.load(path)]).weights
+        assert len({weight.path for weight in pair}) == len(pair)
+    model.compile(keras.optimizers.SGD(1.0), models.MeanSquaredError())
+    model.fit((y, mask), truth, batch_size=len(y), epochs=3, shuffle=False, verbose=0)
+    single = models.load(path)
+    for _ in range(3):
+        arrays, single = single.arrays(), models.load(path)
+        single.set_arrays(arrays)
+        stepped(single, (y, mask), truth)
+    for name, weight in single.arrays().items():
+        close(model.arrays()[name], weight, 1e-6, name)
+
+
 def check_fit_lowers_the_loss(folder):
     _, (y, mask), expected = case(folder, "T2LR")
     model = models.T2LRNet(**SMALL, seed=0)

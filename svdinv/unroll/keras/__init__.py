@@ -293,7 +293,10 @@ class _Cell(keras.layers.Layer):
                 number = self.add_weight(shape=(), name=name, autocast=False)
                 self.parts[name] = number
             elif isinstance(layer, Convolutions):
-                self.parts[name] = _Chain(layer, name, dtype)
+                # Keras knows PyTorch's parameters by these names, and clears no
+                # gradients of those that share one. TensorFlow wants no "_" in front.
+                chain = f"{self.name.strip('_')}_{name}"
+                self.parts[name] = _Chain(layer, chain, dtype)
             else:
                 self.parts[name] = None if layer is None else layer()
         self.built = True
