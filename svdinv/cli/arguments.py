@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, get_args, get_type_hints
 
 from svdinv._missing import command
-from svdinv.unroll.plugins import naming, near
+from svdinv.unroll.plugins import imported_module, naming, near
 
 if TYPE_CHECKING:
     from svdinv.unroll.problem import Problem
@@ -131,6 +131,21 @@ def add_task_options(parser: Parser, *, several: bool) -> None:
         metavar="MODULE:CLASS",
         help="import a task of your own",
     )
+    parser.add_argument(
+        "--import",
+        action="append",
+        type=_module,
+        metavar="MODULE",
+        help="import a module that registers a network of your own",
+    )
+
+
+def _module(text: str) -> Any:
+    """Import a module; raise an error that argparse reports."""
+    try:
+        return imported_module(filled(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:

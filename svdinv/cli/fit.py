@@ -134,7 +134,7 @@ def add(commands: Subparsers, help: str) -> None:
     fit.add_argument(
         "--start",
         action=argparse.BooleanOptionalAction,
-        help="add the network's image to the mean of the frames (default yes)",
+        help="add the mean of the frames to the image (default yes)",
     )
     fit.add_argument(
         "--baselines",

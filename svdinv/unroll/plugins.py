@@ -66,16 +66,25 @@ def imported(name: str) -> Any:
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise ValueError(f"{name!r} must have the form package.module:name")
+    found = imported_module(module)
+    try:
+        return getattr(found, attribute)
+    except AttributeError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def imported_module(name: str) -> Any:
+    """Import a module, also from the current folder; ValueError if it cannot be."""
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
     try:
-        return load(name)
-    except (ImportError, AttributeError) as error:
+        return importlib.import_module(name)
+    except ImportError as error:
         raise ValueError(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # the module may raise anything
         problem = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{name}: importing {module} raised {problem}") from error
+        raise ValueError(f"importing {name} raised {problem}") from error
 
 
 def class_named(name: str, base: type, known: Mapping[str, type]) -> type:

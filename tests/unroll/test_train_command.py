@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 import time
 import tomllib
@@ -669,6 +670,54 @@ def test_new_names_are_brought_to_the_disk_too(tmp_path, monkeypatch):
     with replacing(tmp_path / "a") as stream:
         stream.write(b"1")
     assert [stat.S_ISDIR(mode) for mode in kinds] == [False, True]
+
+
+# Networks of one's own
+
+
+_OWN = """
+from dataclasses import dataclass
+
+from svdinv.unroll.networks import TLR, register
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Mine(TLR):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unregistered(TLR):
+    pass
+"""
+
+
+def test_a_network_of_ones_own_is_found_again_by_other_processes(file, tmp_path):
+    (tmp_path / "ownnet.py").write_text(_OWN)
+
+    def svdinv(*words):
+        command = [sys.executable, "-m", "svdinv", *words]
+        ended = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        return ended.returncode, ended.stdout + ended.stderr
+
+    kinds = "--set", "training.steps=2", "--set", "network.kind=ownnet:{}"
+    train = ("train", str(file), "--output", "run", *kinds)
+    code, shown = svdinv(*(word.format("Unregistered") for word in train))
+    assert code == 2
+    assert "network.kind: Unregistered must be registered" in shown
+    code, shown = svdinv(*(word.format("Mine") for word in train))
+    assert code == 0, shown
+    code, shown = svdinv("train", "--resume", "run")
+    assert "Nothing to do: all 2 steps were done" in shown
+    given = "reconstruct", "coffee", "--weights", "run", "--no-baselines", "--crop"
+    code, shown = svdinv(*given, "32")
+    assert code == 2
+    assert "no network or component is named 'Mine'" in shown
+    code, shown = svdinv(*given, "32", "--import", "ownnet")
+    assert code == 0, shown
 
 
 # Breakdowns

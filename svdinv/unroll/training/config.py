@@ -19,7 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from svdinv._missing import needing
 from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.networks import Recipe
-from svdinv.unroll.networks.recipe import registered
+from svdinv.unroll.networks.recipe import registered, to_json
 from svdinv.unroll.options import check_ranges, option
 from svdinv.unroll.plugins import class_named, naming, near
 from svdinv.unroll.tasks.registry import entries
@@ -120,6 +120,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        with naming("network.kind", TypeError):
+            to_json(self.network)  # as its weights will be written
         if self.network.axes != self.task.axes:
             raise ValueError(
                 f"network.kind: {kind_of(self.network)} reconstructs images "
@@ -254,7 +256,10 @@ def kind_of(section: Any) -> str:
     if isinstance(section, Task):
         entry = entries().get(section.kind)
         return section.kind if entry and entry.location == location else location
-    return cls.__name__ if registered().get(cls.__name__) is cls else location
+    # By its location another process finds it, but for what a notebook defines.
+    named = cls.__module__.startswith("svdinv.") or cls.__module__ == "__main__"
+    named = named or "<locals>" in cls.__qualname__
+    return cls.__name__ if named and registered().get(cls.__name__) is cls else location
 
 
 def _merged(tables: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,14 +288,14 @@ def _config(tables: Mapping[str, Any]) -> Config:
         if name not in hints:
             raise ValueError(f"unknown option {name!r}{_suggestion(name, hints)}")
     tables = {"task": {}, "network": {}, "training": {}} | dict(tables)
-    known = registered(Recipe)
-    find = partial(class_named, base=Recipe, known=known)
     sections: dict[str, Any] = {}
     for name in ("task", "network", "training"):
         table = tables[name]
         if not isinstance(table, dict):
             raise ValueError(f"{name} must be a section, [{name}], got {table!r}")
     sections["task"] = _object(tables["task"], "task", task_named, entries())
+    known = registered(Recipe)  # with those of the task's module
+    find = partial(class_named, base=Recipe, known=known)
     sections["network"] = _object(tables["network"], "network", find, known)
     sections["training"] = _section(Training, "training", tables["training"])
     for name in [name for name in tables if name not in sections]:
