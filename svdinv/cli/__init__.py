@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with the arguments `argv`, by default ``sys.argv[1:]``.
 
     Returns the exit code: 0 on success; 1 if a computation broke down; 2 for invalid
-    arguments, and files that cannot be read or written; 130 if interrupted.
+    arguments, and files that cannot be read or written; 130 if interrupted; 141 if the
+    output was closed, as by ``head``.
     """
     words = sys.argv[1:] if argv is None else argv
     parser = _parser(words)
@@ -59,13 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         code: int = arguments.run(arguments)
-        sys.stdout.flush()  # may raise for a full disk or a closed pipe
+        if sys.stdout is not None:  # as it is if closed by the shell
+            sys.stdout.flush()  # may raise for a full disk or a closed pipe
         return code
     except SystemExit as stop:  # raised by argparse
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
+        _discard_output()
+        return 128 + signal.SIGPIPE
     except OSError as error:
         complain(f"svdinv: {error}")
         _discard_output()
@@ -102,7 +107,8 @@ def _interrupt_on_sigterm() -> Any:
 def _discard_output() -> None:
     """Discard unwritten output, which Python would otherwise flush again at exit."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

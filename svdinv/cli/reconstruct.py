@@ -128,8 +128,6 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll.formats.table import ending
     from svdinv.unroll.inference import device_of, open_network
 
-    if arguments.movie == "mp4" and shutil.which("ffmpeg") is None:
-        parser.error("argument --movie: mp4 needs the program ffmpeg, not found here")
     several = len(arguments.inputs) > 1
     outputs: list[Files] = []
     work: _Work | None = None
@@ -144,6 +142,8 @@ def run(arguments: argparse.Namespace) -> int:
         _check_outputs(arguments.inputs, outputs)
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
+    if arguments.movie == "mp4" and shutil.which("ffmpeg") is None:
+        parser.error("argument --movie: mp4 needs the program ffmpeg, not found here")
     for written in outputs:
         if ending(written.image, (".h5", ".hdf5")):
             need(parser, ("h5py",), "mri")
@@ -275,13 +275,13 @@ def _prepared(
 
 def _check_outputs(sources: list[str], outputs: list[Files]) -> None:
     """Raise ValueError if an output would replace an input or another output."""
-    images: set[Path] = set()
+    paths: set[Path] = set()
     for written in outputs:
         for path in filter(None, written):
             if any(same_file(path, source) for source in sources):
                 raise ValueError(f"argument --output: would replace {path}")
-        if written.image in images:
-            raise ValueError(
-                f"argument INPUT: two inputs would be written to {written.image}"
-            )
-        images.add(written.image)
+            if path in paths:
+                raise ValueError(
+                    f"argument INPUT: two inputs would be written to {path}"
+                )
+            paths.add(path)

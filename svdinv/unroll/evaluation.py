@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import time
@@ -227,15 +228,14 @@ def compare(
             for name in dict.fromkeys(order):
                 bar.set_description(name)
                 row, entries[name] = run_method(name, methods[name], task, problem)
-                if not rows:
-                    head = line("", [*row.values, "seconds"], width)
-                    bar.write(head, file=sys.stdout)
-                numbers = cells({**row.values, "seconds": row.seconds})
-                text = f"{line(f'  {name}', numbers, width)}   {row.note}".rstrip()
-                bar.write(text, file=sys.stdout)
-                rows.append(row)
                 if name == chosen:  # before the others, which may fail
                     task.save(written.image, entries[name].image, problem)
+                head = "" if rows else line("", [*row.values, "seconds"], width) + "\n"
+                numbers = cells({**row.values, "seconds": row.seconds})
+                text = f"{line(f'  {name}', numbers, width)}   {row.note}".rstrip()
+                with contextlib.suppress(BrokenPipeError):  # of a pager that was left
+                    bar.write(head + text, file=sys.stdout)
+                rows.append(row)
                 bar.update()
                 if stopped():
                     break

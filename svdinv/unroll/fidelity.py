@@ -233,6 +233,8 @@ class PoissonKL(_OfOneParameter):
     name, may_be_0 = "background", True
 
     def check(self, y: Array) -> None:
+        if is_complex(y, namespace(y)):
+            raise TypeError(f"y must be counts, which are real, got {y.dtype}")
         if bool(namespace(y).any(y < 0)):
             raise ValueError("y must not contain negative counts")
         if hasattr(self.background, "dtype"):

@@ -49,7 +49,7 @@ def open_network(weights: str | Path, device: str = "cpu") -> Network:
     """
     if Path(weights).is_dir():
         weights = Path(weights) / WEIGHTS
-    elif not Path(weights).suffix:
+    elif not Path(weights).suffix and Path(weights).name == str(weights):
         weights = pretrained.path(str(weights))
     if Path(weights).exists():  # otherwise `load` raises the error
         check_regular(weights)

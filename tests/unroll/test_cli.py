@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -237,6 +238,23 @@ def test_output_that_cannot_be_written_is_one_line():
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert "No space left on device" in ended.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="by a shell")
+def test_an_image_is_written_whoever_reads_what_is_said(tmp_path):
+    words = f"{sys.executable} -m svdinv reconstruct coffee --crop 32 --no-baselines"
+    for end, code in ((">&-", 0), ("| head -1; exit ${PIPESTATUS[0]}", 141)):
+        folder = tmp_path / str(code)
+        ended = subprocess.run(
+            ["bash", "-c", f"{words} --output {folder} {end}"],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (code, "")
+        assert (folder / "coffee-network.png").exists()
 
 
 def test_the_tasks_that_help_says_have_no_weights_have_none(capsys):

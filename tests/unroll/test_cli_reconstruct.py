@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from hdf5_files import write_h5
 from PIL import Image
 
 from svdinv.cli import main
+from svdinv.cli.reconstruct import _check_outputs
 from svdinv.unroll import inference, pretrained
 from svdinv.unroll.data import photograph
 from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.evaluation import Files
 from svdinv.unroll.formats.series import read_series
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
@@ -300,6 +303,17 @@ def test_nothing_to_reconstruct_is_refused(picture, command, tmp_path, one_line)
     for words in ([str(picture), "--rate", "1"], [str(tmp_path / "whole.h5")]):
         assert main([command, *words, "--output", str(tmp_path)]) == 2
         assert "--no-truth" in one_line()
+
+
+def test_panels_of_two_inputs_are_not_the_same():
+    panel = Path("cup-network-panel.png")
+    outputs = [
+        Files(Path(f"cup-network{end}"), panel, None) for end in (".png", ".npz")
+    ]
+    with pytest.raises(
+        ValueError, match="two inputs would be written to cup-network-p"
+    ):
+        _check_outputs(["cup.png", "density:cup.png"], outputs)
 
 
 def test_bad_arguments_end_in_one_line(

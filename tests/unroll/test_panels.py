@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,6 +37,13 @@ def test_writes_a_picture_and_nothing_else(tmp_path, entries):
 def test_equal_pictures_have_no_error_to_scale_by(tmp_path, entries):
     truth, _ = entries
     save_panel(tmp_path / "a.png", truth, [truth], title="title")
+    assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_pictures_smaller_than_a_window(tmp_path, entries):
+    truth, found = entries
+    small = [replace(each, image=each.image[:11, :13]) for each in (truth, *found)]
+    save_panel(tmp_path / "a.png", small[0], small[1:], title="title")
     assert (tmp_path / "a.png").stat().st_size > 0
 
 

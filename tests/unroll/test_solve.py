@@ -15,6 +15,7 @@ from svdinv.unroll.algorithms import (
     LowRankPlusSparse,
     solve,
 )
+from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.operators import (
     MRI,
     Blur,
@@ -345,6 +346,31 @@ R = Casorati(1.0)
             "y has the shape",
         ),
         (lambda: solve(Problem(Y, 0 * Identity()), R), ValueError, "no default step"),
+        (
+            lambda: solve(Problem(Y + 0j, A), R, algorithm=PDHG(nonnegative=True)),
+            TypeError,
+            "nonnegative images must be real",
+        ),
+        (
+            lambda: solve(Problem(Y + 0j, Identity(), PoissonKL()), R),
+            TypeError,
+            "y must be counts",
+        ),
+        (
+            lambda: solve(Problem(Y, A), R, parameters={"step": 0}),
+            ValueError,
+            "parameter step must be positive",
+        ),
+        (lambda: solve(Problem(Y, A), None), TypeError, "cannot use None"),
+        (
+            lambda: solve(Problem(Y, A), HuberVariation(1, 1), algorithm=ISTA()),
+            TypeError,
+            "needs a prox, which HuberVariation",
+        ),
+        (lambda: solve(Problem(Y, A), R, algorithm="ISTA"), TypeError, "an Algorithm"),
+        (lambda: solve(Problem(Y, A), R, iterations=3.5), ValueError, "an integer"),
+        (lambda: Casorati(np.inf), ValueError, "weight must be finite"),
+        (lambda: Casorati([1, 2]), ValueError, "weight must be one number"),
     ],
 )
 def test_bad_input_is_refused(make, error, message):

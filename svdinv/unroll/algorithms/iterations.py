@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
-from svdinv.core.namespace import safe_divide
+from svdinv.core.namespace import is_complex, safe_divide
 from svdinv.core.tolerances import eps
 from svdinv.unroll.arrays import (
     Array,
@@ -351,6 +351,8 @@ class PDHG(Algorithm):
         """Return the first state, with dual variables; TypeError if A is not linear."""
         _check_linear(self, problem)
         x = super().start(problem, x)["x"]
+        if self.nonnegative and is_complex(x, namespace(x)):
+            raise TypeError(f"nonnegative images must be real, got {x.dtype}")
         zeros = namespace(x).zeros_like
         state = {"x": x, "ahead": x, "dual": zeros(problem.A.forward(x))}
         if self.transform is not None:

@@ -16,7 +16,15 @@ from svdinv.unroll.algorithms.iterations import (
     LowRankPlusSparse,
     State,
 )
-from svdinv.unroll.arrays import Array, as_float, cast_like, is_complex, namespace, norm
+from svdinv.unroll.arrays import (
+    Array,
+    as_float,
+    cast_like,
+    check_count,
+    is_complex,
+    namespace,
+    norm,
+)
 from svdinv.unroll.fidelity import DataFidelity
 from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.priors import Prior
@@ -153,8 +161,7 @@ def solve(
     If a framework records derivatives, such as PyTorch for a learned weight, it records
     all iterations; `torch.no_grad` prevents that.
     """
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    check_count("iterations", iterations, 1)
     if not rtol >= 0:
         raise ValueError(f"rtol must not be negative, got {rtol}")
     if x0 is not None and state is not None:
@@ -162,7 +169,15 @@ def solve(
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
     problem = problem.only_measured()
-    algorithm, prox = (algorithm or _default_algorithm(problem, prior)).bind(prior)
+    algorithm = _default_algorithm(problem, prior) if algorithm is None else algorithm
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(f"algorithm must be an Algorithm, got {algorithm!r}")
+    try:
+        algorithm, prox = algorithm.bind(prior)
+    except AttributeError as error:
+        raise TypeError(f"{algorithm!r} cannot use {prior!r}: {error}") from error
+    if getattr(prox, "__func__", None) is Prior.prox:
+        raise TypeError(f"{algorithm!r} needs a prox, which {prior!r} does not have")
     if x0 is None and not problem.A.linear:
         raise ValueError(f"x0 is required if A is not linear: {problem.A!r}")
     like = problem.adjoint() if problem.A.linear else x0
@@ -174,6 +189,9 @@ def solve(
             f"{algorithm!r} has the parameters {sorted(algorithm.parameters)}, got "
             f"{unknown} as well"
         )
+    for name, value in passed.items():
+        if not hasattr(value, "dtype") and not 0 < value < math.inf:
+            raise ValueError(f"parameter {name} must be positive, got {value!r}")
     p = algorithm.with_defaults(passed, problem, like, prior)
     history: list[float] = []
     count = 0

@@ -60,7 +60,7 @@ def save_panel(
     image = columns[0 if truth else -1].image
     height, width = image.shape[:2]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    side = max(16, min(height, width) // _ZOOM)
+    side = min(height, width, max(16, min(height, width) // _ZOOM))
     grey = image.mean(axis=-1, dtype=np.float64)
     mean, square = (_box_mean(values, side) for values in (grey, grey**2))
     top, left = _largest(square - mean**2)

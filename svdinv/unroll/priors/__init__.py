@@ -96,8 +96,12 @@ class Prior:
             # A Python float, because NumPy's would promote the dtype of the arrays.
             weight = float(self.weight)
             object.__setattr__(self, "weight", weight)
-            if not weight >= 0:
-                raise ValueError(f"weight must not be negative, got {self.weight}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(
+                    f"weight must be finite and not negative, got {self.weight}"
+                )
+        elif not hasattr(self.weight, "dtype"):
+            raise ValueError(f"weight must be one number, got {self.weight!r}")
 
     def value(self, x: Array) -> Array:
         """Return R(x), a real 0-d array."""
