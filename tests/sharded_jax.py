@@ -86,6 +86,10 @@ def main(results):
     batch = jax.device_put(A.reshape(8, 512, 12), NamedSharding(mesh, P("i")))
     Y = o.svt(batch, 20.0, method="gram")
     found["explicit batch"] = error(Y, np.asarray(o.svt(A.reshape(8, 512, 12), 20.0)))
+    B, b = rng.standard_normal((8, 6, 4)), rng.standard_normal((8, 6))
+    pair = [jax.device_put(x, NamedSharding(mesh, P("i"))) for x in (B, b)]
+    with jax.set_mesh(mesh):
+        found["explicit vectors"] = error(o.lstsq(*pair), np.asarray(o.lstsq(B, b)))
     try:
         o.svt(jax.device_put(A, NamedSharding(mesh, P("i", None))), 20.0)
     except ValueError as refused:

@@ -71,6 +71,25 @@ def test_homogeneous_operators_at_any_scale(framework, name, dtype):
 
 
 @pytest.mark.parametrize(
+    ("dtype", "a", "b"),
+    [
+        *[(np.float32, a, b) for a, b in ((1e10, 1e-11), (1e-12, 1e10), (1e-30, 1))],
+        *[(np.float64, a, b) for a, b in ((1e80, 1e-80), (1e-80, 1e80))],
+    ],
+)
+def test_generalized_eigenvalues_of_matrices_of_different_sizes(framework, dtype, a, b):
+    A, B = (X.astype(np.float64) for X in _two_definite(np.float64))
+    f = framework.module.eigh_generalized
+    expected = framework.value(lambda A, B: f(A, B).w, A, B)[0]
+    A, B = (a * A).astype(dtype), (b * B).astype(dtype)
+    found = np.asarray(framework.value(lambda A, B: f(A, B).w, A, B)[0], float) / (
+        a / b
+    )
+    limit = 100 * np.finfo(dtype).eps * abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize(
     ("dtype", "sizes"),
     [(np.float64, (1e-290, 1e-230, 1e230, 1e290)), (np.float32, (1e-33, 1e-28, 1e32))],
 )

@@ -94,6 +94,7 @@ class TestJAX:
 
     def test_explicit_axes_are_of_the_batch(self, in_jax):
         assert in_jax["explicit batch"] < 1e-13
+        assert in_jax["explicit vectors"] < 1e-13
         assert "A must be sharded along its rows or columns" in in_jax["explicit rows"]
 
 

@@ -360,11 +360,15 @@ class JAXBackend(Backend):
             kind = f"{type(x).__name__} of {getattr(x, 'dtype', 'no dtype')}"
             raise TypeError(f"{name} must be an array, got {kind}") from error
 
-    def matrices(self, A: Any, name: str, *args: Any, **options: Any) -> Any:
-        A, restore = super().matrices(A, name, *args, **options)
+    def matrices(self, A: Any, name: str, ndim: int = 2, **options: Any) -> Any:
+        A, restore = super().matrices(A, name, ndim, **options)
         # Of a type there are explicit axes alone, over which JAX multiplies nothing.
         spec = tuple(getattr(getattr(_typeof(A), "sharding", None), "spec", ()))
-        if len(spec) == A.ndim and any(axis is not None for axis in spec[-2:]):
+        if (
+            ndim > 1
+            and len(spec) == A.ndim
+            and any(axis is not None for axis in spec[-2:])
+        ):
             raise ValueError(
                 f"{name} must be sharded along its rows or columns over axes of the "
                 f"type Auto, not the explicit {spec}: jax.sharding.Mesh has such, and "
@@ -379,8 +383,10 @@ class JAXBackend(Backend):
         real = jnp.finfo(like.dtype)
         value = number_within(value, float(real.max))
         try:
-            if value is None or isinstance(value, list | tuple):
-                value = jnp.asarray(value)  # which raises for None
+            if value is None:
+                raise TypeError("there is no number")
+            if isinstance(value, list | tuple):
+                value = jnp.asarray(value)
             dtype = jnp.result_type(value)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be a number or an array") from error

@@ -37,6 +37,8 @@ _MOVED = {
 }
 """Former commands that are now programs in examples/ of the source tree."""
 
+_CLOSED = 141  # as of a process that SIGPIPE ends; Windows has none
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with the arguments `argv`, by default ``sys.argv[1:]``.
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # whoever read the output has seen enough
         _discard_output()
-        return 128 + signal.SIGPIPE
+        return _CLOSED
     except OSError as error:
         complain(f"svdinv: {error}")
         _discard_output()

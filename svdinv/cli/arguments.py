@@ -131,6 +131,10 @@ def add_task_options(parser: Parser, *, several: bool) -> None:
         metavar="MODULE:CLASS",
         help="import a task of your own",
     )
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--import``."""
     parser.add_argument(
         "--import",
         action="append",

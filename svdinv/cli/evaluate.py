@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from svdinv.cli.arguments import (
     Subparsers,
     add_computing,
+    add_import,
     add_task_options,
     begin,
     check_network,
@@ -66,6 +67,7 @@ def add(commands: Subparsers, help: str) -> None:
         "weights in svdinv)",
     )
     add_task_options(evaluate, several=True)
+    add_import(evaluate)
     evaluate.add_argument(
         "--baselines",
         action=argparse.BooleanOptionalAction,

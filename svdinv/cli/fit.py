@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from svdinv.cli.arguments import (
     Subparsers,
     add_computing,
+    add_import,
     add_task_options,
     add_truth,
     begin,
@@ -83,6 +84,7 @@ def add(commands: Subparsers, help: str) -> None:
         help="which weights are fitted (default all)",
     )
     add_task_options(fit, several=False)
+    add_import(fit)
     add_truth(fit)
     fit.add_argument(
         "--stop", choices=_RULES, help="rule that ends the fit (default held-out)"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from svdinv.cli.arguments import (
     Subparsers,
     add_computing,
+    add_import,
     add_task_options,
     add_truth,
     begin,
@@ -68,6 +69,7 @@ def add(commands: Subparsers, help: str) -> None:
         help="picture, series, scan, measured data, or a name of 'svdinv data list'",
     )
     add_task_options(reconstruct, several=False)
+    add_import(reconstruct)
     add_truth(reconstruct)
     reconstruct.add_argument(
         "--weights",

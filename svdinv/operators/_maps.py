@@ -36,6 +36,7 @@ def threshold(
     check_method(method)
     if relative not in (True, False):
         raise TypeError(f"relative must be True or False, got {relative!r}")
+    relative = bool(relative)  # of NumPy, too
     A, restore = backend.matrices(A, "A")
     tau, weighted = threshold_values(backend, tau, A)
     if weighted and not function.weighted:

@@ -187,19 +187,18 @@ def eigh_generalized(
     )
     A, B, restore = two_matrices(backend, A, B, "A", "B", partial(_square, backend))
     check_compatible(backend, A, B, "A", "B")
-    # The derivative has the power -3/2 of B, and reciprocals of differences of w.
-    of_a, of_b = (
-        1 / binary_scale(abs_max(backend.stop_gradient(x), xp), xp) for x in (A, B)
-    )
-    A, B, unit = A * cast(of_a, A, xp), B * cast(of_b, B, xp), None
     found = _positive_definite(backend, operation, A, B)
-    if found is None:
-        (root,), unit = _separated(backend, powm(backend, herm(B, xp), -0.5))
-        times = partial(product, call=backend.call, xp=xp)
-        w, Y = backend.call(operation, times(times(root, herm(A, xp)), root))
-        found = w, times(root, Y)
-    of_b = of_b if unit is None else unit * of_b
-    w, V = found[0] * (of_b / of_a)[..., 0], found[1] * cast(xp.sqrt(of_b), B, xp)
+    if found is not None:
+        return EighResult(*map(restore, found))
+    # The derivative of the root has the power -3/2 of B.
+    inverse = 1 / binary_scale(abs_max(backend.stop_gradient(B), xp), xp)
+    root = powm(backend, herm(B, xp) * cast(inverse, B, xp), -0.5)
+    (root,), unit = _separated(backend, root * cast(xp.sqrt(inverse), B, xp))
+    times = partial(product, call=backend.call, xp=xp)
+    w, Y = backend.call(operation, times(times(root, herm(A, xp)), root))
+    V = times(root, Y)
+    if unit is not None:
+        w, V = w * unit[..., 0], V * cast(unit, V, xp)
     return EighResult(restore(w), restore(V))
 
 

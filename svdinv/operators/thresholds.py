@@ -409,7 +409,7 @@ def spectral_map(
     slope, nodes = backend.slope(f) if df is None else df, difference_nodes(S, xp)
     slopes = slope(nodes)
     shape = tuple(getattr(slopes, "shape", ()))
-    if not broadcasts(shape, nodes.shape) or len(shape) != len(nodes.shape):
+    if not broadcasts(shape, nodes.shape) or not broadcasts(nodes.shape, shape):
         raise ValueError(
             f"df must keep the shape {tuple(nodes.shape)}, returned {shape}"
         )

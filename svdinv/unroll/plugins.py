@@ -91,6 +91,9 @@ def class_named(name: str, base: type, known: Mapping[str, type]) -> type:
     """Return the class `name` in `known`, or import it as ``package.module:Class``."""
     if name in known:
         return known[name]
+    same = known.get(name.rpartition(":")[2])
+    if same is not None and name == f"{same.__module__}:{same.__qualname__}":
+        return same
     if ":" not in name:
         raise ValueError(
             f"must be one of {sorted(known)}, or package.module:Class, got {name!r}"

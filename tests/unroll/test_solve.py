@@ -368,7 +368,22 @@ R = Casorati(1.0)
             "needs a prox, which HuberVariation",
         ),
         (lambda: solve(Problem(Y, A), R, algorithm="ISTA"), TypeError, "an Algorithm"),
-        (lambda: solve(Problem(Y, A), R, iterations=3.5), ValueError, "an integer"),
+        (lambda: solve(Problem(Y, A), R, iterations=3.5), TypeError, "an integer"),
+        (
+            lambda: solve(Problem(Y, A), R, parameters={"step": np.float64(-1)}),
+            ValueError,
+            "parameter step must be positive",
+        ),
+        (
+            lambda: solve(Problem(Y, A), R, parameters={"step": "a"}),
+            TypeError,
+            "parameter step must be a number",
+        ),
+        (
+            lambda: solve(Problem(Y, A), (R, HuberVariation(1, 1))),
+            TypeError,
+            "needs a prox",
+        ),
         (lambda: Casorati(np.inf), ValueError, "weight must be finite"),
         (lambda: Casorati([1, 2]), ValueError, "weight must be one number"),
     ],

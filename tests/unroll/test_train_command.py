@@ -707,7 +707,7 @@ def test_a_network_of_ones_own_is_found_again_by_other_processes(file, tmp_path)
     train = ("train", str(file), "--output", "run", *kinds)
     code, shown = svdinv(*(word.format("Unregistered") for word in train))
     assert code == 2
-    assert "network.kind: Unregistered must be registered" in shown
+    assert "network: Unregistered must be registered" in shown
     code, shown = svdinv(*(word.format("Mine") for word in train))
     assert code == 0, shown
     code, shown = svdinv("train", "--resume", "run")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from svdinv.operators._arguments import as_integer
 from svdinv.unroll.algorithms.iterations import (
     FISTA,
     PDHG,
@@ -20,7 +22,6 @@ from svdinv.unroll.arrays import (
     Array,
     as_float,
     cast_like,
-    check_count,
     is_complex,
     namespace,
     norm,
@@ -161,7 +162,7 @@ def solve(
     If a framework records derivatives, such as PyTorch for a learned weight, it records
     all iterations; `torch.no_grad` prevents that.
     """
-    check_count("iterations", iterations, 1)
+    iterations = as_integer(iterations, "iterations", 1)
     if not rtol >= 0:
         raise ValueError(f"rtol must not be negative, got {rtol}")
     if x0 is not None and state is not None:
@@ -176,8 +177,11 @@ def solve(
         algorithm, prox = algorithm.bind(prior)
     except AttributeError as error:
         raise TypeError(f"{algorithm!r} cannot use {prior!r}: {error}") from error
-    if getattr(prox, "__func__", None) is Prior.prox:
-        raise TypeError(f"{algorithm!r} needs a prox, which {prior!r} does not have")
+    for each in prox if isinstance(prox, Sequence) else (prox,):
+        if getattr(each, "__func__", None) is Prior.prox:
+            raise TypeError(
+                f"{algorithm!r} needs a prox, which {prior!r} does not have"
+            )
     if x0 is None and not problem.A.linear:
         raise ValueError(f"x0 is required if A is not linear: {problem.A!r}")
     like = problem.adjoint() if problem.A.linear else x0
@@ -190,7 +194,10 @@ def solve(
             f"{unknown} as well"
         )
     for name, value in passed.items():
-        if not hasattr(value, "dtype") and not 0 < value < math.inf:
+        if not isinstance(value, numbers.Real):
+            if not hasattr(value, "dtype"):
+                raise TypeError(f"parameter {name} must be a number, got {value!r}")
+        elif not 0 < float(value) < math.inf:
             raise ValueError(f"parameter {name} must be positive, got {value!r}")
     p = algorithm.with_defaults(passed, problem, like, prior)
     history: list[float] = []

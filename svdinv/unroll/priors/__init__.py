@@ -84,7 +84,7 @@ class Prior:
     Raises
     ------
     ValueError
-        If `weight` is negative or not a single number.
+        If `weight` is a number that is negative or infinite, or not a single one.
     """
 
     weight: Any

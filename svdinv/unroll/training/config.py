@@ -120,7 +120,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        with naming("network.kind", TypeError):
+        with naming("network", TypeError):
             to_json(self.network)  # as its weights will be written
         if self.network.axes != self.task.axes:
             raise ValueError(
