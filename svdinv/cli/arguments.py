@@ -77,6 +77,12 @@ def complain(message: str) -> None:
         print("\n  ".join(lines), file=sys.stderr)
 
 
+def announce(text: str) -> None:
+    """Print a line at once; the work goes on if nobody reads it any more."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, flush=True)
+
+
 def need(parser: Parser, modules: Iterable[str], extra: str) -> None:
     """Exit with an error if modules are missing, and name the extra with them."""
     missing = [_PACKAGES.get(name, name) for name in modules if not find_spec(name)]

@@ -15,6 +15,7 @@ from svdinv.cli.arguments import (
     add_import,
     add_task_options,
     add_truth,
+    announce,
     begin,
     check_network,
     check_open,
@@ -231,13 +232,12 @@ def run(arguments: argparse.Namespace) -> int:
     writable_folder(parser, "--output", written.image.parent)
     if state is not None:
         writable_folder(parser, "--checkpoint", state.parent)
-    print(
+    announce(
         f"{problem.name}: {task.describe(problem)}, {problem.setting}, seed "
-        f"{arguments.seed}\n",
-        flush=True,
+        f"{arguments.seed}\n"
     )
     if fitting.iteration:
-        print(f"Resuming from iteration {fitting.iteration}: {state}\n", flush=True)
+        announce(f"Resuming from iteration {fitting.iteration}: {state}\n")
     try:
         done = _fit(arguments, task, problem, fitting, finished, network, written)
     except ValueError as error:  # from the initial image

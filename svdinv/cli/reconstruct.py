@@ -15,6 +15,7 @@ from svdinv.cli.arguments import (
     add_import,
     add_task_options,
     add_truth,
+    announce,
     begin,
     check_network,
     check_open,
@@ -182,10 +183,9 @@ def _reconstruct(arguments: argparse.Namespace, work: _Work, device: str) -> Com
         height, width = problem.y.shape[-2:]
         if task.moving or height * width <= _MOST_PIXELS:
             which = "quick"
-    print(
+    announce(
         f"{problem.name}: {task.describe(problem)}, {problem.setting}, seed "
-        f"{arguments.seed}\n",
-        flush=True,
+        f"{arguments.seed}\n"
     )
     methods = classical(task, problem, which=which, asked=method)
     if network is not None:
