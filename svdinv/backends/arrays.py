@@ -210,14 +210,16 @@ def for_namespace(xp: Namespace) -> SimpleNamespace:
         extension; for `tsvt` also that for Fourier transforms. Its arrays must have
         values that can be read, and parts that can be assigned to.
 
-    Functions that are given to `vjp`, `jvp` and `spectral_map` get arrays that record
-    what is done with them: they take functions from ``x.__array_namespace__()``, where
-    `xp` itself accepts nothing but its own arrays.
-
     Returns
     -------
     SimpleNamespace
         The operators, `svd`, `vjp`, `jvp` and what else `svdinv.numpy` has.
+
+    Notes
+    -----
+    `vjp`, `jvp` and `spectral_map` call the functions that they are given with arrays
+    of a tape. If `xp` accepts no arrays but its own, such functions have to be composed
+    of those of ``x.__array_namespace__()``.
 
     Examples
     --------

@@ -237,12 +237,12 @@ def _jvp(
     x, dx = filled(primals, there), filled(moved, there)
     y = _bind(operation, *x)
     own = type(operation).composed is not Operation.composed
-    if _is_composed(operation) or (operation.transparent and own):
-        dy = _composed_tangent(operation, x, dx)
-    elif operation.transparent:
-        dy = _transparent_tangent(operation, x, dx)
-    else:
+    if not operation.transparent:
         dy = operation.tangent(x, y, dx, _call, xp)
+    elif own or _is_composed(operation):
+        dy = _composed_tangent(operation, x, dx)
+    else:
+        dy = _transparent_tangent(operation, x, dx)
     pairs = [(t, dt) for t, dt in zip(y, dy, strict=True) if t is not None]
     return [t for t, _ in pairs], [
         ad.Zero.from_primal_value(t) if dt is None else dt for t, dt in pairs
@@ -362,7 +362,8 @@ class JAXBackend(Backend):
 
     def matrices(self, A: Any, name: str, ndim: int = 2, **options: Any) -> Any:
         A, restore = super().matrices(A, name, ndim, **options)
-        # Of a type there are explicit axes alone, over which JAX multiplies nothing.
+        # The type of an array has its explicit axes alone; JAX refuses products over
+        # them.
         spec = tuple(getattr(getattr(_typeof(A), "sharding", None), "spec", ()))
         if (
             ndim > 1
@@ -371,8 +372,8 @@ class JAXBackend(Backend):
         ):
             raise ValueError(
                 f"{name} must be sharded along its rows or columns over axes of the "
-                f"type Auto, not the explicit {spec}: jax.sharding.Mesh has such, and "
-                "jax.make_mesh with axis_types"
+                f"type Auto, not the explicit {spec}: make the mesh by "
+                "jax.sharding.Mesh, or by jax.make_mesh with axis_types"
             )
         return A, restore
 

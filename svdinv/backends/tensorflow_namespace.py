@@ -244,7 +244,7 @@ def _own_eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 
 def _det(A: tf.Tensor) -> tf.Tensor:
-    # XLA compiles no determinant: those up to space are written out.
+    # XLA compiles no determinant: those up to 3 x 3 are written out.
     size = A.shape[-1]
     if size == 1:
         return A[..., 0, 0]

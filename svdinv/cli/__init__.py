@@ -37,7 +37,7 @@ _MOVED = {
 }
 """Former commands that are now programs in examples/ of the source tree."""
 
-_CLOSED = 141  # as of a process that SIGPIPE ends; Windows has none
+_CLOSED = 141  # a shell's exit code for SIGPIPE, which Windows does not have
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         code: int = arguments.run(arguments)
-        if sys.stdout is not None:  # as it is if closed by the shell
+        if sys.stdout is not None:  # None if the shell closed it
             sys.stdout.flush()  # may raise for a full disk or a closed pipe
         return code
     except SystemExit as stop:  # raised by argparse
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output has ended
         _discard_output()
         return _CLOSED
     except OSError as error:

@@ -78,7 +78,7 @@ def complain(message: str) -> None:
 
 
 def announce(text: str) -> None:
-    """Print a line at once; the work goes on if nobody reads it any more."""
+    """Print text immediately; a closed pipe does not stop the command."""
     with contextlib.suppress(BrokenPipeError):
         print(text, flush=True)
 

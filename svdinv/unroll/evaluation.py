@@ -233,7 +233,7 @@ def compare(
                 head = "" if rows else line("", [*row.values, "seconds"], width) + "\n"
                 numbers = cells({**row.values, "seconds": row.seconds})
                 text = f"{line(f'  {name}', numbers, width)}   {row.note}".rstrip()
-                with contextlib.suppress(BrokenPipeError):  # of a pager that was left
+                with contextlib.suppress(BrokenPipeError):  # the reader has ended
                     bar.write(head + text, file=sys.stdout)
                 rows.append(row)
                 bar.update()
