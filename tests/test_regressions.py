@@ -383,25 +383,24 @@ def test_full_svd_in_vectorised_forward_mode():
     torch.testing.assert_close(batched, jacobian())
 
 
+@pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize(
     ("size", "dtype"),
     [
-        (2.0**-66, torch.float32),
-        (2.0**80, torch.float32),
-        (2.0**-515, torch.float64),
-        (2.0**515, torch.float64),
+        *[(2.0**e, torch.float32) for e in (-116, -66, 80, 118)],
+        *[(2.0**e, torch.float64) for e in (-990, -515, 515, 990)],
     ],
 )
-def test_kabsch_of_very_small_and_very_large_points(size, dtype):
+def test_kabsch_of_very_small_and_very_large_points(size, dtype, scale):
     rng = np.random.default_rng(5)
     P, Q = normal(rng, 6, 3, dtype=dtype), normal(rng, 6, 3, dtype=dtype)
-    G = normal(rng, 3, 3, dtype=dtype)
+    G, w = normal(rng, 3, 3, dtype=dtype), torch.arange(1, 7, dtype=dtype)
 
     def results(size):
-        points = (P * size).requires_grad_()
-        R, t, rmsd = svt.kabsch(points, Q * size)
-        ((R * G).sum() + (t.sum() + rmsd) / size).backward()
-        return R, t / size, rmsd / size, points.grad * size
+        points, weights = (P * size).requires_grad_(), w.clone().requires_grad_()
+        R, t, rmsd, *c = svt.kabsch(points, Q * size, weights, scale=scale)
+        ((R * G).sum() + (t.sum() + rmsd) / size + sum(c)).backward()
+        return R, t / size, rmsd / size, *c, points.grad * size, weights.grad
 
     # Powers of two change no digit.
     for got, exact in zip(results(size), results(1.0), strict=True):

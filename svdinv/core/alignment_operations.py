@@ -197,7 +197,7 @@ class SimilarityPull(Operation):
         _, rmsd, c, inverse = (
             z[..., None, None] for z in similarity(points, R, call, xp)
         )
-        k, h = xp.zeros_like(c), 0.0
+        k = xp.zeros_like(c)
         if gc is not None:
             k = k + gc[..., None, None]
         if gt is not None:
@@ -209,10 +209,8 @@ class SimilarityPull(Operation):
         B = k * R
         if gR is not None:
             B = B + call(Pull(_ROTATION), C, signs, gR, U, S, Vh)[0]
-        B, k = B / unit, k / unit
-        if grmsd is not None:
-            h = grmsd[..., None, None] * _inverse(rmsd[..., 0, 0], unit, xp)
-        return _to_points(points, R, B, h, gt, self.weighted, xp, c, k)
+        rmsd = rmsd[..., 0, 0]
+        return _to_points(points, R, B, rmsd, gt, grmsd, self.weighted, xp, c, k)
 
 
 @dataclass(frozen=True)
@@ -292,50 +290,54 @@ class AlignPull(Operation):
         R, _, rmsd, C = call(Align(covariance=True), P, Q, w, *motion)
         points = centred(P, Q, w, xp)
         unit, p = points.unit, points.p
-        h: Any = 0.0
         if gt is not None:
             gt = gt[..., None, :]
             gR = add(gR, -xp.matrix_transpose(gt) * (unit * p))
         if gR is not None:
             gC = add(gC, call(Pull(_ROTATION), C, signs, gR, U, S, Vh)[0])
-        B = xp.zeros_like(C) if gC is None else gC / unit
-        if grmsd is not None:
-            h = grmsd[..., None, None] * _inverse(rmsd, unit, xp)
-        return _to_points(points, R, B, h, gt, self.weighted, xp)
+        B = xp.zeros_like(C) if gC is None else gC
+        return _to_points(points, R, B, rmsd, gt, grmsd, self.weighted, xp)
 
 
 def _to_points(
     points: Points,
     R: Array,
     B: Array,
-    h: Any,
+    rmsd: Array,
     gt: Array | None,
+    grmsd: Array | None,
     weighted: bool,
     xp: Namespace,
     c: Any = 1.0,
     k: Any = 0.0,
 ) -> tuple[Any, ...]:
-    """Cotangents of P, Q and w by the formulas above, but for the term of h in B.
+    """Cotangents of P, Q and w by the formulas above.
 
-    Without gt they lack its terms; c = 1 and k = 0 are those of a motion.
+    B lacks the term of h, and both B and k are to be divided by `unit`. c = 1 and k = 0
+    are those of a motion.
     """
     unit, mass, share, _, _, X, Y = points
+    # Half of the unit before the products, half after: neither overflows.
+    root = xp.sqrt(unit)
+    B, k, h = B / root, k / root, 0.0
     if weighted:
         gw = xp.sum((Y @ B) * X - k * c * X**2, axis=-1)
-    if not isinstance(h, float):
+    if grmsd is not None:
+        h = root * grmsd[..., None, None] * _inverse(rmsd, unit, xp)
         B = B - h * c * R
     gP = Y @ B + (h * c**2 - 2 * k * c) * X
     gQ = X @ xp.matrix_transpose(B) + h * Y
     if gt is not None:
+        gt = root * gt
         gP, gQ = gP - c * (gt @ R), gQ + gt
     if not weighted:
-        return share * gP, share * gQ, None
+        return share * gP / root, share * gQ / root, None
     residual = _residual(points, R, xp, c)
     gw = gw + 0.5 * xp.sum(h * residual**2, axis=-1)
     if gt is not None:
         gw = gw - xp.sum(gt * residual, axis=-1)
     gw = gw - xp.sum(share[..., 0] * gw, axis=-1, keepdims=True)
-    return share * gP, share * gQ, unit[..., 0] * gw / mass
+    return share * gP / root, share * gQ / root, root[..., 0] * gw / mass
 
 
 def _inverse(rmsd: Array, unit: Array, xp: Namespace) -> Array:

@@ -297,16 +297,19 @@ void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) 
     for (int a = 0; a < n; a++)
       for (int b = 0; b < n; b++) B[a * n + b] -= c.scale * gt[a] * c.unit * c.p[b];
     rotation_pull(B, U, Vh, S, sign, K, n);
+    /* Half of the unit before the products, half after: neither overflows. */
+    const V half = root(c.unit), inverse = 1 / half;
+    slope *= inverse;
     V h = {0};
     if (in[8].data) {
       load_reals(&h, &in[8], begin, end, 1);
       const V rmsd = distance(&c, R);
-      h = safe_quotient(h, rmsd, ~(rmsd == (V){0}));
+      h = safe_quotient(h * half, rmsd, ~(rmsd == (V){0}));
     }
-    slope /= c.unit;
     for (ptrdiff_t i = 0; i < nn; i++)
-      B[i] = B[i] / c.unit + (slope - h * c.scale) * R[i];
+      B[i] = B[i] * inverse + (slope - h * c.scale) * R[i];
     const V own = (h * c.scale - 2 * slope) * c.scale;
+    for (int j = 0; j < n; j++) gt[j] *= half;
     for (int j = 0; j < n; j++) {
       turned[j] = (V){0};
       for (int k = 0; k < n; k++) turned[j] += gt[k] * R[k * n + j];
@@ -325,18 +328,21 @@ void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) 
       if (weighted)
         for (int j = 0; j < n; j++) {
           const V r = residual(&c, R, i, j);
-          V moved = {0}; /* Y (gC / unit), of which -h R is in B */
+          V moved = {0}; /* Y gC, of which -h R is in B */
           for (int k = 0; k < n; k++) moved += Y[k] * (B[k * n + j] + h * R[k * n + j]);
           gw += moved * X[j] + ((T)0.5 * h * r - gt[j]) * r;
         }
       mean += c.w[i] * gw;
-      for (int j = 0; j < n; j++) X[j] = c.w[i] * x[j], Y[j] = c.w[i] * y[j];
+      for (int j = 0; j < n; j++) {
+        X[j] = c.w[i] * x[j] * inverse;
+        Y[j] = c.w[i] * y[j] * inverse;
+      }
       c.w[i] = gw;
     }
     unload((E *)c.X, n, &in[9], begin, end, c.m, n, 0);
     unload((E *)c.Y, n, &in[10], begin, end, c.m, n, 0);
     if (!weighted) continue;
-    for (int i = 0; i < c.m; i++) c.w[i] = (c.w[i] - mean) * c.unit / c.mass;
+    for (int i = 0; i < c.m; i++) c.w[i] = (c.w[i] - mean) * half / c.mass;
     unload((E *)c.w, c.m, &in[11], begin, end, 1, c.m, 0);
   }
 }
