@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from hdf5_files import write_h5
+from PIL import Image
 from test_ismrmrd import header, lines
 from test_ismrmrd import write as write_ismrmrd
 
@@ -528,6 +529,20 @@ def test_masks_of_files_with_several_arrays(tmp_path):
     np.savez(tmp_path / "m.npz", a=mask, b=mask)
     with pytest.raises(ValueError, match="none is called mask: a"):
         read_mask(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 3)])
+def test_masks_of_pictures(tmp_path, shape):
+    """White where sampled; other values than black and white are refused."""
+    mask = np.random.default_rng(0).random(shape) < 0.4
+    path = tmp_path / "m.png"
+    Image.fromarray(255 * mask.astype(np.uint8)).save(path)
+    np.testing.assert_array_equal(
+        read_mask(path), np.moveaxis(mask, 2, 0) if mask.ndim == 3 else mask
+    )
+    Image.fromarray(254 * mask.astype(np.uint8)).save(path)
+    with pytest.raises(ValueError, match=r"m\.png: the mask must contain only 0 and 1"):
+        read_mask(path)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from svdinv.unroll.plugins import naming
 
 GOLDEN_ANGLE = 180 / ((1 + math.sqrt(5)) / 2)
 """Angle in degrees between successive spokes that fill the half circle evenly."""
@@ -238,24 +239,36 @@ def read_mask(
 ) -> NDArray[np.bool_]:
     """Read a sampling mask (..., H, W) from an array file of booleans, or of 0 and 1.
 
-    `key` and `time_axis` are as for `svdinv.unroll.formats.read_series`; by default,
-    the array called ``mask`` is read if there are several. Raises ValueError if the
-    file cannot be read, contains other numbers, or samples nothing.
+    Or from a picture file, white where sampled and black elsewhere: (H, W) of a grey
+    one, (3, H, W) of colours. `key` and `time_axis` are as for
+    `svdinv.unroll.formats.read_series`; by default, the array called ``mask`` is read
+    if there are several. Raises ValueError if the file cannot be read, contains other
+    numbers, or samples nothing.
     """
+    from svdinv.unroll.data.pictures import SUFFIXES, read_picture
     from svdinv.unroll.formats.hdf5 import as_mask
     from svdinv.unroll.formats.series import read_series
 
+    if Path(path).suffix.lower() in SUFFIXES:
+        array = np.moveaxis(read_picture(path, largest=None), -1, 0)
+        grey = (array == array[:1]).all()
+        return as_mask(array[0] if grey else array, f"{path}: the mask")
     array = read_series(path, key, time_axis=time_axis, usual="mask")
     return as_mask(array, f"{path}: the mask")
 
 
-def broadcast_mask(mask: Any, shape: tuple[int, ...]) -> Any:
-    """Repeat a mask (H, W) for all frames or channels; ValueError for other shapes."""
-    if mask.shape not in (shape, shape[-2:]):
-        raise ValueError(
-            f"the mask must have the shape {shape}, or {shape[-2:]} for one common "
-            f"mask, got {mask.shape}"
-        )
+def mask_of_file(path: str, shape: tuple[int, ...], time_axis: int = -3) -> Mask:
+    """Read a mask of a shape, or one (H, W) for all frames or channels.
+
+    Raises ValueError, naming the option ``mask``, as `read_mask`, or for other shapes.
+    """
+    with naming("mask"):
+        mask = read_mask(path, time_axis=time_axis)
+        if mask.shape not in (shape, shape[-2:]):
+            raise ValueError(
+                f"the mask must have the shape {shape}, or {shape[-2:]} for one common "
+                f"mask, got {mask.shape}"
+            )
     return np.array(np.broadcast_to(mask, shape))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svdinv.unroll.data import TEST, Image
-from svdinv.unroll.data.masks import broadcast_mask, read_mask
+from svdinv.unroll.data.masks import mask_of_file
 from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.pictures import fingerprint, training_photographs
 from svdinv.unroll.display.pictures import save_frames
@@ -409,7 +409,7 @@ class Cine(Task):
                 setting += " (made for several frames)"
         else:
             axis = -3 if options.time_axis is None else options.time_axis
-            mask = broadcast_mask(read_mask(pattern, time_axis=axis), series.shape)
+            mask = mask_of_file(pattern, series.shape, axis)
             setting = "own mask"
             check_centred(mask, "the mask")
         maps = None

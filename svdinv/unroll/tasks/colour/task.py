@@ -22,7 +22,7 @@ from svdinv.unroll.data import (
     read_picture,
     split,
 )
-from svdinv.unroll.data.masks import broadcast_mask, read_mask, uniform_mask
+from svdinv.unroll.data.masks import mask_of_file, uniform_mask
 from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.pictures import (
     fingerprint,
@@ -85,7 +85,10 @@ class ColourOptions(Options):
         plural="rates",
     )
     mask: str | None = option(
-        None, "file with a mask of a picture, true where sampled", plural="masks"
+        None,
+        "file with a mask of a picture, true where sampled, or a picture that is white "
+        "there and black elsewhere",
+        plural="masks",
     )
     noise: float | None = option(
         None, "standard deviation of noise in the samples (default 0)", low=0, high=10
@@ -273,7 +276,7 @@ class Colour(Task):
         truth = given.image
         channels, height, width = truth.shape
         if options.mask is not None:
-            mask = broadcast_mask(read_mask(options.mask), truth.shape)
+            mask = mask_of_file(options.mask, truth.shape)
             setting = "own mask"
         else:
             rate = options.rate or (1.0 if options.noise else 0.4)
