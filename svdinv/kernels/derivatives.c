@@ -221,22 +221,25 @@ static void soft_differences(V *minus, V *plus, V *phi, const V *s, const V *y, 
   }
 }
 
-/* The same for y = f(s) = 1 or -1, for signs that are given; `s` becomes 0 where it is
- * nothing to divide by.  As `coefficients` in spectral.py for functions with a jump. */
+/* The same for y = f(s) that are given, of a step function or of 1 / s; `s` becomes 0
+ * where it is nothing to divide by.  As `coefficients` in spectral.py for functions with
+ * a jump. */
 static void step_differences(V *minus, V *plus, V *phi, V *s, const V *y, int closed,
-                             int n) {
+                             int reciprocal, int n) {
   const V least = (T)ROUNDING * s[0];
   I number = {0};
   for (int i = 0; i < n; i++) number -= s[i] <= least;
   const I single = closed ? number == 1 : (I){0}; /* added to a larger one */
   for (int i = 0; i < n; i++) {
-    const I small = s[i] <= least, zero = small & ~single;
+    const I small = s[i] <= least, zero = small & ~(single & (y[i] != (V){0}));
     s[i] = SELECT(zero, (V){0}, s[i]);
     phi[i] = safe_quotient(y[i], s[i], s[i] > (V){0});
     for (int j = 0; j <= i; j++) {
       const V both = s[i] + s[j], gap = s[j] - s[i];
-      const I apart = magnitude(gap) > (T)ROUNDING * greater(s[i], s[j]);
+      const V level = (T)ROUNDING * greater(s[i], s[j]), both_y = y[i] * y[j];
+      const I apart = reciprocal ? gap != (V){0} : magnitude(gap) > level;
       V less = safe_quotient(y[j] - y[i], gap, apart);
+      if (reciprocal) less = SELECT(both_y == (V){0}, less, -both_y);
       V more = SELECT(both > (V){0}, safe_quotient(y[i] + y[j], both, both > (V){0}), less);
       if (i == j) more = COMPLEX ? SELECT(small & ~zero, less, more) : less;
       minus[i * n + j] = minus[j * n + i] = less;
@@ -267,9 +270,10 @@ static void through_largest(E *B, V *gtau, const V *s, const Array *tau, int64_t
  *
  * with K = U^H X V, the last term where something may lie outside the range of U: where
  * m > n, and with number[0] = 1 for a square U that may not be unitary.  With number[1] =
- * 1 that of U diag(tau) V^H for signs tau, which are all 1 where there are none; with 2
- * tau is a multiple of the largest s, and X the cotangent of the result.  Arrays: 0 U,
- * 1 V^H, 2 X, 3 s, 4 tau, 5 dtau or none, 6 result, 7 cotangent of tau or none. */
+ * 1 that of U diag(y) V^H for steps y, which are all 1 where there are none, and with 3
+ * for y = 1 / s; with 2 tau is a multiple of the largest s, and X the cotangent of the
+ * result.  Arrays: 0 U, 1 V^H, 2 X, 3 s, 4 tau or y, 5 dtau or none, 6 result,
+ * 7 cotangent of tau or none. */
 void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n, turn = (int)task->adjoint;
   const ptrdiff_t mn = (ptrdiff_t)m * n, nn = (ptrdiff_t)n * n;
@@ -278,7 +282,8 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
   V *minus = (V *)(B + 2 * nn), *plus = minus + nn, *s = plus + nn, *y = s + n;
   V *phi = y + n;
   const int outside = m > n || task->number[0] > 0;
-  const int steps = task->number[1] == 1, relative = task->number[1] == 2;
+  const int relative = task->number[1] == 2, reciprocal = task->number[1] == 3;
+  const int steps = task->number[1] == 1 || reciprocal;
   for (; begin < end; begin += LANES) {
     load(U, n, &in[0], begin, end, m, n, turn);
     load(Vh, n, &in[1], begin, end, n, n, turn);
@@ -287,7 +292,7 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
     if (steps) {
       for (int i = 0; i < n; i++) y[i] = fill(1);
       if (in[4].data) load_reals(y, &in[4], begin, end, n);
-      step_differences(minus, plus, phi, s, y, m == n, n);
+      step_differences(minus, plus, phi, s, y, !outside, reciprocal, n);
     } else {
       const V tau = soft_threshold(y, s, &in[4], relative, begin, end, n);
       soft_differences(minus, plus, phi, s, y, tau, n);

@@ -20,7 +20,7 @@ from svdinv.core.alignment_operations import (
     Motion,
     SimilarityPull,
 )
-from svdinv.core.functions import Polar, ProperRotation
+from svdinv.core.functions import Polar, ProperRotation, Reciprocal, TopSubgradient
 from svdinv.core.hermitian import (
     HermitianFunction,
     InverseSquareRoot,
@@ -306,14 +306,20 @@ def _map(operation: Map | RelativeMap, x: Any) -> Plan | None:
     if operation.function == _ONES:
         return _plan("map", A.shape, A.dtype, (left, right), result)
 
+    operands, further = (left, Operand(1, len(x), 1), right), _values_of(operation, 3)
+    return _plan("map", A.shape, A.dtype, operands, result, further=further)
+
+
+def _values_of(operation: Any, place: int) -> Callable[[Any, Any], Any]:
+    """Return what computes f(S) for S in a place among the arguments."""
+
     def values(x: Any, xp: Any) -> Any:
-        S = x[3]
+        S = x[place]
         y = cast(operation.function.value(S, x[1], xp), S, xp)
         # A user's function may return one number for all values.
         return y if _same(tuple(y.shape), tuple(S.shape)) else y * xp.ones_like(S)
 
-    operands = left, Operand(1, len(x), 1), right
-    return _plan("map", A.shape, A.dtype, operands, result, further=values)
+    return values
 
 
 def _apply(operation: Apply, x: Any) -> Plan | None:
@@ -331,7 +337,7 @@ def _apply(operation: Apply, x: Any) -> Plan | None:
 def _derivative(operation: Push | Pull | RelativePull, x: Any) -> Plan | None:
     A, tau, X = x[:3]
     dtau = x[3] if isinstance(operation, Push) else None
-    function, steps = operation.function, operation.function in _STEPS
+    function, steps = operation.function, isinstance(operation.function, _STEPS)
     if operation.kind is not SVDFactors or X is None:
         return None
     if not steps and not knows(function, A, tau):
@@ -340,15 +346,22 @@ def _derivative(operation: Push | Pull | RelativePull, x: Any) -> Plan | None:
         return None
     U = len(x) - 3
     operands = [Operand(0, U), Operand(1, U + 2), Operand(2, 2), Operand(3, U + 1, 1)]
-    operands += [Operand(4, 1, 1)] if tau is not None else []
+    further = None
+    if isinstance(function, Reciprocal | TopSubgradient):
+        further = _values_of(operation, U + 1)
+        operands += [Operand(4, len(x), 1)]
+    elif tau is not None:
+        operands += [Operand(4, 1, 1)]
     operands += [Operand(5, 3, 1)] if dtau is not None else []
     results: list[Result | None] = [Result(6, "mn")]
     if not isinstance(operation, Push):
         results.append(None if steps else Result(7, "1", real=True))
     relative = 2.0 * isinstance(operation, RelativePull)
-    numbers = (0.0, 1.0) if steps else (float(not function.needs_unitary), relative)
+    kind = 3.0 if isinstance(function, Reciprocal) else 1.0 if steps else relative
     return _plan(
-        "derivative", A.shape, A.dtype, tuple(operands), tuple(results), numbers=numbers
+        *("derivative", A.shape, A.dtype, tuple(operands), tuple(results)),
+        numbers=(float(not function.needs_unitary), kind),
+        further=further,
     )
 
 
@@ -568,7 +581,7 @@ _CODES: dict[HermitianFunction, int] = {
 }
 _SOFT = Soft()
 _ONES = Polar()
-_STEPS = _ONES, ProperRotation()
+_STEPS = Polar, ProperRotation, TopSubgradient, Reciprocal
 
 RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Decompose: _decompose,
