@@ -533,6 +533,45 @@ def ky_fan_norm(
     Where s_k = s_{k+1}, the gradient is the subgradient of least norm.
     """
 
+def linear(
+    forward: Callable[[Array], Array], adjoint: Callable[[Array], Array]
+) -> Callable[[Array], Array]:
+    """Make a linear function of one's own known to `vjp` and `jvp`, by its adjoint.
+
+    Such as a forward operator of an imaging problem, whatever it is computed by.
+
+    Parameters
+    ----------
+    forward : callable
+        The function, of an array; it is called with arrays that are not traced.
+    adjoint : callable
+        Its adjoint: Re <forward(x), y> = Re <x, adjoint(y)> for all x and y.
+
+    Returns
+    -------
+    callable
+        `forward`, with derivatives of any order.
+
+    Raises
+    ------
+    TypeError
+        If one of them is not callable.
+
+    Examples
+    --------
+    >>> import numpy as np, svdinv.numpy
+    >>> rows = np.array([0, 2])
+    >>> def placed(y):
+    ...     x = np.zeros(3)
+    ...     x[rows] = y
+    ...     return x
+    >>> sampled = svdinv.numpy.linear(lambda x: x[rows], placed)
+    >>> loss = lambda x: (sampled(x) ** 2).sum()
+    >>> value, pullback = svdinv.numpy.vjp(loss, np.ones(3))
+    >>> pullback(1.0)[0]
+    array([2., 0., 2.])
+    """
+
 def local_low_rank(
     x: Array,
     tau: float | Array,
@@ -1857,9 +1896,10 @@ def vjp(
     operators of this module, of Python's operators, of slices, and of the array
     functions by the namespace of its arguments, or in NumPy and CuPy by their own:
     elementwise ones (sqrt, square, exp, expm1, log, log1p, sin, cos, tanh, pow, abs,
-    maximum, minimum, where, real, imag, conj), sum, mean, max, min, matmul, products
-    of vectors, reshape, permute_dims, broadcast_to, concat, stack, roll, flip, tril,
-    triu, diagonal, astype, and the Fourier transforms along one axis.
+    sign, maximum, minimum, where, real, imag, conj), sum, mean, max, min, matmul,
+    products of vectors, solve, inv, the Euclidean norm, reshape, permute_dims,
+    broadcast_to, concat, stack, roll, flip, tril, triu, diagonal, astype, the Fourier
+    transforms and their shifts; and of those that `linear` makes.
 
     Parameters
     ----------

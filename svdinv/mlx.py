@@ -16,8 +16,12 @@ from svdinv._missing import explain_missing as _explain_missing
 
 try:
     import mlx.core as _mx
-except ImportError as _error:
+except ModuleNotFoundError as _error:
     raise _explain_missing("mlx", "mlx") from _error
+except ImportError as _error:
+    raise ImportError(
+        f"mlx cannot be imported: {_error}; on Linux it needs pip install 'mlx[cpu]'"
+    ) from _error
 
 from svdinv.backends.mlx import MLXBackend as _MLXBackend
 from svdinv.core.degenerate import Repeated as _Repeated

@@ -23,7 +23,7 @@ from svdinv.operators import OPERATORS
 taped = pytest.mark.parametrize(
     "framework", params("numpy", "array_api_strict", "cupy"), indirect=True
 )
-OWN = {"svd", "vjp", "jvp", "svd_vjp", "svd_jvp", "svt_vjp", "svt_jvp"}
+OWN = {"svd", "vjp", "jvp", "linear", "svd_vjp", "svd_jvp", "svt_vjp", "svt_jvp"}
 REAL = [name for name in CASES if "float64" in name]
 
 
@@ -90,6 +90,16 @@ ARRAY_FUNCTIONS = {
     "rfft": lambda xp, a, b: xp.fft.rfft(xp.real(a)),
     "irfft": lambda xp, a, b: xp.fft.irfft(whole(a), n=4)
     + xp.fft.irfft(whole(b), n=5)[..., :4],
+    "fftn": lambda xp, a, b: xp.fft.fftn(whole(a), axes=(0, 2))
+    + xp.fft.ifftn(whole(b)),
+    "fftshift": lambda xp, a, b: xp.fft.fftshift(xp.fft.fft(whole(a)))
+    + xp.fft.ifftshift(whole(b), axes=(0, 1)),
+    "solve": lambda xp, a, b: xp.linalg.solve(a + 3 * xp.eye(3, dtype=a.dtype), b),
+    "solve of a vector": lambda xp, a, b: xp.linalg.solve(
+        a[0, ...] + 3 * xp.eye(3, dtype=a.dtype), b[0, 0, :]),
+    "inv": lambda xp, a, b: xp.linalg.inv(a + 3 * xp.eye(3, dtype=a.dtype)),
+    "sign": lambda xp, a, b: xp.sign(a) * xp.real(b) if a.dtype == xp.complex128
+    else xp.sign(a - 0.1) * b,
     "complex number": lambda xp, a, b: a * 2j + 1j * b,
 }  # fmt: skip
 
@@ -154,8 +164,97 @@ def test_functions_of_numpy_and_methods_on_traced_arrays():
     np.testing.assert_allclose(
         pullback(np.ones((3, 3)))[0], np.where(A < 0.1, 4 * A, 0.2), rtol=1e-12
     )
-    with pytest.raises(AttributeError, match="no 'flatten'; take Python's operators"):
-        svn.vjp(lambda A: A.flatten(), A)
+    with pytest.raises(AttributeError, match="no 'cumsum'; take Python's operators"):
+        svn.vjp(lambda A: A.cumsum(), A)
+
+
+# Functions and methods of NumPy that the array API lacks, or has otherwise.
+OF_NUMPY = {
+    "fft2": lambda A: np.fft.fft2(A, norm="ortho") + np.fft.ifft2(A, axes=(0, 1)),
+    "norm": lambda A: np.linalg.norm(A, axis=-1) * np.linalg.norm(A),
+    "Frobenius norm": lambda A: np.linalg.norm(A[0], "fro") * A,
+    "vdot": lambda A: np.vdot(A, np.cos(np.arange(18).reshape(A.shape)) * A),
+    "moveaxis": lambda A: np.moveaxis(A, (0, 2), (-1, 0)),
+    "squeeze": lambda A: np.squeeze(A[:1], axis=0) + A[:1, :1].squeeze(),
+    "methods": lambda A: (
+        A.copy().swapaxes(0, 2).ravel() + A.transpose(2, 1, 0).flatten()
+    ),
+    "transposed": lambda A: A.transpose() - A.transpose((2, 1, 0)) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", OF_NUMPY)
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+def test_functions_that_only_numpy_has(name, dtype):
+    f, A, d = OF_NUMPY[name], matrices((2, 3, 3), dtype), matrices((2, 3, 3), dtype, 1)
+    value, pullback = svn.vjp(f, A)
+    np.testing.assert_allclose(value, f(A), atol=1e-14)
+    (moved,) = difference(lambda A: [f(A)], [A], [d], 1e-3)
+    along = svn.jvp(f, (A,), (d,))[1]
+    np.testing.assert_allclose(along, moved, atol=1e-9)
+    g = matrices(value.shape, value.dtype, 2).reshape(value.shape)
+    assert abs(inner(pullback(g), [d]) - inner([g], [along])) < 1e-12
+
+
+def test_functions_of_numpy_with_arguments_that_have_no_derivative():
+    for f, message in (
+        (lambda A: np.linalg.norm(A, 1), "ord=1"),
+        (lambda A: np.fft.fft2(A, s=(2, 2)), "with s"),
+        (lambda A: np.linalg.det(A), r"numpy\.linalg\.det"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            svn.vjp(f, np.eye(3))
+    with pytest.raises(ValueError, match="axis 0 of shape"):
+        svn.vjp(lambda A: np.squeeze(A, 0), np.eye(3))
+    norm, pullback = svn.vjp(np.linalg.norm, np.zeros((2, 2)))
+    assert norm == 0
+    assert not pullback(1.0)[0].any()
+
+
+def test_traced_numbers_are_printed():
+    shown = []
+    svn.vjp(lambda A: (shown.append(f"{A.sum():.2f}"), A)[1], np.eye(2))
+    assert shown == ["2.00"]
+
+
+@taped
+def test_a_linear_function_with_its_adjoint(framework):
+    """It is called with plain arrays, and has derivatives of any order."""
+    W = matrices((3, 4), np.complex128)
+
+    def times(matrix):
+        array = framework.array(matrix)
+
+        def product(x):
+            assert type(x) is type(array)
+            return array @ x
+
+        return product
+
+    linear = framework.module.linear(times(W), times(W.conj().T))
+
+    def f(x, y):
+        return linear(x * x) * y
+
+    x = [matrices((4, 2), np.complex128, 1), matrices((3, 2), np.complex128, 2)]
+    d = [0.1 * matrices(a.shape, a.dtype, 3 + i) for i, a in enumerate(x)]
+    moved = difference(lambda *x: framework.value(f, *x), x, d)
+    along = framework.jvp(f, x, d)
+    np.testing.assert_allclose(along[0], moved[0], atol=1e-10)
+    g = matrices((3, 2), np.complex128, 7)
+    assert abs(inner(framework.vjp(f, *x)[1](g), d) - inner([g], along)) < 1e-12
+    bent = difference(lambda *x: framework.vjp(f, *x)[1](g), x, d)
+    for one, other in zip(framework.hvp(f, x, d, [g]), bent, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-9)
+    with pytest.raises(TypeError, match="adjoint must be a function"):
+        framework.module.linear(times(W), W)
+
+
+def test_svt_without_a_threshold_warns_of_nothing():
+    """Nor where the square of the threshold is 0."""
+    for dtype, tau in ((np.float64, 0.0), (np.float64, 1e-200), (np.float32, 1e-30)):
+        A = matrices((300, 100), dtype)
+        np.testing.assert_allclose(svn.svt(A, tau), A, atol=1e-4)
 
 
 class Pair(NamedTuple):

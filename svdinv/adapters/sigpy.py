@@ -22,6 +22,11 @@ class Prox(sigpy.prox.Prox):
         The prior.
     shape : sequence of int
         Shape of an image.
+
+    Notes
+    -----
+    SigPy's step `alpha` is a number, or an array that broadcasts to the batch shape of
+    the prior's matrices.
     """
 
     def __init__(self, prior: Prior, shape: Sequence[int]) -> None:

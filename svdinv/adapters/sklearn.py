@@ -33,7 +33,8 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     over Z. Written as Z = A B^T, with B of the singular vectors and values that `fit`
     finds, this is a ridge regression for each row of A. `transform` solves that for
-    rows of any table, so that for the rows of `fit` it gives back Z.
+    rows of any table; for the rows of `fit` it returns Z, as far as the iterations have
+    converged.
 
     Parameters
     ----------
@@ -124,8 +125,8 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         mask = ~np.isnan(values)
         count = mask.sum(axis=0)
         zero = np.zeros((), values.dtype)
-        total = np.where(mask, values, zero).sum(axis=0)
-        self.mean_ = total / np.maximum(count, 1).astype(values.dtype)
+        total = np.where(mask, values, zero).sum(axis=0, dtype=np.float64)
+        self.mean_ = (total / np.maximum(count, 1)).astype(values.dtype)
         samples = np.where(mask, values - self.mean_, zero)
         self.tau_ = self._threshold(samples, mask)
         _, S, Vh = np.linalg.svd(
@@ -171,7 +172,8 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if self.tau_ > least:
             A = np.linalg.solve(normal, right)
         else:  # of no threshold at all, the smallest solution
-            A = np.linalg.pinv(normal, hermitian=True) @ right
+            rounding = 10 * max(B.shape) * np.finfo(B.dtype).eps
+            A = np.linalg.pinv(normal, rounding, hermitian=True) @ right
         return A[..., 0] @ B.T + self.mean_
 
     def __sklearn_tags__(self) -> Any:

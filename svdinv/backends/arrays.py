@@ -191,10 +191,11 @@ class ArrayBackend(Backend):
 def make_module(backend: ArrayBackend, module: str) -> dict[str, Callable[..., Any]]:
     """Make the public functions of the module that has a backend.
 
-    They are the operators, `svd`, `vjp`, `jvp`, and four to be called by hand.
+    They are the operators, `svd`, `vjp`, `jvp`, `linear`, and four to be called by
+    hand.
     """
     functions: list[Callable[..., Any]]
-    functions = [_svd, _vjp, _jvp, _svd_vjp, _svd_jvp, _svt_vjp, _svt_jvp]
+    functions = [_svd, _vjp, _jvp, _linear, _svd_vjp, _svd_jvp, _svt_vjp, _svt_jvp]
     own = {f.__name__[1:]: f for f in functions}
     return bind(backend.of, module) | bind(backend, module, own)
 
@@ -301,9 +302,10 @@ def _vjp(
     operators of this module, of Python's operators, of slices, and of the array
     functions by the namespace of its arguments, or in NumPy and CuPy by their own:
     elementwise ones (sqrt, square, exp, expm1, log, log1p, sin, cos, tanh, pow, abs,
-    maximum, minimum, where, real, imag, conj), sum, mean, max, min, matmul, products
-    of vectors, reshape, permute_dims, broadcast_to, concat, stack, roll, flip, tril,
-    triu, diagonal, astype, and the Fourier transforms along one axis.
+    sign, maximum, minimum, where, real, imag, conj), sum, mean, max, min, matmul,
+    products of vectors, solve, inv, the Euclidean norm, reshape, permute_dims,
+    broadcast_to, concat, stack, roll, flip, tril, triu, diagonal, astype, the Fourier
+    transforms and their shifts; and of those that `linear` makes.
 
     Parameters
     ----------
@@ -393,6 +395,53 @@ def _jvp(
     (5.0, 2.0)
     """
     return tape.jvp(backend.taped, f, primals, tangents)
+
+
+def _linear(
+    backend: ArrayBackend,
+    forward: Callable[[Array], Array],
+    adjoint: Callable[[Array], Array],
+) -> Callable[[Array], Array]:
+    """Make a linear function of one's own known to `vjp` and `jvp`, by its adjoint.
+
+    Such as a forward operator of an imaging problem, whatever it is computed by.
+
+    Parameters
+    ----------
+    forward : callable
+        The function, of an array; it is called with arrays that are not traced.
+    adjoint : callable
+        Its adjoint: Re <forward(x), y> = Re <x, adjoint(y)> for all x and y.
+
+    Returns
+    -------
+    callable
+        `forward`, with derivatives of any order.
+
+    Raises
+    ------
+    TypeError
+        If one of them is not callable.
+
+    Examples
+    --------
+    >>> import numpy as np, svdinv.numpy
+    >>> rows = np.array([0, 2])
+    >>> def placed(y):
+    ...     x = np.zeros(3)
+    ...     x[rows] = y
+    ...     return x
+    >>> sampled = svdinv.numpy.linear(lambda x: x[rows], placed)
+    >>> loss = lambda x: (sampled(x) ** 2).sum()
+    >>> value, pullback = svdinv.numpy.vjp(loss, np.ones(3))
+    >>> pullback(1.0)[0]
+    array([2., 0., 2.])
+    """
+    for name, function in (("forward", forward), ("adjoint", adjoint)):
+        if not callable(function):
+            kind = type(function).__name__
+            raise TypeError(f"{name} must be a function of an array, got {kind}")
+    return lambda x: backend.taped.linear(forward, adjoint, x)
 
 
 def _svd_vjp(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from operator import attrgetter, is_
 from typing import Any, NamedTuple, TypeAlias
 
@@ -163,6 +164,10 @@ class Traced:
     def imag(self) -> Traced:
         return self.tape.xp.imag(self)
 
+    def transpose(self, *axes: Any) -> Traced:
+        given = axes[0] if axes and isinstance(axes[0], tuple | list) else axes
+        return self.tape.xp.permute_dims(self, given or None)
+
     def reshape(self, *shape: Any) -> Traced:
         given = shape[0] if isinstance(shape[0], tuple | list) else shape
         return self.tape.xp.reshape(self, given)
@@ -189,7 +194,12 @@ class Traced:
         # Whatever Dask puts into a graph it asks for this.
         return self._known("a part of a graph of Dask", _COMPOSE)
 
+    def __format__(self, form: str) -> str:
+        return format(untraced(self), form)
+
     def __getattr__(self, name: str) -> Any:
+        if name in self.tape.xp.methods:
+            return partial(self.tape.xp.named(name), self)
         raise AttributeError(f"a traced array has no {name!r}; {_COMPOSE}")
 
     def _known(self, name: str, instead: str = _STACK) -> Array:

@@ -10,48 +10,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial, reduce
-from inspect import signature
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
 from array_api_compat import device
 
+from svdinv.backends import numpy_functions
+from svdinv.backends.numpy_functions import many
 from svdinv.backends.tape import Traced, innermost, is_moving, sum_to, untraced
 from svdinv.core.namespace import Array, Namespace, adjoint, conj, is_complex
 
 __all__ = ["TapedNamespace"]
 
-# What NumPy calls otherwise.
-_ALIASES = {
-    "power": "pow", "true_divide": "divide", "concatenate": "concat",
-    "transpose": "permute_dims", "conjugate": "conj", "absolute": "abs",
-    "amax": "max", "swapaxes": "swap_axes",
-}  # fmt: skip
-# Functions of NumPy that the array API lacks or has with another meaning.
-_OF_NUMPY: dict[str, Callable[..., Any]] = {
-    "clip": lambda xp, x, low, high: _clipped(xp, x, low, high),
-    "diagonal": lambda xp, x: xp.linalg.diagonal(
-        xp.permute_dims(x, (*range(2, x.ndim), 0, 1))
-    ),
-    "dot": lambda xp, a, b: _dot(xp, a, b),
-    "expand_dims": lambda xp, x, axis: xp.stack([x], axis=axis),
-    "outer": lambda xp, a, b: xp.reshape(a, (-1, 1)) * xp.reshape(b, (1, -1)),
-    "ravel": lambda xp, x: xp.reshape(x, (-1,)),
-    "trace": lambda xp, x: xp.sum(_OF_NUMPY["diagonal"](xp, x), axis=-1),
-}
 # Functions of arrays whose results do not move with them.
 _CONSTANT = frozenset([
     "all", "any", "argmax", "argmin", "ceil", "empty_like", "equal", "floor",
     "full_like", "greater", "greater_equal", "isfinite", "isinf", "isnan", "less",
     "less_equal", "logical_and", "logical_not", "logical_or", "ndim", "nonzero",
-    "not_equal", "ones_like", "round", "shape", "sign", "size", "zeros_like",
+    "not_equal", "ones_like", "round", "shape", "size", "zeros_like",
 ])  # fmt: skip
 _OF_DTYPES = frozenset(("finfo", "isdtype", "result_type"))
 _EXTENSIONS = {
-    "fft": ("fft", "ifft", "irfft", "rfft"),
-    "linalg": ("det", "diagonal", "eigh", "qr", "svd"),
-}
+    "fft": (
+        "fft", "fftn", "fftshift", "ifft", "ifftn", "ifftshift", "irfft", "rfft",
+    ),
+    "linalg": ("det", "diagonal", "eigh", "inv", "qr", "solve", "svd"),
+}  # fmt: skip
 
 # The derivative in each argument: of the namespace, the arguments, and the result.
 _FACTORS: dict[str, Callable[..., tuple[Any, ...]]] = {
@@ -74,37 +59,44 @@ _FACTORS: dict[str, Callable[..., tuple[Any, ...]]] = {
 }
 
 
-def _with_arguments(name: str, xp: Namespace, *args: Any, **options: Any) -> Array:
-    """Call a function of `_OF_NUMPY`; TypeError for arguments that it does not have."""
-    function = _OF_NUMPY[name]
-    try:
-        signature(function).bind(xp, *args, **options)
-    except TypeError as error:
-        raise TypeError(
-            f"no derivative of numpy.{name} with these arguments is known here: {error}"
-        ) from None
-    return function(xp, *args, **options)
+def _by_axes(name: str) -> Callable[..., Array]:
+    """Make a Fourier transform over several axes of that over one."""
+
+    def transform(
+        xp: Namespace, x: Array, *, s: Any = None, axes: Any = None, norm: Any = None
+    ) -> Array:
+        if s is not None:
+            raise TypeError(f"no derivative of fft.{name}n with s is known here")
+        one = getattr(xp.fft, name)
+        for axis in range(x.ndim) if axes is None else axes:
+            x = one(x, axis=axis, norm=norm or "backward")
+        return x
+
+    return transform
 
 
-def _clipped(xp: Namespace, x: Array, low: Any, high: Any) -> Array:
-    x = x if low is None else xp.maximum(x, low)
-    return x if high is None else xp.minimum(x, high)
+def _shift(way: int) -> Callable[..., Array]:
+    def shift(xp: Namespace, x: Array, *, axes: Any = None) -> Array:
+        axes = range(x.ndim) if axes is None else axes if many(axes) else (axes,)
+        by = tuple((x.shape[i] + (way < 0)) // 2 for i in axes)
+        return xp.roll(x, by, axis=tuple(axes))
+
+    return shift
 
 
-def _dot(xp: Namespace, a: Array, b: Array) -> Array:
-    axes = [getattr(x, "ndim", 0) for x in (a, b)]
-    if 0 in axes:
-        return xp.multiply(a, b)
-    if axes[0] > 1 and axes[1] > 2:
-        raise TypeError(
-            "no derivative of numpy.dot of batches of matrices is known here; "
-            "numpy.matmul multiplies them one by one"
-        )
-    return xp.matmul(a, b)
+_COMPOSED: dict[str, Callable[..., Array]] = {
+    "fft.fftn": _by_axes("fft"),
+    "fft.ifftn": _by_axes("ifft"),
+    "fft.fftshift": _shift(1),
+    "fft.ifftshift": _shift(-1),
+    "linalg.inv": lambda xp, a: xp.inverse(a),
+    "linalg.solve": lambda xp, a, b: xp.solution(a, b),
+}
+"""Functions of the extensions of the array API that are made of others."""
 
 
 def _of_roll(xp: Namespace, a: Array, shift: Any, axis: Any = None) -> Any:
-    back = tuple(-s for s in shift) if _many(shift) else -shift
+    back = tuple(-s for s in shift) if many(shift) else -shift
     return lambda g: xp.roll(g, back, axis=axis)
 
 
@@ -112,7 +104,7 @@ def _of_sum(
     xp: Namespace, a: Array, axis: Any = None, *, keepdims: bool = False
 ) -> Any:
     shape = tuple(a.shape)
-    given = range(len(shape)) if axis is None else axis if _many(axis) else (axis,)
+    given = range(len(shape)) if axis is None else axis if many(axis) else (axis,)
     axes = tuple(i % len(shape) for i in given)
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     return lambda g: xp.broadcast_to(xp.reshape(g, kept), shape)
@@ -194,6 +186,7 @@ class TapedNamespace:
 
     writable = False  # values may be traced by another tape
     clusters = None  # nor do kernels compute them
+    methods = numpy_functions.METHODS
 
     def __init__(self, base: Namespace) -> None:
         self.base = base
@@ -208,6 +201,8 @@ class TapedNamespace:
         return function
 
     def _wrapped(self, name: str) -> Any:
+        if name in _COMPOSED:
+            return partial(_COMPOSED[name], self)
         value = attrgetter(name)(self.base)
         if name in _FACTORS:
             return partial(self._elementwise, value, _FACTORS[name])
@@ -221,13 +216,15 @@ class TapedNamespace:
 
     def named(self, name: str, module: str = "numpy") -> Any:
         """Return a function by the name and the module that NumPy has for it."""
-        part, name = module.split(".")[-1], _ALIASES.get(name, name)
-        if part == "fft":
-            found = getattr(self.fft, name, None)
-        elif part == "linalg":
-            found = self.matmul if name == "matmul" else None
-        elif name in _OF_NUMPY:
-            found = partial(_with_arguments, name, self)
+        part, name = module.split(".")[-1], numpy_functions.ALIASES.get(name, name)
+        whole = f"{part}.{name}" if part in _EXTENSIONS else name
+        if whole in numpy_functions.FUNCTIONS:
+            found = partial(numpy_functions.call, whole, self)
+        elif part in _EXTENSIONS:
+            known = "linalg.solve", "linalg.inv"  # others return what NumPy does not
+            extension = self.fft if part == "fft" else self.linalg
+            has = part == "fft" or whole in known
+            found = getattr(extension, name, None) if has else None
         else:
             found = getattr(self, name, None)
         if found is None:
@@ -297,13 +294,14 @@ class TapedNamespace:
     ) -> Any:
         """Call a linear function whose transpose is known."""
         back = transpose(self.base, a, *args, **given)
-        return self._linear(lambda x: function(x, *args, **given), back, a)
+        return self.linear(lambda x: function(x, *args, **given), back, a)
 
-    def _linear(self, forward: Any, transpose: Any, a: Array) -> Array:
+    def linear(self, forward: Any, transpose: Any, a: Array) -> Array:
+        """Call a linear function, whose adjoint is `transpose`."""
         return self._record(
             forward,
-            lambda x, y, dx: self._linear(forward, transpose, dx[0]),
-            lambda x, y, g: (self._linear(transpose, forward, g),),
+            lambda x, y, dx: self.linear(forward, transpose, dx[0]),
+            lambda x, y, g: (self.linear(transpose, forward, g),),
             a,
         )
 
@@ -368,20 +366,23 @@ class TapedNamespace:
         )
 
     def abs(self, a):
-        def direction(x, y):
-            # 0 where x is: there is no derivative.
-            if not is_complex(x, self):
-                return self.sign(x)
-            safe = self.where(y > 0, y, self.ones_like(y))
-            return self.divide(x, self.astype(safe, x.dtype))
-
+        # The derivative is 0 where a is: there is none.
         def push(x, y, dx):
-            return self.real(self.multiply(self._conj(direction(x[0], y)), dx[0]))
+            return self.real(self.multiply(self._conj(self.sign(x[0])), dx[0]))
 
         def pull(x, y, g):
-            return (self.multiply(direction(x[0], y), g),)
+            return (self.multiply(self.sign(x[0]), g),)
 
         return self._record(self.base.abs, push, pull, a)
+
+    def sign(self, a):
+        """Sign; a / |a| of complex numbers, whose phase has a derivative."""
+        if not is_complex(a, self):
+            return self._constant(self.base.sign, a)
+        size = self.abs(a)
+        some = untraced(size) != 0
+        size = self.astype(self.where(some, size, 1.0), a.dtype)
+        return self.where(some, self.divide(a, size), 0.0)
 
     def real(self, a):
         whole = is_complex(a, self)
@@ -402,7 +403,7 @@ class TapedNamespace:
             return a
         if not base.isdtype(dtype, ("real floating", "complex floating")):
             return self._constant(base.astype, a, dtype)
-        return self._linear(lambda x: base.astype(x, dtype), back, a)
+        return self.linear(lambda x: base.astype(x, dtype), back, a)
 
     # Products and sums.
 
@@ -429,6 +430,34 @@ class TapedNamespace:
         return self._record(
             lambda *x: self.base.matmul(*self._same_kind(*x)), push, pull, a, b
         )
+
+    def solution(self, a, b):
+        """Solution x of a x = b."""
+        if b.ndim == 1:
+            return self.solution(a, b[:, None])[..., 0]
+
+        def push(x, y, dx):
+            terms = [] if dx[1] is None else [dx[1]]
+            if dx[0] is not None:
+                terms.append(-self.matmul(dx[0], y))
+            return self.solution(x[0], reduce(self.add, terms))
+
+        def pull(x, y, g):
+            gb = self.solution(adjoint(x[0], self), g)
+            return -self.matmul(gb, adjoint(y, self)), gb
+
+        solve = self.base.linalg.solve
+        return self._record(lambda *x: solve(*self._same_kind(*x)), push, pull, a, b)
+
+    def inverse(self, a):
+        def push(x, y, dx):
+            return -self.matmul(y, self.matmul(dx[0], y))
+
+        def pull(x, y, g):
+            left = adjoint(y, self)
+            return (-self.matmul(left, self.matmul(g, left)),)
+
+        return self._record(self.base.linalg.inv, push, pull, a)
 
     def sum(self, a, axis=None, *, dtype=None, keepdims=False):
         a = a if dtype is None else self.astype(a, dtype)
@@ -490,7 +519,7 @@ class TapedNamespace:
             whole[kept] = g
             return whole
 
-        part = self._linear(lambda x: x[kept], back, a)
+        part = self.linear(lambda x: x[kept], back, a)
         return self.reshape(part, untraced(a)[key].shape) if None in key else part
 
     def concat(self, arrays, axis=0):
@@ -517,7 +546,3 @@ class TapedNamespace:
         axis = axis % (arrays[0].ndim + 1)
         place = (*[slice(None)] * axis, None, ...)
         return self.concat([x[place] for x in arrays], axis=axis)
-
-
-def _many(x: Any) -> bool:
-    return isinstance(x, tuple | list | range)

@@ -160,10 +160,12 @@ def _module(text: str) -> Any:
 
 def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
     """Declare the options of all tasks by name, or print the help of one task."""
-    try:
-        from svdinv.unroll.tasks.registry import entries
-    except ImportError:  # the command reports what is missing
+    asks_for_help = bool({"-h", "--help"} & set(words))
+    if asks_for_help and not find_spec("numpy"):
         return
+    need(parser, ("numpy",), "train")
+    from svdinv.unroll.tasks.registry import entries
+
     for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         flag, equals, value = word.partition("=")
         location = value if equals else following
@@ -171,7 +173,7 @@ def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
             _add_own_task(parser, location)
             break
     tasks = entries()
-    if {"-h", "--help"} & set(words):
+    if asks_for_help:
         shown = next((tasks[word] for word in words if word in tasks), None)
         if shown is not None:
             _print_task_help(parser, shown, several)

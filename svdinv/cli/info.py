@@ -77,6 +77,8 @@ def _weights() -> list[tuple[str, str]]:
             recipe, arrays, kind = weights.read(path)
             axes, channels = (getattr(recipe, n, None) for n in ("axes", "channels"))
             task = task_of(axes, channels, kind)
+        except ImportError as error:
+            return [("weights", f"cannot be read: {error}")]
         except ValueError as error:
             found.append((f"weights {name}", f"cannot be read: {error}"))
             continue

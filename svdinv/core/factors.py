@@ -279,7 +279,8 @@ def _about_largest(A: Array, cutoff: Array, xp: Namespace) -> Array:
     """
     # It starts from one half of the columns: rows whose sum is 0 are common.
     half = xp.sum(A[..., : A.shape[-1] // 2 + 1], axis=-1, keepdims=True)
-    unit = cast(cutoff[..., :1, None] ** 2, A, xp)  # so that v is of the order of 1
+    unit = cutoff[..., :1, None] ** 2  # so that v is of the order of 1
+    unit = cast(xp.where(unit > 0, unit, xp.ones_like(unit)), A, xp)
     v = adjoint(A, xp) @ (half / unit)
     w = A @ v
     squares = (adjoint(w, xp) @ w) / (adjoint(v, xp) @ v)

@@ -83,6 +83,21 @@ def test_extreme_thresholds(tau):
         np.testing.assert_allclose(filled, means, rtol=1e-12)
 
 
+def test_no_threshold_in_single_precision():
+    """The ridge regression of a row with few values is singular then."""
+    _, X = table()
+    double = LowRankImputer(0.0).fit_transform(X)
+    single = LowRankImputer(0.0).fit_transform(X.astype(np.float32))
+    np.testing.assert_allclose(single, double, atol=1e-3 * np.abs(double).max())
+
+
+def test_means_of_many_rows_in_single_precision():
+    rng = np.random.default_rng(0)
+    X = rng.normal(1000, 1, (1_000_000, 2)).astype(np.float32)
+    mean = LowRankImputer(1e9, iterations=1).fit(X).mean_
+    np.testing.assert_allclose(mean, X.mean(axis=0, dtype=np.float64), rtol=1e-6)
+
+
 def test_an_empty_column_and_an_empty_row():
     _, X = table()
     X[:, 2], X[5] = np.nan, np.nan

@@ -207,6 +207,27 @@ def test_a_missing_package_is_named_with_its_cure(monkeypatch, capsys, tmp_path)
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("command", ["reconstruct", "fit", "evaluate"])
+def test_commands_of_tasks_without_numpy(monkeypatch, capsys, command):
+    monkeypatch.setattr("svdinv.cli.arguments.find_spec", lambda name: None)
+    assert main([command, "chelsea", "--rate", "0.3"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        said
+        == f"svdinv {command}: needs numpy, not installed here: {install('train')}\n"
+    )
+    assert main([command, "--help"]) == 0
+
+
+def test_info_without_what_reads_weights(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    assert "kernels" in said
+    assert said.count("cannot be read: svdinv needs safetensors") == 1
+
+
 def test_ctrl_c_and_a_full_disk_are_no_tracebacks(monkeypatch, capsys, tmp_path):
     import svdinv.unroll.demo as demo
 

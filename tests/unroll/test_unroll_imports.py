@@ -85,7 +85,10 @@ def test_a_solver_learns_without_any_framework():
 
 @pytest.mark.parametrize(
     ("module", "missing", "extra"),
-    [("torch", "torch", "torch"), ("keras", "keras", "keras")],
+    [
+        ("torch", "torch", "torch"),
+        ("keras", "keras", "keras"),
+    ],
 )
 def test_what_is_missing_is_named(module, missing, extra):
     said = complaint(f"import svdinv.unroll.{module}", missing)

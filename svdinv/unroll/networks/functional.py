@@ -170,9 +170,9 @@ def check_image(
     shape = f"got shape {tuple(x.shape)} from the measured values"
     missing = len(axes.split()) - len(x.shape)
     if missing:
-        hint = (
-            "give an image of (H, W) as (1, H, W)" if missing > 0 else "coils need maps"
-        )
+        ones = "1, " * (len(axes.split()) - 2)
+        hint = f"give an image of (H, W) as ({ones}H, W)"
+        hint = hint if missing > 0 else "coils need maps"
         raise ValueError(f"the image must have the axes {axes}, {shape} ({hint})")
     kind = "complex" if complex_ else "real"
     if not namespace(x).isdtype(x.dtype, f"{kind} floating"):

@@ -1,0 +1,117 @@
+"""Functions of NumPy that the array API lacks, or has by other names.
+
+Each takes the namespace whose functions it is made of, then NumPy's arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+from svdinv.backends.tape import untraced
+from svdinv.core.namespace import Array, Namespace, conj
+
+__all__ = ["ALIASES", "FUNCTIONS", "METHODS", "call", "many"]
+
+ALIASES = {
+    "power": "pow", "true_divide": "divide", "concatenate": "concat",
+    "transpose": "permute_dims", "conjugate": "conj", "absolute": "abs",
+    "amax": "max", "swapaxes": "swap_axes", "flatten": "ravel",
+}  # fmt: skip
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "clip": lambda xp, x, low, high: _clipped(xp, x, low, high),
+    "copy": lambda xp, x: x,  # nothing is written into traced arrays
+    "diagonal": lambda xp, x: xp.linalg.diagonal(
+        xp.permute_dims(x, (*range(2, x.ndim), 0, 1))
+    ),
+    "dot": lambda xp, a, b: _dot(xp, a, b),
+    "expand_dims": lambda xp, x, axis: xp.stack([x], axis=axis),
+    "fft.fft2": lambda xp, x, s=None, axes=(-2, -1), norm=None: xp.fft.fftn(
+        x, s=s, axes=axes, norm=norm
+    ),
+    "fft.ifft2": lambda xp, x, s=None, axes=(-2, -1), norm=None: xp.fft.ifftn(
+        x, s=s, axes=axes, norm=norm
+    ),
+    "linalg.matmul": lambda xp, a, b: xp.matmul(a, b),
+    "linalg.norm": lambda xp, x, ord=None, axis=None, keepdims=False: _norm(
+        xp, x, ord, axis, keepdims
+    ),
+    "moveaxis": lambda xp, x, source, destination: _moved(xp, x, source, destination),
+    "outer": lambda xp, a, b: xp.reshape(a, (-1, 1)) * xp.reshape(b, (1, -1)),
+    "ravel": lambda xp, x: xp.reshape(x, (-1,)),
+    "squeeze": lambda xp, x, axis=None: xp.reshape(x, _squeezed(x.shape, axis)),
+    "trace": lambda xp, x: xp.sum(FUNCTIONS["diagonal"](xp, x), axis=-1),
+    "vdot": lambda xp, a, b: xp.sum(
+        conj(xp.reshape(a, (-1,)), xp) * xp.reshape(b, (-1,))
+    ),
+}
+METHODS = frozenset((
+    "clip", "copy", "diagonal", "dot", "flatten", "ravel", "squeeze", "swapaxes",
+    "trace",
+))  # fmt: skip
+"""Methods of NumPy's arrays that are functions of these names."""
+
+
+def call(name: str, xp: Namespace, *args: Any, **options: Any) -> Array:
+    """Call a function of `FUNCTIONS`; TypeError for arguments that it does not have."""
+    function = FUNCTIONS[name]
+    try:
+        signature(function).bind(xp, *args, **options)
+    except TypeError as error:
+        raise TypeError(
+            f"no derivative of numpy.{name} with these arguments is known here: {error}"
+        ) from None
+    return function(xp, *args, **options)
+
+
+def _clipped(xp: Namespace, x: Array, low: Any, high: Any) -> Array:
+    x = x if low is None else xp.maximum(x, low)
+    return x if high is None else xp.minimum(x, high)
+
+
+def _norm(xp: Namespace, x: Array, ord: Any, axis: Any, keepdims: bool) -> Array:
+    """Euclidean norm, whose derivative is 0 at 0."""
+    if not (ord is None or (ord == "fro" and x.ndim == 2)):
+        raise TypeError(
+            f"no derivative of numpy.linalg.norm with ord={ord!r} is known here; "
+            "nuclear_norm and spectral_norm have one"
+        )
+    total = xp.sum(xp.square(xp.abs(x)), axis=axis, keepdims=keepdims)
+    some = untraced(total) != 0
+    return xp.where(some, xp.sqrt(xp.where(some, total, 1.0)), 0.0)
+
+
+def _moved(xp: Namespace, x: Array, source: Any, destination: Any) -> Array:
+    given = [source if many(source) else (source,)]
+    given.append(destination if many(destination) else (destination,))
+    old, new = ([i % x.ndim for i in axes] for axes in given)
+    order = [i for i in range(x.ndim) if i not in old]
+    for place, axis in sorted(zip(new, old, strict=True)):
+        order.insert(place, axis)
+    return xp.permute_dims(x, tuple(order))
+
+
+def _squeezed(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
+    axes = range(len(shape)) if axis is None else axis if many(axis) else (axis,)
+    gone = [i % len(shape) for i in axes]
+    if axis is not None and any(shape[i] != 1 for i in gone):
+        raise ValueError(f"axis {axis} of shape {tuple(shape)} is not of length 1")
+    return tuple(n for i, n in enumerate(shape) if i not in gone or n != 1)
+
+
+def _dot(xp: Namespace, a: Array, b: Array) -> Array:
+    axes = [getattr(x, "ndim", 0) for x in (a, b)]
+    if 0 in axes:
+        return xp.multiply(a, b)
+    if axes[0] > 1 and axes[1] > 2:
+        raise TypeError(
+            "no derivative of numpy.dot of batches of matrices is known here; "
+            "numpy.matmul multiplies them one by one"
+        )
+    return xp.matmul(a, b)
+
+
+def many(x: Any) -> bool:
+    """Whether axes are several."""
+    return isinstance(x, tuple | list | range)
