@@ -114,3 +114,119 @@ def test_generalized_eigenvalues_at_the_edges_of_the_dtype(dtype, sizes):
             np.testing.assert_allclose(
                 x, y, rtol=0, atol=500 * np.finfo(dtype).eps * y.max()
             )
+
+
+# f(c A) = c f(A), with the parameters in units of A.
+THRESHOLDS = {
+    "svt": lambda f, A, c: f.svt(A, 0.3 * c),
+    "huber_threshold": lambda f, A, c: f.huber_threshold(A, 0.3 * c, 0.5 * c),
+    "firm_threshold": lambda f, A, c: f.firm_threshold(A, 0.3 * c, 3.0),
+    "log_sum_threshold": lambda f, A, c: f.log_sum_threshold(A, 0.3 * c * c, 0.5 * c),
+    "schatten_prox, 1/2": lambda f, A, c: f.schatten_prox(A, 0.3 * c**1.5, 1 / 2),
+    "schatten_prox, 2/3": lambda f, A, c: f.schatten_prox(A, 0.3 * c ** (4 / 3), 2 / 3),
+}
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+@pytest.mark.parametrize(
+    ("dtype", "sizes"),
+    [
+        (np.float32, (1e-18, 1e-10, 1e10, 1e18)),
+        (np.float64, (1e-150, 1e-90, 1e90, 1e150)),
+    ],
+)
+def test_second_derivatives_of_thresholds_at_any_scale(name, dtype, sizes):
+    import svdinv.numpy as svn
+
+    A, G, X = (matrices((4, 3), dtype, seed) for seed in range(3))
+
+    def second(c):
+        def gradient(A):
+            return svn.vjp(lambda A: THRESHOLDS[name](svn, A, float(c)), A)[1](G)[0]
+
+        return svn.jvp(gradient, (A * dtype(c),), (X,))[1] * dtype(c)
+
+    expected = second(1)
+    for c in sizes:
+        error = np.abs(second(c) - expected).max()
+        assert error < 200 * np.finfo(dtype).eps * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "f", "degree"),
+    [
+        ("sqrtm", lambda f, A: f.sqrtm(A), 0.5),
+        ("inv_sqrtm", lambda f, A: f.inv_sqrtm(A), -0.5),
+        ("square", lambda f, A: f.powm(A, 2.0), 2),
+        ("cube", lambda f, A: f.powm(A, 3.0), 3),
+        ("inverse", lambda f, A: f.powm(A, -1.0), -1),
+        ("psd_project", lambda f, A: f.psd_project(A), 1),
+    ],
+)
+@pytest.mark.parametrize(
+    ("dtype", "sizes"),
+    [
+        (np.float32, (2.0**-38, 2.0**-34, 2.0**34, 2.0**38)),
+        (np.float64, (2.0**-300, 2.0**-280, 2.0**280, 2.0**300)),
+    ],
+)
+def test_second_derivatives_of_hermitian_functions(name, f, degree, dtype, sizes):
+    import svdinv.numpy as svn
+
+    A, G, X = _definite(np.float64)[0], *(matrices((4, 4), seed=i) for i in (1, 2))
+    A, G, X = (x.astype(dtype) for x in (A, G, X))
+
+    def second(c):
+        def gradient(A):
+            return svn.vjp(lambda A: f(svn, A), A)[1](G)[0]
+
+        return svn.jvp(gradient, (A * dtype(c),), (X,))[1].astype(float)
+
+    expected = second(1)
+    for c in sizes:
+        error = np.abs(second(c) / c ** (degree - 2) - expected).max()
+        assert error <= 1e3 * np.finfo(dtype).eps * np.abs(expected).max()
+
+
+# Losses of squares, whose gradients in A are numbers where the loss is one.
+SQUARES = {
+    "sure": (lambda f, A, c: f.sure(A, 0.8 * c, 0.4 * c), 2),
+    "whiten": (lambda f, A, c: f.whiten(A).covariance, 2),
+    "kabsch": (lambda f, A, c: f.kabsch(A, A * A / c, scale=True)[1], 1),
+}
+
+
+@pytest.mark.parametrize("name", SQUARES)
+def test_gradients_of_squares_in_single_precision(framework, name):
+    """Also where subnormal numbers count as 0."""
+    call, degree = SQUARES[name]
+    A = matrices((7, 3), np.float32)
+
+    def gradient(c):
+        def function(A):
+            return call(framework.module, A, float(c))
+
+        (y,) = framework.value(function, c * A)[:1]
+        G = matrices(y.shape, y.dtype, 9).reshape(y.shape)
+        found = framework.vjp(function, c * A)[1](G)[0]
+        return np.asarray(found, float) / c ** (degree - 1)
+
+    expected = gradient(np.float32(1))
+    for c in (2.0**-38, 2.0**-33, 2.0**33, 2.0**38):
+        error = np.abs(gradient(np.float32(c)) - expected).max()
+        assert error < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "c"), [(np.float32, 1e-20), (np.float32, 1e25), (np.float64, 1e-160)]
+)
+def test_residuals_of_triplets_at_any_scale(dtype, c):
+    from svdinv.numpy import svd_residual
+
+    A = matrices((6, 4), dtype)
+    U, S, Vh = np.linalg.svd(A, full_matrices=False)
+    S = (1.001 * S).astype(dtype)
+    expected = svd_residual(A, U, S, Vh)
+    found = svd_residual(A * dtype(c), U, S * dtype(c), Vh) / dtype(c)
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+    np.testing.assert_allclose(expected, 0.001 * S, rtol=2e-3)

@@ -15,6 +15,7 @@ from oracle import (
     relative_error,
 )
 
+import svdinv.numpy as svn
 from svdinv.core import svd_pullback
 from svdinv.numpy import spectral_map, svd_vjp, vjp
 
@@ -242,3 +243,33 @@ def test_rank_one_with_a_pattern_loses_nothing_but_between_null_spaces(shape):
         mean = side.mean(axis=-1)
         assert np.abs(mean).max() <= 1e-14 * np.abs(exact).max()
     assert np.linalg.norm(error) <= np.linalg.norm(exact)
+
+
+# With the parameters far below sqrt(eps) of the largest value, in single precision.
+OF_SMALL = {
+    "svt": (lambda A: svn.svt(A, 1e-4), (1, 3e-4, 2e-4)),
+    "svht": (lambda A: svn.svht(A, 2.5e-4), (1, 3e-4, 2e-4)),
+    "low_rank": (lambda A: svn.low_rank(A, 2), (1, 1e-3, 2e-4)),
+    "firm": (lambda A: svn.firm_threshold(A, 1e-4, 2.0), (1, 1.7e-4, 1.4e-4)),
+    "huber": (lambda A: svn.huber_threshold(A, 1e-4, 1e-4), (1, 3e-4, 1e-4)),
+    "log_sum": (lambda A: svn.log_sum_threshold(A, 1e-8, 1e-4), (1, 3e-4, 2e-4)),
+    "schatten": (lambda A: svn.schatten_prox(A, 1e-6, 0.5), (1, 3e-4, 2e-4)),
+}
+
+
+@pytest.mark.parametrize("name", OF_SMALL)
+def test_second_derivatives_at_small_values(name):
+    """What is left out is at rounding level alone."""
+    f, values = OF_SMALL[name]
+    rng = np.random.default_rng(0)
+    U, V = (random_unitary((3, 3), rng, False) for _ in range(2))
+    A, (G, X) = (U * values) @ V, rng.standard_normal((2, 3, 3))
+
+    def second(dtype):
+        def gradient(A):
+            return svn.vjp(f, A)[1](G.astype(dtype))[0]
+
+        return svn.jvp(gradient, (A.astype(dtype),), (X.astype(dtype),))[1]
+
+    exact = second(np.float64)
+    assert np.linalg.norm(second(np.float32) - exact) < 5e-3 * np.linalg.norm(exact)

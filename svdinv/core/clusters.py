@@ -16,6 +16,7 @@ from svdinv.core.namespace import (
     any_on_host,
     first,
     is_writable,
+    known_equal,
 )
 from svdinv.core.tolerances import rounding_rtol
 
@@ -108,6 +109,8 @@ def whole_multiplets(
     a whole if that makes at most `most` values, and left out otherwise.
     """
     index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
+    if known_equal(s.shape[-1], 0):
+        return index <= rank
     top = first(s)
     following = xp.concat([s[..., 1:], -top], axis=-1)
     gap = s - following

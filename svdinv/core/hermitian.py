@@ -364,13 +364,13 @@ def hermitian_second_derivative(
     """
     w, V = factors
     X, Y = _in_basis(V, X, xp), _in_basis(V, Y, xp)
-    size = None
     if function.degree is not None and not known_equal(w.shape[-1], 0):
         # The coefficients may be no numbers where the result is one.
         unit = binary_scale(xp.max(xp.abs(w), axis=-1, keepdims=True), xp)
-        inverse = cast(1 / unit, V, xp)[..., None]
-        size = cast(unit[..., 0] ** function.degree, V, xp)[..., None, None]
-        w, X, Y = w / unit, X * inverse, Y * inverse
+        # Half of it with each of them, so that neither overflows.
+        size = unit[..., 0] ** (function.degree / 2 - 1)
+        size = cast(size, V, xp)[..., None, None]
+        w, X, Y = w / unit, X * size, Y * size
     p, d = _differences(function, w, xp)
     i = Sample(*(x[..., :, None, None] for x in p))
     j = Sample(*(x[..., None, None, :] for x in p))
@@ -379,13 +379,12 @@ def hermitian_second_derivative(
         k = Sample(*(x[..., None, part, None] for x in p))
         known = d[..., :, part, None], d[..., None, part, :], d[..., :, None, :]
         second = function.second_difference((i, k, j), known, xp)
-        product = X[..., :, part, None] * Y[..., None, part, :]
-        return xp.sum(cast(second, V, xp) * product, axis=-2)
+        bent = cast(second, V, xp) * X[..., :, part, None]
+        return xp.sum(bent * Y[..., None, part, :], axis=-2)
 
     block = sum(term(part) for part in middle_parts(d))
     # X and Y the other way round give the conjugate transpose.
-    result = _recompose(V, 2 * block, xp)
-    return result if size is None else size * result
+    return _recompose(V, 2 * block, xp)
 
 
 def differences(function: HermitianFunction, w: Array, xp: Namespace) -> Array:

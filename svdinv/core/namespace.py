@@ -131,16 +131,20 @@ def abs_max(x: Array, xp: Namespace, axis: tuple[int, ...] = (-2, -1)) -> Array:
 
 
 def binary_scale(size: Array, xp: Namespace) -> Array:
-    """Power of two that `size` is divided by so that its square is a number.
+    """Power of two that `size` is divided by so that its powers are numbers.
 
-    1 for all usual sizes, for 0, and for what is not finite.
+    1 for all usual sizes, for 0, and for what is not finite. Of others it is so near
+    that its own square is a number if that of `size` is, and an even power of two.
     """
     _, bits = math.frexp(float(xp.finfo(size.dtype).max))
     scale = one = xp.ones_like(size)
-    usual = (size <= 2.0 ** (bits // 4)) & (size >= 2.0 ** -(bits // 4))
+    parts = 6, 11, 16, 21, 26  # in 32nds of the exponents
+    least = 2.0 ** (parts[0] * bits // 32)
+    usual = (size <= least) & (size >= 1 / least)
     if any_on_host(~usual, xp) is False:
         return one
-    for bound, to in ((bits // 4, bits // 2), (3 * bits // 4, 7 * bits // 8)):
+    for part in parts:
+        bound, to = part * bits // 32, (2 * part + 5) * bits // 64
         large = (size > 2.0**bound) & (size < float("inf"))
         small = (size < 2.0**-bound) & (size > 0)
         scale = xp.where(large, 2.0**to * one, scale)

@@ -16,6 +16,7 @@ from svdinv.core.namespace import (
     adjoint,
     cast,
     conj,
+    first,
     herm,
     identity_like,
     is_complex,
@@ -36,6 +37,7 @@ from svdinv.core.spectral import (
     to_tau,
     wider,
 )
+from svdinv.core.tolerances import eps, neighbour_rtol, rounding_rtol
 
 __all__ = ["spectral_second_derivative"]
 
@@ -173,10 +175,21 @@ def _mixed(
 def _zero_differences(c: Coefficients, xp: Namespace) -> tuple[Array, Array]:
     """f[0, s_i, s_j] and f[0, s_i, -s_j]."""
     i, j = pair(c.s, c.phi)
-    high, total = xp.maximum(i.s, j.s), i.s + j.s
-    phi_low = xp.where(i.s >= j.s, j.y, i.y)
-    near = safe_divide(c.difference - phi_low, high, high > 0, xp)
-    return near, safe_divide(i.y - j.y, total, total > 0, xp)
+    phi_low, top = xp.where(i.s >= j.s, j.y, i.y), first(i.s, -2)
+    near = _rise(c.difference, phi_low, xp.maximum(i.s, j.s), top, xp)
+    return near, _rise(i.y, j.y, i.s + j.s, top, xp)
+
+
+def _rise(x: Array, y: Array, gap: Array, top: Array, xp: Namespace) -> Array:
+    """(x - y) / gap, and 0 where that is a rounding error over a small gap.
+
+    Over one below sqrt(eps) `top`, a rounding error would be larger than what most
+    functions, whose curvature is 0 at 0, rise.
+    """
+    rise, rtol = x - y, neighbour_rtol(None, eps(gap, xp))
+    size = rounding_rtol(gap, xp) * xp.maximum(xp.abs(x), xp.abs(y))
+    known = (gap > 0) & ~((gap <= rtol * top) & (xp.abs(rise) <= size))
+    return safe_divide(rise, gap, known, xp)
 
 
 def _triple_sum(
@@ -193,28 +206,35 @@ def _triple_sum(
     j = Sample(*(x[..., None, None, :] for x in (c.s, c.y)))
     minus_ij, plus_ij = c.difference[..., :, None, :], c.sum_quotient[..., :, None, :]
 
+    top = first(i.s, -3)
+
+    def one_negative(a: Any, b: Any, r: Any, ab: Any, ar: Any, br: Any) -> Array:
+        """f[a, b, -r], over its widest gap, that from -r to the larger of a and b."""
+        low = xp.where(a >= b, br, ar)
+        return _rise(ab, low, xp.maximum(a, b) + r, top, xp)
+
     def over(part: slice) -> Array:
         """Sum over these of the middle indices k."""
 
-        def first(x: Array) -> Array:
+        def rows(x: Array) -> Array:
             return x[..., :, part, None]
 
-        def second(x: Array) -> Array:
+        def columns(x: Array) -> Array:
             return x[..., None, part, :]
 
         def term(coefficient: Array, *pairs: tuple[Array, Array]) -> Array:
-            one, two = (first(a) * second(b) for a, b in pairs)
+            one, two = (rows(a) * columns(b) for a, b in pairs)
             return cast(coefficient, HG, xp) * (one + two)
 
         k = Sample(*(x[..., None, part, None] for x in (c.s, c.y)))
-        minus_ik, plus_ik = first(c.difference), first(c.sum_quotient)
-        minus_kj, plus_kj = second(c.difference), second(c.sum_quotient)
+        minus_ik, plus_ik = rows(c.difference), rows(c.sum_quotient)
+        minus_kj, plus_kj = columns(c.difference), columns(c.sum_quotient)
         differences = minus_ik, minus_kj, minus_ij
         even = function.second_difference((i, k, j), differences, wider(wider(tau)), xp)
-        odd = _one_negative(i.s, j.s, k.s, minus_ij, plus_ik, plus_kj, xp)
+        odd = one_negative(i.s, j.s, k.s, minus_ij, plus_ik, plus_kj)
         hermitian = term(even, (HG, HX), (HX, HG)) - term(odd, (WG, WX), (WX, WG))
-        left = _one_negative(k.s, j.s, i.s, minus_kj, plus_ik, plus_ij, xp)
-        right = _one_negative(i.s, k.s, j.s, minus_ik, plus_ij, plus_kj, xp)
+        left = one_negative(k.s, j.s, i.s, minus_kj, plus_ik, plus_ij)
+        right = one_negative(i.s, k.s, j.s, minus_ik, plus_ij, plus_kj)
         skewed = term(right, (HG, WX), (HX, WG)) + term(left, (WG, HX), (WX, HG))
         hermitian, skewed = xp.sum(hermitian, axis=-2), xp.sum(skewed, axis=-2)
         if not is_complex(HG, xp):
@@ -223,11 +243,3 @@ def _triple_sum(
         return hermitian + skewed
 
     return sum(over(part) for part in middle_parts(c.difference))
-
-
-def _one_negative(
-    a: Array, b: Array, r: Array, ab: Array, ar: Array, br: Array, xp: Namespace
-) -> Array:
-    """f[a, b, -r], over its widest gap, that from -r to the larger of a and b."""
-    gap = xp.maximum(a, b) + r
-    return safe_divide(ab - xp.where(a >= b, br, ar), gap, gap > 0, xp)

@@ -35,7 +35,7 @@ from svdinv.core.namespace import (
     real,
     safe_divide,
 )
-from svdinv.core.tolerances import ASPECT_LIMIT, eps, neighbour_rtol, rounding_rtol
+from svdinv.core.tolerances import ASPECT_LIMIT, rounding_rtol
 
 
 class Direction(NamedTuple):
@@ -172,9 +172,8 @@ def coefficients(
     `closed` says that nothing lies outside the ranges, `has_phase` that A is complex.
     """
     if second and function.smooth_at_zero:
-        # Second differences of values that small lose all digits, and are as small.
-        floor = neighbour_rtol(None, eps(s, xp)) * first(s)
-        s = xp.where(s > floor, s, xp.zeros_like(s))
+        # Nothing is known of what may be a rounding error.
+        s = xp.where(s > rounding_rtol(s, xp) * first(s), s, xp.zeros_like(s))
     y = function.value(s, tau, xp)
     lone: Any = None
     if not function.smooth_at_zero:

@@ -200,9 +200,10 @@ class LogSum(Threshold):
     def q1(self, y1, y2, tau, xp):
         return -1 / ((y1 + self.epsilon) * (y2 + self.epsilon))
 
-    def q2(self, y1, y2, y3, tau, xp):
+    def r2(self, y1, y2, y3, tau, xp):
+        # One by one: the product of all three may be no number.
         e = self.epsilon
-        return 1 / ((y1 + e) * (y2 + e) * (y3 + e))
+        return tau / (y1 + e) / (y2 + e) / (y3 + e)
 
 
 @dataclass(frozen=True)
@@ -249,13 +250,15 @@ class Schatten(_Above):
         a, b = self._root(y1), self._root(y2)
         return -self.p / (a * b * self._power_difference(a, b))
 
-    def q2(self, y1, y2, y3, tau, xp):
+    def r2(self, y1, y2, y3, tau, xp):
         a, b, c = (self._root(y) for y in (y1, y2, y3))
         top = a + b + c
         if self.p != 0.5:
             top = a * (a + b) + b * (b + c) + c * (c + a)
         below = self._power_difference(a, b) * self._power_difference(b, c)
-        return self.p * top / (a * b * c * below * self._power_difference(c, a))
+        # In parts: the product of all may be no number.
+        part = self.p * tau / (a * b * c)
+        return part * (top / below) / self._power_difference(c, a)
 
     def _power_difference(self, a: Array, b: Array) -> Array:
         return a + b if self.p == 0.5 else a * a + a * b + b * b

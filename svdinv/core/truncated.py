@@ -125,11 +125,15 @@ def triplet_residual(
     U, S, Vh = factors
     V, s = adjoint(Vh, xp), cast(S, U, xp)[..., None, :]
     left, right = times(V) - U * s, adjoint_times(U) - V * s
-    sides = (xp.abs(left) ** 2, xp.abs(right) ** 2)
-    square = 0.5 * sum(xp.sum(side, axis=-2) for side in sides)
-    # At 0 the root has a kink, of slope 0, where its derivative would be NaN.
-    zero = square == 0
-    root = xp.sqrt(xp.where(zero, xp.ones_like(square), square))
+    sides = xp.concat([xp.abs(left), xp.abs(right), xp.abs(0 * s)], axis=-2)
+    # Over the largest, whose square may be no number. At 0 the root has a kink, of
+    # slope 0, where its derivative would be NaN.
+    top = xp.max(sides, axis=-2, keepdims=True)
+    zero = top == 0
+    top = xp.where(zero, xp.ones_like(top), top)
+    square = 0.5 * xp.sum((sides / top) ** 2, axis=-2)
+    zero, top = zero[..., 0, :], top[..., 0, :]
+    root = top * xp.sqrt(xp.where(zero, xp.ones_like(square), square))
     return xp.where(zero, xp.zeros_like(root), root)
 
 

@@ -42,15 +42,15 @@ static V largest_of(const V *x, ptrdiff_t count) {
 
 /* As `binary_scale` in core/namespace.py. */
 static V binary_scale(V size) {
-  const int far = (BIAS + 1) / 2, farther = 7 * (BIAS + 1) / 8;
-  const V near = fill(power_of_two((BIAS + 1) / 4));
-  const V wide = fill(power_of_two(3 * (BIAS + 1) / 4));
-  I some = size > (V){0}, finite = size - size == (V){0};
+  const I some = size > (V){0}, finite = size - size == (V){0};
   V unit = fill(1);
-  unit = SELECT(finite & (size > near), fill(power_of_two(far)), unit);
-  unit = SELECT(some & (size < 1 / near), fill(power_of_two(-far)), unit);
-  unit = SELECT(finite & (size > wide), fill(power_of_two(farther)), unit);
-  return SELECT(some & (size < 1 / wide), fill(power_of_two(-farther)), unit);
+  for (int part = 6; part < 30; part += 5) {
+    const V bound = fill(power_of_two(part * (BIAS + 1) / 32));
+    const int to = (2 * part + 5) * (BIAS + 1) / 64;
+    unit = SELECT(finite & (size > bound), fill(power_of_two(to)), unit);
+    unit = SELECT(some & (size < 1 / bound), fill(power_of_two(-to)), unit);
+  }
+  return unit;
 }
 
 /* Take one centroid off; gives the product of the largest elements of both. */
