@@ -926,3 +926,31 @@ def test_slopes_of_functions_under_hooks_on_what_is_saved(f):
         y = svdinv.torch.spectral_map(A, f)
     (found,) = torch.autograd.grad(y.sum(), A)
     torch.testing.assert_close(found, expected)
+
+
+# With a parameter without axes: PyTorch gives its product with a number a tangent of
+# double precision.
+OF_A_SIZE = {
+    "robust_pca": lambda A: svdinv.torch.robust_pca(A, iterations=5).low_rank,
+    "lstsq": lambda A: svdinv.torch.lstsq(A, A[:, :1], damping=0.1 * A.norm()),
+    "psd_project": lambda A: svdinv.torch.psd_project(A.mT @ A, 0.1 * A.norm()),
+    "whiten": lambda A: svdinv.torch.whiten(A, 0.1 * A.norm()).white,
+    "svt": lambda A: svdinv.torch.svt(A, 0.1 * A.norm()),
+}
+
+
+@pytest.mark.parametrize("name", OF_A_SIZE)
+def test_forward_mode_of_a_single_matrix_in_single_precision(name):
+    f, A = (
+        OF_A_SIZE[name],
+        torch.randn(5, 3, generator=torch.Generator().manual_seed(0)),
+    )
+    along = torch.vmap(lambda A: torch.func.jvp(f, (A,), (A,))[1])
+    for derivative in (
+        torch.func.jacfwd(f),
+        torch.func.hessian(lambda A: f(A).square().sum()),
+        lambda A: along(A[None]),
+    ):
+        expected = derivative(A.double())
+        error = (derivative(A) - expected).norm() / expected.norm()
+        assert error < 1e-3

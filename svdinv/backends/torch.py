@@ -107,6 +107,17 @@ def _split(ctx: Any, saved: tuple[Any, ...]) -> tuple[Any, Any]:
     return saved[:count], saved[count:]
 
 
+def _alike(d: Tensor | None, like: Tensor | None) -> Tensor | None:
+    """Cast a tangent to the precision of what it belongs to.
+
+    PyTorch gives the product of a number and a tensor without axes a tangent of double
+    precision.
+    """
+    if d is None or like is None or d.is_complex() != like.is_complex():
+        return d
+    return d.to(like.dtype)
+
+
 def _pull(ctx: Any, g: tuple[Any, ...], call: Callable[..., Any]) -> tuple[Any, ...]:
     if not some(*g):
         return None, *padded((), ctx.count)
@@ -163,6 +174,8 @@ class _Transformed(_Compiled):
             for t in ctx.saved_tensors
         )
         x, y = _split(ctx, saved)
+        likes = x if ctx.operation.saves_inputs else (y[0],) * len(x)
+        dx = tuple(map(_alike, dx, likes))
         with without_autocast(_first((*saved, *dx))):
             tangents = ctx.operation.tangent(x, y, dx, _call, xp)
         return tuple(None if t is None else t.resolve_conj() for t in tangents)
