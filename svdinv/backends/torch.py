@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
+from itertools import zip_longest
 from numbers import Integral
 from typing import Any, TypeVar
 
@@ -174,8 +175,8 @@ class _Transformed(_Compiled):
             for t in ctx.saved_tensors
         )
         x, y = _split(ctx, saved)
-        likes = x if ctx.operation.saves_inputs else (y[0],) * len(x)
-        dx = tuple(map(_alike, dx, likes))
+        known = x if ctx.operation.saves_inputs else y[:1] * len(x)
+        dx = tuple(_alike(d, like) for d, like in zip_longest(dx, known))
         with without_autocast(_first((*saved, *dx))):
             tangents = ctx.operation.tangent(x, y, dx, _call, xp)
         return tuple(None if t is None else t.resolve_conj() for t in tangents)

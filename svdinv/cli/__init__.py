@@ -73,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has ended
         _discard_output()
         return _CLOSED
+    except ImportError as error:
+        complain(f"svdinv {words[0]}: {error}")
+        return 2
     except OSError as error:
         complain(f"svdinv: {error}")
         _discard_output()

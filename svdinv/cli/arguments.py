@@ -227,7 +227,8 @@ def _print_task_help(parser: Parser, entry: TaskEntry, several: bool) -> NoRetur
         f"those of {parser.prog} --help.",
         add_help=False,
     )
-    for field in dataclasses.fields(entry.load().options) if entry.options else ():
+    options = getattr(entry.load(), "options", None) if entry.options else None
+    for field in dataclasses.fields(options) if options else ():
         plural = field.metadata["plural"] if several else None
         range_ = field.metadata["range"]
         limits = f"; must {range_}" if any(end is not None for end in range_) else ""

@@ -179,7 +179,7 @@ def _show(arguments: argparse.Namespace) -> None:
         parser.error(
             f"argument NAME: there is no {name!r}; there are {', '.join(tasks)}"
         )
-    task: Task = tasks[name].load()()
+    task: Task = tasks[name].reader()
     suffixes = (".png", ".gif") if task.moving else (".png",)
     if arguments.output.suffix.lower() not in suffixes:
         parser.error(

@@ -108,7 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation import RESULTS, TABLE, evaluate
     from svdinv.unroll.inference import device_of, open_network, task_of_network
-    from svdinv.unroll.tasks.registry import entries
+    from svdinv.unroll.plugins import naming
+    from svdinv.unroll.tasks.registry import check_reads, entries
     from svdinv.unroll.tasks.task import InputImage
 
     try:
@@ -120,11 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             network = open_network(arguments.weights, device)
             task = task_of_network(network)
-        if not hasattr(task, "options"):
-            raise ValueError(
-                f"argument NAME|PATH: these are for {task.kind}, which declares no "
-                "`options` for its images, so that it can only be trained"
-            )
+        with naming("argument NAME|PATH"):
+            check_reads(task)
         if "crop" in task.options.names() and arguments.crop is None:
             arguments.crop = str(_CROP)
         what = f"these weights are for {task.images}"

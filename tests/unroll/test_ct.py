@@ -246,13 +246,15 @@ def test_damaged_files_are_refused(tmp_path):
         ("geometry", np.r_[1e12, made["geometry"][1:]], "must have 11 to 4096 pixels"),
         ("geometry", np.r_[made["geometry"][:4], 1e3, 0, 0], "no ray runs through"),
         ("geometry", np.r_[made["geometry"][:5], 1, 9], "source must lie beyond"),
+        ("geometry", np.r_[made["geometry"][:5], 0, 9], "distance must be 0"),
         ("angles", np.ones(3), "angles must have the shape"),
         (
             "sinogram",
             np.full((12, 34), np.nan),
             "^(?!.*geometry).*sinogram has num",
         ),
-        ("sinogram", np.zeros((12, 34)), "positive line integrals"),
+        ("sinogram", np.zeros((12, 34)), "sinogram must have line integrals"),
+        ("sinogram", -made["sinogram"], "sinogram must have line integrals"),
     ):
         write_h5(tmp_path / "d.h5", **{**made, name: value})
         with pytest.raises(ValueError, match=message):

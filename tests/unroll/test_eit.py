@@ -244,6 +244,22 @@ def test_measured_voltages_are_written_and_read(tmp_path):
     np.testing.assert_array_equal(again.y, found.y)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("truth", lambda x: np.full((1, 40, 40), 0.5), "truth must not be water"),
+        ("nodes", lambda x: np.r_[x, [[0.1, 0.1]]], "corners of triangles, 1 are not"),
+    ],
+)
+def test_measurements_that_will_not_do(tmp_path, name, change, message):
+    task = Eit()
+    given = task.read("tank", EitOptions(size=16, electrodes=8))
+    arrays = task.arrays_to_save(task.measure(given, EitOptions(size=16, electrodes=8)))
+    write_h5(tmp_path / "a.h5", **{**arrays, name: change(arrays.get(name))})
+    with pytest.raises(ValueError, match=message):
+        read_measurement(tmp_path / "a.h5")
+
+
 def test_the_challenge_is_read(tmp_path, capsys):
     path = challenge(tmp_path)
     assert source_of(path).task.kind == "eit"

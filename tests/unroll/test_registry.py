@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from interpreters import run
 from svdinv.cli import main
 from svdinv.unroll.plugins import imported
 from svdinv.unroll.tasks import registry
-from svdinv.unroll.tasks.registry import entries, entry_of_file
+from svdinv.unroll.tasks.registry import TaskEntry, entries, entry_of_file
 from svdinv.unroll.tasks.task import Options, Task, task_named
 
 BUILT_IN = ["colour", "cine", "ct", "eit", "pet", "spectral-ct"]
@@ -111,6 +112,46 @@ def test_installed_tasks_come_by_an_entry_point(own, monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
     assert list(entries()) == [*BUILT_IN, "leaves"]
     assert entry_of_file("a.png").kind == "leaves"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("nowhere:SQUARES", "No module named 'nowhere'"),
+        ("svdinv:SQUARES", "has no attribute 'SQUARES'"),
+        ("svdinv:kernels", "a Task or a TaskEntry is needed"),
+    ],
+)
+@pytest.mark.parametrize("words", [["data", "list"], ["reconstruct", "coffee"]])
+def test_entry_points_that_cannot_be_loaded(
+    value, message, words, monkeypatch, one_line
+):
+    point = EntryPoint("squares", value, registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    assert main(words) == 2
+    said = one_line()
+    assert f"the entry point squares = '{value}'" in said
+    assert message in said
+
+
+class Squares(Task):
+    kind, axes, channels, images = "squares", "B C H W", 3, "squares"
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "fit", "data inspect"])
+def test_a_task_that_can_only_be_trained_reads_no_files(
+    command, monkeypatch, one_line, capsys, tmp_path
+):
+    entry = TaskEntry(
+        kind="squares", location=f"{__name__}:Squares", suffixes=(".squares",)
+    )
+    monkeypatch.setattr(registry, "_ADDED", {"squares": entry})
+    path = tmp_path / "a.squares"
+    path.touch()
+    assert main([*command.split(), str(path)]) == 2
+    assert "squares is a task that declares no `options`" in one_line()
+    if command != "data inspect":
+        assert main([command, "squares", "--help"]) == 0
 
 
 def test_a_task_without_an_entry_is_described_by_its_class():

@@ -200,6 +200,22 @@ def test_limited_angles_count_as_they_are():
     assert 0.25 < np.linalg.norm(once) / np.linalg.norm(full) < 1
 
 
+@pytest.mark.parametrize(
+    "angles",
+    [
+        np.r_[np.arange(0, 90, 0.5), np.arange(90, 180, 3.0)],
+        np.sort(np.random.default_rng(0).uniform(0, 180, 180)),
+        np.sort(np.random.default_rng(1).uniform(0, 180, 90)),
+    ],
+    ids=["two densities", "180 random", "90 random"],
+)
+def test_uneven_angles_are_no_limited_angles(angles):
+    truth = drawn(ELLIPSES, 48)
+    A = ParallelBeam(truth.shape, angles)
+    found = A.filtered_back_projection(A(truth))
+    np.testing.assert_allclose(found.sum(), truth.sum(), rtol=0.01)
+
+
 def test_filtered_back_projection_is_differentiated(rng):
     for matrix in (True, False):
         for A in beams(7, matrix=matrix):

@@ -253,6 +253,24 @@ def check_keras_files(folder):
         own.save(folder / "own.keras")
 
 
+def check_export(folder):
+    """For inputs as of the last call, but for their number; by TensorFlow."""
+    model = models.TLRNet(seed=0, **SMALL)
+    with pytest.raises(ValueError, match="input_signature must be given"):
+        model.export(folder / "exported", verbose=False)
+    if BACKEND != "tensorflow":
+        return
+    import tensorflow as tf
+
+    _, inputs, _ = case(folder, "TLR, refined")
+    expected = predicted(model, inputs)
+    model.export(folder / "exported", verbose=False)
+    loaded = tf.saved_model.load(folder / "exported")
+    close(loaded.serve(inputs).numpy(), expected)
+    twice = tuple(np.concatenate([x, x]) for x in inputs)
+    close(loaded.serve(twice).numpy(), np.concatenate([expected, expected]))
+
+
 def check_functional_models(folder):
     path, inputs, expected = case(folder, "LS, coils")
     network = models.load(path)

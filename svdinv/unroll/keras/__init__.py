@@ -9,6 +9,7 @@ are complex. Keras's own losses would drop the imaginary part, which the
 from __future__ import annotations
 
 import inspect
+import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,8 @@ __all__ = [
     "load",
     "save",
 ]
+
+_numbers = itertools.count()  # of cells, whose names must differ
 
 _register = keras.saving.register_keras_serializable(package="svdinv")
 
@@ -111,6 +114,7 @@ class Network(keras.Model):
             _Cell(self.recipe, i, self.dtype_policy) for i in range(self.recipe.cells)
         ]
         self.built = True
+        self._last_inputs: Any = None
         if keras.backend.backend() == "tensorflow":
             # XLA has no SVD of complex matrices, and real ones only to 1e-6.
             self.supports_jit = False
@@ -136,6 +140,13 @@ class Network(keras.Model):
             Images, not clipped, with the axes that ``recipe.axes`` names.
         """
         y, *measurement = inputs if isinstance(inputs, tuple | list) else (inputs,)
+        self._last_inputs = keras.tree.map_structure(
+            lambda x: keras.InputSpec(
+                shape=(None, *x.shape[1:]),
+                dtype=keras.backend.standardize_dtype(x.dtype),
+            ),
+            inputs,
+        )
         dtype = self._precision(y.dtype)
         if dtype != keras.backend.standardize_dtype(y.dtype):
             y = ops.cast(y, dtype)
@@ -156,6 +167,20 @@ class Network(keras.Model):
         if penalised:
             self.add_loss(self.penalty * state["penalty"])
         return state["x"]
+
+    def export(self, filepath: Any, *args: Any, **options: Any) -> None:
+        """Export as `keras.Model.export`, for inputs as of the last call.
+
+        The number of images is free. ValueError before the first call, unless there is
+        an `input_signature`.
+        """
+        signature = inspect.signature(keras.Model.export)
+        arguments = signature.bind(self, filepath, *args, **options).arguments
+        if arguments.get("input_signature") is None:
+            if self._last_inputs is None:
+                raise ValueError("input_signature must be given before the first call")
+            options["input_signature"] = [self._last_inputs]
+        super().export(filepath, *args, **options)
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compile; TypeError if a Keras loss or metric would drop imaginary parts."""
@@ -284,7 +309,8 @@ class _Cell(keras.layers.Layer):
     """The layers of one cell, with all weights created immediately."""
 
     def __init__(self, recipe: Recipe, index: int, dtype: Any) -> None:
-        super().__init__(dtype=dtype)
+        # TensorFlow wants no "_" in front, which the name of the class would bring.
+        super().__init__(name=f"cell_{next(_numbers)}", dtype=dtype)
         self.recipe, self.index = recipe, index
         last = index == recipe.cells - 1
         self.parts: dict[str, Any] = {}
@@ -294,9 +320,8 @@ class _Cell(keras.layers.Layer):
                 self.parts[name] = number
             elif isinstance(layer, Convolutions):
                 # Keras knows PyTorch's parameters by these names, and clears no
-                # gradients of those that share one. TensorFlow wants no "_" in front.
-                chain = f"{self.name.strip('_')}_{name}"
-                self.parts[name] = _Chain(layer, chain, dtype)
+                # gradients of those that share one.
+                self.parts[name] = _Chain(layer, f"{self.name}_{name}", dtype)
             else:
                 self.parts[name] = None if layer is None else layer()
         self.built = True
@@ -388,11 +413,9 @@ class _Chain(keras.layers.Layer):
             if self.spec.normalised:
                 x = x + weights[f"{i}.shift"]
             if self.spec.active(i):
-                x = (
-                    ops.leaky_relu(x, self.spec.slope)
-                    if self.spec.slope
-                    else ops.relu(x)
-                )
+                # Not by leaky_relu, whose slope TensorFlow has in single precision.
+                below = self.spec.slope * x if self.spec.slope else ops.zeros_like(x)
+                x = ops.where(x > 0, x, below)
         return ops.moveaxis(x, -1, 1)
 
 

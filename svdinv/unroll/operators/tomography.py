@@ -32,8 +32,9 @@ _WINDOWS: dict[str, Callable[[Any], Any]] = {
 }
 """Windows of the ramp filter, as functions of frequency relative to the highest."""
 
-# A gap between angles larger than this multiple of the median means missing views.
-_GAP = 4
+# Views are missing in up to so many gaps between angles, if these are so many times as
+# large as all others.
+_MISSING, _GAP = 3, 4
 
 
 class _Views:
@@ -434,15 +435,16 @@ def _arcs(angles: NDArray[Any], period: float) -> tuple[NDArray[Any], float, flo
     wrapped = np.round(angles % period, 9) % period
     unique, index, counts = np.unique(wrapped, return_inverse=True, return_counts=True)
     gaps = np.diff(unique, append=unique[0] + period)
-    median, largest = float(np.median(gaps)), int(gaps.argmax())
-    begin, span = unique[(largest + 1) % len(unique)], period - gaps[largest] + median
-    gaps = np.where(gaps > _GAP * median, median, gaps)
+    begin, span = unique[(int(gaps.argmax()) + 1) % len(unique)], period
+    ordered = np.sort(gaps)[::-1]
+    jumps = np.flatnonzero(ordered[:-1] > _GAP * ordered[1:])
+    if len(jumps) and jumps[0] < _MISSING:
+        missing = gaps >= ordered[jumps[0]]
+        usual = float(np.median(gaps[~missing]))
+        span = period - gaps.max() + usual
+        gaps = np.where(missing, usual, gaps)
     arcs = (gaps + np.roll(gaps, 1)) / 2 / counts
-    return (
-        np.radians(arcs)[index],
-        math.radians(begin),
-        math.radians(min(span, period)),
-    )
+    return np.radians(arcs)[index], math.radians(begin), math.radians(span)
 
 
 def _redundancy(angles: NDArray[Any], fan: NDArray[Any]) -> NDArray[Any]:

@@ -240,6 +240,11 @@ class OnHost:
         """Apply the function to each item of a batch, arrays (b, *shape)."""
         results = [self.function(*items) for items in zip(*arrays, strict=True)]
         for result in results:
+            if not hasattr(result, "shape"):
+                raise TypeError(
+                    "a function of an operator must return an array, got "
+                    f"{type(result).__name__}"
+                )
             if tuple(result.shape) != self.output:
                 raise ValueError(
                     "a function of an operator must return the shape "

@@ -93,7 +93,7 @@ def read_measurement(path: str | Path) -> tuple[Task, Problem]:
     h5py.
     """
     with _opened(path) as file:
-        task: Task = _entry(file).load()()
+        task: Task = _entry(file).reader()
         problem = task.read_measured(file)
         name = _text(file.attrs.get("name", "")) or Path(path).stem
         setting = _text(file.attrs.get("setting", ""))

@@ -35,7 +35,7 @@ class Source:
     @cached_property
     def task(self) -> Task:
         """The task, imported on first access."""
-        return cast(Task, self.entry.load()())
+        return cast(Task, self.entry.reader())
 
     def read(self, options: Options) -> InputImage | Problem:
         """Read the image or the measured data, named after the file.

@@ -51,6 +51,12 @@ class TaskEntry:
         """Import the class of the task, a `svdinv.unroll.tasks.Task`."""
         return load(self.location)
 
+    def reader(self) -> Any:
+        """Make the task; ValueError if that can only be trained."""
+        task = self.load()()
+        check_reads(task)
+        return task
+
     def has_name(self, name: str) -> bool:
         """Check whether an image of that name is built in, or has a prefix."""
         return name in self.names or name.startswith(self.prefixes)
@@ -71,18 +77,36 @@ class TaskEntry:
         return not path.is_dir() and name.endswith(self.suffixes)
 
 
+def check_reads(task: Any) -> None:
+    """Raise ValueError if a task cannot read images, but only be trained."""
+    if not hasattr(task, "options"):
+        raise ValueError(
+            f"{task.kind} is a task that declares no `options` for its images, so that "
+            "it can only be trained"
+        )
+
+
 _ADDED: dict[str, TaskEntry] = {}
 
 
 def add(task: Any) -> TaskEntry:
-    """Register a `Task`, or an entry, in this process, and return its entry."""
+    """Register a `Task`, or an entry, in this process, and return its entry.
+
+    Raises TypeError for anything else.
+    """
+    if not isinstance(task, TaskEntry) and not hasattr(task, "described"):
+        raise TypeError(f"a Task or a TaskEntry is needed, got {task!r}")
     entry = task if isinstance(task, TaskEntry) else task.described()
     _ADDED[entry.kind] = entry
     return entry
 
 
 def entries() -> dict[str, TaskEntry]:
-    """Return all tasks by kind: those of svdinv, of other packages, and from `add`."""
+    """Return all tasks by kind: those of svdinv, of other packages, and from `add`.
+
+    Raises ImportError, naming the entry point, if a task of another package cannot be
+    imported.
+    """
     own: dict[str, TaskEntry] = {}
     for folder in _FOLDERS:
         for entry in importlib.import_module(f"svdinv.unroll.tasks.{folder}").TASKS:
@@ -90,7 +114,13 @@ def entries() -> dict[str, TaskEntry]:
     found = {kind: own[kind] for kind in _ORDER}
     for point in entry_points(group=GROUP):
         if point.name not in _ADDED:
-            add(point.load())
+            try:
+                add(point.load())
+            except (ImportError, AttributeError, TypeError) as error:
+                raise ImportError(
+                    f"cannot import the task of the entry point {point.name} = "
+                    f"{point.value!r}: {error}"
+                ) from error
     return found | _ADDED
 
 

@@ -155,7 +155,10 @@ class Eit(Task):
             raise file.error("voltages", f"do not fit: {error}") from error
         if "truth" not in file:
             return problem
-        return replace(problem, truth=file.real("truth"))
+        truth = file.real("truth")
+        if (truth == 0.5).all():
+            raise file.error("truth", "must not be water, 0.5, everywhere")
+        return replace(problem, truth=truth)
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         voltages: Voltages = problem.scan.voltages

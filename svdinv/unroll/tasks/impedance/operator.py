@@ -45,8 +45,8 @@ class Mesh:
     Raises
     ------
     ValueError
-        If a shape is wrong, a node does not exist, a triangle has no area, or an
-        electrode no edge.
+        If a shape is wrong, a node does not exist or is of no triangle, a triangle has
+        no area, or an electrode no edge.
     """
 
     nodes: Floats
@@ -80,6 +80,8 @@ class Mesh:
         size = np.ptp(nodes, axis=0).max() ** 2
         if not (self.areas > 1e-14 * size).all():
             raise ValueError("triangles must have positive areas")
+        if lone := len(nodes) - len(np.unique(triangles)):
+            raise ValueError(f"nodes must be corners of triangles, {lone} are not")
 
     @property
     def areas(self) -> Floats:

@@ -93,6 +93,8 @@ def _operator(
 ) -> Operator:
     """Return the projector divided by a bound on its norm."""
     rows, columns, pixel, spacing, offset, source, distance = geometry
+    if distance and not source:
+        raise ValueError("distance must be 0, for parallel beams, where source is")
     fan = {"source": source, "distance": distance} if source else {}
     kind: Any = FanBeam if fan else ParallelBeam
     A = kind(
@@ -247,6 +249,9 @@ class Ct(Task):
         shape = file.shape("sinogram", self.layout, (axes,))
         geometry, angles = read_geometry(file, Geometry, shape[-2])
         sinogram = file.real("sinogram").reshape(-1, *shape[-2:])
+        if not sinogram.sum(dtype=np.float64) > 0:
+            rule = "must have line integrals of attenuation, which are positive"
+            raise file.error("sinogram", rule)
         try:
             problem = _problem(sinogram, geometry, angles)
         except ValueError as error:
