@@ -437,7 +437,8 @@ def _linear(
     >>> pullback(1.0)[0]
     array([2., 0., 2.])
     """
-    for name, function in (("forward", forward), ("adjoint", adjoint)):
+    given: dict[str, Any] = {"forward": forward, "adjoint": adjoint}
+    for name, function in given.items():
         if not callable(function):
             kind = type(function).__name__
             raise TypeError(f"{name} must be a function of an array, got {kind}")

@@ -218,6 +218,7 @@ class TapedNamespace:
         """Return a function by the name and the module that NumPy has for it."""
         part, name = module.split(".")[-1], numpy_functions.ALIASES.get(name, name)
         whole = f"{part}.{name}" if part in _EXTENSIONS else name
+        found: Any
         if whole in numpy_functions.FUNCTIONS:
             found = partial(numpy_functions.call, whole, self)
         elif part in _EXTENSIONS:

@@ -250,9 +250,9 @@ def read_mask(
     from svdinv.unroll.formats.series import read_series
 
     if Path(path).suffix.lower() in SUFFIXES:
-        array = np.moveaxis(read_picture(path, largest=None), -1, 0)
-        grey = (array == array[:1]).all()
-        return as_mask(array[0] if grey else array, f"{path}: the mask")
+        picture = np.moveaxis(read_picture(path, largest=None), -1, 0)
+        grey = (picture == picture[:1]).all()
+        return as_mask(picture[0] if grey else picture, f"{path}: the mask")
     array = read_series(path, key, time_axis=time_axis, usual="mask")
     return as_mask(array, f"{path}: the mask")
 
