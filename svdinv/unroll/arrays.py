@@ -242,6 +242,9 @@ def each_row(images: Array, matrix: Array, xp: Namespace) -> Array:
 
 def casorati(series: Array, xp: Namespace) -> Array:
     """Reshape series (..., T, H, W) to Casorati matrices (..., T, H * W)."""
+    if len(series.shape) < 3:
+        shape = tuple(series.shape)
+        raise ValueError(f"a series must have the shape (..., T, H, W), got {shape}")
     *batch, T, H, W = sizes(series, xp)
     return xp.reshape(series, (*batch, T, H * W))
 

@@ -386,3 +386,9 @@ def test_numpy_weights_do_not_raise_the_precision(rng):
             assert R.prox(x, 1.0).dtype == x.dtype
     assert Sparse(1).transform.unitary
     assert isinstance(Sparse(1).transform, Identity)
+
+
+def test_a_series_has_three_axes():
+    for call in (Casorati(1.0).value, lambda x: Casorati(1.0).prox(x, 0.1)):
+        with pytest.raises(ValueError, match=r"\(\.\.\., T, H, W\), got \(4, 5\)"):
+            call(np.ones((4, 5)))
