@@ -556,6 +556,8 @@ def linear(
     ------
     TypeError
         If one of them is not callable.
+    ValueError
+        From the pullback, if `adjoint` returns another shape than that of x.
 
     Examples
     --------

@@ -92,6 +92,7 @@ ARRAY_FUNCTIONS = {
     + xp.fft.irfft(whole(b), n=5)[..., :4],
     "fftn": lambda xp, a, b: xp.fft.fftn(whole(a), axes=(0, 2))
     + xp.fft.ifftn(whole(b)),
+    "vector_norm": lambda xp, a, b: xp.linalg.vector_norm(a, axis=-1) * b[..., 0],
     "fftshift": lambda xp, a, b: xp.fft.fftshift(xp.fft.fft(whole(a)))
     + xp.fft.ifftshift(whole(b), axes=(0, 1)),
     "solve": lambda xp, a, b: xp.linalg.solve(a + 3 * xp.eye(3, dtype=a.dtype), b),
@@ -173,13 +174,20 @@ OF_NUMPY = {
     "fft2": lambda A: np.fft.fft2(A, norm="ortho") + np.fft.ifft2(A, axes=(0, 1)),
     "norm": lambda A: np.linalg.norm(A, axis=-1) * np.linalg.norm(A),
     "Frobenius norm": lambda A: np.linalg.norm(A[0], "fro") * A,
+    "shifts by position": lambda A: (
+        np.fft.fftshift(np.fft.fftn(A, None, (0, 1)), (0, 1)) + np.fft.ifftshift(A, 2)
+    ),
+    "norm of vectors": lambda A: np.linalg.norm(A[0, 0], 2) * np.linalg.norm(A, 2, -1),
+    "clip": lambda A: np.clip(A.real, a_min=-0.5, a_max=0.5) + A.real.clip(-0.3),
     "vdot": lambda A: np.vdot(A, np.cos(np.arange(18).reshape(A.shape)) * A),
     "moveaxis": lambda A: np.moveaxis(A, (0, 2), (-1, 0)),
     "squeeze": lambda A: np.squeeze(A[:1], axis=0) + A[:1, :1].squeeze(),
     "methods": lambda A: (
         A.copy().swapaxes(0, 2).ravel() + A.transpose(2, 1, 0).flatten()
     ),
-    "transposed": lambda A: A.transpose() - A.transpose((2, 1, 0)) ** 2,
+    "transposed": lambda A: (
+        A.transpose() + A.transpose(None) - A.transpose((2, 1, 0)) ** 2
+    ),
 }
 
 
@@ -206,6 +214,10 @@ def test_functions_of_numpy_with_arguments_that_have_no_derivative():
             svn.vjp(f, np.eye(3))
     with pytest.raises(ValueError, match="axis 0 of shape"):
         svn.vjp(lambda A: np.squeeze(A, 0), np.eye(3))
+    with pytest.raises(ValueError, match="axis 5 is out of bounds"):
+        svn.vjp(lambda A: np.squeeze(A, 5), np.eye(3))
+    solved, _ = svn.vjp(lambda A: np.linalg.solve(A, [1.0, 2.0]), np.eye(2))
+    np.testing.assert_array_equal(solved, [1, 2])
     norm, pullback = svn.vjp(np.linalg.norm, np.zeros((2, 2)))
     assert norm == 0
     assert not pullback(1.0)[0].any()
@@ -248,6 +260,30 @@ def test_a_linear_function_with_its_adjoint(framework):
         np.testing.assert_allclose(one, other, atol=1e-9)
     with pytest.raises(TypeError, match="adjoint must be a function"):
         framework.module.linear(times(W), W)
+    wrong = framework.module.linear(times(W), times(W.conj()[:, :3].T))
+    with pytest.raises(ValueError, match=r"adjoint must return the shape \(4, 2\)"):
+        framework.vjp(wrong, x[0])[1](g)
+
+
+def test_the_adjoint_of_a_real_argument_may_be_complex():
+    W = matrices((3, 4), np.complex128)
+
+    def forward(x):
+        assert not np.iscomplexobj(x)
+        return W @ x
+
+    linear = svn.linear(forward, lambda y: W.conj().T @ y)
+
+    def loss(x):
+        return np.sum(np.abs(linear(x)) ** 2)
+
+    def gradient(x):
+        return svn.vjp(loss, x)[1](1.0)[0]
+
+    x, d = matrices((4,)), matrices((4,), seed=1)
+    normal = 2 * (W.conj().T @ W).real
+    np.testing.assert_allclose(gradient(x), normal @ x)
+    np.testing.assert_allclose(svn.vjp(gradient, x)[1](d)[0], normal @ d)
 
 
 def test_svt_without_a_threshold_warns_of_nothing():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from svdinv.backends.arrays import for_namespace
+from svdinv.core.functions import Reciprocal
 from svdinv.core.hermitian import HermitianFunction
 
 torch = pytest.importorskip("torch")
@@ -405,6 +406,26 @@ def test_kabsch_of_very_small_and_very_large_points(size, dtype, scale):
     # Powers of two change no digit.
     for got, exact in zip(results(size), results(1.0), strict=True):
         torch.testing.assert_close(got, exact)
+
+
+class Damped(Reciprocal):
+    """s / (s^2 + 1), which a kernel must not take for 1 / s."""
+
+    def value(self, s, tau, xp):
+        return s / (s * s + 1)
+
+    def difference(self, a, b, tau, xp):
+        return a.y * b.y * (1 / (a.s * b.s) - 1)
+
+    def second_difference(self, points, d, tau, xp):
+        raise NotImplementedError
+
+
+def test_a_class_of_ones_own_made_of_one_that_kernels_know():
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(50, 3, 3, dtype=torch.float64, generator=generator)
+    A.requires_grad_()
+    assert torch.autograd.gradcheck(lambda A: svt.spectral_operator(A, Damped()), A)
 
 
 @dataclass(frozen=True)

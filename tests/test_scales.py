@@ -230,3 +230,5 @@ def test_residuals_of_triplets_at_any_scale(dtype, c):
     found = svd_residual(A * dtype(c), U, S * dtype(c), Vh) / dtype(c)
     np.testing.assert_allclose(found, expected, rtol=2e-3)
     np.testing.assert_allclose(expected, 0.001 * S, rtol=2e-3)
+    batch = svd_residual(np.stack([A, A]), U, S, Vh)
+    np.testing.assert_allclose(batch, [expected, expected], rtol=1e-3)

@@ -422,6 +422,8 @@ def _linear(
     ------
     TypeError
         If one of them is not callable.
+    ValueError
+        From the pullback, if `adjoint` returns another shape than that of x.
 
     Examples
     --------
@@ -442,7 +444,23 @@ def _linear(
         if not callable(function):
             kind = type(function).__name__
             raise TypeError(f"{name} must be a function of an array, got {kind}")
-    return lambda x: backend.taped.linear(forward, adjoint, x)
+    xp = backend.plain
+
+    def linear(x: Array) -> Array:
+        like = untraced(x)
+
+        def back(g: Array) -> Array:
+            found = adjoint(g)
+            if tuple(found.shape) != tuple(like.shape):
+                raise ValueError(
+                    f"adjoint must return the shape {tuple(like.shape)} of what "
+                    f"forward was called with, got {tuple(found.shape)}"
+                )
+            return found if is_complex(like, xp) else real(found, xp)
+
+        return backend.taped.linear(forward, back, x)
+
+    return linear
 
 
 def _svd_vjp(

@@ -12,7 +12,7 @@ from typing import Any
 from svdinv.backends.tape import untraced
 from svdinv.core.namespace import Array, Namespace, conj
 
-__all__ = ["ALIASES", "FUNCTIONS", "METHODS", "call", "many"]
+__all__ = ["ALIASES", "FUNCTIONS", "call", "many", "norm"]
 
 ALIASES = {
     "power": "pow", "true_divide": "divide", "concatenate": "concat",
@@ -20,7 +20,9 @@ ALIASES = {
     "amax": "max", "swapaxes": "swap_axes", "flatten": "ravel",
 }  # fmt: skip
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "clip": lambda xp, x, low, high: _clipped(xp, x, low, high),
+    "clip": lambda xp, x, a_min=None, a_max=None, *, min=None, max=None: _clipped(
+        xp, x, min if a_min is None else a_min, max if a_max is None else a_max
+    ),
     "copy": lambda xp, x: x,  # nothing is written into traced arrays
     "diagonal": lambda xp, x: xp.linalg.diagonal(
         xp.permute_dims(x, (*range(2, x.ndim), 0, 1))
@@ -34,7 +36,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         x, s=s, axes=axes, norm=norm
     ),
     "linalg.matmul": lambda xp, a, b: xp.matmul(a, b),
-    "linalg.norm": lambda xp, x, ord=None, axis=None, keepdims=False: _norm(
+    "linalg.norm": lambda xp, x, ord=None, axis=None, keepdims=False: norm(
         xp, x, ord, axis, keepdims
     ),
     "moveaxis": lambda xp, x, source, destination: _moved(xp, x, source, destination),
@@ -46,11 +48,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         conj(xp.reshape(a, (-1,)), xp) * xp.reshape(b, (-1,))
     ),
 }
-METHODS = frozenset((
-    "clip", "copy", "diagonal", "dot", "flatten", "ravel", "squeeze", "swapaxes",
-    "trace",
-))  # fmt: skip
-"""Methods of NumPy's arrays that are functions of these names."""
 
 
 def call(name: str, xp: Namespace, *args: Any, **options: Any) -> Array:
@@ -70,12 +67,13 @@ def _clipped(xp: Namespace, x: Array, low: Any, high: Any) -> Array:
     return x if high is None else xp.minimum(x, high)
 
 
-def _norm(xp: Namespace, x: Array, ord: Any, axis: Any, keepdims: bool) -> Array:
+def norm(xp: Namespace, x: Array, ord: Any, axis: Any, keepdims: bool) -> Array:
     """Euclidean norm, whose derivative is 0 at 0."""
-    if not (ord is None or (ord == "fro" and x.ndim == 2)):
+    one = isinstance(axis, int) or (axis is None and x.ndim == 1)
+    if not (ord is None or (ord == 2 if one else ord == "fro" and x.ndim == 2)):
         raise TypeError(
-            f"no derivative of numpy.linalg.norm with ord={ord!r} is known here; "
-            "nuclear_norm and spectral_norm have one"
+            f"no derivative of the norm with ord={ord!r} is known here, but of the "
+            "Euclidean norm; those of matrices are nuclear_norm and spectral_norm"
         )
     total = xp.sum(xp.square(xp.abs(x)), axis=axis, keepdims=keepdims)
     some = untraced(total) != 0
@@ -85,7 +83,7 @@ def _norm(xp: Namespace, x: Array, ord: Any, axis: Any, keepdims: bool) -> Array
 def _moved(xp: Namespace, x: Array, source: Any, destination: Any) -> Array:
     given = [source if many(source) else (source,)]
     given.append(destination if many(destination) else (destination,))
-    old, new = ([i % x.ndim for i in axes] for axes in given)
+    old, new = ([_within(i, x.ndim) for i in axes] for axes in given)
     order = [i for i in range(x.ndim) if i not in old]
     for place, axis in sorted(zip(new, old, strict=True)):
         order.insert(place, axis)
@@ -94,10 +92,16 @@ def _moved(xp: Namespace, x: Array, source: Any, destination: Any) -> Array:
 
 def _squeezed(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
     axes = range(len(shape)) if axis is None else axis if many(axis) else (axis,)
-    gone = [i % len(shape) for i in axes]
+    gone = [_within(i, len(shape)) for i in axes]
     if axis is not None and any(shape[i] != 1 for i in gone):
         raise ValueError(f"axis {axis} of shape {tuple(shape)} is not of length 1")
     return tuple(n for i, n in enumerate(shape) if i not in gone or n != 1)
+
+
+def _within(axis: int, ndim: int) -> int:
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"axis {axis} is out of bounds for an array of {ndim} axes")
+    return axis % ndim
 
 
 def _dot(xp: Namespace, a: Array, b: Array) -> Array:

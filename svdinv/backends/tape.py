@@ -31,6 +31,11 @@ __all__ = [
 
 Rule: TypeAlias = Callable[[tuple[Any, ...]], Sequence[Any]]
 
+# Methods of NumPy's arrays that are functions of NumPy.
+METHODS = frozenset((
+    "clip", "copy", "diagonal", "dot", "flatten", "ravel", "squeeze", "swapaxes",
+    "trace",
+))  # fmt: skip
 # What to do instead, in messages.
 _STACK = "put elements together with stack or concat"
 _COMPOSE = "take Python's operators, and functions of NumPy or of its namespace"
@@ -165,7 +170,7 @@ class Traced:
         return self.tape.xp.imag(self)
 
     def transpose(self, *axes: Any) -> Traced:
-        given = axes[0] if axes and isinstance(axes[0], tuple | list) else axes
+        given = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
         return self.tape.xp.permute_dims(self, given or None)
 
     def reshape(self, *shape: Any) -> Traced:
@@ -198,7 +203,7 @@ class Traced:
         return format(untraced(self), form)
 
     def __getattr__(self, name: str) -> Any:
-        if name in self.tape.xp.methods:
+        if name in METHODS:
             return partial(self.tape.xp.named(name), self)
         raise AttributeError(f"a traced array has no {name!r}; {_COMPOSE}")
 

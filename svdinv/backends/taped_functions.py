@@ -35,7 +35,9 @@ _EXTENSIONS = {
     "fft": (
         "fft", "fftn", "fftshift", "ifft", "ifftn", "ifftshift", "irfft", "rfft",
     ),
-    "linalg": ("det", "diagonal", "eigh", "inv", "qr", "solve", "svd"),
+    "linalg": (
+        "det", "diagonal", "eigh", "inv", "qr", "solve", "svd", "vector_norm",
+    ),
 }  # fmt: skip
 
 # The derivative in each argument: of the namespace, the arguments, and the result.
@@ -63,7 +65,7 @@ def _by_axes(name: str) -> Callable[..., Array]:
     """Make a Fourier transform over several axes of that over one."""
 
     def transform(
-        xp: Namespace, x: Array, *, s: Any = None, axes: Any = None, norm: Any = None
+        xp: Namespace, x: Array, s: Any = None, axes: Any = None, norm: Any = None
     ) -> Array:
         if s is not None:
             raise TypeError(f"no derivative of fft.{name}n with s is known here")
@@ -76,7 +78,7 @@ def _by_axes(name: str) -> Callable[..., Array]:
 
 
 def _shift(way: int) -> Callable[..., Array]:
-    def shift(xp: Namespace, x: Array, *, axes: Any = None) -> Array:
+    def shift(xp: Namespace, x: Array, axes: Any = None) -> Array:
         axes = range(x.ndim) if axes is None else axes if many(axes) else (axes,)
         by = tuple((x.shape[i] + (way < 0)) // 2 for i in axes)
         return xp.roll(x, by, axis=tuple(axes))
@@ -90,7 +92,10 @@ _COMPOSED: dict[str, Callable[..., Array]] = {
     "fft.fftshift": _shift(1),
     "fft.ifftshift": _shift(-1),
     "linalg.inv": lambda xp, a: xp.inverse(a),
-    "linalg.solve": lambda xp, a, b: xp.solution(a, b),
+    "linalg.solve": lambda xp, a, b: xp.solution(a, xp.asarray(b)),
+    "linalg.vector_norm": lambda xp, x, *, axis=None, keepdims=False, ord=2: (
+        numpy_functions.norm(xp, x, ord, axis, keepdims)
+    ),
 }
 """Functions of the extensions of the array API that are made of others."""
 
@@ -186,7 +191,6 @@ class TapedNamespace:
 
     writable = False  # values may be traced by another tape
     clusters = None  # nor do kernels compute them
-    methods = numpy_functions.METHODS
 
     def __init__(self, base: Namespace) -> None:
         self.base = base
@@ -222,7 +226,8 @@ class TapedNamespace:
         if whole in numpy_functions.FUNCTIONS:
             found = partial(numpy_functions.call, whole, self)
         elif part in _EXTENSIONS:
-            known = "linalg.solve", "linalg.inv"  # others return what NumPy does not
+            # Others return what NumPy does not.
+            known = "linalg.solve", "linalg.inv", "linalg.vector_norm"
             extension = self.fft if part == "fft" else self.linalg
             has = part == "fft" or whole in known
             found = getattr(extension, name, None) if has else None

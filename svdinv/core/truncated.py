@@ -125,16 +125,23 @@ def triplet_residual(
     U, S, Vh = factors
     V, s = adjoint(Vh, xp), cast(S, U, xp)[..., None, :]
     left, right = times(V) - U * s, adjoint_times(U) - V * s
-    sides = xp.concat([xp.abs(left), xp.abs(right), xp.abs(0 * s)], axis=-2)
     # Over the largest, whose square may be no number. At 0 the root has a kink, of
     # slope 0, where its derivative would be NaN.
-    top = xp.max(sides, axis=-2, keepdims=True)
+    sides = xp.abs(left), xp.abs(right)
+    top = xp.maximum(*(_largest(side, xp) for side in sides))
     zero = top == 0
     top = xp.where(zero, xp.ones_like(top), top)
-    square = 0.5 * xp.sum((sides / top) ** 2, axis=-2)
+    square = 0.5 * sum(xp.sum((side / top) ** 2, axis=-2) for side in sides)
     zero, top = zero[..., 0, :], top[..., 0, :]
     root = top * xp.sqrt(xp.where(zero, xp.ones_like(square), square))
     return xp.where(zero, xp.zeros_like(root), root)
+
+
+def _largest(x: Array, xp: Namespace) -> Array:
+    """Largest element of each column, (..., 1, r); 0 of none."""
+    if known_equal(x.shape[-2], 0):
+        return xp.sum(x, axis=-2, keepdims=True)
+    return xp.max(x, axis=-2, keepdims=True)
 
 
 def svd_lowrank_pullback(

@@ -337,7 +337,7 @@ def _apply(operation: Apply, x: Any) -> Plan | None:
 def _derivative(operation: Push | Pull | RelativePull, x: Any) -> Plan | None:
     A, tau, X = x[:3]
     dtau = x[3] if isinstance(operation, Push) else None
-    function, steps = operation.function, isinstance(operation.function, _STEPS)
+    function, steps = operation.function, type(operation.function) in _STEPS
     if operation.kind is not SVDFactors or X is None:
         return None
     if not steps and not knows(function, A, tau):
@@ -347,7 +347,7 @@ def _derivative(operation: Push | Pull | RelativePull, x: Any) -> Plan | None:
     U = len(x) - 3
     operands = [Operand(0, U), Operand(1, U + 2), Operand(2, 2), Operand(3, U + 1, 1)]
     further = None
-    if isinstance(function, Reciprocal | TopSubgradient):
+    if type(function) in (Reciprocal, TopSubgradient):
         further = _values_of(operation, U + 1)
         operands += [Operand(4, len(x), 1)]
     elif tau is not None:
@@ -357,7 +357,7 @@ def _derivative(operation: Push | Pull | RelativePull, x: Any) -> Plan | None:
     if not isinstance(operation, Push):
         results.append(None if steps else Result(7, "1", real=True))
     relative = 2.0 * isinstance(operation, RelativePull)
-    kind = 3.0 if isinstance(function, Reciprocal) else 1.0 if steps else relative
+    kind = 3.0 if type(function) is Reciprocal else 1.0 if steps else relative
     return _plan(
         *("derivative", A.shape, A.dtype, tuple(operands), tuple(results)),
         numbers=(float(not function.needs_unitary), kind),
@@ -581,7 +581,7 @@ _CODES: dict[HermitianFunction, int] = {
 }
 _SOFT = Soft()
 _ONES = Polar()
-_STEPS = Polar, ProperRotation, TopSubgradient, Reciprocal
+_STEPS = Polar, ProperRotation, TopSubgradient, Reciprocal  # not classes of these
 
 RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Decompose: _decompose,

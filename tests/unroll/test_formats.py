@@ -541,7 +541,7 @@ def test_masks_of_pictures(tmp_path, shape):
         read_mask(path), np.moveaxis(mask, 2, 0) if mask.ndim == 3 else mask
     )
     Image.fromarray(254 * mask.astype(np.uint8)).save(path)
-    with pytest.raises(ValueError, match=r"m\.png: the mask must contain only 0 and 1"):
+    with pytest.raises(ValueError, match=r"m\.png: the mask must be black and white"):
         read_mask(path)
 
 

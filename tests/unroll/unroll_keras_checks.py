@@ -22,7 +22,7 @@ from svdinv.unroll.networks import (
     Number,
     Unrolled,
 )
-from svdinv.unroll.operators import Blur, ParallelBeam, Stack
+from svdinv.unroll.operators import Blur, ParallelBeam, Sampling, Stack
 
 BACKEND = keras.backend.backend()
 SMALL = {"cells": 2, "features": 4}
@@ -251,6 +251,25 @@ def check_keras_files(folder):
     own = models.TLRNet(**SMALL, operator=Blur(np.ones((1, 1))))
     with pytest.raises(ValueError, match=r"cannot be saved as \.keras"):
         own.save(folder / "own.keras")
+
+
+def check_inputs_that_are_none(folder):
+    def operator(mask, nothing):
+        assert nothing is None
+        return Sampling(mask)
+
+    model = models.TLRNet(seed=0, operator=operator, **SMALL)
+    y = np.ones((1, 3, 16, 16), np.float32)
+    mask = np.ones(y.shape, bool)
+    assert np.isfinite(numpy(model((y, mask, None)))).all()
+
+
+def check_nan_goes_through_convolutions(folder):
+    """A training that diverges must not look finite."""
+    parts = models.TLRNet(seed=0, **SMALL).cells[0].parts.values()
+    chain = next(part for part in parts if isinstance(part, models._Chain))
+    x = np.full((1, chain.spec.widths[0], 8, 8), np.nan, np.float32)
+    assert np.isnan(numpy(chain.apply(x))).all()
 
 
 def check_export(folder):

@@ -252,6 +252,8 @@ def read_mask(
     if Path(path).suffix.lower() in SUFFIXES:
         picture = np.moveaxis(read_picture(path, largest=None), -1, 0)
         grey = (picture == picture[:1]).all()
+        if not ((picture == 0) | (picture == 1)).all():
+            raise ValueError(f"{path}: the mask must be black and white alone")
         return as_mask(picture[0] if grey else picture, f"{path}: the mask")
     array = read_series(path, key, time_axis=time_axis, usual="mask")
     return as_mask(array, f"{path}: the mask")

@@ -141,9 +141,13 @@ class Network(keras.Model):
         """
         y, *measurement = inputs if isinstance(inputs, tuple | list) else (inputs,)
         self._last_inputs = keras.tree.map_structure(
-            lambda x: keras.InputSpec(
-                shape=(None, *x.shape[1:]),
-                dtype=keras.backend.standardize_dtype(x.dtype),
+            lambda x: (
+                None
+                if x is None
+                else keras.InputSpec(
+                    shape=(None, *x.shape[1:]),
+                    dtype=keras.backend.standardize_dtype(x.dtype),
+                )
             ),
             inputs,
         )
@@ -414,8 +418,8 @@ class _Chain(keras.layers.Layer):
                 x = x + weights[f"{i}.shift"]
             if self.spec.active(i):
                 # Not by leaky_relu, whose slope TensorFlow has in single precision.
-                below = self.spec.slope * x if self.spec.slope else ops.zeros_like(x)
-                x = ops.where(x > 0, x, below)
+                slope = self.spec.slope
+                x = ops.where(x > 0, x, slope * x) if slope else ops.relu(x)
         return ops.moveaxis(x, -1, 1)
 
 

@@ -32,8 +32,8 @@ _WINDOWS: dict[str, Callable[[Any], Any]] = {
 }
 """Windows of the ramp filter, as functions of frequency relative to the highest."""
 
-# Views are missing in up to so many gaps between angles, if these are so many times as
-# large as all others.
+# Views are missing in up to so many gaps between angles, fewer than half of all, if
+# these are so many times as large as the others.
 _MISSING, _GAP = 3, 4
 
 
@@ -438,7 +438,7 @@ def _arcs(angles: NDArray[Any], period: float) -> tuple[NDArray[Any], float, flo
     begin, span = unique[(int(gaps.argmax()) + 1) % len(unique)], period
     ordered = np.sort(gaps)[::-1]
     jumps = np.flatnonzero(ordered[:-1] > _GAP * ordered[1:])
-    if len(jumps) and jumps[0] < _MISSING:
+    if len(jumps) and jumps[0] < min(_MISSING, (len(gaps) - 1) / 2):
         missing = gaps >= ordered[jumps[0]]
         usual = float(np.median(gaps[~missing]))
         span = period - gaps.max() + usual

@@ -116,7 +116,7 @@ def entries() -> dict[str, TaskEntry]:
         if point.name not in _ADDED:
             try:
                 add(point.load())
-            except (ImportError, AttributeError, TypeError) as error:
+            except Exception as error:  # a module of others may raise any
                 raise ImportError(
                     f"cannot import the task of the entry point {point.name} = "
                     f"{point.value!r}: {error}"

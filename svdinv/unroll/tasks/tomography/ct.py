@@ -250,7 +250,7 @@ class Ct(Task):
         geometry, angles = read_geometry(file, Geometry, shape[-2])
         sinogram = file.real("sinogram").reshape(-1, *shape[-2:])
         if not sinogram.sum(dtype=np.float64) > 0:
-            rule = "must have line integrals of attenuation, which are positive"
+            rule = "must have line integrals of attenuation: their sum is not positive"
             raise file.error("sinogram", rule)
         try:
             problem = _problem(sinogram, geometry, angles)
