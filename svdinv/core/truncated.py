@@ -114,13 +114,19 @@ def leading(factors: SVDResult, rank: int | None) -> SVDResult:
 
 
 def triplet_residual(
-    times: Product, adjoint_times: Product, factors: SVDResult, *, xp: Namespace
+    times: Product,
+    adjoint_times: Product,
+    factors: SVDResult,
+    *,
+    constant: Callable[[Array], Array],
+    xp: Namespace,
 ) -> Array:
     """Residuals of the triplets as eigenvectors of [[0, A], [A^H, 0]], (..., r).
 
     The vectors are (u_j, v_j) / sqrt(2). As that matrix is Hermitian, with the
     eigenvalues +-s_i, and 0 if A is not square, one of these lies within the residual
     of s_j (B. N. Parlett, The Symmetric Eigenvalue Problem, 1980, theorem 4.5.1).
+    `constant` takes the derivative off an array.
     """
     U, S, Vh = factors
     V, s = adjoint(Vh, xp), cast(S, U, xp)[..., None, :]
@@ -128,7 +134,7 @@ def triplet_residual(
     # Over the largest, whose square may be no number. At 0 the root has a kink, of
     # slope 0, where its derivative would be NaN.
     sides = xp.abs(left), xp.abs(right)
-    top = xp.maximum(*(_largest(side, xp) for side in sides))
+    top = xp.maximum(*(_largest(constant(side), xp) for side in sides))
     zero = top == 0
     top = xp.where(zero, xp.ones_like(top), top)
     square = 0.5 * sum(xp.sum((side / top) ** 2, axis=-2) for side in sides)

@@ -291,7 +291,14 @@ def svd_residual(
         if is_complex(x, xp) and not is_complex(kind, xp):
             raise TypeError(f"{name} must be real, got {x.dtype}")
         factors.append(cast(x, kind, xp))
-    return restore(triplet_residual(times, adjoint_times, SVDResult(*factors), xp=xp))
+    found = triplet_residual(
+        times,
+        adjoint_times,
+        SVDResult(*factors),
+        constant=backend.stop_gradient,
+        xp=xp,
+    )
+    return restore(found)
 
 
 def _check_rank(rank: int, short: int) -> None:

@@ -107,7 +107,12 @@ TRANSFORMS = {
     "TensorFlow": (
         Transform("tape", "`GradientTape`, persistent, and a tape of a tape"),
         Transform("jacobian", "`tape.jacobian`, by its parallel loop", every=False),
-        Transform("ForwardAccumulator", "eager", every=False),
+        Transform(
+            "ForwardAccumulator",
+            "eager. One inside another takes third derivatives, which only `svd` and "
+            "the norms have; a tape inside an accumulator takes two",
+            every=False,
+        ),
         Transform("ForwardAccumulator in a function", "in `tf.function`", every=False),
         Transform("unknown batch", "`tf.function`, value and gradient", every=False),
         Transform("unknown rows", "`tf.function`, value and gradient", every=False),
