@@ -481,3 +481,20 @@ def test_gauge():
 def test_unknown_name():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         svdinv.mlx.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("values", [(1, 1, 1), (2, 2, 1), (2, 1, 0), (0, 0, 0)])
+@pytest.mark.parametrize("name", ["svdvals", "sure", "spectral_map", "svd"])
+def test_reverse_over_reverse_is_finite(name, values):
+    f = {
+        "svdvals": lambda A: svdinv.mlx.svdvals(A).sum(),
+        "sure": lambda A: svdinv.mlx.sure(A, 0.5, 0.3),
+        "spectral_map": lambda A: svdinv.mlx.spectral_map(A, lambda s: s * s * s).sum(),
+        "svd": lambda A: (lambda U, S, Vh: ((U * S * S * S) @ Vh).sum())(
+            *svdinv.mlx.svd(A)
+        ),
+    }[name]
+    X = mx.array(np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32))
+    slope = mx.grad(f)
+    bent = mx.grad(lambda A: (slope(A) * X).sum())(mx.diag(mx.array(values) * 1.0))
+    assert np.isfinite(np.array(bent)).all()

@@ -223,6 +223,80 @@ def test_functions_of_numpy_with_arguments_that_have_no_derivative():
     assert not pullback(1.0)[0].any()
 
 
+@taped
+@pytest.mark.parametrize(
+    "f", [lambda xp, x: x + xp.eye(3), lambda xp, x: x - xp.sum(x) * xp.eye(3)]
+)
+def test_tangents_with_fewer_axes_than_results(framework, f):
+    x, d = np.arange(3.0) + 1, np.ones(3)
+
+    def function(x):
+        return f(x.__array_namespace__(), x)
+
+    along = framework.jvp(function, [x], [d])
+    moved = difference(lambda x: framework.value(function, x), [x], [d])
+    np.testing.assert_allclose(along[0], moved[0], atol=1e-10)
+
+
+def test_tangents_of_points_in_batches_that_broadcast():
+    P, Q = matrices((2, 4, 3)), matrices((4, 3), seed=1)
+    rmsd, along = svn.jvp(lambda P, Q: svn.kabsch(P, Q).rmsd, (P, Q), (P, Q))
+    np.testing.assert_allclose(along, rmsd)  # homogeneous
+
+
+def test_derivatives_at_edges_of_functions():
+    def hessian(f, x, d):
+        return svn.jvp(lambda x: svn.vjp(f, x)[1](1.0)[0], (x,), (d,))[1]
+
+    x, d = np.array([2.0, 0.0]), np.array([0.0, 1.0])
+    np.testing.assert_allclose(hessian(np.linalg.norm, x, d), [0, 0.5])
+    total, pullback = svn.vjp(lambda x: np.sum(x[:, None] ** np.arange(3)), x[::-1])
+    np.testing.assert_array_equal(pullback(1.0)[0], [1, 5])
+    assert total == 1 + 1 + 2 + 4
+    _, pullback = svn.vjp(lambda x, t: np.sum(np.full_like(x, t) * x), np.ones(2), 1.0)
+    np.testing.assert_array_equal(pullback(1.0)[1], 2)
+    base = -1 + 2j
+    _, pullback = svn.vjp(
+        lambda p: np.sum(np.real(np.array([base]) ** p)), np.array(2.0)
+    )
+    np.testing.assert_allclose(pullback(1.0)[0], (base**2 * np.log(base)).real)
+    with pytest.raises(TypeError, match="3 frequencies"):
+        svn.vjp(lambda x: np.fft.irfft(x, n=7), np.ones(3, complex))
+    with pytest.raises(TypeError, match="scimath"):
+        svn.vjp(np.emath.sqrt, np.ones(3))
+    value, _ = svn.vjp(lambda x: x[np.argmax(x)] + x[np.int64(1)], x)
+    assert value == 2
+
+
+@pytest.mark.parametrize("least", [0.0, 1e-17, 1e-15])
+def test_tangents_of_a_complex_null_vector(least):
+    """The common phase of both vectors of a value of 0 is nothing that moves."""
+    rng = np.random.default_rng(0)
+    U, V = (
+        np.linalg.qr(rng.standard_normal(s) + 1j * rng.standard_normal(s))[0]
+        for s in ((6, 4), (4, 4))
+    )
+    s = np.array([3, 2, 1, least])
+    A, dA = (U * s) @ V.conj().T, matrices((6, 4), np.complex128)
+    v, found = svn.jvp(svn.null_vector, (A,), (dA,))
+    exact = -V[:, :3] @ ((U.conj().T @ dA @ V[:, 3])[:3] / s[:3])
+    pivot = np.argmax(np.abs(v) > np.abs(v).max() / 2)
+    exact = exact * v[pivot] / V[pivot, 3]
+    exact = exact - 1j * v * (exact[pivot] / v[pivot]).imag
+    np.testing.assert_allclose(found, exact, atol=1e-12)
+
+
+def test_second_derivatives_of_residuals_that_are_zero():
+    A, d = np.diag([1.0, 2.0]), np.array([[0.0, 0.0], [1.0, 0.0]])
+    e = np.eye(2)
+
+    def bound(A):
+        return np.sum(svn.svd_residual(A, e[:, :1], np.array([0.5]), e[:1]))
+
+    bent = svn.jvp(lambda A: svn.vjp(bound, A)[1](1.0)[0], (A,), (d,))[1]
+    np.testing.assert_allclose(bent[1, 0], 1.0)
+
+
 def test_traced_numbers_are_printed():
     shown = []
     svn.vjp(lambda A: (shown.append(f"{A.sum():.2f}"), A)[1], np.eye(2))

@@ -93,6 +93,12 @@ def _exp(x: Any) -> Any:
     return mx.exp(x)
 
 
+def _sqrt(x: Any) -> Any:
+    # What is compared has a cotangent of 0 in MLX, which times infinity is NaN.
+    none = x == 0
+    return mx.where(none, mx.zeros_like(x), mx.sqrt(mx.where(none, mx.ones_like(x), x)))
+
+
 def _any_on_host(mask: Any) -> bool | None:
     on_cpu = mx.default_device().type == mx.cpu
     return bool(mx.any(mask)) if on_cpu and _has_values(mask) else None
@@ -115,6 +121,7 @@ _OWN = {
         svd=_guarded(_svd),
     ),
     "roll": lambda x, shift, *, axis: mx.roll(x, shift, axis),
+    "sqrt": _sqrt,
 }
 xp: Any = SimpleNamespace(**{**vars(mx), **_OWN})
 

@@ -10,7 +10,7 @@ from inspect import signature
 from typing import Any
 
 from svdinv.backends.tape import untraced
-from svdinv.core.namespace import Array, Namespace, conj
+from svdinv.core.namespace import Array, Namespace, conj, is_complex
 
 __all__ = ["ALIASES", "FUNCTIONS", "call", "many", "norm"]
 
@@ -75,7 +75,8 @@ def norm(xp: Namespace, x: Array, ord: Any, axis: Any, keepdims: bool) -> Array:
             f"no derivative of the norm with ord={ord!r} is known here, but of the "
             "Euclidean norm; those of matrices are nuclear_norm and spectral_norm"
         )
-    total = xp.sum(xp.square(xp.abs(x)), axis=axis, keepdims=keepdims)
+    square = xp.real(xp.conj(x) * x) if is_complex(x, xp) else x * x
+    total = xp.sum(square, axis=axis, keepdims=keepdims)
     some = untraced(total) != 0
     return xp.where(some, xp.sqrt(xp.where(some, total, 1.0)), 0.0)
 

@@ -124,7 +124,8 @@ class Tape:
         xp = self.xp
         if is_complex(g, xp) and not is_complex(value, xp):
             g = real(g, xp)
-        g = sum_to(g, value.shape, xp)
+        # A tangent may have fewer axes.
+        g = g if len(g.shape) < len(value.shape) else sum_to(g, value.shape, xp)
         g = xp.broadcast_to(g, value.shape) if g.shape != value.shape else g
         return cast(g, value, xp)
 

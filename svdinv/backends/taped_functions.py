@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial, reduce
-from operator import attrgetter
+from operator import attrgetter, index
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +26,7 @@ __all__ = ["TapedNamespace"]
 # Functions of arrays whose results do not move with them.
 _CONSTANT = frozenset([
     "all", "any", "argmax", "argmin", "ceil", "empty_like", "equal", "floor",
-    "full_like", "greater", "greater_equal", "isfinite", "isinf", "isnan", "less",
+    "greater", "greater_equal", "isfinite", "isinf", "isnan", "less",
     "less_equal", "logical_and", "logical_not", "logical_or", "ndim", "nonzero",
     "not_equal", "ones_like", "round", "shape", "size", "zeros_like",
 ])  # fmt: skip
@@ -94,7 +94,7 @@ _COMPOSED: dict[str, Callable[..., Array]] = {
     "linalg.inv": lambda xp, a: xp.inverse(a),
     "linalg.solve": lambda xp, a, b: xp.solution(a, xp.asarray(b)),
     "linalg.vector_norm": lambda xp, x, *, axis=None, keepdims=False, ord=2: (
-        numpy_functions.norm(xp, x, ord, axis, keepdims)
+        numpy_functions.norm(xp, x, None if ord == 2 else ord, axis, keepdims)
     ),
 }
 """Functions of the extensions of the array API that are made of others."""
@@ -150,6 +150,11 @@ def _of_rfft(xp: Namespace, a: Array, *, axis: int = -1) -> Any:
 
 def _of_irfft(xp: Namespace, a: Array, *, n: int | None = None, axis: int = -1) -> Any:
     length = 2 * (a.shape[axis] - 1) if n is None else n
+    if a.shape[axis] != length // 2 + 1:
+        raise TypeError(
+            f"no derivative of fft.irfft with n={n} of {a.shape[axis]} frequencies is "
+            f"known here, but of {length // 2 + 1}"
+        )
 
     def back(g: Array) -> Array:
         return _weighted(xp, xp.fft.rfft(g, axis=axis), axis, length, 2.0) / length
@@ -176,10 +181,10 @@ _TRANSPOSES: dict[str, Callable[..., Callable[[Array], Array]]] = {
     "triu": lambda xp, a, *k, **given: lambda g: xp.triu(g, *k, **given),
     "linalg.diagonal": _of_diagonal,
     "fft.fft": lambda xp, a, axis=-1, norm="backward": (
-        lambda g: xp.fft.ifft(g, axis=axis, norm=_DUAL[norm])
+        lambda g: xp.fft.ifft(g, axis=axis, norm=_DUAL[norm or "backward"])
     ),
     "fft.ifft": lambda xp, a, axis=-1, norm="backward": (
-        lambda g: xp.fft.fft(g, axis=axis, norm=_DUAL[norm])
+        lambda g: xp.fft.fft(g, axis=axis, norm=_DUAL[norm or "backward"])
     ),
     "fft.irfft": _of_irfft,
     "fft.rfft": _of_rfft,
@@ -220,6 +225,8 @@ class TapedNamespace:
 
     def named(self, name: str, module: str = "numpy") -> Any:
         """Return a function by the name and the module that NumPy has for it."""
+        if module == "numpy.lib.scimath":  # other functions of the same names
+            raise TypeError(f"no derivative of {module}.{name} is known here")
         part, name = module.split(".")[-1], numpy_functions.ALIASES.get(name, name)
         whole = f"{part}.{name}" if part in _EXTENSIONS else name
         found: Any
@@ -343,12 +350,21 @@ class TapedNamespace:
         def factors(xp, x, p, y):
             if not hasattr(p, "dtype") and p in (0, 1):
                 slope = float(p)
-            else:
+            elif is_moving(b):
                 slope = p * xp.pow(x, p - 1)
+            else:  # of 0 to the power of 0, too
+                some = xp.base.not_equal(xp.base.asarray(untraced(p)), 0)
+                slope = p * xp.pow(x, xp.where(some, p - 1, 0.0))
             if not is_moving(b):
                 return slope, None
             # 0 where the logarithm is not a number.
-            log = xp.log(xp.where(untraced(x) > 0, x, 1.0))
+            plain = untraced(x)
+            if is_complex(y, xp):
+                x = xp.astype(x, y.dtype) if hasattr(x, "dtype") else complex(x)
+                some = plain != 0
+            else:
+                some = plain > 0
+            log = xp.log(xp.where(some, x, 1.0))
             return slope, xp.multiply(y, log)
 
         return self._elementwise(self.base.pow, factors, a, b)
@@ -393,6 +409,10 @@ class TapedNamespace:
     def real(self, a):
         whole = is_complex(a, self)
         return self._moving(self.base.real, _TRANSPOSES["real"], a) if whole else a
+
+    def full_like(self, x, fill_value, dtype=None):
+        full = self.zeros_like(x) + fill_value
+        return self.astype(full, x.dtype if dtype is None else dtype)
 
     def asarray(self, x, **options):
         return x if isinstance(x, Traced) else self.base.asarray(x, **options)
@@ -510,6 +530,7 @@ class TapedNamespace:
     def take_part(self, a, key):
         base, shape = self.base, tuple(a.shape)
         key = key if isinstance(key, tuple) else (key,)
+        key = tuple(map(_plain_index, key))
         if not all(
             k is None or k is Ellipsis or isinstance(k, slice | int) for k in key
         ):
@@ -552,3 +573,9 @@ class TapedNamespace:
         axis = axis % (arrays[0].ndim + 1)
         place = (*[slice(None)] * axis, None, ...)
         return self.concat([x[place] for x in arrays], axis=axis)
+
+
+def _plain_index(k: Any) -> Any:
+    """Convert an integer of NumPy, or an array without axes, to one of Python."""
+    whole = hasattr(k, "__index__") and getattr(k, "ndim", 0) == 0
+    return index(k) if whole and not isinstance(k, bool) else k

@@ -31,7 +31,10 @@ from svdinv.core.namespace import (
     adjoint,
     array_namespace,
     cast,
+    first,
     herm,
+    identity_like,
+    is_complex,
     known_equal,
     last_size,
     scaled,
@@ -39,6 +42,7 @@ from svdinv.core.namespace import (
 )
 from svdinv.core.results import SVDResult
 from svdinv.core.spectral import real_diagonal
+from svdinv.core.tolerances import rounding_rtol
 
 
 def svd(
@@ -228,6 +232,11 @@ def svd_pushforward(
     rule = "minimum-norm" if repeated == "consistent" else repeated
     E, W = linear_rule(s, rule, None if repeated == "consistent" else rtol, xp)
     odd = cast(inverse_sum(s, xp), P, xp) * skew(P, xp)
+    if repeated == "consistent" and is_complex(P, xp):
+        # Vectors of what may be a rounding error have no common phase to move.
+        lost = s <= rounding_rtol(s, xp) * first(s)
+        lost = lost[..., None] & (identity_like(P, xp) == 1)
+        odd = xp.where(lost, xp.zeros_like(odd), odd)
     even = cast(E + W, P, xp) * herm(P, xp)
     omega, psi = even + odd, even - odd
 

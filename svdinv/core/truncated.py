@@ -133,11 +133,14 @@ def triplet_residual(
     left, right = times(V) - U * s, adjoint_times(U) - V * s
     # Over the largest, whose square may be no number. At 0 the root has a kink, of
     # slope 0, where its derivative would be NaN.
-    sides = xp.abs(left), xp.abs(right)
-    top = xp.maximum(*(_largest(constant(side), xp) for side in sides))
+    sides = left, right
+    top = xp.maximum(*(_largest(xp.abs(constant(side)), xp) for side in sides))
     zero = top == 0
     top = xp.where(zero, xp.ones_like(top), top)
-    square = 0.5 * sum(xp.sum((side / top) ** 2, axis=-2) for side in sides)
+    scaled_sides = (side / cast(top, side, xp) for side in sides)
+    # Not of abs, whose derivative at 0 is 0.
+    squares = (real(conj(x, xp) * x, xp) for x in scaled_sides)
+    square = 0.5 * sum(xp.sum(x, axis=-2) for x in squares)
     zero, top = zero[..., 0, :], top[..., 0, :]
     root = top * xp.sqrt(xp.where(zero, xp.ones_like(square), square))
     return xp.where(zero, xp.zeros_like(root), root)

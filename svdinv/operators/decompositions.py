@@ -207,6 +207,9 @@ def null_vector(backend: Backend, A: Array, *, gauge: Gauge = "ignore") -> Array
     repeated, v is some vector of its space, and has no derivative: a finite one is
     taken, and `gauge` reports it.
 
+    Of complex A with a smallest value s above rounding, the derivative loses digits, up
+    to a relative error of eps s_1 / s.
+
     References
     ----------
     .. [1] R. Hartley and A. Zisserman, "Multiple View Geometry in Computer Vision",
