@@ -350,11 +350,10 @@ class TapedNamespace:
         def factors(xp, x, p, y):
             if not hasattr(p, "dtype") and p in (0, 1):
                 slope = float(p)
-            elif is_moving(b):
+            elif is_moving(b) or not hasattr(p, "dtype"):
                 slope = p * xp.pow(x, p - 1)
             else:  # of 0 to the power of 0, too
-                some = xp.base.not_equal(xp.base.asarray(untraced(p)), 0)
-                slope = p * xp.pow(x, xp.where(some, p - 1, 0.0))
+                slope = p * xp.pow(x, xp.where(untraced(p) != 0, p - 1, 0.0))
             if not is_moving(b):
                 return slope, None
             # 0 where the logarithm is not a number.
