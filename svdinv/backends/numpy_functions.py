@@ -10,9 +10,9 @@ from inspect import signature
 from typing import Any
 
 from svdinv.backends.tape import untraced
-from svdinv.core.namespace import Array, Namespace, conj, is_complex
+from svdinv.core.namespace import Array, Namespace, conj, real
 
-__all__ = ["ALIASES", "FUNCTIONS", "call", "many", "norm"]
+__all__ = ["ALIASES", "FUNCTIONS", "call", "listed", "norm"]
 
 ALIASES = {
     "power": "pow", "true_divide": "divide", "concatenate": "concat",
@@ -75,15 +75,13 @@ def norm(xp: Namespace, x: Array, ord: Any, axis: Any, keepdims: bool) -> Array:
             f"no derivative of the norm with ord={ord!r} is known here, but of the "
             "Euclidean norm; those of matrices are nuclear_norm and spectral_norm"
         )
-    square = xp.real(xp.conj(x) * x) if is_complex(x, xp) else x * x
-    total = xp.sum(square, axis=axis, keepdims=keepdims)
+    total = xp.sum(real(conj(x, xp) * x, xp), axis=axis, keepdims=keepdims)
     some = untraced(total) != 0
     return xp.where(some, xp.sqrt(xp.where(some, total, 1.0)), 0.0)
 
 
 def _moved(xp: Namespace, x: Array, source: Any, destination: Any) -> Array:
-    given = [source if many(source) else (source,)]
-    given.append(destination if many(destination) else (destination,))
+    given = (x if isinstance(x, tuple | list) else (x,) for x in (source, destination))
     old, new = ([_within(i, x.ndim) for i in axes] for axes in given)
     order = [i for i in range(x.ndim) if i not in old]
     for place, axis in sorted(zip(new, old, strict=True)):
@@ -92,8 +90,7 @@ def _moved(xp: Namespace, x: Array, source: Any, destination: Any) -> Array:
 
 
 def _squeezed(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
-    axes = range(len(shape)) if axis is None else axis if many(axis) else (axis,)
-    gone = [_within(i, len(shape)) for i in axes]
+    gone = [_within(i, len(shape)) for i in listed(axis, len(shape))]
     if axis is not None and any(shape[i] != 1 for i in gone):
         raise ValueError(f"axis {axis} of shape {tuple(shape)} is not of length 1")
     return tuple(n for i, n in enumerate(shape) if i not in gone or n != 1)
@@ -117,6 +114,8 @@ def _dot(xp: Namespace, a: Array, b: Array) -> Array:
     return xp.matmul(a, b)
 
 
-def many(x: Any) -> bool:
-    """Whether axes are several."""
-    return isinstance(x, tuple | list | range)
+def listed(axes: Any, ndim: int) -> tuple[int, ...]:
+    """Return axes that may be one, several, or None for all, as a tuple."""
+    if axes is None:
+        return tuple(range(ndim))
+    return tuple(axes) if isinstance(axes, tuple | list | range) else (axes,)

@@ -17,7 +17,7 @@ from typing import Any
 from array_api_compat import device
 
 from svdinv.backends import numpy_functions
-from svdinv.backends.numpy_functions import many
+from svdinv.backends.numpy_functions import listed
 from svdinv.backends.tape import Traced, innermost, is_moving, sum_to, untraced
 from svdinv.core.namespace import Array, Namespace, adjoint, conj, is_complex
 
@@ -79,9 +79,9 @@ def _by_axes(name: str) -> Callable[..., Array]:
 
 def _shift(way: int) -> Callable[..., Array]:
     def shift(xp: Namespace, x: Array, axes: Any = None) -> Array:
-        axes = range(x.ndim) if axes is None else axes if many(axes) else (axes,)
+        axes = listed(axes, x.ndim)
         by = tuple((x.shape[i] + (way < 0)) // 2 for i in axes)
-        return xp.roll(x, by, axis=tuple(axes))
+        return xp.roll(x, by, axis=axes)
 
     return shift
 
@@ -101,7 +101,8 @@ _COMPOSED: dict[str, Callable[..., Array]] = {
 
 
 def _of_roll(xp: Namespace, a: Array, shift: Any, axis: Any = None) -> Any:
-    back = tuple(-s for s in shift) if many(shift) else -shift
+    several = isinstance(shift, tuple | list | range)
+    back = tuple(-s for s in shift) if several else -shift
     return lambda g: xp.roll(g, back, axis=axis)
 
 
@@ -109,8 +110,7 @@ def _of_sum(
     xp: Namespace, a: Array, axis: Any = None, *, keepdims: bool = False
 ) -> Any:
     shape = tuple(a.shape)
-    given = range(len(shape)) if axis is None else axis if many(axis) else (axis,)
-    axes = tuple(i % len(shape) for i in given)
+    axes = tuple(i % len(shape) for i in listed(axis, len(shape)))
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     return lambda g: xp.broadcast_to(xp.reshape(g, kept), shape)
 
@@ -136,7 +136,12 @@ def _weighted(xp: Namespace, x: Array, axis: int, length: int, weight: float) ->
 
 
 # Of a Fourier transform's adjoint, by the convention of the transform.
-_DUAL = {"backward": "forward", "forward": "backward", "ortho": "ortho"}
+_DUAL = {
+    None: "forward",
+    "backward": "forward",
+    "forward": "backward",
+    "ortho": "ortho",
+}
 
 
 def _of_rfft(xp: Namespace, a: Array, *, axis: int = -1) -> Any:
@@ -181,10 +186,10 @@ _TRANSPOSES: dict[str, Callable[..., Callable[[Array], Array]]] = {
     "triu": lambda xp, a, *k, **given: lambda g: xp.triu(g, *k, **given),
     "linalg.diagonal": _of_diagonal,
     "fft.fft": lambda xp, a, axis=-1, norm="backward": (
-        lambda g: xp.fft.ifft(g, axis=axis, norm=_DUAL[norm or "backward"])
+        lambda g: xp.fft.ifft(g, axis=axis, norm=_DUAL[norm])
     ),
     "fft.ifft": lambda xp, a, axis=-1, norm="backward": (
-        lambda g: xp.fft.fft(g, axis=axis, norm=_DUAL[norm or "backward"])
+        lambda g: xp.fft.fft(g, axis=axis, norm=_DUAL[norm])
     ),
     "fft.irfft": _of_irfft,
     "fft.rfft": _of_rfft,

@@ -194,9 +194,8 @@ class SimilarityPull(Operation):
         R, _, _, C = call(Align(covariance=True), P, Q, w, *motion)
         points = centred(P, Q, w, xp)
         unit, p = points.unit, points.p
-        _, rmsd, c, inverse = (
-            z[..., None, None] for z in similarity(points, R, call, xp)
-        )
+        _, rmsd, c, inverse = similarity(points, R, call, xp)
+        c, inverse = (z[..., None, None] for z in (c, inverse))
         k = xp.zeros_like(c)
         if gc is not None:
             k = k + gc[..., None, None]
@@ -209,7 +208,6 @@ class SimilarityPull(Operation):
         B = k * R
         if gR is not None:
             B = B + call(Pull(_ROTATION), C, signs, gR, U, S, Vh)[0]
-        rmsd = rmsd[..., 0, 0]
         return _to_points(points, R, B, rmsd, gt, grmsd, self.weighted, xp, c, k)
 
 

@@ -139,8 +139,8 @@ def binary_scale(size: Array, xp: Namespace) -> Array:
     _, bits = math.frexp(float(xp.finfo(size.dtype).max))
     scale = one = xp.ones_like(size)
     parts = 6, 11, 16, 21, 26  # in 32nds of the exponents
-    least = 2.0 ** (parts[0] * bits // 32)
-    usual = (size <= least) & (size >= 1 / least)
+    edge = 2.0 ** (parts[0] * bits // 32)
+    usual = (size <= edge) & (size >= 1 / edge)
     if any_on_host(~usual, xp) is False:
         return one
     for part in parts:

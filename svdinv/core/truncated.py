@@ -33,6 +33,7 @@ from svdinv.core.namespace import (
     adjoint,
     any_on_host,
     array_namespace,
+    binary_scale,
     cast,
     conj,
     identity_like,
@@ -131,26 +132,16 @@ def triplet_residual(
     U, S, Vh = factors
     V, s = adjoint(Vh, xp), cast(S, U, xp)[..., None, :]
     left, right = times(V) - U * s, adjoint_times(U) - V * s
-    # Over the largest, whose square may be no number. At 0 the root has a kink, of
-    # slope 0, where its derivative would be NaN.
-    sides = left, right
-    top = xp.maximum(*(_largest(xp.abs(constant(side)), xp) for side in sides))
-    zero = top == 0
-    top = xp.where(zero, xp.ones_like(top), top)
-    scaled_sides = (side / cast(top, side, xp) for side in sides)
+    sizes = (abs_max(constant(side), xp, axis=(-2,)) for side in (left, right))
+    unit = binary_scale(xp.maximum(*sizes), xp)
+    sides = (side / cast(unit, side, xp) for side in (left, right))
     # Not of abs, whose derivative at 0 is 0.
-    squares = (real(conj(x, xp) * x, xp) for x in scaled_sides)
+    squares = (real(conj(side, xp) * side, xp) for side in sides)
     square = 0.5 * sum(xp.sum(x, axis=-2) for x in squares)
-    zero, top = zero[..., 0, :], top[..., 0, :]
-    root = top * xp.sqrt(xp.where(zero, xp.ones_like(square), square))
+    # At 0 the root has a kink, of slope 0, where its derivative would be NaN.
+    zero = square == 0
+    root = unit[..., 0, :] * xp.sqrt(xp.where(zero, xp.ones_like(square), square))
     return xp.where(zero, xp.zeros_like(root), root)
-
-
-def _largest(x: Array, xp: Namespace) -> Array:
-    """Largest element of each column, (..., 1, r); 0 of none."""
-    if known_equal(x.shape[-2], 0):
-        return xp.sum(x, axis=-2, keepdims=True)
-    return xp.max(x, axis=-2, keepdims=True)
 
 
 def svd_lowrank_pullback(

@@ -581,7 +581,7 @@ _CODES: dict[HermitianFunction, int] = {
 }
 _SOFT = Soft()
 _ONES = Polar()
-_STEPS = Polar, ProperRotation, TopSubgradient, Reciprocal  # not classes of these
+_STEPS = Polar, ProperRotation, TopSubgradient, Reciprocal  # no derived classes
 
 RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Decompose: _decompose,

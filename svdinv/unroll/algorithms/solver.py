@@ -18,14 +18,7 @@ from svdinv.unroll.algorithms.iterations import (
     LowRankPlusSparse,
     State,
 )
-from svdinv.unroll.arrays import (
-    Array,
-    as_float,
-    cast_like,
-    is_complex,
-    namespace,
-    norm,
-)
+from svdinv.unroll.arrays import Array, as_float, cast_like, is_complex, namespace, norm
 from svdinv.unroll.fidelity import DataFidelity
 from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.priors import Prior

@@ -140,17 +140,7 @@ class Network(keras.Model):
             Images, not clipped, with the axes that ``recipe.axes`` names.
         """
         y, *measurement = inputs if isinstance(inputs, tuple | list) else (inputs,)
-        self._last_inputs = keras.tree.map_structure(
-            lambda x: (
-                None
-                if x is None
-                else keras.InputSpec(
-                    shape=(None, *x.shape[1:]),
-                    dtype=keras.backend.standardize_dtype(x.dtype),
-                )
-            ),
-            inputs,
-        )
+        self._last_inputs = keras.tree.map_structure(_input_spec, inputs)
         dtype = self._precision(y.dtype)
         if dtype != keras.backend.standardize_dtype(y.dtype):
             y = ops.cast(y, dtype)
@@ -307,6 +297,14 @@ class T2LRNet(Network):
     """T2LR-Net: `Network` of `svdinv.unroll.networks.T2LR`, with its options."""
 
     recipe_name = "T2LR"
+
+
+def _input_spec(x: Any) -> keras.InputSpec | None:
+    """Describe an input for `Network.export`, with any number of images."""
+    if x is None:
+        return None
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    return keras.InputSpec(shape=(None, *x.shape[1:]), dtype=dtype)
 
 
 class _Cell(keras.layers.Layer):
