@@ -30,7 +30,7 @@ if kernels.variants():
     from svdinv.backends import numpy_namespace as xp
     from svdinv.backends.numpy_memory import NumPyMemory
     from svdinv.core.alignment_operations import AlignPull, FindMotion
-    from svdinv.core.functions import Polar, ProperRotation
+    from svdinv.core.functions import Polar, ProperRotation, Reciprocal
     from svdinv.core.hermitian import InverseSquareRoot, Power, SquareRoot
     from svdinv.core.hermitian_operations import (
         Eigh,
@@ -396,7 +396,7 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
 
     functions = [reduced, hermitian, by_tau, lambda A: st.svt(A, 0.0), st.polar]
     functions.append(lambda A: st.svt(A, 0.3, relative=True))
-    functions.append(rotation)
+    functions += [rotation, lambda A: st.pinv(A.mH), lambda A: st.pinv(A.mH, 0.3)]
     functions.append(lambda A: st.expm(A @ A.mH / A.abs().square().sum()) @ A)
     functions.append(lambda A: st.inv_sqrtm(A @ A.mH + torch.eye(A.shape[-2])) @ A)
     shapes = [(7, 5, 5), (3, 4, 9, 6), (20, 6, 9), (5, 1, 4), (5, 4, 1), (70, 16, 16)]
@@ -552,6 +552,7 @@ def test_decomposition_and_map_in_one_call(variant, dtype):
         same = np.broadcast_to(taus[9], taus.shape)
         for function, tau, relative in (
             *((Soft(), taus, False), (Soft(), same, True), (Polar(), None, False)),
+            *((Reciprocal(), None, False), (Reciprocal(0.4), None, False)),
         ):
             (found,) = by_memory.by_kernel(
                 Apply(function, relative), (A, tau), memory, xp
@@ -561,7 +562,8 @@ def test_decomposition_and_map_in_one_call(variant, dtype):
             plain = factors.map(function, A, level, xp)
             # Of a NaN tau alone the result is NaN.
             assert (np.isnan(found) == np.isnan(plain)).all(), name
-            limit = 8 * A.shape[-1] * eps * (factors.S.max() + 1)
+            size = factors.S.max() + 1 if tau is not None else np.abs(plain).max()
+            limit = 8 * A.shape[-1] * eps * size
             assert np.nanmax(np.abs(found - plain)) <= limit, (name, function)
 
 

@@ -140,8 +140,12 @@ def binary_scale(size: Array, xp: Namespace) -> Array:
     scale = one = xp.ones_like(size)
     parts = 6, 11, 16, 21, 26  # in 32nds of the exponents
     edge = 2.0 ** (parts[0] * bits // 32)
-    usual = (size <= edge) & (size >= 1 / edge)
-    if any_on_host(~usual, xp) is False:
+    known = None if set(known_shape(size)) - {1} else numbers(size, xp)
+    if known is not None:  # a single one, of which Python knows sooner
+        usual = 1 / edge <= known[0] <= edge
+    else:
+        usual = any_on_host((size > edge) | (size < 1 / edge), xp) is False
+    if usual:
         return one
     for part in parts:
         bound, to = part * bits // 32, (2 * part + 5) * bits // 64

@@ -136,21 +136,32 @@ static V soft_threshold(V *y, const V *s, const Array *tau, int relative,
   return t;
 }
 
+/* 1 / s in place of s, and 0 for s up to a multiple of s[0], the largest. */
+static void reciprocals(V *s, double cutoff, int n) {
+  const V least = (T)(cutoff > ROUNDING ? cutoff : ROUNDING) * s[0];
+  for (int i = 0; i < n; i++) {
+    const I small = s[i] <= least;
+    s[i] = SELECT(small, (V){0}, 1 / SELECT(small, fill(1), s[i]));
+  }
+}
+
 /* U diag(y) V^H.  Arrays: 0 U, 1 y or none for 1, 2 V^H, 3 tau or none, 4 result; with
  * tau, 1 is s and y its soft threshold; with number[0] = 1 tau is a multiple of the
- * largest s. */
+ * largest s.  With number[0] = 2, 1 is s and y = 1 / s, cut at number[1]. */
 void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n;
   const ptrdiff_t mn = (ptrdiff_t)m * n;
   const Array *in = task->array;
   E *U = work, *F = U + mn, *Vh = F + mn;
   V *y = (V *)(Vh + (ptrdiff_t)n * n);
+  const int function = (int)task->number[0];
   for (; begin < end; begin += LANES) {
     load(U, n, &in[0], begin, end, m, n, task->adjoint);
     load(Vh, n, &in[2], begin, end, n, n, task->adjoint);
     if (in[1].data) load_reals(y, &in[1], begin, end, n);
     else for (int i = 0; i < n; i++) y[i] = fill(1);
-    if (in[3].data) soft_threshold(y, y, &in[3], task->number[0] > 0, begin, end, n);
+    if (in[3].data) soft_threshold(y, y, &in[3], function == 1, begin, end, n);
+    if (function == 2) reciprocals(y, task->number[1], n);
     for (int i = 0; i < n; i++)
       for (int j = 0; j < n; j++) Vh[i * n + j] = scaled(Vh[i * n + j], y[i]);
     product(F, PLAIN(U, n), PLAIN(Vh, n), m, n, n);
@@ -172,7 +183,7 @@ int64_t NAME(spectral_memory)(int m, int n) {
 }
 
 /* U diag(y) V^H of A = U diag(s) V^H, whose factors stay in the caches.
- * Arrays: 0 A, 1 tau or none, 2 result; y is 1 without tau.  Numbers as for `map`. */
+ * Arrays: 0 A, 1 tau or none, 2 result.  Numbers, and y, as for `map`. */
 void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n;
   const int64_t nn = PARTS * (int64_t)n * n, mn = PARTS * (int64_t)m * n;
@@ -191,9 +202,10 @@ void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
     NAME(svd)(&decomposition, 0, count, work);
     Array level = tau;
     if (tau.data) level.data += begin * tau.matrix;
+    T *values = tau.data || task->number[0] == 2 ? s : 0;
     const Task map = {
-        .m = m, .n = n, .number = {task->number[0]},
-        .array = {{U, mn, PARTS, m * PARTS}, {tau.data ? s : 0, n, 0, 1},
+        .m = m, .n = n, .number = {task->number[0], task->number[1]},
+        .array = {{U, mn, PARTS, m * PARTS}, {values, n, 0, 1},
                   {Vh, nn, n * PARTS, PARTS},
                   level,
                   {out.data + begin * out.matrix, out.matrix, out.row, out.column}}};

@@ -305,6 +305,9 @@ def _map(operation: Map | RelativeMap, x: Any) -> Plan | None:
         return None
     if operation.function == _ONES:
         return _plan("map", A.shape, A.dtype, (left, right), result)
+    if type(operation.function) is Reciprocal:
+        operands, numbers = (left, Operand(1, 3, 1), right), _cut(operation.function)
+        return _plan("map", A.shape, A.dtype, operands, result, numbers=numbers)
 
     operands, further = (left, Operand(1, len(x), 1), right), _values_of(operation, 3)
     return _plan("map", A.shape, A.dtype, operands, result, further=further)
@@ -322,14 +325,21 @@ def _values_of(operation: Any, place: int) -> Callable[[Any, Any], Any]:
     return values
 
 
+def _cut(function: Reciprocal) -> tuple[float, float]:
+    """Numbers by which the kernels compute reciprocals of singular values."""
+    return 2.0, function.rcond
+
+
 def _apply(operation: Apply, x: Any) -> Plan | None:
     """Plan a decomposition and a map of it in one call."""
     A, tau = x
     function, soft = operation.function, knows(operation.function, A, tau)
-    if operation.method not in ("auto", "svd") or not (soft or function == _ONES):
+    cut = type(function) is Reciprocal
+    known = soft or cut or function == _ONES
+    if operation.method not in ("auto", "svd") or not known:
         return None
     operands = (Operand(0, 0), Operand(1, 1, 1)) if soft else (Operand(0, 0),)
-    numbers = float(operation.relative), 0.0
+    numbers = _cut(function) if cut else (float(operation.relative), 0.0)
     result = (Result(2, "mn"),)
     return _plan("spectral", A.shape, A.dtype, operands, result, numbers=numbers)
 
