@@ -334,12 +334,13 @@ def _apply(operation: Apply, x: Any) -> Plan | None:
     """Plan a decomposition and a map of it in one call."""
     A, tau = x
     function, soft = operation.function, knows(operation.function, A, tau)
-    cut = type(function) is Reciprocal
-    known = soft or cut or function == _ONES
+    known = soft or type(function) is Reciprocal or function == _ONES
     if operation.method not in ("auto", "svd") or not known:
         return None
     operands = (Operand(0, 0), Operand(1, 1, 1)) if soft else (Operand(0, 0),)
-    numbers = _cut(function) if cut else (float(operation.relative), 0.0)
+    numbers = float(operation.relative), 0.0
+    if type(function) is Reciprocal:
+        numbers = _cut(function)
     result = (Result(2, "mn"),)
     return _plan("spectral", A.shape, A.dtype, operands, result, numbers=numbers)
 
