@@ -709,3 +709,64 @@ def test_full_matrices_may_be_any_truth_value():
 def test_a_namespace_without_the_array_api_is_named():
     with pytest.raises(TypeError, match="must be an array-API namespace"):
         for_namespace(torch)
+
+
+def orthogonal(rng, n):
+    return np.linalg.qr(rng.standard_normal((n, n)))[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("batch", [1, 9])
+@pytest.mark.parametrize(
+    "values", [(1.7, 1, 1, 1, 0.6), (1.4, 1, 1, 1, 1), (1e9, 1, 1)]
+)
+def test_a_threshold_just_below_a_repeated_value(dtype, batch, values):
+    """Of f that is small beside its slope, gaps count that are a fraction of eps."""
+    rng, s = np.random.default_rng(0), np.asarray(values)
+    if dtype == torch.float32:
+        s = np.minimum(s, 1e3)
+    for above in (0.03, 0.01, 1e-3):
+        for _ in range(20):
+            U, V = orthogonal(rng, len(s)), orthogonal(rng, len(s))
+            G = torch.tensor(rng.standard_normal((len(s), len(s))), dtype=dtype)
+            A = torch.tensor((U * s) @ V.T, dtype=dtype).expand(batch, -1, -1)
+            gradients = []
+            for shrink in (
+                lambda A, t: svt.svt(A, t),
+                lambda A, t: by_factors(A, lambda S: torch.relu(S - t)),
+            ):
+                B = A.clone().requires_grad_()
+                (shrink(B, 1 - above) * G).sum().backward()
+                gradients.append(B.grad)
+            exact, found = gradients
+            error = (found - exact).norm() / exact.norm()
+            assert error < 600 * torch.finfo(dtype).eps * s[0] / above
+
+
+def by_factors(A, f):
+    U, S, Vh = svt.svd(A)
+    return (U * f(S)[..., None, :]) @ Vh
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("batch", [1, 9])
+def test_logarithm_of_close_eigenvalues_near_one(dtype, batch):
+    """As by the framework's own `eigh`, where values are distinct."""
+    rng, eps = np.random.default_rng(1), torch.finfo(dtype).eps
+    for gap in (1e-2, 1e-4, 1e-6, 1e-9, 1e-12):
+        if gap < 5 * eps:
+            continue
+        for _ in range(10):
+            V = orthogonal(rng, 5)
+            w = np.array([0.4, 1 - gap, 1 + gap / 3, 1 + gap, 1.9])
+            G = torch.tensor(rng.standard_normal((5, 5)), dtype=dtype)
+            A = torch.tensor((V * w) @ V.T, dtype=dtype).expand(batch, -1, -1)
+
+            def gradient(eigh, A=A, G=G):
+                B = A.clone().requires_grad_()
+                w, V = eigh(0.5 * (B + B.mT))
+                (((V * w.log()[..., None, :]) @ V.mT) * G).sum().backward()
+                return B.grad
+
+            exact, found = gradient(torch.linalg.eigh), gradient(svt.eigh)
+            assert (found - exact).norm() < 100 * eps * exact.norm()

@@ -23,12 +23,27 @@ _HALF_EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
 _plain = tf.autograph.experimental.do_not_convert
 
 
+_DROPPED = (
+    "TensorFlow drops custom gradients where it vectorizes a loop. Put the tape inside "
+    "the function of tf.vectorized_map, or use tf.map_fn; of a Jacobian that is "
+    "differentiated, set experimental_use_pfor=False"
+)
+
+
 @_plain
 def _evaluate(operation: Operation, *x: Any) -> Any:
     x = tuple(None if t is None else tf.stop_gradient(t) for t in x)
     y = by_kernel(operation, x, xp, lambda: operation.value(x, xp))
     stopped = (None if t is None else tf.stop_gradient(t) for t in y)
     return rebuilt(y, stopped)
+
+
+def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    """Compute outputs for a custom gradient, without which there is an error."""
+    return tuple(
+        None if t is None else tf.raw_ops.PreventGradient(input=t, message=_DROPPED)
+        for t in _evaluate(operation, *x)
+    )
 
 
 @_plain
@@ -38,8 +53,8 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     if operation.transparent:
         if suits(operation, x) is False:
             return operation.composed(x, _call, xp)
-        return _linked(operation, x, _evaluate(operation, *x))
-    values = _evaluate(operation, *x)
+        return _linked(operation, x, _value(operation, *x))
+    values = _value(operation, *x)
     there, outputs = present(x), present(values)
     count = sum(there)
 

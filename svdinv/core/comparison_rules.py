@@ -15,10 +15,13 @@ TAYLOR_DEGREE = 9  # of the series in (s_j / s_i)^2, as in Wang et al. (2021)
 LORENTZ_BROADENING = 1e-12  # epsilon of x / (x^2 + epsilon), Liao et al. (2019)
 
 
-def comparison_rule(name: str, s: Array, tol: float, xp: Namespace) -> Array:
+def comparison_rule(
+    name: str, s: Array, tol: Array, top: Array, xp: Namespace
+) -> Array:
     """Antisymmetric E, in place of 1 / (s_j - s_i), shape (..., k, k).
 
-    Two values of `s`, scaled and sorted downwards, count as equal up to `tol`.
+    Two values of `s`, sorted downwards and the largest of which is `top`, count as equal
+    up to `tol`; both are of shape (..., 1, 1).
     """
     si, sj = s[..., :, None], s[..., None, :]
     gap = sj - si
@@ -27,7 +30,7 @@ def comparison_rule(name: str, s: Array, tol: float, xp: Namespace) -> Array:
         off = identity_like(gap, xp) == 0
         return xp.where(off, 1 / xp.where(off, gap, xp.ones_like(gap)), 0 * gap)
     if name == "lorentz":
-        return gap / (gap * gap + LORENTZ_BROADENING)
+        return gap / (gap * gap + LORENTZ_BROADENING * top**2)
     # The sign of the gaps of sorted values, where they are 0 too.
     lower = xp.tril(xp.ones_like(gap), k=-1)
     order = lower - xp.matrix_transpose(lower)

@@ -6,8 +6,8 @@ replaces E by something finite and may add ``herm(W * M + W^T * N^H)``; its
 transpose serves the pushforward. The *consistent* rule reads the missing
 derivative off the cotangents themselves.
 
-All functions take singular values scaled by the largest one, so that every
-tolerance is relative.
+All functions take singular values scaled by the power of two nearest the largest one,
+so that every tolerance is relative and the gaps are exact.
 """
 
 from __future__ import annotations
@@ -159,16 +159,17 @@ def linear_rule(
 ) -> tuple[Array, Array]:
     """E and W of one of the rules that are linear in the cotangents.
 
-    `s` is scaled and sorted downwards, `repeated` any rule but ``"consistent"``. E is
+    `s` is scaled and sorted, `repeated` any rule but ``"consistent"``. E is
     antisymmetric, and W 0 where there is no completion; shape (..., k, k).
     """
-    tol = cluster_rtol(s, rtol, xp)
+    top = xp.max(xp.abs(s), axis=-1, keepdims=True)[..., None]
+    tol = cluster_rtol(s, rtol, xp) * top
     if repeated in COMPARISON_RULES:
-        E = comparison_rule(repeated, s, tol, xp)
+        E = comparison_rule(repeated, s, tol, top, xp)
         return E, xp.zeros_like(E)
     si, sj = _pairs(s)
     gap = sj - si
-    apart = xp.abs(gap) > max(tol, vanishing(s, xp))
+    apart = (xp.abs(gap) > tol) & (xp.abs(gap) > vanishing(s, xp))
     E = safe_divide(xp.ones_like(gap), gap, apart, xp)
     if repeated == "drop":
         return E, xp.zeros_like(E)

@@ -146,11 +146,12 @@ def eigh_gauge_dependence(
     xp = array_namespace(w, V) if xp is None else xp
     if known_equal(last_size(w, xp), 0):
         return xp.sum(w, axis=-1)
-    s, _ = scaled(w, xp)
+    top = xp.max(xp.abs(w), axis=-1, keepdims=True)[..., None]
     # Normalised first, because the squares may underflow.
     size = xp.max(xp.abs(gV), axis=(-2, -1), keepdims=True)
     M = adjoint(V, xp) @ (gV / cast(xp.where(size > 0, size, 1 + 0 * size), V, xp))
-    equal = xp.abs(s[..., :, None] - s[..., None, :]) <= cluster_rtol(s, rtol, xp)
+    gap = xp.abs(w[..., :, None] - w[..., None, :])
+    equal = gap <= cluster_rtol(w, rtol, xp) * top
     return root_ratio(squared(skew(M, xp), xp, equal), squared(M, xp), xp)
 
 

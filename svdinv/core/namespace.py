@@ -322,8 +322,18 @@ def safe_divide(
 
 
 def scaled(x: Array, xp: Namespace) -> tuple[Array, Array]:
-    """`x` over its largest modulus, and that as (..., 1); 1 where all are 0."""
+    """`x` over the power of two nearest its largest modulus, and that as (..., 1).
+
+    1 where all are 0. Any other number would round the quotients, and so change the
+    gaps between close values by a fraction.
+    """
     top = xp.max(xp.abs(x), axis=-1, keepdims=True)
-    least = float(xp.finfo(x.dtype).smallest_normal)
-    top = xp.where(top >= least, top, xp.ones_like(top))
-    return x / top, top
+    info, one = xp.finfo(x.dtype), xp.ones_like(top)
+    top = xp.where(top >= float(info.smallest_normal), top, one)
+    # A sum with a number 1 / eps times as large keeps the leading bit alone.
+    eps, (_, bits) = float(info.eps), math.frexp(float(info.max))
+    unit = xp.where(top > 1, 0.25 * eps * one, one)  # against overflow
+    part = top * unit
+    nearest = (part + part / eps) - part / eps
+    nearest = xp.minimum(nearest, 2.0 ** (bits - 1) * unit) / unit
+    return x / nearest, nearest

@@ -1,7 +1,8 @@
 #pragma once
 /* The consistent rule for repeated singular values and eigenvalues.
  *
- * Values are scaled by the largest, s in descending and w in ascending order.
+ * Values are scaled by the power of two nearest the largest, s in descending and w in
+ * ascending order.
  */
 #include "lanes.h"
 

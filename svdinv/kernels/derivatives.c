@@ -339,13 +339,17 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
   }
 }
 
-/* Divide values by `top`, the largest modulus, or by 1 where it is too small, as
- * `scaled` in core/namespace.py; gives what they were divided by. */
+/* Divide values by the power of two nearest `top`, the largest modulus, or by 1 where it
+ * is too small, as `scaled` in core/namespace.py; returns what they were divided by. */
 INLINE V scale_values(V *s, V *gs, V top, int n) {
-  I usual = ~(top < (T)LEAST);
-  top = SELECT(usual, top, fill(1));
-  for (int i = 0; i < n; i++) s[i] /= top, gs[i] *= top;
-  return top;
+  const Int leading = (Int)1 << MANTISSA;
+  const V most = fill(power_of_two(BIAS));
+  const I usual = ~(top < (T)LEAST), beyond = top > most;
+  const V bounded = SELECT(beyond, most, top);
+  const V nearest = (V)(((I)bounded + leading / 2) & -leading);
+  const V unit = SELECT(usual, nearest, fill(1));
+  for (int i = 0; i < n; i++) s[i] /= unit, gs[i] *= unit;
+  return unit;
 }
 
 static void load_cotangents(V *g, const Array *from, int64_t begin, int64_t end, int n) {
