@@ -547,6 +547,42 @@ def test_tapes_and_accumulators_agree(name):
     close(shown(tape.gradient(pushed, x)), shown(products), 1e-12)
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 4), (2, 90, 80)])
+@pytest.mark.parametrize("function", [face.svdvals, face.nuclear_norm, face.pinv])
+def test_gradients_that_a_vectorized_loop_drops_are_errors(function, shape):
+    """They were zeros: TensorFlow makes a plain identity of a custom gradient."""
+    A = tf.constant(numbers(shape))
+
+    def gradient(mapped):
+        with tf.GradientTape() as tape:
+            tape.watch(A)
+            loss = tf.reduce_sum(mapped(function, A) ** 2)
+        return tape.gradient(loss, A)
+
+    assert tf.norm(gradient(tf.map_fn)) > 0.1
+    with pytest.raises(LookupError, match="tf.map_fn"):
+        gradient(tf.vectorized_map)
+
+
+@pytest.mark.parametrize("function", [face.svdvals, face.expm])
+def test_derivatives_of_a_jacobian_by_a_vectorized_loop_are_errors(function):
+    A = tf.constant(numbers((4, 4)))
+
+    def gradient(vectorized):
+        with tf.GradientTape() as outer:
+            outer.watch(A)
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch(A)
+                y = function(A)
+            jacobian = tape.jacobian(y, A, experimental_use_pfor=vectorized)
+            loss = tf.reduce_sum(tf.sin(jacobian))
+        return outer.gradient(loss, A)
+
+    assert tf.norm(gradient(False)) > 0.1
+    with pytest.raises(LookupError, match="experimental_use_pfor"):
+        gradient(True)
+
+
 def test_tape_over_a_graph():
     A = tf.constant(numbers((4, 3)))
     threshold = tf.function(lambda A: face.svt(A, 0.5))

@@ -38,12 +38,34 @@ def _evaluate(operation: Operation, *x: Any) -> Any:
     return rebuilt(y, stopped)
 
 
+def _refuse_lost_gradients() -> None:
+    """Let a vectorized loop raise where it drops a custom gradient.
+
+    It makes a plain identity of that, and what is left would be a gradient of 0. An
+    operation that TensorFlow does not use in graphs of users marks what is linked.
+    """
+    try:
+        from tensorflow.python.ops.parallel_for.pfor import RegisterPFor, wrap
+    except ImportError:
+        return
+    tf.no_gradient("Snapshot")
+
+    @RegisterPFor("Snapshot")
+    def _(mapped: Any) -> Any:
+        mapped.stack_inputs()
+        t = mapped.stacked_input(0)
+        return wrap(tf.raw_ops.PreventGradient(input=t, message=_DROPPED), True)
+
+
+_refuse_lost_gradients()
+
+
 def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    """Compute outputs for a custom gradient, without which there is an error."""
-    return tuple(
-        None if t is None else tf.raw_ops.PreventGradient(input=t, message=_DROPPED)
-        for t in _evaluate(operation, *x)
-    )
+    """Compute outputs that a custom gradient is to link to the inputs."""
+    y = tuple(_evaluate(operation, *x))
+    if tf.executing_eagerly() or is_portable():
+        return y
+    return tuple(None if t is None else tf.raw_ops.Snapshot(input=t) for t in y)
 
 
 @_plain

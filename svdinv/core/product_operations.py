@@ -34,7 +34,7 @@ def product(A: Array, B: Array, call: Call, xp: Namespace) -> Array:
     Their batches may broadcast.
     """
     quick = multiplies_quickly(A, B, xp)
-    return call(Product(), A, B)[0] if quick else A @ B
+    return call(Product(), A, B)[0] if quick else xp.matmul(A, B)
 
 
 def multiplies_quickly(A: Array, B: Array, xp: Namespace) -> bool:

@@ -116,7 +116,12 @@ TRANSFORMS = {
         Transform("ForwardAccumulator in a function", "in `tf.function`", every=False),
         Transform("unknown batch", "`tf.function`, value and gradient", every=False),
         Transform("unknown rows", "`tf.function`, value and gradient", every=False),
-        Transform("vectorized_map", "of value and gradient", every=False),
+        Transform(
+            "vectorized_map",
+            "of value and gradient; a tape outside of it raises LookupError, because "
+            "TensorFlow drops the gradient: use `tf.map_fn`",
+            every=False,
+        ),
         Transform(
             "XLA", "`jit_compile=True`, value and gradient of real arrays", every=False
         ),
