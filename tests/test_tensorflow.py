@@ -560,7 +560,7 @@ def test_gradients_that_a_vectorized_loop_drops_are_errors(function, shape):
         return tape.gradient(loss, A)
 
     assert tf.norm(gradient(tf.map_fn)) > 0.1
-    with pytest.raises(LookupError, match="tf.map_fn"):
+    with pytest.raises(LookupError, match=r"tf\.map_fn"):
         gradient(tf.vectorized_map)
 
 
