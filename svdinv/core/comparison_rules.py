@@ -20,8 +20,8 @@ def comparison_rule(
 ) -> Array:
     """Antisymmetric E, in place of 1 / (s_j - s_i), shape (..., k, k).
 
-    Two values of `s`, sorted downwards and the largest of which is `top`, count as equal
-    up to `tol`; both are of shape (..., 1, 1).
+    Two values of `s`, sorted downwards, count as equal up to `tol`, and `top` is the
+    largest; both are of shape (..., 1, 1).
     """
     si, sj = s[..., :, None], s[..., None, :]
     gap = sj - si

@@ -40,6 +40,7 @@ __all__ = [
     "Sample",
     "SpectralFunction",
     "Threshold",
+    "Tikhonov",
     "TopSubgradient",
     "distinct_quotient",
     "proper_signs",
@@ -407,6 +408,63 @@ class Reciprocal(SpectralFunction):
         inside = a.y * b.y * c.y
         apart = extreme_difference((a.s, b.s, c.s), d, xp)
         return xp.where(inside == 0, apart, inside)
+
+
+@dataclass(frozen=True)
+class Tikhonov(SpectralFunction):
+    """s / (s^2 + tau^2), and 0 up to a cut-off: the pseudo-inverse, regularised.
+
+    That is u of 1 / z = u - i v for z = s + i tau, and the divided differences are the
+    real parts of those of 1 / z: -1 / (z_a z_b) and 1 / (z_a z_b z_c). The cut-off, of
+    |z|, is relative to the largest.
+    """
+
+    rcond: float = 0.0
+    has_tau = True
+
+    def _parts(self, s: Array, top: Array, tau: Array, xp: Namespace) -> Any:
+        """Parts u and v, 0 where they are not kept, and where they are."""
+        size, largest = s * s + tau * tau, top * top + tau * tau
+        kept = ~(size <= max(self.rcond, rounding_rtol(s, xp)) ** 2 * largest)
+        u, v = (safe_divide(x + 0 * size, size, kept, xp) for x in (s, tau))
+        return u, v, kept
+
+    def value(self, s, tau, xp):
+        return self._parts(s, first(s), tau, xp)[0]
+
+    def difference(self, a, b, tau, xp):
+        top = first(a.s, -2)
+        (ua, va, kept), (ub, vb, also) = (
+            self._parts(x.s, top, tau, xp) for x in (a, b)
+        )
+        apart = quotient(a.y, b.y, a.s, b.s, xp)
+        return xp.where(kept & also, va * vb - ua * ub, apart)
+
+    def second_difference(self, points, d, tau, xp):
+        top = first(points[0].s, -3)
+        (ua, va, a), (ub, vb, b), (uc, vc, c) = (
+            self._parts(x.s, top, tau, xp) for x in points
+        )
+        apart = extreme_difference(tuple(x.s for x in points), d, xp)
+        inside = ua * (ub * uc - vb * vc) - va * (ub * vc + vb * uc)
+        return xp.where(a & b & c, inside, apart)
+
+    def tau_derivative(self, s, y, tau, xp):
+        u, v, _ = self._parts(s, first(s), tau, xp)
+        return -2 * u * v
+
+    def tau_difference(self, a, b, tau, xp):
+        top = first(a.s, -2)
+        (ua, va, kept), (ub, vb, also) = (
+            self._parts(x.s, top, tau, xp) for x in (a, b)
+        )
+        apart = quotient(a.t, b.t, a.s, b.s, xp)
+        inside = (ua * ub - va * vb) * (va + vb) + (ua * vb + va * ub) * (ua + ub)
+        return xp.where(kept & also, inside, apart)
+
+    def tau_second_derivative(self, s, y, tau, xp):
+        u, v, _ = self._parts(s, first(s), tau, xp)
+        return 2 * u * (3 * v**2 - u**2)
 
 
 @dataclass(frozen=True)

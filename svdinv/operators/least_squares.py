@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from svdinv.core.backend import Backend
-from svdinv.core.functions import Reciprocal
+from svdinv.core.functions import Reciprocal, Tikhonov
 from svdinv.core.namespace import (
     Array,
     abs_max,
     adjoint,
     binary_scale,
     cast,
-    identity_like,
 )
 from svdinv.core.product_operations import product
 from svdinv.operators._arguments import (
@@ -20,7 +19,7 @@ from svdinv.operators._arguments import (
     per_batch,
     two_matrices,
 )
-from svdinv.operators._maps import without_tau
+from svdinv.operators._maps import with_tau, without_tau
 from svdinv.operators._registry import operator
 
 
@@ -112,34 +111,28 @@ def lstsq(
             f"to batches that broadcast, for A of shape {tuple(A.shape)}, got "
             f"{tuple(b.shape)}"
         )
-    m, n = A.shape[-2:]
-    if not (isinstance(damping, int | float) and damping == 0):
-        tau = per_batch(backend, damping, A, 2, "damping")[..., None, None]
-        if m is None or n is None:
-            raise backend.shape_error("A must have known numbers of rows and columns")
-        # The problem without damping that has the same solution, by the shorter side.
-        wide = m < n
-        edge = A[..., :1] if wide else A[..., :1, :]  # not cut, where A is in chunks
-        identity = identity_like(edge * xp.matrix_transpose(edge), xp)
-        weight = cast(tau, A, xp) * identity
-        A = xp.concat([A, weight], axis=-1 if wide else -2)
-        if not wide:
-            # Of sums, because there may be no column.
-            rows = xp.zeros_like(xp.sum(weight, axis=-1, keepdims=True))
-            batch = xp.sum(rows, axis=-2, keepdims=True)
-            B = B + batch
-            zero = xp.zeros_like(xp.sum(B, axis=-2, keepdims=True))
-            B = xp.concat([B, rows + zero], axis=-2)
-    x = product(_pinv(backend, A, rcond), B, backend.call, xp)[..., :n, :]
+    damped = not (isinstance(damping, int | float) and damping == 0)
+    tau = per_batch(backend, damping, A, 2, "damping")[..., None] if damped else None
+    x = product(_pinv(backend, A, rcond, tau), B, backend.call, xp)
     return restore(x[..., 0] if vectors else x)
 
 
-def _pinv(backend: Backend, A: Array, rcond: float | None) -> Array:
+def _pinv(
+    backend: Backend, A: Array, rcond: float | None, tau: Array | None = None
+) -> Array:
+    """Pseudo-inverse or, with tau of shape (..., 1), V diag(s / (s^2 + tau^2)) U^H."""
     xp, rcond = backend.xp, 0.0 if rcond is None else as_number(rcond, "rcond")
     if not 0 <= rcond < 1:
         raise ValueError(f"rcond must be None or lie in [0, 1), got {rcond}")
     # The second derivative contains the cube of the result.
-    unit = binary_scale(abs_max(backend.stop_gradient(A), xp), xp)
+    size = abs_max(backend.stop_gradient(A), xp)
+    if tau is not None:
+        size = xp.maximum(size, backend.stop_gradient(tau)[..., None])
+    unit = binary_scale(size, xp)
     inverse = cast(1 / unit, A, xp)
-    found = without_tau(backend, A * inverse, Reciprocal(rcond), "auto")
+    if tau is None:
+        found = without_tau(backend, A * inverse, Reciprocal(rcond), "auto")
+    else:
+        scaled, f = tau / unit[..., 0], Tikhonov(rcond)
+        found = with_tau(backend, A * inverse, f, scaled, False, "auto")
     return adjoint(found, xp) * inverse
