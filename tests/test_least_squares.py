@@ -105,3 +105,47 @@ def test_zero_matrices_and_single_columns():
         (gA,) = pullback(np.ones_like(value))
         assert gA.shape == A.shape
         assert np.isfinite(gA).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1e-15, 1e-9, 1e-4, 1, 1e9])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_damping_beyond_all_singular_values_keeps_the_digits(shape, size, dtype):
+    """And below: x is A^H b / damping^2 or A^+ b then, and so is its derivative."""
+    A, b = matrices(shape, seed=1), matrices(shape[:1], seed=2)
+    A, X, G = A + 0.1, matrices(shape, seed=5), matrices(shape[1:], seed=6)
+
+    def exact(A, t):
+        m, n = A.shape
+        if n <= m:
+            return np.linalg.solve(A.T @ A + t**2 * np.eye(n), A.T @ b)
+        return A.T @ np.linalg.solve(A @ A.T + t**2 * np.eye(m), b)
+
+    given = (np.asarray(size * A, dtype), np.asarray(0.7, dtype))
+    x, pullback = f.vjp(lambda A, t: f.lstsq(A, b.astype(dtype), damping=t), *given)
+    limit = 1e-11 if dtype == np.float64 else 2e-4  # of the condition of A
+    expected = exact(size * A, 0.7)
+    assert np.linalg.norm(x - expected) <= limit * np.linalg.norm(expected)
+    gA, gt = pullback(G.astype(dtype))
+    h = 1e-6
+    slope = (exact(size * (A + h * X), 0.7) - exact(size * (A - h * X), 0.7)) @ G
+    limit = max(limit, 1e-6)
+    scale = np.linalg.norm(gA) * size * np.linalg.norm(X)
+    assert abs(np.sum(gA * size * X) - slope / (2 * h)) <= limit * scale
+    step = h * max(size, 1)
+    rise = (exact(size * A, 0.7 + step) - exact(size * A, 0.7 - step)) @ G
+    assert abs(gt - rise / (2 * step)) <= limit * abs(gt) + 1e-9 * abs(G @ x)
+
+
+def test_damping_of_infinity_and_of_nothing_at_all():
+    A = np.stack([of_rank(1, (4, 3), seed=seed) for seed in range(3)])
+    b = matrices((3, 4), seed=3)
+    A[1] = 0
+    t = np.array([0.0, 0.0, np.inf])
+    x, pullback = f.vjp(lambda A: f.lstsq(A, b, damping=t), A)
+    np.testing.assert_allclose(x[0], np.linalg.pinv(A[0]) @ b[0], atol=1e-13)
+    assert not x[1:].any()
+    assert np.isfinite(pullback(x + 1)[0]).all()
+    expected = golub_pereyra(A[0], A[1] + 1)
+    found = f.jvp(lambda A: f.lstsq(A, b, damping=t), (A,), (A * 0 + 1,))[1][0]
+    np.testing.assert_allclose(found, expected @ b[0], atol=1e-11)

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from svdinv.core.namespace import (
     Array,
     Namespace,
+    any_on_host,
     first,
     known_equal,
     known_shape,
@@ -426,7 +429,7 @@ class Tikhonov(SpectralFunction):
         """Parts u and v, 0 where they are not kept, and where they are."""
         size, largest = s * s + tau * tau, top * top + tau * tau
         kept = ~(size <= max(self.rcond, rounding_rtol(s, xp)) ** 2 * largest)
-        u, v = (safe_divide(x + 0 * size, size, kept, xp) for x in (s, tau))
+        u, v = (safe_divide(x + xp.zeros_like(size), size, kept, xp) for x in (s, tau))
         return u, v, kept
 
     def value(self, s, tau, xp):
@@ -437,17 +440,17 @@ class Tikhonov(SpectralFunction):
         (ua, va, kept), (ub, vb, also) = (
             self._parts(x.s, top, tau, xp) for x in (a, b)
         )
-        apart = quotient(a.y, b.y, a.s, b.s, xp)
-        return xp.where(kept & also, va * vb - ua * ub, apart)
+        apart = partial(quotient, a.y, b.y, a.s, b.s, xp)
+        return _unless(kept & also, va * vb - ua * ub, apart, xp)
 
     def second_difference(self, points, d, tau, xp):
         top = first(points[0].s, -3)
         (ua, va, a), (ub, vb, b), (uc, vc, c) = (
             self._parts(x.s, top, tau, xp) for x in points
         )
-        apart = extreme_difference(tuple(x.s for x in points), d, xp)
+        apart = partial(extreme_difference, tuple(x.s for x in points), d, xp)
         inside = ua * (ub * uc - vb * vc) - va * (ub * vc + vb * uc)
-        return xp.where(a & b & c, inside, apart)
+        return _unless(a & b & c, inside, apart, xp)
 
     def tau_derivative(self, s, y, tau, xp):
         u, v, _ = self._parts(s, first(s), tau, xp)
@@ -458,13 +461,22 @@ class Tikhonov(SpectralFunction):
         (ua, va, kept), (ub, vb, also) = (
             self._parts(x.s, top, tau, xp) for x in (a, b)
         )
-        apart = quotient(a.t, b.t, a.s, b.s, xp)
+        apart = partial(quotient, a.t, b.t, a.s, b.s, xp)
         inside = (ua * ub - va * vb) * (va + vb) + (ua * vb + va * ub) * (ua + ub)
-        return xp.where(kept & also, inside, apart)
+        return _unless(kept & also, inside, apart, xp)
 
     def tau_second_derivative(self, s, y, tau, xp):
         u, v, _ = self._parts(s, first(s), tau, xp)
         return 2 * u * (3 * v**2 - u**2)
+
+
+def _unless(
+    kept: Array, x: Array, otherwise: Callable[[], Array], xp: Namespace
+) -> Any:
+    """`x` where `kept` holds, and elsewhere what is computed only if that is needed."""
+    if any_on_host(~kept, xp) is False:
+        return x
+    return xp.where(kept, x, otherwise())
 
 
 @dataclass(frozen=True)
