@@ -83,7 +83,7 @@ class FirmThreshold(keras.layers.Layer):
     ) -> None: ...
     @property
     def threshold(self) -> Any:
-        """Current threshold: one number, or of shape (channels,)."""
+        """Current threshold: one, or one for each channel, singular value, or both."""
     def call(self, x: Any, training: bool = False) -> Any:
         """Map a tensor."""
 
@@ -133,7 +133,7 @@ class LocalLowRank(keras.layers.Layer):
     ) -> None: ...
     @property
     def threshold(self) -> Any:
-        """Current threshold: one number, or of shape (channels,)."""
+        """Current threshold: one, or one for each channel, singular value, or both."""
     def call(self, x: Any, training: bool = False) -> Any:
         """Map a tensor."""
 
@@ -199,7 +199,7 @@ class SchattenProx(keras.layers.Layer):
     ) -> None: ...
     @property
     def threshold(self) -> Any:
-        """Current threshold: one number, or of shape (channels,)."""
+        """Current threshold: one, or one for each channel, singular value, or both."""
     def call(self, x: Any, training: bool = False) -> Any:
         """Map a tensor."""
 
@@ -254,7 +254,7 @@ class SingularValueThreshold(keras.layers.Layer):
     ) -> None: ...
     @property
     def threshold(self) -> Any:
-        """Current threshold: one number, or of shape (channels,)."""
+        """Current threshold: one, or one for each channel, singular value, or both."""
     def call(self, x: Any, training: bool = False) -> Any:
         """Map a tensor."""
 
@@ -292,7 +292,7 @@ class TensorSingularValueThreshold(keras.layers.Layer):
     ) -> None: ...
     @property
     def threshold(self) -> Any:
-        """Current threshold: one number, or of shape (channels,)."""
+        """Current threshold: one, or one for each channel, singular value, or both."""
     def call(self, x: Any, training: bool = False) -> Any:
         """Map a tensor."""
 

@@ -127,7 +127,7 @@ class Threshold(Layer):
 
     @property
     def threshold(self) -> Array:
-        """Current threshold: one number, or of shape (channels,)."""
+        """Current threshold: one, or one for each channel, singular value, or both."""
         functions = self._functions
         positive = functions.sigmoid if self.relative else functions.softplus
         return positive(self._raw())

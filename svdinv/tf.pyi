@@ -554,12 +554,11 @@ def kabsch(
     gradient is 0 there.
 
     Points P or Q on a line in space, or a reflection with s_{d-1} = s_d, leave a turn
-    free: any turn about the line fits as well. R is then one of the nearest rotations,
-    whichever the singular vectors make, and its derivative is that without a further
-    such turn. The rmsd and the scale do not depend on the choice, and their derivative
-    is that with R held fixed. It is exact if P and Q are both on lines; if only one of
-    them is, both numbers have a kink there, and it is one of the subgradients. The
-    scale of points P that coincide is 1.
+    free: any turn about the line fits as well. R is then an arbitrary one of the
+    nearest rotations, differentiated as if that turn were fixed. The rmsd and the scale
+    do not depend on the choice, and their derivative is that with R held fixed. It is
+    exact if P and Q are both on lines; if only one of them is, both numbers have a kink
+    there, and it is one of the subgradients. The scale of points P that coincide is 1.
 
     References
     ----------
@@ -741,10 +740,10 @@ def low_rank(
     multiplets : bool, float or "keep", optional
         Whether to keep multiplets whole, that is repeated singular values: one that
         the rank would cut in two is left out, so that the rank may be lower, and the
-        result and its derivative do not depend on the basis of the multiplet. A
-        number is the largest gap within a multiplet, relative to the larger value;
-        True stands for gaps that are rounding errors, and so does ``"keep"``, by which
-        that multiplet is kept, so that the rank may be higher.
+        result and its derivative do not depend on the basis of the multiplet. True:
+        multiplets are values equal up to rounding. A number: the largest gap within a
+        multiplet, relative to the larger value. ``"keep"``: as True, but a cut multiplet
+        is kept whole, so that the rank may be higher.
     max_rank : int, optional
         With `multiplets`, highest rank: a multiplet that the rank would cut is kept if
         it ends there or before, and left out otherwise. Default: the rank, and with
@@ -889,8 +888,8 @@ def pinv(A: TensorLike, rcond: float | None = None) -> Tensor:
     A : array
         Matrices, shape (..., m, n), real or complex.
     rcond : float, optional
-        Singular values up to this multiple of the largest count as 0; not below 64
-        eps, the default.
+        Singular values up to this multiple of the largest count as 0. Values below 64
+        eps, the default, are used as 64 eps.
 
     Returns
     -------
@@ -952,9 +951,10 @@ def polar(
 
     Notes
     -----
-    The derivative contains 1 / (s_i + s_j), and 1 / s_i if m != n: repeated
-    singular values do no harm, and neither does a single zero in a square
-    matrix. Where A does not determine the factor, such terms are left out.
+    The derivative contains 1 / (s_i + s_j), and 1 / s_i if m != n or A is complex:
+    repeated singular values do no harm. At a single zero of a real square matrix the
+    factor jumps between two branches, and the derivative is that of the one returned.
+    Where A does not determine the factor otherwise, such terms are left out.
 
     With `special` and det A < 0, the last of the singular values counts as negative.
     Then two equal values do no harm either, but for the last two: with s_(n-1) = s_n
@@ -986,7 +986,8 @@ def powm(A: TensorLike, p: float | TensorLike) -> Tensor:
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if p is complex, not finite or does not broadcast.
+        As `hermitian_map`, and if p is complex, does not broadcast, or is a number that is
+        not finite.
 
     See Also
     --------
@@ -1023,8 +1024,8 @@ def procrustes(A: TensorLike, B: TensorLike) -> Tensor:
     Notes
     -----
     Only what is truly singular is left in the gradient: 1 / (s_i + s_j), with s
-    the singular values of A^H B. Perfect, repeated and rank n - 1 configurations
-    have one; where A and B do not determine R, such terms are left out.
+    the singular values of A^H B. Perfect and repeated configurations have one; at rank
+    n - 1, and where A and B do not determine R, it is as for `polar`.
 
     References
     ----------
@@ -1053,8 +1054,8 @@ def psd_project(A: TensorLike, floor: float | TensorLike = 0.0) -> Tensor:
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if `floor` is complex, not finite or does not
-        broadcast.
+        As `hermitian_map`, and if `floor` is complex, does not broadcast, or is a
+        number that is not finite.
 
     Notes
     -----
@@ -1410,10 +1411,10 @@ def svd_lowrank(
     multiplets : bool, float or "keep", optional
         Whether to keep multiplets whole, that is repeated singular values: one that
         the rank would cut in two is left out, so that the rank may be lower, and the
-        result and its derivative do not depend on the basis of the multiplet. A
-        number is the largest gap within a multiplet, relative to the larger value;
-        True stands for gaps that are rounding errors, and so does ``"keep"``, by which
-        that multiplet is kept, so that the rank may be higher.
+        result and its derivative do not depend on the basis of the multiplet. True:
+        multiplets are values equal up to rounding. A number: the largest gap within a
+        multiplet, relative to the larger value. ``"keep"``: as True, but a cut multiplet
+        is kept whole, so that the rank may be higher.
         The triplets left out are 0. Gaps are known up to the error of the values.
     max_rank : int, optional
         With `multiplets`, highest rank: a multiplet that the rank would cut is kept if
@@ -1472,8 +1473,8 @@ def svd_residual(
 
         sqrt((norm(A v_j - s_j u_j)^2 + norm(A^H u_j - s_j v_j)^2) / 2)
 
-    of s_j, whatever the triplet was computed by [1]_; 0 counts as one of a matrix that
-    is not square. For orthonormal U and V, all r of them are matched at once, within
+    of s_j, whatever the triplet was computed by [1]_; if A is not square, 0 counts as a
+    singular value. For orthonormal U and V, all r of them are matched at once, within
     the root of the sum of squares of the bounds.
 
     Parameters
@@ -1591,15 +1592,15 @@ def svt(
         singular value, shape (..., min(m, n)) or broadcasting to it (weighted
         nuclear norm [2]_, of which this is the proximal operator for weights that
         do not fall). Equal singular values need equal weights: where they
-        have not, there is no derivative, and what is singular is left out.
+        have not, there is no derivative, and the infinite term is set to 0.
     relative : bool, optional
         Whether tau is a multiple of the largest singular value of each matrix.
         The gradient goes through that value as well; where it is repeated, as
         the subgradient of least norm.
     method : {"auto", "svd", "gram", "matmul"}, optional
         How. ``"gram"`` takes the eigenvectors of the Gram matrix, in double
-        precision where that is at hand, and leaves to the caller that kept
-        singular values are not too small for it; ``"matmul"`` takes matrix
+        precision where that is at hand, and is accurate only if kept values are above
+        about sqrt(eps) s_1, which is not checked; ``"matmul"`` takes matrix
         products alone, meant for GPUs. ``"auto"`` takes the Gram matrix where it
         is faster and, judged by its singular values, accurate; in PyTorch of other
         tall or wide matrices the triangle of the QR decomposition; and the SVD

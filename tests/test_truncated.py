@@ -574,3 +574,31 @@ def test_tangents_of_inexact_triplets_stay_orthonormal(shape, dtype):
     for x, dx in ((U, dU), (V, adjoint(dVh))):
         turn = adjoint(x) @ dx
         np.testing.assert_allclose(turn + adjoint(turn), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scales"),
+    [
+        (np.complex64, (1e-28, 1e-32, 1e-38)),
+        (np.complex128, (1e-290, 1e-300, 1e-308)),
+        (np.float32, (1e-32,)),
+    ],
+)
+def test_small_matrices_of_low_rank(dtype, scales):
+    """LAPACK's QR decomposition of complex columns of subnormal numbers is NaN."""
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+
+    rng = np.random.default_rng(0)
+    L, R = (rng.standard_normal((2, *shape)) for shape in ((30, 2), (2, 20)))
+    imaginary = 1j if np.dtype(dtype).kind == "c" else 0
+    A = ((L[0] + imaginary * L[1]) @ (R[0] + imaginary * R[1])).astype(dtype)
+    graded = np.diag([1, 1, scales[-1] * 1e-2]).astype(dtype)
+    exact = np.linalg.svd(A, compute_uv=False)[:2]
+    for scale in scales:
+        found = st.svd_lowrank(
+            torch.tensor(A * np.asarray(scale, A.real.dtype)), 5, seed=0, power=6
+        ).S[:2]
+        np.testing.assert_allclose(found.double() / scale, exact, rtol=1e-4)
+    found = st.svd_lowrank(torch.tensor(graded), 2, seed=1).S
+    np.testing.assert_allclose(found, 1, rtol=1e-5)

@@ -37,6 +37,7 @@ from svdinv.core.namespace import (
     cast,
     conj,
     identity_like,
+    is_complex,
     is_wide,
     known_equal,
     real,
@@ -46,7 +47,7 @@ from svdinv.core.namespace import (
 )
 from svdinv.core.results import SVDResult
 from svdinv.core.svd import svd, svd_pullback, svd_pushforward
-from svdinv.core.tolerances import eps, rounding_rtol
+from svdinv.core.tolerances import eps, rounding_rtol, smallest
 
 Product: TypeAlias = Callable[[Array], Array]
 
@@ -98,14 +99,28 @@ def subspace_iteration(
     small SVD: it is its leading triplets alone that oversampling makes accurate. Its
     singular values are those of Q Q^H A and hence no larger than those of A.
     """
-    Q, _ = xp.linalg.qr(image)
+    Q, _ = _qr(image, xp)
     for _ in range(power):
-        W, _ = xp.linalg.qr(adjoint_times(Q))
-        Q, _ = xp.linalg.qr(times(W))
-    W, R = xp.linalg.qr(adjoint_times(Q))
+        W, _ = _qr(adjoint_times(Q), xp)
+        Q, _ = _qr(times(W), xp)
+    W, R = _qr(adjoint_times(Q), xp)
     # A is close to Q Q^H A = Q R^H W^H.
     U, S, Vh = svd(adjoint(R, xp), xp=xp)
     return SVDResult(Q @ U, S, Vh @ adjoint(W, xp))
+
+
+def _qr(X: Array, xp: Namespace) -> tuple[Array, Array]:
+    """QR decomposition, of complex X without what is subnormal beside its largest.
+
+    LAPACK returns NaN for complex columns of subnormal numbers.
+    """
+    if not is_complex(X, xp):
+        return xp.linalg.qr(X)
+    unit = cast(binary_scale(abs_max(X, xp), xp), X, xp)
+    X = X / unit
+    negligible = xp.abs(X) < smallest(X, xp) / eps(X, xp)
+    Q, R = xp.linalg.qr(xp.where(negligible, xp.zeros_like(X), X))
+    return Q, R * unit
 
 
 def leading(factors: SVDResult, rank: int | None) -> SVDResult:

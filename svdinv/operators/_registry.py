@@ -47,10 +47,10 @@ method : {"auto", "svd", "gram", "matmul"}, optional
 multiplets : bool, float or "keep", optional
     Whether to keep multiplets whole, that is repeated singular values: one that
     the rank would cut in two is left out, so that the rank may be lower, and the
-    result and its derivative do not depend on the basis of the multiplet. A
-    number is the largest gap within a multiplet, relative to the larger value;
-    True stands for gaps that are rounding errors, and so does ``"keep"``, by which
-    that multiplet is kept, so that the rank may be higher.""",
+    result and its derivative do not depend on the basis of the multiplet. True:
+    multiplets are values equal up to rounding. A number: the largest gap within a
+    multiplet, relative to the larger value. ``"keep"``: as True, but a cut multiplet
+    is kept whole, so that the rank may be higher.""",
     "max_rank": """\
 max_rank : int, optional
     With `multiplets`, highest rank: a multiplet that the rank would cut is kept if

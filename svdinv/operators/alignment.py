@@ -64,9 +64,10 @@ def polar(
 
     Notes
     -----
-    The derivative contains 1 / (s_i + s_j), and 1 / s_i if m != n: repeated
-    singular values do no harm, and neither does a single zero in a square
-    matrix. Where A does not determine the factor, such terms are left out.
+    The derivative contains 1 / (s_i + s_j), and 1 / s_i if m != n or A is complex:
+    repeated singular values do no harm. At a single zero of a real square matrix the
+    factor jumps between two branches, and the derivative is that of the one returned.
+    Where A does not determine the factor otherwise, such terms are left out.
 
     With `special` and det A < 0, the last of the singular values counts as negative.
     Then two equal values do no harm either, but for the last two: with s_(n-1) = s_n
@@ -85,7 +86,9 @@ def polar(
     A, restore = _real_matrices(backend, A, "A")
     m, n = A.shape[-2:]
     if n == 0 or (m is not None and n is not None and m != n):
-        raise backend.shape_error(f"A must be square, got shape {tuple(A.shape)}")
+        raise backend.shape_error(
+            f"A must be square, with at least one row, got shape {tuple(A.shape)}"
+        )
     U, S, Vh = backend.evaluate(Factorise(rotation, method="svd"), A, None)
     signs = proper_signs(U, S, Vh, xp)
     return restore(backend.call(Map(rotation), A, signs, U, S, Vh)[0])
@@ -113,8 +116,8 @@ def procrustes(backend: Backend, A: Array, B: Array) -> Array:
     Notes
     -----
     Only what is truly singular is left in the gradient: 1 / (s_i + s_j), with s
-    the singular values of A^H B. Perfect, repeated and rank n - 1 configurations
-    have one; where A and B do not determine R, such terms are left out.
+    the singular values of A^H B. Perfect and repeated configurations have one; at rank
+    n - 1, and where A and B do not determine R, it is as for `polar`.
 
     References
     ----------
@@ -191,12 +194,11 @@ def kabsch(
     gradient is 0 there.
 
     Points P or Q on a line in space, or a reflection with s_{d-1} = s_d, leave a turn
-    free: any turn about the line fits as well. R is then one of the nearest rotations,
-    whichever the singular vectors make, and its derivative is that without a further
-    such turn. The rmsd and the scale do not depend on the choice, and their derivative
-    is that with R held fixed. It is exact if P and Q are both on lines; if only one of
-    them is, both numbers have a kink there, and it is one of the subgradients. The
-    scale of points P that coincide is 1.
+    free: any turn about the line fits as well. R is then an arbitrary one of the
+    nearest rotations, differentiated as if that turn were fixed. The rmsd and the scale
+    do not depend on the choice, and their derivative is that with R held fixed. It is
+    exact if P and Q are both on lines; if only one of them is, both numbers have a kink
+    there, and it is one of the subgradients. The scale of points P that coincide is 1.
 
     References
     ----------

@@ -247,8 +247,8 @@ def svd_residual(
 
         sqrt((norm(A v_j - s_j u_j)^2 + norm(A^H u_j - s_j v_j)^2) / 2)
 
-    of s_j, whatever the triplet was computed by [1]_; 0 counts as one of a matrix that
-    is not square. For orthonormal U and V, all r of them are matched at once, within
+    of s_j, whatever the triplet was computed by [1]_; if A is not square, 0 counts as a
+    singular value. For orthonormal U and V, all r of them are matched at once, within
     the root of the sum of squares of the bounds.
 
     Parameters

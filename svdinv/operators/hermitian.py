@@ -347,7 +347,8 @@ def powm(backend: Backend, A: Array, p: float | Array) -> Array:
         for p <= 0 too, as in a pseudo-inverse; there, all up to 64 eps of the largest
         count as 0. Clearly negative eigenvalues give NaN.
 
-    {raises_hermitian}, and if p is complex, not finite or does not broadcast.
+    {raises_hermitian}, and if p is complex, does not broadcast, or is a number that is
+        not finite.
 
     See Also
     --------
@@ -444,8 +445,8 @@ def psd_project(backend: Backend, A: Array, floor: float | Array = 0.0) -> Array
     array
         Hermitian, of the shape and dtype of A.
 
-    {raises_hermitian}, and if `floor` is complex, not finite or does not
-        broadcast.
+    {raises_hermitian}, and if `floor` is complex, does not broadcast, or is a
+        number that is not finite.
 
     Notes
     -----

@@ -31,8 +31,8 @@ def pinv(backend: Backend, A: Array, rcond: float | None = None) -> Array:
     ----------
     {A}
     rcond : float, optional
-        Singular values up to this multiple of the largest count as 0; not below 64
-        eps, the default.
+        Singular values up to this multiple of the largest count as 0. Values below 64
+        eps, the default, are used as 64 eps.
 
     Returns
     -------

@@ -65,15 +65,15 @@ def svt(
         singular value, shape (..., min(m, n)) or broadcasting to it (weighted
         nuclear norm [2]_, of which this is the proximal operator for weights that
         do not fall). Equal singular values need equal weights: where they
-        have not, there is no derivative, and what is singular is left out.
+        have not, there is no derivative, and the infinite term is set to 0.
     relative : bool, optional
         Whether tau is a multiple of the largest singular value of each matrix.
         The gradient goes through that value as well; where it is repeated, as
         the subgradient of least norm.
     method : {"auto", "svd", "gram", "matmul"}, optional
         How. ``"gram"`` takes the eigenvectors of the Gram matrix, in double
-        precision where that is at hand, and leaves to the caller that kept
-        singular values are not too small for it; ``"matmul"`` takes matrix
+        precision where that is at hand, and is accurate only if kept values are above
+        about sqrt(eps) s_1, which is not checked; ``"matmul"`` takes matrix
         products alone, meant for GPUs. ``"auto"`` takes the Gram matrix where it
         is faster and, judged by its singular values, accurate; in PyTorch of other
         tall or wide matrices the triangle of the QR decomposition; and the SVD

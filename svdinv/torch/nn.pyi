@@ -73,7 +73,7 @@ class FirmThreshold(nn.Module):
     ) -> None: ...
     @property
     def threshold(self) -> Tensor:
-        """Current threshold: one number, or of shape (channels,)."""
+        """Current threshold: one, or one for each channel, singular value, or both."""
     def reset_parameters(self) -> None:
         """Set the threshold to its first value."""
     def forward(self, x: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class LocalLowRank(nn.Module):
     ) -> None: ...
     @property
     def threshold(self) -> Tensor:
-        """Current threshold: one number, or of shape (channels,)."""
+        """Current threshold: one, or one for each channel, singular value, or both."""
     def reset_parameters(self) -> None:
         """Set the threshold to its first value."""
     def forward(self, x: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ class SchattenProx(nn.Module):
     ) -> None: ...
     @property
     def threshold(self) -> Tensor:
-        """Current threshold: one number, or of shape (channels,)."""
+        """Current threshold: one, or one for each channel, singular value, or both."""
     def reset_parameters(self) -> None:
         """Set the threshold to its first value."""
     def forward(self, x: Tensor) -> Tensor:
@@ -308,7 +308,7 @@ class SingularValueThreshold(nn.Module):
     ) -> None: ...
     @property
     def threshold(self) -> Tensor:
-        """Current threshold: one number, or of shape (channels,)."""
+        """Current threshold: one, or one for each channel, singular value, or both."""
     def reset_parameters(self) -> None:
         """Set the threshold to its first value."""
     def forward(self, x: Tensor) -> Tensor:
@@ -349,7 +349,7 @@ class TensorSingularValueThreshold(nn.Module):
     ) -> None: ...
     @property
     def threshold(self) -> Tensor:
-        """Current threshold: one number, or of shape (channels,)."""
+        """Current threshold: one, or one for each channel, singular value, or both."""
     def reset_parameters(self) -> None:
         """Set the threshold to its first value."""
     def forward(self, x: Tensor) -> Tensor:
