@@ -176,9 +176,9 @@ def as_multiplets(value: Any, rank: int, most: Any) -> tuple[float | None, int]:
     most = most if rank else 0  # rank 0 cuts no multiplet
     if keep or isinstance(value, bool):
         return (0.0 if value else None), most
-    if isinstance(value, numbers.Real) and 0 <= value < 1:
+    if isinstance(value, numbers.Real) and 0 <= float(value) < 1:
         return float(value), most
-    kind = ValueError if isinstance(value, numbers.Real | str) else TypeError
+    kind = ValueError if isinstance(value, numbers.Real) else TypeError
     raise kind(f'multiplets must be a bool, "keep" or in [0, 1), got {value!r}')
 
 
