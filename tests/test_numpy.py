@@ -806,6 +806,66 @@ class TestCuPy:
                 namespace = getattr(namespace, part)
 
 
+def check_against_differences(f, x):
+    """The value is that of the plain function, both derivatives those of it."""
+    d = 0.1 * matrices(x.shape, seed=1).reshape(x.shape)
+    value, pullback = svn.vjp(f, x)
+    np.testing.assert_allclose(value, f(x.copy()), atol=1e-13)
+    (moved,) = difference(lambda x: [f(x.copy())], [x], [d], 1e-3)
+    np.testing.assert_allclose(svn.jvp(f, (x,), (d,))[1], moved, atol=1e-9)
+    g = np.cos(np.arange(np.size(value))).reshape(np.shape(value))
+    np.testing.assert_allclose(np.sum(pullback(g)[0] * d), np.sum(g * moved), atol=1e-9)
+
+
+LIST = [3.0, 4.0, 2.0]
+WITH_LISTS = {
+    "operators": lambda a: (
+        (a * LIST - LIST + tuple(LIST)) / LIST + LIST / (LIST * a - [1, 2, 9])
+    ),
+    "powers": lambda a: a ** [2, 3, 0] + LIST**a,
+    "functions": lambda a: np.maximum(np.multiply(a, LIST), tuple(LIST)),
+    "products": lambda a: (a @ LIST) * (LIST @ np.stack([a, a, a])),
+    "dot": lambda a: np.dot(a, LIST) + np.dot(LIST, a) + a.dot(LIST) * np.vdot(LIST, a),
+    "dot of matrices": lambda a: np.dot([LIST, LIST], a) + np.dot(a, [[1, 2]] * 3),
+    "outer": lambda a: np.outer(a, LIST) + np.outer(LIST, a),
+    "concatenate": lambda a: np.concatenate([a, LIST, (1, 2)]),
+    "stack": lambda a: np.stack([LIST, a], axis=1),
+    "where": lambda a: np.where([True, False, True], a, LIST),
+    "clip": lambda a: np.clip(a, [0.5] * 3, [1.0] * 3),
+    "solve": lambda a: np.linalg.solve([[2, 0, 1], [0, 1, 0], [0, 0, 3]], a),
+}
+
+
+@pytest.mark.parametrize("name", WITH_LISTS)
+def test_lists_beside_traced_arrays(name):
+    check_against_differences(WITH_LISTS[name], np.array([0.7, 1.3, 0.4]))
+
+
+def test_lists_of_traced_arrays_are_refused():
+    with pytest.raises(TypeError, match="with stack or concat"):
+        svn.vjp(lambda a: a * [a[0], 1.0, 2.0], np.ones(3))
+
+
+def test_types_and_places_of_traced_arrays():
+    dtypes = []
+
+    def f(a):
+        dtypes.append(np.result_type(a, np.float32))
+        return a[a.argmax()] * a.argmin()
+
+    value, _ = svn.vjp(f, np.array([2.0, 3.0, 1.0]))
+    assert value == 6
+    assert dtypes == [np.float64]
+
+
+def test_powers_of_zero_to_zero():
+    x, p = np.array([0.0, 0.0, 2.0, 2.0]), np.array([0.0, 1.0, 0.0, 3.0])
+    gx, gp = svn.vjp(lambda x, p: x**p, x, p)[1](np.ones(4))
+    np.testing.assert_array_equal(gx, [0, 1, 0, 12])
+    np.testing.assert_allclose(gp, [0, 0, np.log(2), 8 * np.log(2)])
+    assert svn.vjp(lambda x, p: x**p, 0.0, 0.0)[1](1.0) == (0, 0)
+
+
 @pytest.mark.parametrize(
     "f",
     [lambda a, b: a + b, lambda a, b: a.T * 1.0, lambda a, b: np.sum(a + b), np.add],

@@ -40,12 +40,14 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         xp, x, ord, axis, keepdims
     ),
     "moveaxis": lambda xp, x, source, destination: _moved(xp, x, source, destination),
-    "outer": lambda xp, a, b: xp.reshape(a, (-1, 1)) * xp.reshape(b, (1, -1)),
+    "outer": lambda xp, a, b: xp.multiply(
+        *map(xp.reshape, xp.arrays(a, b), ((-1, 1), (1, -1)))
+    ),
     "ravel": lambda xp, x: xp.reshape(x, (-1,)),
     "squeeze": lambda xp, x, axis=None: xp.reshape(x, _squeezed(x.shape, axis)),
     "trace": lambda xp, x: xp.sum(FUNCTIONS["diagonal"](xp, x), axis=-1),
-    "vdot": lambda xp, a, b: xp.sum(
-        conj(xp.reshape(a, (-1,)), xp) * xp.reshape(b, (-1,))
+    "vdot": lambda xp, a, b: _vdot(
+        xp, *(xp.reshape(x, (-1,)) for x in xp.arrays(a, b))
     ),
 }
 
@@ -103,6 +105,7 @@ def _within(axis: int, ndim: int) -> int:
 
 
 def _dot(xp: Namespace, a: Array, b: Array) -> Array:
+    a, b = xp.arrays(a, b)
     axes = [getattr(x, "ndim", 0) for x in (a, b)]
     if 0 in axes:
         return xp.multiply(a, b)
@@ -112,6 +115,10 @@ def _dot(xp: Namespace, a: Array, b: Array) -> Array:
             "numpy.matmul multiplies them one by one"
         )
     return xp.matmul(a, b)
+
+
+def _vdot(xp: Namespace, a: Array, b: Array) -> Array:
+    return xp.sum(conj(a, xp) * b)
 
 
 def listed(axes: Any, ndim: int) -> tuple[int, ...]:

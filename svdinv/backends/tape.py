@@ -33,8 +33,8 @@ Rule: TypeAlias = Callable[[tuple[Any, ...]], Sequence[Any]]
 
 # Methods of NumPy's arrays that are functions of NumPy.
 METHODS = frozenset((
-    "clip", "copy", "diagonal", "dot", "flatten", "ravel", "squeeze", "swapaxes",
-    "trace",
+    "argmax", "argmin", "clip", "copy", "diagonal", "dot", "flatten", "ravel",
+    "squeeze", "swapaxes", "trace",
 ))  # fmt: skip
 # What to do instead, in messages.
 _STACK = "put elements together with stack or concat"

@@ -28,9 +28,9 @@ _CONSTANT = frozenset([
     "all", "any", "argmax", "argmin", "ceil", "empty_like", "equal", "floor",
     "greater", "greater_equal", "isfinite", "isinf", "isnan", "less",
     "less_equal", "logical_and", "logical_not", "logical_or", "ndim", "nonzero",
-    "not_equal", "ones_like", "round", "shape", "size", "zeros_like",
+    "not_equal", "ones_like", "result_type", "round", "shape", "size", "zeros_like",
 ])  # fmt: skip
-_OF_DTYPES = frozenset(("finfo", "isdtype", "result_type"))
+_OF_DTYPES = frozenset(("finfo", "isdtype"))
 _EXTENSIONS = {
     "fft": (
         "fft", "fftn", "fftshift", "ifft", "ifftn", "ifftshift", "irfft", "rfft",
@@ -92,7 +92,7 @@ _COMPOSED: dict[str, Callable[..., Array]] = {
     "fft.fftshift": _shift(1),
     "fft.ifftshift": _shift(-1),
     "linalg.inv": lambda xp, a: xp.inverse(a),
-    "linalg.solve": lambda xp, a, b: xp.solution(a, xp.asarray(b)),
+    "linalg.solve": lambda xp, a, b: xp.solution(*xp.arrays(a, b)),
     "linalg.vector_norm": lambda xp, x, *, axis=None, keepdims=False, ord=2: (
         numpy_functions.norm(xp, x, None if ord == 2 else ord, axis, keepdims)
     ),
@@ -253,6 +253,12 @@ class TapedNamespace:
     def on_host(report: Callable[[Array], None], x: Any) -> None:
         report(untraced(x))
 
+    def arrays(self, *args: Any) -> tuple[Any, ...]:
+        """Turn lists and tuples into arrays, as NumPy does."""
+        if not any(map(_is_list, args)):
+            return args
+        return tuple(self.base.asarray(x) if _is_list(x) else x for x in args)
+
     # What leaves a step on the tape, and what does not.
 
     def _refused(self, function: Any, name: str, *args: Any, **options: Any) -> Any:
@@ -286,6 +292,7 @@ class TapedNamespace:
 
     def _elementwise(self, function: Any, factors: Any, *args: Any) -> Any:
         """Call a function whose derivative is a factor for each argument."""
+        args = self.arrays(*args)
 
         def push(x: Any, y: Array, dx: Any) -> Any:
             pairs = zip(factors(self, *x, y), dx, strict=True)
@@ -352,14 +359,17 @@ class TapedNamespace:
     # Elementwise functions.
 
     def pow(self, a, b):
+        moves = is_moving(b)
+
         def factors(xp, x, p, y):
             if not hasattr(p, "dtype") and p in (0, 1):
                 slope = float(p)
-            elif is_moving(b) or not hasattr(p, "dtype"):
+            elif not hasattr(p, "dtype"):
                 slope = p * xp.pow(x, p - 1)
             else:  # of 0 to the power of 0, too
-                slope = p * xp.pow(x, xp.where(untraced(p) != 0, p - 1, 0.0))
-            if not is_moving(b):
+                some = (untraced(p) != 0) | (untraced(x) != 0)
+                slope = p * xp.pow(x, xp.where(some, p - 1, 0.0))
+            if not moves:
                 return slope, None
             # 0 where the logarithm is not a number.
             plain = untraced(x)
@@ -381,6 +391,7 @@ class TapedNamespace:
         return first, 1 - first
 
     def where(self, condition, a, b):
+        condition, a, b = self.arrays(condition, a, b)
         mask = untraced(condition)
         return self._record(
             lambda a, b: self.base.where(mask, *self._same_kind(a, b)),
@@ -438,6 +449,7 @@ class TapedNamespace:
     # Products and sums.
 
     def matmul(self, a, b):
+        a, b = self.arrays(a, b)
         traced = innermost((a, b)) is not None
         if traced and a.ndim == 1:
             product = self.matmul(a[None, :], b)
@@ -554,7 +566,7 @@ class TapedNamespace:
         return self.reshape(part, untraced(a)[key].shape) if None in key else part
 
     def concat(self, arrays, axis=0):
-        arrays, places, start = tuple(arrays), [], 0
+        arrays, places, start = self.arrays(*arrays), [], 0
         for x in arrays:
             part = slice(start, start + x.shape[axis])
             places.append((*[slice(None)] * (axis % x.ndim), part, ...))
@@ -573,10 +585,14 @@ class TapedNamespace:
         )
 
     def stack(self, arrays, axis=0):
-        arrays = tuple(arrays)
+        arrays = self.arrays(*arrays)
         axis = axis % (arrays[0].ndim + 1)
         place = (*[slice(None)] * axis, None, ...)
         return self.concat([x[place] for x in arrays], axis=axis)
+
+
+def _is_list(x: Any) -> bool:
+    return isinstance(x, list | tuple)
 
 
 def _plain_index(k: Any) -> Any:
