@@ -1948,8 +1948,10 @@ def vjp(
     Notes
     -----
     `vjp` and `jvp` may be applied to functions that contain them: second derivatives.
-    Arguments and results may be changed after the call; arrays that the function takes
-    from elsewhere may not, before the pullback was called.
+    Arguments, results, and arrays that the function takes from elsewhere may be changed
+    after the call, and the last within it too: what the pullback reads is copied. The
+    function may update its own arrays, by ``x += y`` and the like. Of its arguments,
+    and of arrays that share memory with another one in use, this raises TypeError.
 
     Examples
     --------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import importlib
 import inspect
@@ -475,8 +476,8 @@ def test_pullback_can_be_called_again_and_changes_nothing():
     given = problem.cotangents(factors, FUNCTIONS["tanh"])
     copies = [g.copy() for g in given]
     np.testing.assert_array_equal(pullback(*given), pullback(*given))
-    for g, copy in zip(given, copies, strict=True):
-        np.testing.assert_array_equal(g, copy)
+    for g, before in zip(given, copies, strict=True):
+        np.testing.assert_array_equal(g, before)
 
 
 def test_missing_cotangents_are_zero():
@@ -817,6 +818,186 @@ def check_against_differences(f, x):
     np.testing.assert_allclose(np.sum(pullback(g)[0] * d), np.sum(g * moved), atol=1e-9)
 
 
+def halve(x):
+    x *= 0.5
+
+
+def in_a_helper(a):
+    x = a * 1.0
+    halve(x)
+    return x
+
+
+def by_two_names(a):
+    x = a * 1.0
+    kept = [x, x.conj(), x.real, np.asarray(np.ones(3)) * x]
+    x *= 2
+    return np.concatenate([*kept, x])
+
+
+def sums_from_zero(a):
+    total = np.zeros_like(a)
+    same = total
+    for i in range(3):
+        total += a**i
+    return same * total
+
+
+def numbers_are_replaced(a):
+    total = a[0]
+    first, size = total, np.linalg.norm(a)
+    before, least = size, a.min()
+    for x in a[1:]:
+        total += x
+    size *= 2
+    least -= size
+    return first * total * before * size * least * a
+
+
+def arrays_without_axes(a):
+    x = np.where(True, a[0], 1.0)
+    y, z = x, x.copy()
+    x += 1
+    x *= 2
+    z -= 1
+    return a * x * y * z
+
+
+def copies_are_other_arrays(a):
+    x = a * 1.0
+    others = [+x, x.copy(), np.copy(x), x.flatten(), np.clip(x, None, None)]
+    others += [copy.copy(x), copy.deepcopy(x)]
+    for y in others:
+        y += 1
+    x **= 2
+    return np.stack([x, *others])
+
+
+def parts_that_are_gone(a):
+    x = (np.stack([a, a]) * 2).reshape(-1)
+    x += x[0] * np.sum(x[1:])
+    x /= np.linalg.norm(x.reshape(2, 3).T @ x.reshape(2, 3))
+    x @= np.arange(36.0).reshape(6, 6)
+    return x
+
+
+def descent_within(a):
+    def step(x):
+        value, pullback = svn.vjp(lambda z: np.sum(np.exp(z) * x), x)
+        old = value * 1.0
+        value *= 3
+        x -= 0.1 * pullback(1.0)[0]
+        x += pullback(value)[0] - pullback(3 * old)[0]
+
+    x = a * 1.0
+    step(x)
+    step(x)
+    return x
+
+
+@pytest.mark.parametrize(
+    "f",
+    [in_a_helper, by_two_names, sums_from_zero, numbers_are_replaced,
+     arrays_without_axes, copies_are_other_arrays, parts_that_are_gone, descent_within],
+)  # fmt: skip
+def test_updates_in_place(f):
+    """They change the array for all names that it has, as in NumPy."""
+    check_against_differences(f, np.array([0.7, 1.3, 0.4]))
+
+
+VIEWS = [
+    lambda x: x[0], lambda x: x[:, 1:], lambda x: x[None], lambda x: x.T,
+    lambda x: x.mT, lambda x: x.reshape(-1), np.ravel, np.transpose,
+    lambda x: np.swapaxes(x, 0, 1), lambda x: np.moveaxis(x, 0, 1),
+    lambda x: np.expand_dims(x, 1), lambda x: x[:, :1].squeeze(), np.flip,
+    lambda x: np.broadcast_to(x, (2, 3, 3)), np.diagonal, np.real, np.imag,
+    lambda x: x[:, 1].reshape(-1)[2:], lambda x: x[0, 0, ...],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_updates_of_what_shares_memory_are_refused(view):
+    def of_a_view(A):
+        whole = A * 1.0
+        part = view(whole)
+        part += 1.0
+        return whole
+
+    def of_a_whole(A):
+        whole = A * 1.0
+        part = view(whole)
+        whole -= 1.0
+        return part
+
+    def of_another_part(A):
+        whole = A * 1.0
+        part, other = view(whole), whole[:]
+        del whole
+        other *= 2.0
+        return part
+
+    for f in (of_a_view, of_a_whole, of_another_part):
+        with pytest.raises(TypeError, match=r"write x = x [+*-] y"):
+            svn.vjp(f, matrices((3, 3), np.complex128))
+
+
+def test_updates_in_place_are_refused_where_numpy_refuses_them():
+    def updated(change, x):
+        x = x * 1.0
+        x += change
+        return x
+
+    for change, error, message in (
+        (1j, TypeError, "must keep x real"),
+        (np.ones((2, 3)), ValueError, r"must keep the shape \(3,\)"),
+    ):
+        with pytest.raises(error, match=message):
+            svn.vjp(partial(updated, change), np.ones(3))
+    single, _ = svn.vjp(partial(updated, np.ones(3)), np.ones(3, np.float32))
+    assert single.dtype == np.float32
+    given = np.ones(3)
+    with pytest.raises(TypeError, match="is an argument"):
+        svn.vjp(halve, given)
+    np.testing.assert_array_equal(given, 1)
+
+    def inner(A):
+        whole = A * 1.0
+
+        def f(b):
+            nonlocal whole
+            whole += b
+            return whole
+
+        return svn.vjp(f, A)[1](A)[0]
+
+    with pytest.raises(TypeError, match=r"write x = x \+ y"):
+        svn.vjp(inner, np.ones(3))
+
+    def smaller(A, t):
+        t *= 0.5  # a number
+        return A * t
+
+    np.testing.assert_allclose(svn.vjp(smaller, np.ones(3), 0.5)[1](given)[1], 1.5)
+
+
+def test_updates_in_place_where_sharing_is_unknown():
+    xp = pytest.importorskip("array_api_strict")
+
+    def f(part, x):
+        y = x * 1.0
+        y += 1.0
+        z = part(y)
+        z *= 2.0
+        return y
+
+    vjp = svdinv.for_namespace(xp).vjp
+    value, _ = vjp(partial(f, lambda y: y * 1.0), xp.ones(3))
+    np.testing.assert_array_equal(np.asarray(value), 2)
+    for part in (lambda y: y[1:], lambda y: y.reshape(3, 1)):
+        with pytest.raises(TypeError, match=r"write x = x \* y"):
+            vjp(partial(f, part), xp.ones(3))
+
+
 LIST = [3.0, 4.0, 2.0]
 WITH_LISTS = {
     "operators": lambda a: (
@@ -844,6 +1025,72 @@ def test_lists_beside_traced_arrays(name):
 def test_lists_of_traced_arrays_are_refused():
     with pytest.raises(TypeError, match="with stack or concat"):
         svn.vjp(lambda a: a * [a[0], 1.0, 2.0], np.ones(3))
+
+
+def in_a_buffer(step):
+    """A function that fills its constant again for every step."""
+
+    def f(x):
+        w = np.empty((3, 3))
+        for i in range(3):
+            w[:] = np.arange(9.0).reshape(3, 3) / 9 + i + 0.5 + 2 * np.eye(3)
+            x = step(x, w)
+            w[:] = -7.0
+        return x
+
+    return f
+
+
+BUFFER = np.empty(3)
+BUFFERED = svn.linear(
+    lambda x: np.multiply(x, 2.0, out=BUFFER), lambda y: np.multiply(y, 2.0, out=BUFFER)
+)
+STEPS = {
+    "multiply": lambda x, w: x * w[0],
+    "divide": lambda x, w: x / w[1] + w[1] / x,
+    "power": lambda x, w: x ** w[0],
+    "base": lambda x, w: w[0] ** x,
+    "maximum": lambda x, w: np.maximum(x * x, w[0]),
+    "matmul": lambda x, w: w.T @ x,
+    "solve": lambda x, w: np.linalg.solve(w, x) + np.linalg.solve(w.T, x),
+    "read-only view": lambda x, w: np.sum(np.broadcast_to(w[0], (2, 3)) * x, axis=0),
+    "operation": lambda x, w: svn.kabsch(x * w, w.T).rmsd * x,
+    "linear": lambda x, w: BUFFERED(BUFFERED(x) ** 2) ** 2 * w[0] / 100,
+    "nested": lambda x, w: svn.jvp(lambda z: z**2 * w[0], (x,), (w[1],))[1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_constants_that_change_before_the_pullback(name):
+    check_against_differences(in_a_buffer(STEPS[name]), np.array([0.7, 1.3, 0.4]))
+
+
+def test_masks_that_change_before_the_pullback():
+    def f(x):
+        mask = np.empty(3, bool)
+        for i in range(3):
+            mask[:] = np.arange(3) >= i
+            x = np.where(mask, x * x, x)
+        return x
+
+    check_against_differences(f, np.array([0.7, 1.3, 0.4]))
+
+
+def test_large_constants_are_copied_once_unless_they_change():
+    B, shares = matrices((60, 60)), []
+
+    def f(x):
+        for _ in range(10):
+            x = x - 0.01 * (B.T @ (B @ x))
+        shares.append(len(x.tape._copies))
+        B[...] = 0
+        return x
+
+    x, same = matrices((60,)), B.copy()
+    gradient = svn.vjp(f, x)[1](x)[0]
+    step = np.eye(60) - 0.01 * same.T @ same
+    np.testing.assert_allclose(gradient, np.linalg.matrix_power(step, 10) @ x)
+    assert shares == [2]
 
 
 def test_types_and_places_of_traced_arrays():

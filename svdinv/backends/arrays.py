@@ -103,15 +103,17 @@ class ArrayBackend(Backend):
             return self._value(operation, x)
         if operation.transparent:
             return operation.composed(x, self.call, self.taped)
-        values = tuple(map(tape.value, x))
+        values = tape.kept(x)
         wanted = tuple(tape.position(t) is not None for t in x)
         y = self.call(operation, *values)
-        return tape.record(
+        outputs = tape.record(
             x,
             y,
             lambda dx: self.tangent(operation, values, y, dx),
             lambda g: self.cotangent(operation, values, y, g, wanted),
         )
+        tape.link(x, outputs)
+        return outputs
 
     def tangent(self, operation: Operation, x: Any, y: Any, dx: Any) -> Any:
         xp, x, y, dx = self._alike(x, y, dx)
@@ -337,8 +339,10 @@ def _vjp(
     Notes
     -----
     `vjp` and `jvp` may be applied to functions that contain them: second derivatives.
-    Arguments and results may be changed after the call; arrays that the function takes
-    from elsewhere may not, before the pullback was called.
+    Arguments, results, and arrays that the function takes from elsewhere may be changed
+    after the call, and the last within it too: what the pullback reads is copied. The
+    function may update its own arrays, by ``x += y`` and the like. Of its arguments,
+    and of arrays that share memory with another one in use, this raises TypeError.
 
     Examples
     --------
@@ -444,13 +448,17 @@ def _linear(
         if not callable(function):
             kind = type(function).__name__
             raise TypeError(f"{name} must be a function of an array, got {kind}")
-    xp = backend.plain
+    xp, shares = backend.plain, backend.taped.may_share
+
+    def apart(y: Array, x: Array) -> Array:
+        # It may be a buffer, into which the next result is written.
+        return y if shares and shares(x, y) else xp.asarray(y, copy=True)
 
     def linear(x: Array) -> Array:
         like = untraced(x)
 
         def back(g: Array) -> Array:
-            found = adjoint(g)
+            found = apart(adjoint(g), g)
             if tuple(found.shape) != tuple(like.shape):
                 raise ValueError(
                     f"adjoint must return the shape {tuple(like.shape)} of what "
@@ -458,7 +466,7 @@ def _linear(
                 )
             return found if is_complex(like, xp) else real(found, xp)
 
-        return backend.taped.linear(forward, back, x)
+        return backend.taped.linear(lambda x: apart(forward(x), x), back, x)
 
     return linear
 

@@ -17,24 +17,25 @@ __all__ = ["ALIASES", "FUNCTIONS", "call", "listed", "norm"]
 ALIASES = {
     "power": "pow", "true_divide": "divide", "concatenate": "concat",
     "transpose": "permute_dims", "conjugate": "conj", "absolute": "abs",
-    "amax": "max", "swapaxes": "swap_axes", "flatten": "ravel",
+    "amax": "max", "swapaxes": "swap_axes", "positive": "copy",
 }  # fmt: skip
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "clip": lambda xp, x, a_min=None, a_max=None, *, min=None, max=None: _clipped(
         xp, x, min if a_min is None else a_min, max if a_max is None else a_max
     ),
-    "copy": lambda xp, x: x,  # nothing is written into traced arrays
+    "copy": lambda xp, x: xp.astype(x, x.dtype),
     "diagonal": lambda xp, x: xp.linalg.diagonal(
         xp.permute_dims(x, (*range(2, x.ndim), 0, 1))
     ),
     "dot": lambda xp, a, b: _dot(xp, a, b),
-    "expand_dims": lambda xp, x, axis: xp.stack([x], axis=axis),
+    "expand_dims": lambda xp, x, axis: xp.reshape(x, _expanded(x.shape, axis)),
     "fft.fft2": lambda xp, x, s=None, axes=(-2, -1), norm=None: xp.fft.fftn(
         x, s=s, axes=axes, norm=norm
     ),
     "fft.ifft2": lambda xp, x, s=None, axes=(-2, -1), norm=None: xp.fft.ifftn(
         x, s=s, axes=axes, norm=norm
     ),
+    "flatten": lambda xp, x: FUNCTIONS["copy"](xp, FUNCTIONS["ravel"](xp, x)),
     "linalg.matmul": lambda xp, a, b: xp.matmul(a, b),
     "linalg.norm": lambda xp, x, ord=None, axis=None, keepdims=False: norm(
         xp, x, ord, axis, keepdims
@@ -65,6 +66,8 @@ def call(name: str, xp: Namespace, *args: Any, **options: Any) -> Array:
 
 
 def _clipped(xp: Namespace, x: Array, low: Any, high: Any) -> Array:
+    if low is None and high is None:
+        return FUNCTIONS["copy"](xp, x)
     x = x if low is None else xp.maximum(x, low)
     return x if high is None else xp.minimum(x, high)
 
@@ -79,7 +82,8 @@ def norm(xp: Namespace, x: Array, ord: Any, axis: Any, keepdims: bool) -> Array:
         )
     total = xp.sum(real(conj(x, xp) * x, xp), axis=axis, keepdims=keepdims)
     some = untraced(total) != 0
-    return xp.where(some, xp.sqrt(xp.where(some, total, 1.0)), 0.0)
+    found = xp.where(some, xp.sqrt(xp.where(some, total, 1.0)), 0.0)
+    return found if found.shape else found[()]  # a number, as in NumPy
 
 
 def _moved(xp: Namespace, x: Array, source: Any, destination: Any) -> Array:
@@ -96,6 +100,13 @@ def _squeezed(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
     if axis is not None and any(shape[i] != 1 for i in gone):
         raise ValueError(f"axis {axis} of shape {tuple(shape)} is not of length 1")
     return tuple(n for i, n in enumerate(shape) if i not in gone or n != 1)
+
+
+def _expanded(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
+    axes = listed(axis, 0)
+    ndim, old = len(shape) + len(axes), iter(shape)
+    new = [_within(i, ndim) for i in axes]
+    return tuple(1 if i in new else next(old) for i in range(ndim))
 
 
 def _within(axis: int, ndim: int) -> int:

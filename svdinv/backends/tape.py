@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter, is_
 from typing import Any, NamedTuple, TypeAlias
+from weakref import ref
 
-from svdinv.core.namespace import Array, Namespace, cast, is_complex, real
+from svdinv.core.namespace import Array, Namespace, cast, conj, is_complex, real
 
 __all__ = [
     "Tape",
@@ -39,6 +40,9 @@ METHODS = frozenset((
 # What to do instead, in messages.
 _STACK = "put elements together with stack or concat"
 _COMPOSE = "take Python's operators, and functions of NumPy or of its namespace"
+
+# Smaller constants, in bytes, are copied faster than they are compared.
+_SMALL = 2**14
 
 # Of tapes within tapes the later one is the inner one, whatever a function closes over.
 _levels = itertools.count()
@@ -64,6 +68,7 @@ class Tape:
         self.level = next(_levels)
         self._values: list[Array] = []
         self._steps: list[_Step] = []
+        self._copies: dict[Any, Array] = {}
 
     def variable(self, value: Array) -> Traced:
         """Put an array on the tape."""
@@ -96,6 +101,47 @@ class Tape:
         found = tuple(map(self.position, traced))
         self._steps.append(_Step(places, found, push, pull))
         return traced
+
+    def link(self, inputs: Iterable[Any], outputs: Iterable[Any]) -> None:
+        """Note which outputs may share memory with an input, as views do.
+
+        All do where the namespace cannot tell.
+        """
+        shares = self.xp.may_share
+        for x, y in itertools.product(inputs, outputs):
+            both = isinstance(x, Traced) and isinstance(y, Traced) and x is not y
+            if both and (shares is None or shares(untraced(x), untraced(y))):
+                y.sharers = x.sharers = x.sharers or [ref(x)]
+                y.sharers.append(ref(y))
+
+    def kept(self, inputs: Sequence[Any], reads: int | None = None) -> tuple[Any, ...]:
+        """Return the values of inputs, of which the rules of a step read the first.
+
+        Those that are not on the tape are copied if they are read: the function may
+        change them later, such as a buffer that it uses again.
+        """
+        values = list(map(self.value, inputs))
+        for i, x in enumerate(inputs[:reads]):
+            if self.position(x) is None:
+                values[i] = self._copied(values[i])
+        return tuple(values)
+
+    def _copied(self, x: Any) -> Any:
+        """Copy an array that may change, once if it does not."""
+        if isinstance(x, Traced):
+            return x.again()
+        if not _may_change(x):
+            return x
+        memory = getattr(x, "__array_interface__", None)
+        memory = memory or getattr(x, "__cuda_array_interface__", None)
+        if memory is None or x.nbytes < _SMALL:
+            return self.xp.asarray(x, copy=True)
+        # Matrices of every iteration are compared, not copied again.
+        place = (memory["data"][0], x.shape, x.strides, x.dtype)
+        copy = self._copies.get(place)
+        if copy is None or not bool((copy == x).all()):
+            copy = self._copies[place] = self.xp.asarray(x, copy=True)
+        return copy
 
     def push(self, tangents: dict[int | None, Array]) -> None:
         """Carry tangents, by places, forward to all that depends on them."""
@@ -135,6 +181,10 @@ class Traced:
 
     It has the attributes and methods that arrays have in NumPy. Its value may be a
     traced array of an outer tape. A constant has no place on the tape.
+
+    Values are never written into: an update in place computes another value, for which
+    this object then stands. `sharers` are references to all objects whose arrays may
+    share memory with this one, which such an update would have to change as well.
     """
 
     shape: tuple[int, ...]
@@ -142,13 +192,22 @@ class Traced:
     dtype: Any
     device: Any
 
-    __slots__ = ("position", "tape", "value")
+    __slots__ = ("__weakref__", "position", "sharers", "tape", "value")
     __hash__ = object.__hash__
 
     def __init__(self, tape: Tape, value: Array, position: int | None) -> None:
         self.tape = tape
         self.value = value
         self.position = position
+        self.sharers: list[Callable[[], Any]] = []
+
+    def again(self) -> Traced:
+        """Return another object for this array, as it is now."""
+        return Traced(self.tape, self.value, self.position)
+
+    def share(self) -> None:
+        """Note that an array which is not traced has the same values."""
+        self.sharers.append(lambda: True)
 
     @property
     def ndim(self) -> int:
@@ -179,13 +238,22 @@ class Traced:
         return self.tape.xp.reshape(self, given)
 
     def astype(self, dtype: Any, copy: bool = True) -> Traced:
-        return self.tape.xp.astype(self, dtype)
+        return self.tape.xp.astype(self, dtype, copy=copy)
+
+    def conj(self) -> Traced:
+        return conj(self, self.tape.xp)
 
     def __getitem__(self, key: Any) -> Traced:
         return self.tape.xp.take_part(self, key)
 
     def __pos__(self) -> Traced:
-        return self
+        return self.copy()
+
+    def __copy__(self) -> Traced:
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> Traced:
+        return self.copy()
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -194,7 +262,9 @@ class Traced:
         return bool(untraced(self))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        return self._known("an array of NumPy").__array__(dtype)
+        value = self._known("an array of NumPy")
+        self.share()
+        return value.__array__(dtype)
 
     def __dask_tokenize__(self) -> Any:
         # Whatever Dask puts into a graph it asks for this.
@@ -244,6 +314,36 @@ def _method(name: str, reflected: bool = False) -> Callable[..., Any]:
     return call
 
 
+def _in_place(method: str, name: str, sign: str) -> Callable[[Traced, Any], Any]:
+    """Make the method of traced arrays that updates them, such as ``x += y``."""
+
+    def update(self: Traced, other: Any) -> Any:
+        if not hasattr(untraced(self), method):
+            return NotImplemented  # numbers of NumPy are replaced, as those of Python
+        tape, xp = self.tape, self.tape.xp
+        y = getattr(xp, name)(self, other)
+        others = [x() for x in self.sharers]
+        if y.tape is not tape or any(x is not None and x is not self for x in others):
+            raise TypeError(
+                f"x {sign}= y would change other arrays too: the traced array x is an "
+                "argument, or shares memory with an array that is in use; write "
+                f"x = x {sign} y"
+            )
+        if y.shape != self.shape:
+            raise ValueError(
+                f"x {sign}= y must keep the shape {self.shape} of x, got {y.shape}"
+            )
+        if is_complex(y, xp) and not is_complex(self, xp):
+            raise TypeError(f"x {sign}= y must keep x real, got {y.dtype}")
+        y = cast(y, self, xp)
+        if not y.shape:  # NumPy makes it a number, which x was not
+            y = xp.broadcast_to(y, ())
+        self.value, self.position = y.value, y.position
+        return self
+
+    return update
+
+
 def _number(kind: type) -> Callable[[Traced], Any]:
     """Make the method that turns a traced array into a number of Python."""
     return lambda self: kind(self._known("a Python number"))
@@ -253,17 +353,19 @@ for _kind in (float, int, complex):
     setattr(Traced, f"__{_kind.__name__}__", _number(_kind))
 for _name in ("shape", "size", "dtype", "device"):
     setattr(Traced, _name, property(attrgetter(f"value.{_name}")))
-for _symbol, _name in {
-    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide",
-    "pow": "pow", "matmul": "matmul",
-}.items():  # fmt: skip
+for _symbol, _name, _sign in (
+    ("add", "add", "+"), ("sub", "subtract", "-"), ("mul", "multiply", "*"),
+    ("truediv", "divide", "/"), ("pow", "pow", "**"), ("matmul", "matmul", "@"),
+):  # fmt: skip
+    _update = f"__i{_symbol}__"
     setattr(Traced, f"__{_symbol}__", _method(_name))
     setattr(Traced, f"__r{_symbol}__", _method(_name, reflected=True))
+    setattr(Traced, _update, _in_place(_update, _name, _sign))
 for _symbol, _name in {
     "__lt__": "less", "__le__": "less_equal", "__gt__": "greater",
     "__ge__": "greater_equal", "__eq__": "equal", "__ne__": "not_equal",
-    "__neg__": "negative", "__abs__": "abs", "conj": "conj", "sum": "sum",
-    "max": "max", "min": "min", "mean": "mean",
+    "__neg__": "negative", "__abs__": "abs", "sum": "sum", "max": "max",
+    "min": "min", "mean": "mean",
 }.items():  # fmt: skip
     setattr(Traced, _symbol, _method(_name))
 
@@ -291,6 +393,17 @@ def is_moving(x: Any) -> bool:
             return True
         x = x.value
     return False
+
+
+def _may_change(x: Any) -> bool:
+    """Whether the values of an array, or of what it is a view of, may be changed."""
+    flags = getattr(x, "flags", None)
+    if flags is None:
+        return hasattr(x, "__setitem__")
+    # Some have no such flag, as they are never read-only.
+    return getattr(flags, "writeable", True) or (
+        hasattr(x.base, "flags") and _may_change(x.base)
+    )
 
 
 def untraced(x: Any) -> Any:
@@ -372,23 +485,34 @@ def _run(f: Callable[..., Any], args: Any, xp: Namespace) -> tuple[Tape, Any, An
     def variable(x: Any) -> Traced:
         number = next(numbers)
         # A copy, so that the caller may change the array before the pullback.
-        x = x if isinstance(x, Traced) else xp.asarray(x, copy=True)
+        given, x = x, _apart(x, xp)
+        if not hasattr(given, "__iadd__"):
+            x = x[()]  # a number, which no update in place changes
         if not xp.isdtype(x.dtype, ("real floating", "complex floating")):
             raise TypeError(
                 f"argument {number} must be floating point or complex, got {x.dtype}"
             )
-        return tape.variable(x)
+        found = tape.variable(x)
+        found.share()
+        return found
 
     def output(y: Any) -> Any:
+        if isinstance(y, Traced):
+            return y.again()
         return xp.asarray(y) if isinstance(y, bool | int | float | complex) else y
 
     def value(y: Any) -> Any:
         x = tape.value(y)
-        return x if x is y or isinstance(x, Traced) else xp.asarray(x, copy=True)
+        return x if x is y and not isinstance(x, Traced) else _apart(x, xp)
 
     inputs = _mapped(variable, tuple(args))
     outputs = _mapped(output, f(*_mapped(lambda x: x, inputs)))
     return tape, inputs, outputs, _mapped(value, outputs)
+
+
+def _apart(x: Any, xp: Namespace) -> Any:
+    """Return the same array, which later changes of the given one leave as it is."""
+    return x.again() if isinstance(x, Traced) else xp.asarray(x, copy=True)
 
 
 def vjp(xp: Namespace, f: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
@@ -445,8 +569,10 @@ def _owned(x: Any, known: list[Any], xp: Namespace) -> Any:
     What is returned is added to `known`. Without ``may_share_memory`` only the same
     array counts, as in Dask, whose arrays cannot be changed.
     """
-    if not isinstance(x, Traced):
-        shares = getattr(xp, "may_share_memory", is_)
+    if isinstance(x, Traced):
+        x = x.again()
+    else:
+        shares = xp.may_share or is_
         writeable = getattr(getattr(x, "flags", None), "writeable", True)
         if not writeable or any(
             shares(x, y) for y in known if not isinstance(y, Traced)

@@ -40,15 +40,16 @@ _EXTENSIONS = {
     ),
 }  # fmt: skip
 
-# The derivative in each argument: of the namespace, the arguments, and the result.
-_FACTORS: dict[str, Callable[..., tuple[Any, ...]]] = {
-    "add": lambda xp, a, b, y: (1.0, 1.0),
-    "subtract": lambda xp, a, b, y: (1.0, -1.0),
+# The derivative in each argument: numbers, or functions of the namespace, of the
+# arguments and of the result.
+_FACTORS: dict[str, tuple[float, ...] | Callable[..., tuple[Any, ...]]] = {
+    "add": (1.0, 1.0),
+    "subtract": (1.0, -1.0),
     "multiply": lambda xp, a, b, y: (b, a),
     "divide": lambda xp, a, b, y: (xp.divide(1.0, b), xp.divide(-y, b)),
     "maximum": lambda xp, a, b, y: xp.shares(a, b),
     "minimum": lambda xp, a, b, y: xp.shares(b, a),
-    "negative": lambda xp, a, y: (-1.0,),
+    "negative": (-1.0,),
     "sqrt": lambda xp, a, y: (xp.divide(0.5, y),),
     "square": lambda xp, a, y: (2.0 * a,),
     "exp": lambda xp, a, y: (y,),
@@ -204,6 +205,7 @@ class TapedNamespace:
 
     def __init__(self, base: Namespace) -> None:
         self.base = base
+        self.may_share = getattr(base, "may_share_memory", None)
 
     def __getattr__(self, name: str) -> Any:
         if name in _EXTENSIONS:
@@ -273,35 +275,45 @@ class TapedNamespace:
         if tape is None or not hasattr(result, "dtype"):
             return result
         masks = self.base.isdtype(result.dtype, ("bool", "integral"))
-        return result if masks else tape.constant(result)
+        if masks:
+            return result
+        constant = tape.constant(result)
+        tape.link(args, (constant,))
+        return constant
 
-    def _record(self, value: Any, push: Any, pull: Any, *args: Any) -> Any:
+    def _record(
+        self, value: Any, push: Any, pull: Any, *args: Any, reads: int | None = None
+    ) -> Any:
         """Evaluate `value`, of plain arrays, on the tapes of its arguments.
 
         `push` and `pull` take the values of the arguments and of the result, then
-        the tangents of the arguments or the cotangent.
+        the tangents of the arguments or the cotangent. Of constants they read the
+        elements of the first `reads` arguments alone.
         """
         tape = innermost(args)
         if tape is None:
             return value(*args)
-        x = tuple(map(tape.value, args))
-        y = self._record(value, push, pull, *x)
+        y = self._record(value, push, pull, *map(tape.value, args), reads=reads)
+        x = tape.kept(args, reads)
         return tape.record(
             args, (y,), lambda dx: (push(x, y, dx),), lambda g: pull(x, y, g[0])
         )[0]
 
     def _elementwise(self, function: Any, factors: Any, *args: Any) -> Any:
         """Call a function whose derivative is a factor for each argument."""
+        fixed = isinstance(factors, tuple)
         args = self.arrays(*args)
 
+        def slopes(x: Any, y: Array) -> Any:
+            return factors if fixed else factors(self, *x, y)
+
         def push(x: Any, y: Array, dx: Any) -> Any:
-            pairs = zip(factors(self, *x, y), dx, strict=True)
+            pairs = zip(slopes(x, y), dx, strict=True)
             return reduce(self.add, (times(f, d) for f, d in pairs if d is not None))
 
         def pull(x: Any, y: Array, g: Array) -> tuple[Any, ...]:
             return tuple(
-                None if f is None else times(self._conj(f), g)
-                for f in factors(self, *x, y)
+                None if f is None else times(self._conj(f), g) for f in slopes(x, y)
             )
 
         def times(factor: Any, d: Array) -> Array:
@@ -310,25 +322,31 @@ class TapedNamespace:
 
         if any(isinstance(x, complex) for x in args):
             args = self._same_kind(*args)
+        reads = 0 if fixed else None
         return self._record(
-            lambda *x: function(*self._same_kind(*x)), push, pull, *args
+            lambda *x: function(*self._same_kind(*x)), push, pull, *args, reads=reads
         )
 
     def _moving(
         self, function: Any, transpose: Any, a: Array, *args: Any, **given: Any
     ) -> Any:
         """Call a linear function whose transpose is known."""
-        back = transpose(self.base, a, *args, **given)
+        # Not `a` itself: rules keep no traced arrays, which would seem to be in use.
+        back = transpose(self.base, untraced(a), *args, **given)
         return self.linear(lambda x: function(x, *args, **given), back, a)
 
     def linear(self, forward: Any, transpose: Any, a: Array) -> Array:
         """Call a linear function, whose adjoint is `transpose`."""
-        return self._record(
+        result = self._record(
             forward,
             lambda x, y, dx: self.linear(forward, transpose, dx[0]),
             lambda x, y, g: (self.linear(transpose, forward, g),),
             a,
+            reads=0,
         )
+        if isinstance(result, Traced):
+            result.tape.link((a,), (result,))
+        return result
 
     def _same_kind(self, *args: Any) -> tuple[Any, ...]:
         """Cast numbers, and real arrays beside complex ones, to the dtype of all."""
@@ -392,14 +410,22 @@ class TapedNamespace:
 
     def where(self, condition, a, b):
         condition, a, b = self.arrays(condition, a, b)
-        mask = untraced(condition)
-        return self._record(
-            lambda a, b: self.base.where(mask, *self._same_kind(a, b)),
-            lambda x, y, dx: self.where(mask, *(0.0 if d is None else d for d in dx)),
+
+        def push(x, y, dx):
+            return self.where(x[0], *(0.0 if d is None else d for d in dx[1:]))
+
+        def pull(x, y, g):
             # Not times 0, which NaN and infinity survive.
-            lambda x, y, g: (self.where(mask, g, 0.0), self.where(mask, 0.0, g)),
+            return None, self.where(x[0], g, 0.0), self.where(x[0], 0.0, g)
+
+        return self._record(
+            lambda mask, *x: self.base.where(mask, *self._same_kind(*x)),
+            push,
+            pull,
+            untraced(condition),
             a,
             b,
+            reads=1,
         )
 
     def abs(self, a):
@@ -553,7 +579,9 @@ class TapedNamespace:
             raise TypeError(
                 "traced arrays take integers, slices, None and ... as indices"
             )
-        key = key if Ellipsis in key else (*key, Ellipsis)
+        if Ellipsis not in key:  # which would make numbers arrays without axes
+            rest = len(shape) - len(key) + key.count(None)
+            key = (*key, *[slice(None)] * rest)
         # New axes by a reshape: the standard assigns to no part with them.
         kept = tuple(k for k in key if k is not None)
 
@@ -582,6 +610,7 @@ class TapedNamespace:
             push,
             lambda x, y, g: tuple(g[place] for place in places),
             *arrays,
+            reads=0,
         )
 
     def stack(self, arrays, axis=0):
