@@ -491,9 +491,12 @@ class TapedNamespace:
                 terms.append(self.matmul(x[0], dx[1]))
             return reduce(self.add, terms)
 
+        wanted = is_moving(a), is_moving(b)
+
         def pull(x, y, g):
-            left, right = (adjoint(t, self) for t in x)
-            return self.matmul(g, right), self.matmul(left, g)
+            # Not of a constant: it may be a large matrix beside a vector.
+            ga = self.matmul(g, adjoint(x[1], self)) if wanted[0] else None
+            return ga, self.matmul(adjoint(x[0], self), g) if wanted[1] else None
 
         return self._record(
             lambda *x: self.base.matmul(*self._same_kind(*x)), push, pull, a, b
