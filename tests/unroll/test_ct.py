@@ -174,6 +174,22 @@ def test_measured_sinograms_are_written_and_read(tmp_path):
         np.testing.assert_allclose(found.A(made.truth), made.A(made.truth), rtol=1e-4)
 
 
+@pytest.mark.parametrize("factor", [1.0, 1e3])
+@pytest.mark.parametrize("beam", ["parallel", "fan"])
+def test_files_score_as_the_simulation_does(tmp_path, beam, factor):
+    """Streaks and noise are no reason to rescale, nor do units change a score."""
+    task = Ct()
+    options = CtOptions(views=31, arc=200.0, noise=1.0, size=64, beam=beam)
+    made = problem(options, "shepp-logan")
+    held = {k: np.array(v) for k, v in task.arrays_to_save(made).items()}
+    held["sinogram"] = np.float32(factor) * held["sinogram"]
+    held["truth"] = np.float32(factor) * made.truth
+    _, found = read_measurement(write_h5(tmp_path / "a.h5", **held))
+    assert found.scale == pytest.approx(factor)
+    scores = [task.score(p, task.finished(fbp(p).image)) for p in (made, found)]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-3)
+
+
 @pytest.mark.parametrize("factor", [30.0, 3.0, 1.0, 1e-3])
 def test_densities_of_any_unit_are_of_about_one(tmp_path, factor):
     """What generators are bounded by; the file's own unit comes back."""

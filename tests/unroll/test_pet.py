@@ -20,7 +20,7 @@ from svdinv.unroll.operators import ParallelBeam, dot_test
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
 from svdinv.unroll.tasks.tomography import pet
-from svdinv.unroll.tasks.tomography.pet import Factors, Pet, PetOptions, map_em
+from svdinv.unroll.tasks.tomography.pet import Factors, Pet, PetOptions, map_em, osem
 from svdinv.unroll.torch import Network, save
 from svdinv.unroll.training.config import preset
 
@@ -332,6 +332,8 @@ def test_measured_counts_are_written_and_read(tmp_path):
     again = found.scale * task.baselines()["OSEM"](found).image
     due = task.baselines()["OSEM"](made).image
     np.testing.assert_allclose(again, due, rtol=1e-3, atol=1e-5)
+    scores = [task.score(p, osem(p).image) for p in (made, found)]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-3)
 
 
 def test_activities_of_any_unit(tmp_path):

@@ -115,6 +115,13 @@ def test_weights_help():
     assert scores[0] > scores[1] + 0.2
 
 
+def test_files_have_the_scale_of_the_simulation(tmp_path):
+    pytest.importorskip("h5py")
+    made = problem(replace(SMALL, noise=1.0, beam="fan", arc=200.0))
+    write_problem(tmp_path / "a.h5", SpectralCt(), made)
+    assert read_measurement(tmp_path / "a.h5")[1].scale == 1
+
+
 def test_measured_sinograms_are_written_and_read(tmp_path):
     h5py = pytest.importorskip("h5py")
     made = problem()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -66,7 +66,6 @@ _WEIGHTS: dict[str, Any] = {
 _FIXED_WEIGHT = 1e-3  # without a truth
 _ITERATIONS = 100
 _CHANGE = 3e-4  # below which TV has converged
-_USUAL = (0.25, 1.5)  # range of the highest density, in which data are not rescaled
 _HIGHEST = 99.9  # percentile that counts as the highest density
 _MARGIN = 1.3  # for structures as thin as a pixel
 
@@ -176,6 +175,8 @@ class Ct(Task):
     metrics = COLOUR
     layout = "(views, detectors)"  # of a measured sinogram
     side = _ATTENUATION  # length of an image's side
+    # Range of the highest density in which measured data are not rescaled.
+    usual: ClassVar[tuple[float, float]] = (0.25, 1.5)
 
     size: tuple[int, ...] = option(
         (128,), "rows and columns of the training images: each step draws one",
@@ -232,7 +233,7 @@ class Ct(Task):
         geometry = Geometry(
             size, size, _WIDTH / size, scan.spacing, 0.0, scan.source, scan.distance
         )
-        problem = _problem(scan.sinogram[None], geometry, scan.angles)
+        problem = _problem(scan.sinogram[None], geometry, scan.angles, self.usual)
         return replace(problem, name=Path(source).stem, setting="as measured")
 
     def given(self, name: str, image: Any, options: Any) -> InputImage:
@@ -252,14 +253,11 @@ class Ct(Task):
         if not sinogram.sum(dtype=np.float64) > 0:
             rule = "must have line integrals of attenuation: their sum is not positive"
             raise file.error("sinogram", rule)
+        truth = file.truth((len(sinogram), *geometry[:2]), "of the image")
         try:
-            problem = _problem(sinogram, geometry, angles)
+            return _problem(sinogram, geometry, angles, self.usual, truth)
         except ValueError as error:
             raise file.error("geometry", f"is invalid: {error}") from error
-        truth = file.truth((len(sinogram), *geometry[:2]), "of the image")
-        if truth is None:
-            return problem
-        return replace(problem, truth=truth / np.float32(problem.scale))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         geometry, angles, unit = problem.scan
@@ -415,18 +413,34 @@ def _unit(A: Operator) -> float:
     return 1 / float(A.scalar)  # type: ignore[attr-defined]
 
 
-def _problem(sinogram: Any, geometry: Geometry, angles: Any) -> Problem:
-    """Return the problem of measured line integrals, scaled to densities up to 1."""
+def _problem(
+    sinogram: Any,
+    geometry: Geometry,
+    angles: Any,
+    usual: tuple[float, float],
+    truth: Any = None,
+) -> Problem:
+    """Return the problem of measured line integrals, scaled to densities up to 1.
+
+    Data and truth are divided by the largest density of the truth, without a truth by
+    that of a smooth FBP and a margin; not if it lies in the range `usual`.
+    """
     A = _operator(geometry, tuple(map(float, angles)), sinogram.shape[-1])
     views = Views(geometry, tuple(angles), _unit(A))
-    problem = Problem(sinogram / np.float32(views.unit), A, scan=views)
-    highest = float(np.percentile(_inverted(problem, "ram-lak"), _HIGHEST))
+    problem = Problem(sinogram / np.float32(views.unit), A, truth=truth, scan=views)
+    if truth is None:
+        # Noise and streaks would raise the percentile of a sharper FBP.
+        highest = float(np.percentile(_inverted(problem, "hann"), _HIGHEST))
+        margin = _MARGIN
+    else:
+        highest, margin = float(truth.max()), 1.0
     if not highest > 0:
         raise ValueError("the sinogram must have positive line integrals")
-    if _USUAL[0] < highest < _USUAL[1]:  # as in data simulated by svdinv
+    if usual[0] < highest < usual[1]:  # as in data simulated by svdinv
         return problem
-    scale = _MARGIN * highest
-    return replace(problem, y=problem.y / np.float32(scale), scale=scale)
+    scale = margin * highest
+    y, truth = (x if x is None else x / np.float32(scale) for x in (problem.y, truth))
+    return replace(problem, y=y, truth=truth, scale=scale)
 
 
 def _inverted(problem: Problem, window: Window) -> Any:

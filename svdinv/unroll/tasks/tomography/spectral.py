@@ -117,6 +117,7 @@ class SpectralCt(Ct):
     peak = "max"
     layout = "(bins, views, detectors)"
     side = _SIDE
+    usual = (0.25, 2.0)  # bone at low energies attenuates by up to 1.8 / cm
 
     bins: int = option(_BINS, "bins of energy", low=2, high=80)
     photons: tuple[float, float] = option(
