@@ -94,7 +94,8 @@ def add(commands: Subparsers, help: str) -> None:
         "--deviation",
         type=positive_number,
         metavar="D",
-        help="noise deviation of the data (default: from --noise)",
+        help="noise deviation in the unit of the data in the file, such as line "
+        "integrals (default: from --noise)",
     )
     fit.add_argument(
         "--iterations",
@@ -184,7 +185,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         check_open(source, problem)
         generator, network = _generator(arguments, task, problem, device)
-        unknown = measured or arguments.no_truth
+        own = task.data_unit(problem) is None  # the file has the deviations
+        unknown = (measured or arguments.no_truth) and not own
         noise = None if unknown else task.deviation(problem, settings)
         predicts = _predicts(problem, generator, network, noise)
         predictor = network if predicts else None
@@ -401,10 +403,15 @@ def _options(
     if arguments.penalty is not None and not generator.has_penalty:
         raise ValueError("argument --penalty: does not apply to this network")
     penalty = PENALTY if arguments.penalty is None else arguments.penalty
-    # Data and image have been divided by the scale.
     deviation = noise
     if arguments.deviation is not None:
-        deviation = arguments.deviation / problem.scale
+        unit = task.data_unit(problem)
+        if unit is None:
+            raise ValueError(
+                f"argument --deviation: does not apply to {task.images}, whose data "
+                "come with their deviations"
+            )
+        deviation = arguments.deviation / unit
     stop = arguments.stop or ("none" if network else "held-out")
     if network and stop == "held-out":
         raise ValueError(

@@ -24,7 +24,7 @@ from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp
 from svdinv.unroll.tasks.tomography.htc import read_htc
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.config import preset
-from svdinv.unroll.untrained import Fitting, HeldOut, educated
+from svdinv.unroll.untrained import Discrepancy, Fitting, HeldOut, educated
 from svdinv.unroll.untrained import Options as Untrained
 
 SMALL = CtOptions(views=12, noise=0.01, size=24)
@@ -188,6 +188,27 @@ def test_files_score_as_the_simulation_does(tmp_path, beam, factor):
     assert found.scale == pytest.approx(factor)
     scores = [task.score(p, task.finished(fbp(p).image)) for p in (made, found)]
     assert scores[1] == pytest.approx(scores[0], rel=1e-3)
+
+
+def test_the_deviation_of_a_fit_is_in_the_unit_of_the_file(tmp_path, monkeypatch):
+    made = problem(replace(SMALL, noise=0.05))
+    held = {k: 30 * np.array(v) for k, v in Ct().arrays_to_save(made).items()}
+    held |= {"angles": held["angles"] / 30, "geometry": held["geometry"] / 30}
+    path = write_h5(tmp_path / "a.h5", **held)
+    _, found = read_measurement(path)
+    used = []
+
+    def rule(deviation):
+        used.append(deviation)
+        return Discrepancy(deviation=deviation)
+
+    monkeypatch.setattr("svdinv.unroll.untrained.Discrepancy", rule)
+    due = 0.05 * float(found.y.mean())
+    given = 0.05 * float(held["sinogram"].mean())
+    words = ["fit", str(path), "--stop", "discrepancy", "--deviation", str(given)]
+    short = ["--iterations", "1", "--device", "cpu", "--output", str(tmp_path)]
+    assert main([*words, *short]) == 0
+    assert used == [pytest.approx(due, rel=1e-4)]
 
 
 @pytest.mark.parametrize("factor", [30.0, 3.0, 1.0, 1e-3])

@@ -244,6 +244,22 @@ def test_measured_voltages_are_written_and_read(tmp_path):
     np.testing.assert_array_equal(again.y, found.y)
 
 
+def test_files_without_truth_keep_the_size(tmp_path, capsys):
+    path = tmp_path / "a.h5"
+    write_problem(path, Eit(), problem(), truth=False)
+    assert read_measurement(path)[1].scan.picture.size == SMALL.size
+    held = Eit().arrays_to_save(problem())
+    write_h5(tmp_path / "b.h5", **{**held, "size": np.array([0.0])})
+    with pytest.raises(ValueError, match=r"size must lie in \[16, 1024\]"):
+        read_measurement(tmp_path / "b.h5")
+    # The deviations are those of the file, and no other.
+    fit = ["fit", str(path), "--stop", "discrepancy", "--prior", "deep-decoder"]
+    fit += ["--iterations", "2", "--device", "cpu", "--output", str(tmp_path)]
+    assert main(fit) == 0
+    assert main([*fit, "--deviation", "1e-6"]) == 2
+    assert "does not apply to conductivities" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [

@@ -117,7 +117,7 @@ def test_weights_help():
 
 def test_files_have_the_scale_of_the_simulation(tmp_path):
     pytest.importorskip("h5py")
-    made = problem(replace(SMALL, noise=1.0, beam="fan", arc=200.0))
+    made = problem(replace(SMALL, noise=3.0))
     write_problem(tmp_path / "a.h5", SpectralCt(), made)
     assert read_measurement(tmp_path / "a.h5")[1].scale == 1
 

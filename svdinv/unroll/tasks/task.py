@@ -393,6 +393,13 @@ class Task:
         """
         return getattr(options, "noise", None) or 0.0
 
+    def data_unit(self, problem: Problem) -> float | None:
+        """Return the number by which the data of a file were divided.
+
+        None if each was divided by the standard deviation of its own noise.
+        """
+        return problem.scale
+
     def initial_image(self, problem: Problem) -> Arrays | None:
         """Return an image to which `svdinv fit` adds that of the network, or None."""
         return None

@@ -114,7 +114,8 @@ class Eit(Task):
         ``contact`` (electrodes,) are the arguments of
         `svdinv.unroll.tasks.impedance.operator.Impedance`; ``nodes``, ``triangles`` and
         ``edges``, with rows (node, node, electrode), are the mesh; ``water`` is the
-        conductivity of the water, ``truth`` (1, H, W) the optional truth.
+        conductivity of the water, ``truth`` (1, H, W) the optional truth. Without it,
+        the optional ``size`` is the number of rows and columns of the picture.
         """
         from svdinv.unroll.tasks.impedance.operator import Impedance, Mesh
 
@@ -130,6 +131,11 @@ class Eit(Task):
         if "truth" in file:
             size = file.shape("truth", "(1, H, W)", (3,))[-1]
             file.same("truth", (1, size, size), "of a square picture")
+        elif "size" in file:
+            file.same("size", (1,), "of one number")
+            size = int(file.whole("size")[0])
+            if not 16 <= size <= 1024:
+                raise file.error("size", f"must lie in [16, 1024], got {size}")
         deviation = arrays["deviation"]
         if (deviation < 0).any():
             raise file.error("deviation", "must not be negative")
@@ -179,6 +185,7 @@ class Eit(Task):
             "nodes": mesh.nodes,
             "triangles": mesh.triangles,
             "edges": np.concatenate(edges),
+            "size": np.array([problem.scan.picture.size]),
         }
         return {name: np.asarray(x, np.float32) for name, x in arrays.items()}
 
@@ -218,6 +225,9 @@ class Eit(Task):
     def deviation(self, problem: Problem, options: Any) -> float | None:
         """Return 1, because data are in units of their noise; 0 without noise."""
         return 0.0 if options.noise == 0 else 1.0
+
+    def data_unit(self, problem: Problem) -> float | None:
+        return None
 
     def baselines(self) -> Mapping[str, Method]:
         return {

@@ -330,6 +330,9 @@ class Ct(Task):
             return None
         return float(options.noise or 0) * float(problem.y.mean())
 
+    def data_unit(self, problem: Problem) -> float | None:
+        return float(problem.scan.unit) * problem.scale
+
     def baselines(self) -> Mapping[str, Method]:
         return {
             "FBP": fbp,

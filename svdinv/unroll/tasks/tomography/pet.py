@@ -289,6 +289,10 @@ class Pet(Task):
         """Return None, because the noise is Poisson noise."""
         return None
 
+    def data_unit(self, problem: Problem) -> float | None:
+        """Return 1: the scale divides images and factors, not counts."""
+        return 1.0
+
     def baselines(self) -> Mapping[str, Method]:
         """Return EM with and without subsets, a filter, and priors."""
         return {
