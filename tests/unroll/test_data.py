@@ -123,6 +123,13 @@ def test_pictures_of_16_bits_keep_their_greys(tmp_path, rng, name):
     np.testing.assert_array_equal(image, expected)
 
 
+def test_tiff_of_16_bits_with_white_at_0(tmp_path, rng):
+    pixels = rng.integers(0, 65536, (40, 50), dtype=np.uint16)
+    Image.fromarray(65535 - pixels).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    image = read_picture(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image[..., 0], pixels / np.float32(65535))
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_refuses_numbers_without_a_known_range(tmp_path, dtype):
     Image.fromarray(np.ones((40, 40), dtype)).save(tmp_path / "a.tif")

@@ -193,6 +193,31 @@ def test_a_file_of_several_frames(tmp_path, series):
     np.testing.assert_allclose(scan.geometry.affine[:3, 3], [0, 0, 10])
 
 
+@pytest.mark.parametrize("name", ["TemporalPositionIndex", "DimensionIndexValues"])
+def test_frames_of_a_file_are_in_the_order_it_says(tmp_path, series, name):
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    order, groups = [2, 0, 3, 1], []
+    dataset = dicom_dataset(series[order])
+    for t in order:
+        group, content = Dataset(), Dataset()
+        content.DimensionIndexValues = [1, 1]
+        setattr(content, name, t + 1 if name.startswith("T") else [1, t + 1])
+        group.FrameContentSequence = Sequence([content])
+        groups.append(group)
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    dataset.save_as(tmp_path / "many.dcm")
+    np.testing.assert_array_equal(dicom.read_dicom(tmp_path / "many.dcm").array, series)
+
+
+def test_the_time_between_frames_of_a_file(tmp_path, series):
+    dicom_dataset(series, FrameTime=40.0).save_as(tmp_path / "a.dcm")
+    scan = dicom.read_dicom(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(scan.array, series)
+    assert scan.geometry.seconds == pytest.approx(0.04)
+
+
 def test_big_endian_is_read(tmp_path, series):
     from pydicom.uid import ExplicitVRBigEndian
 
@@ -222,6 +247,8 @@ def test_dicom_that_cannot_be_read(tmp_path, series):
     endless.save_as(tmp_path / "endless.dcm")
     colour = dicom_dataset(series[0], SamplesPerPixel=3)
     colour.save_as(tmp_path / "colour.dcm")
+    table = dicom_dataset(series[0], ModalityLUTSequence=[pydicom.Dataset()])
+    table.save_as(tmp_path / "table.dcm")
     (tmp_path / "none.dcm").write_bytes(b"no image at all" * 20)
     report = dicom_dataset(series[0], Rows=None)
     report.save_as(tmp_path / "report.dcm")
@@ -231,6 +258,7 @@ def test_dicom_that_cannot_be_read(tmp_path, series):
         ("huge", "huge.dcm: the pixels would take 8.59e[+]09 bytes"),
         ("endless", "endless.dcm has too many frames: 2000000000"),
         ("colour", "in colour"),
+        ("table", "table.dcm has a modality lookup table"),
         ("none", "cannot read .*none.dcm"),
         ("report", "holds no DICOM image"),
         ("missing", "there is no file"),
@@ -311,6 +339,32 @@ def test_nifti_there_and_back(tmp_path, rng, suffix, dtype):
     assert int(nibabel.load(path).header["sform_code"]) == 0
     with pytest.raises(ValueError, match=r"\(T, H, W\)"):
         save_nifti(path, series[0])
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("meter", 1e3), ("micron", 1e-3)])
+def test_nifti_lengths_are_in_mm(tmp_path, unit, mm):
+    image = nibabel.Nifti1Image(np.zeros((20, 16, 1, 5), np.float32), AFFINE)
+    image.header.set_xyzt_units(unit, "sec")
+    nibabel.save(image, tmp_path / "a.nii")
+    affine = read_nifti(tmp_path / "a.nii").geometry.affine
+    np.testing.assert_allclose(affine[:3], mm * AFFINE[:3])
+    np.testing.assert_array_equal(affine[3], AFFINE[3])
+
+
+def test_nifti_without_a_place(tmp_path, rng):
+    save_nifti(tmp_path / "a.nii", rng.random(SIZE))
+    assert read_nifti(tmp_path / "a.nii").geometry is None
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "float16", "longdouble", "clongdouble", "int64", "uint64"]
+)
+def test_nifti_of_any_dtype(tmp_path, rng, dtype):
+    series = rng.integers(0, 2, SIZE).astype(dtype)
+    save_nifti(tmp_path / "a.nii", series)
+    np.testing.assert_array_equal(read_nifti(tmp_path / "a.nii").array, series)
+    with pytest.raises(ValueError, match="got the dtype"):
+        save_nifti(tmp_path / "a.nii", series.astype(str))
 
 
 def test_nifti_that_cannot_be_true(tmp_path):

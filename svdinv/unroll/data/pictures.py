@@ -21,6 +21,8 @@ SUFFIXES = (
 )  # fmt: skip
 """Suffixes of picture files."""
 
+_PHOTOMETRIC = 262  # tag of TIFF
+
 Image = NDArray[np.float32]
 _Number = TypeVar("_Number", np.uint8, np.float32)
 
@@ -71,6 +73,9 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
             if upright.mode in ("I", "F") and not deep:
                 raise ValueError("its values have no known maximum for white")
             pixels = np.asarray(upright if deep else upright.convert("RGB"))
+            # Of TIFF with white at 0, Pillow inverts 8 bits alone.
+            if deep and getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
+                pixels = 65535 - pixels
     except Exception as error:  # Pillow may raise any class for a damaged file
         raise ValueError(f"cannot read {path} as a picture: {error}") from error
     if deep:

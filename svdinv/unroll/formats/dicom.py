@@ -26,7 +26,7 @@ class _Frame:
     index: int
     slice: tuple[Any, ...]  # key that the frames of a slice share, for sorting
     time: float | None  # in milliseconds
-    number: tuple[int, int]
+    number: tuple[int, ...]  # order of frames without times
     scale: tuple[float, float]
     geometry: Geometry | None
     described: str
@@ -45,13 +45,14 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     Frames with the same series, image type, orientation and position form a slice.
     Slices are numbered by series and position; `slice` selects one of several. Frames
     are sorted by trigger time, or by instance number if some times are missing or
-    equal. A file has one frame or several; other files of a folder, and subfolders, are
-    ignored. Numbers are rescaled with the slope and intercept in the files, from which
-    the geometry is read too.
+    equal, and those of an enhanced file by temporal position or dimension index. A file
+    has one frame or several; other files of a folder, and subfolders, are ignored.
+    Numbers are rescaled with the slope and intercept in the files, from which the
+    geometry is read too.
 
-    Raises ValueError if a file is damaged, in colour, or compressed with a method that
-    no installed package can decode, or if there are several slices and none is
-    selected; ImportError without pydicom.
+    Raises ValueError if a file is damaged, in colour, has a modality lookup table, or
+    is compressed with a method that no installed package can decode, or if there are
+    several slices and none is selected; ImportError without pydicom.
     """
     with needing("pydicom", "mri"):
         import pydicom
@@ -109,6 +110,8 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
     count = int(dataset.get("NumberOfFrames") or 1)
     if count > _MOST_FRAMES:
         raise FileError(f"{file} has too many frames: {count}")
+    if dataset.get("ModalityLUTSequence"):
+        raise FileError(f"{file} has a modality lookup table, which is not supported")
     bits = int(dataset.get("BitsAllocated") or 16)
     check_bytes(file, "the pixels", count, *size, -(-bits // 8))
     for index in range(count):
@@ -139,12 +142,15 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
         rounded = tuple(round(x, 3) for x in orientation)
         time = find("TriggerTime", find("NominalCardiacTriggerDelayTime"))
         name = find("SeriesDescription", "no description")
+        order = find("TemporalPositionIndex", find("DimensionIndexValues", ()))
+        if time is None and (interval := find("FrameTime")) is not None:
+            time = index * float(interval)
         yield _Frame(
             file,
             index,
             (*series, kinds, size, rounded, round(location, 2)),
             None if time is None else float(time),
-            (int(find("InstanceNumber", 0)), index),
+            (int(find("InstanceNumber", 0)), *map(int, np.atleast_1d(order)), index),
             (float(find("RescaleSlope", 1)), float(find("RescaleIntercept", 0))),
             geometry,
             f"series {series[0]} ({name}) at {location:.1f} mm",

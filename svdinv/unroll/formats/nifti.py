@@ -22,6 +22,15 @@ from svdinv.unroll.formats.checks import (
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
 
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+_MILLIMETRES = {"meter": 1e3, "micron": 1e-3}  # others count as mm
+
+# Nearest dtypes that NIfTI has.
+_STORED: dict[Any, Any] = {
+    np.bool_: np.uint8,
+    np.float16: np.float32,
+    np.longdouble: np.float64,
+    np.clongdouble: np.complex128,
+}
 
 
 def read_nifti(
@@ -31,7 +40,8 @@ def read_nifti(
 
     The axes are (x, y, slice, time); set `time_axis` to 2 for files with (x, y, time).
     `slice` selects one of several slices. The scan has rows along y and columns along
-    x, and its geometry; numbers are scaled as in the header. Raises ValueError if the
+    x, and its geometry, None if the header marks the position of the pixels as unknown;
+    numbers are scaled as in the header. Raises ValueError if the
     file is missing, damaged, or has other axes, or if there are several slices and none
     is selected; ImportError without nibabel.
     """
@@ -49,9 +59,13 @@ def read_nifti(
         array = to_complex(values.reshape(*shape[:2], shape[3]).T, path, "the array")
         affine = np.array(image.affine, dtype=np.float64)
         affine[:3, 3] += number * affine[:3, 2]
-        unit = _SECONDS.get(image.header.get_xyzt_units()[1], 0.0)
+        length, duration = image.header.get_xyzt_units()
+        affine[:3] *= _MILLIMETRES.get(length, 1.0)
+        unit = _SECONDS.get(duration, 0.0)
         step = [*image.header.get_zooms(), 0.0, 0.0][3]
-        geometry = Geometry(affine, unit * float(step) if shape[3] > 1 else 0.0)
+        geometry = None
+        if image.header["sform_code"] or image.header["qform_code"]:
+            geometry = Geometry(affine, unit * float(step) if shape[3] > 1 else 0.0)
     return Scan(np.ascontiguousarray(array), geometry=geometry)
 
 
@@ -60,17 +74,22 @@ def save_nifti(
 ) -> None:
     """Write a series (T, H, W) to a NIfTI file, ``.nii`` or ``.nii.gz``.
 
-    The real or complex array is written as (W, H, 1, T), which `read_nifti` reads.
+    The real or complex array is written as (W, H, 1, T), which `read_nifti` reads, in
+    its own dtype if NIfTI has it.
     Without a geometry, the file marks the position of the pixels as unknown. An
     existing file is replaced only once the new one is complete. Raises ValueError if
-    the array has another number of axes, ImportError without nibabel, OSError if the
-    file cannot be written.
+    the array has another number of axes or no numbers, ImportError without nibabel,
+    OSError if the file cannot be written.
     """
     nibabel, array = _nibabel(), np.asarray(series)
     if array.ndim != 3:
         raise ValueError(f"series must be (T, H, W), got the shape {array.shape}")
+    if not is_numeric(array.dtype):
+        raise ValueError(f"series must hold numbers, got the dtype {array.dtype}")
     affine = None if geometry is None else geometry.affine
-    image = nibabel.Nifti1Image(array.T[:, :, None], affine)
+    dtype = np.dtype(_STORED.get(array.dtype.type, array.dtype))
+    array = array.astype(dtype, copy=False)
+    image = nibabel.Nifti1Image(array.T[:, :, None], affine, dtype=dtype)
     if geometry is not None:
         zooms = image.header.get_zooms()[:3]
         image.header.set_zooms((*zooms, geometry.seconds))
