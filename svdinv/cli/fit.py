@@ -240,10 +240,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if fitting.iteration:
         announce(f"Resuming from iteration {fitting.iteration}: {state}\n")
-    try:
-        done = _fit(arguments, task, problem, fitting, finished, network, written)
-    except ValueError as error:  # from the initial image
-        parser.error(str(error))
+    done = _fit(arguments, task, problem, fitting, finished, network, written)
     if done is None:
         print("Interrupted: nothing was written.")
         return 130
@@ -299,6 +296,8 @@ def _fit(
                 )
             except Interrupted as interrupt:  # keep the image before the final step
                 done = interrupt.solution
+            except ValueError as error:  # the first image is not finite
+                arguments.parser.error(str(error))
             # The final step may be interrupted after the last iteration.
             late = interrupted() and done.ending != "broken"
             fits.append(dataclasses.replace(done, ending="stopped") if late else done)

@@ -28,7 +28,7 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import svt
-from svdinv.unroll.networks.recipe import Recipe, State, make_problem
+from svdinv.unroll.networks.recipe import Recipe, first_state, make_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.operators.wrapped import Linear
 from svdinv.unroll.plugins import naming
@@ -149,7 +149,7 @@ class Solver:
         return x, pullback
 
     def _run(self, problem: Problem, numbers: Mapping[str, Any]) -> Array:
-        state: State = self.recipe.begin(problem)
+        state = first_state(self.recipe, problem)
         for i in range(self.recipe.cells):
             names = self.recipe.layers(i == self.recipe.cells - 1)
             own = {name: numbers.get(f"cells.{i}.{name}") for name in names}
@@ -240,7 +240,7 @@ class Solver:
         truth, y, *measurement = example
         own = self.operator
         problem = make_problem(self.recipe, own, y, tuple(measurement))
-        x = self.recipe.begin(problem)["x"]
+        x = first_state(self.recipe, problem)["x"]
         if truth.shape != x.shape:
             raise ValueError(f"truth must have shape {x.shape}, got {truth.shape}")
         xp = namespace(x)

@@ -21,7 +21,7 @@ import svdinv.torch
 from svdinv.backends.torch import without_autocast
 from svdinv.unroll.networks import Convolutions, Number, Recipe, State
 from svdinv.unroll.networks import weights as files
-from svdinv.unroll.networks.recipe import EPSILON, choose, make_problem
+from svdinv.unroll.networks.recipe import EPSILON, choose, first_state, make_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
@@ -154,7 +154,7 @@ class Network(nn.Module):
         named = {name: arrange(x) for name, x in named.items()}
         problem = make_problem(self.recipe, self.operator, y, measurement, named)
         problem = problem.replace_arrays(arrange)
-        state = self.recipe.begin(problem)
+        state = first_state(self.recipe, problem)
         real = state["x"].dtype.to_real()
         kernel = next((w.dtype for w in self.parameters() if w.ndim), real)
         # Some devices, such as "meta", do not support a query of their autocast.

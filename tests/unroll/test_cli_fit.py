@@ -194,6 +194,20 @@ def test_a_fit_that_breaks_down_says_so(photo, tmp_path, capsys):
     assert "Broken down at iteration" in capsys.readouterr().out
 
 
+def test_an_error_of_a_comparison_is_not_that_of_an_argument(photo, monkeypatch):
+    def compare(*arguments, **options):
+        raise ValueError("not of the user")
+
+    monkeypatch.setattr("svdinv.unroll.evaluation.compare", compare)
+    with pytest.raises(ValueError, match="not of the user"):
+        run(photo, *SHORT)
+
+
+def test_a_first_image_that_is_not_finite_is_said(photo, capsys):
+    assert run(photo, *SHORT, "--tv", "1e300") == 2
+    assert "is not finite" in capsys.readouterr().err
+
+
 def test_an_educated_prior(photo, tmp_path, capsys):
     """Trained as any network, then fitted."""
     weights = tmp_path / "educated"

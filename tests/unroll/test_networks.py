@@ -811,6 +811,17 @@ def test_an_empty_batch_and_shapes_without_numbers(name):
     assert (x.shape, x.dtype) == (y.shape, y.dtype)
 
 
+def test_a_recipe_whose_state_has_no_image():
+    class Unnamed(TLR):
+        def begin(self, problem):
+            return {"image": problem.y}
+
+    network = Network(Unnamed(cells=1, features=4))
+    y = torch.ones(1, 3, 16, 16)
+    with pytest.raises(TypeError, match=r"Unnamed.begin must return the image as 'x'"):
+        network(y, y > 0)
+
+
 def test_maps_that_are_none():
     net, (y, (mask,)) = network(RECIPES["SLR"]), problem(RECIPES["SLR"])
     assert torch.equal(net(y, mask, None), net(y, mask))

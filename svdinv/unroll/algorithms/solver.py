@@ -152,6 +152,9 @@ def solve(
 
     Notes
     -----
+    For A of a norm far from 1 convergence may be slow, as A^H y is then far from the
+    image: divide A and y by the norm, and for `L2` weights of priors by its square.
+
     If a framework records derivatives, such as PyTorch for a learned weight, it records
     all iterations; `torch.no_grad` prevents that.
     """

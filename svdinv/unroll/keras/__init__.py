@@ -39,7 +39,7 @@ from svdinv.unroll.networks import (
 )
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import doubled, svt, to_channels, to_complex
-from svdinv.unroll.networks.recipe import EPSILON, choose, make_problem
+from svdinv.unroll.networks.recipe import EPSILON, choose, first_state, make_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
@@ -149,7 +149,7 @@ class Network(keras.Model):
             return make_problem(self.recipe, self.operator, y, tuple(measurement))
 
         problem = make(y, measurement)
-        state = self.recipe.begin(problem)
+        state = first_state(self.recipe, problem)
         penalised = bool(self.penalty) and training
         if penalised:
             state["penalty"] = self.recipe.no_penalty(state["x"])

@@ -322,6 +322,17 @@ def choose(recipe: Recipe | None, kind: str, options: Any) -> Recipe:
     return recipe
 
 
+def first_state(recipe: Recipe, problem: Problem) -> State:
+    """Return the state before the first cell; TypeError without an image "x"."""
+    state = recipe.begin(problem)
+    if "x" not in state:
+        raise TypeError(
+            f"{type(recipe).__name__}.begin must return the image as 'x', got the "
+            f"names {sorted(state)}"
+        )
+    return state
+
+
 def make_problem(
     recipe: Recipe,
     operator: Any,

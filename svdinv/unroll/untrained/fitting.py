@@ -45,7 +45,7 @@ from svdinv.unroll.algorithms.cross_validation import restricted
 from svdinv.unroll.arrays import to_numpy
 from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.networks import Recipe
-from svdinv.unroll.networks.recipe import to_json
+from svdinv.unroll.networks.recipe import first_state, to_json
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network, tensor
 from svdinv.unroll.training.checkpoints import (
@@ -331,7 +331,7 @@ class Fitting:
 
     def _initial_state(self, problem: Problem) -> Any:
         """Return the first state of the network, from the data of its input."""
-        state = self.recipe.begin(problem)
+        state = first_state(self.recipe, problem)
         if self.options.penalty:
             state["penalty"] = self.recipe.no_penalty(state["x"])
         return state
