@@ -1354,8 +1354,9 @@ def svd(
         ``"taylor"``, ``"lorentz"`` and ``"none"``.
         `jvp` takes ``"minimum-norm"`` for ``"consistent"``, which is not linear.
     rtol : float, optional
-        Gap, relative to the largest singular value, up to which the rule acts.
-        Default: sqrt(eps) for ``"consistent"``, 64 eps for the others.
+        Gap, relative to the largest singular value, up to which the rule acts; for
+        ``"consistent"`` relative to a power of two near it. Default: sqrt(eps) for
+        ``"consistent"``, 64 eps for the others.
     gauge : {"ignore", "warn", "error"} or callable, optional
         What to do in the backward pass if the loss depends on the arbitrary phase
         or basis of the singular vectors. A callable, such as a

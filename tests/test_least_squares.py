@@ -149,3 +149,34 @@ def test_damping_of_infinity_and_of_nothing_at_all():
     expected = golub_pereyra(A[0], A[1] + 1)
     found = f.jvp(lambda A: f.lstsq(A, b, damping=t), (A,), (A * 0 + 1,))[1][0]
     np.testing.assert_allclose(found, expected @ b[0], atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [1e-8, 1e-4, 1, 1e3])
+def test_second_derivative_with_damping_of_any_size(size, shape, dtype):
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+
+    def second(dtype, solve):
+        A, D, b = (
+            torch.tensor(matrices(s, seed=seed), dtype=dtype)
+            for seed, s in enumerate((shape, shape, shape[:1]))
+        )
+        G = torch.tensor(matrices(shape[1:], seed=3), dtype=dtype)
+        t = torch.zeros((), dtype=dtype, requires_grad=True)
+        value = G @ solve(size * A + t * D, b)
+        (slope,) = torch.autograd.grad(value, t, create_graph=True)
+        return torch.autograd.grad(slope, t)[0].item()
+
+    def exact(M, b):
+        m, n = shape
+        if n <= m:
+            return torch.linalg.solve(M.T @ M + torch.eye(n).double(), M.T @ b)
+        return M.T @ torch.linalg.solve(M @ M.T + torch.eye(m).double(), b)
+
+    dtype = getattr(torch, dtype)
+    found = second(dtype, lambda M, b: st.lstsq(M, b, damping=1.0))
+    expected = second(torch.float64, exact)
+    limit = 1e-9 if dtype == torch.float64 else 2e-3
+    assert abs(found - expected) <= limit * abs(expected)

@@ -139,7 +139,7 @@ class Tape:
         # Matrices of every iteration are compared, not copied again.
         place = (memory["data"][0], x.shape, x.strides, x.dtype)
         copy = self._copies.get(place)
-        if copy is None or not bool((copy == x).all()):
+        if copy is None or not _equal(copy, x):
             copy = self._copies[place] = self.xp.asarray(x, copy=True)
         return copy
 
@@ -327,7 +327,7 @@ def _in_place(method: str, name: str, sign: str) -> Callable[[Traced, Any], Any]
             raise TypeError(
                 f"x {sign}= y would change other arrays too: the traced array x is an "
                 "argument, or shares memory with an array that is in use; write "
-                f"x = x {sign} y"
+                f"x = x {sign} y, or update a copy"
             )
         if y.shape != self.shape:
             raise ValueError(
@@ -393,6 +393,12 @@ def is_moving(x: Any) -> bool:
             return True
         x = x.value
     return False
+
+
+def _equal(x: Array, y: Array) -> bool:
+    """Whether all elements are equal, or NaN in both."""
+    same = x == y
+    return bool(same.all()) or bool((same | ((x != x) & (y != y))).all())
 
 
 def _may_change(x: Any) -> bool:

@@ -6,7 +6,7 @@ replaces E by something finite and may add ``herm(W * M + W^T * N^H)``; its
 transpose serves the pushforward. The *consistent* rule reads the missing
 derivative off the cotangents themselves.
 
-All functions take singular values scaled by the power of two nearest the largest one,
+All functions take singular values scaled by a power of two near the largest one,
 so that every tolerance is relative and the gaps are exact.
 """
 

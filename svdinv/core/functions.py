@@ -93,6 +93,8 @@ class SpectralFunction(ABC):
     smooth_at_zero: bool = True
     weighted: bool = False
     """Whether tau has one value for each singular value, not one for all."""
+    signed: bool = False
+    """Whether `second_difference` holds for points of negative s and y, too."""
 
     @property
     def needs_unitary(self) -> bool:
@@ -424,6 +426,7 @@ class Tikhonov(SpectralFunction):
 
     rcond: float = 0.0
     has_tau = True
+    signed = True
 
     def _parts(self, s: Array, top: Array, tau: Array, xp: Namespace) -> Any:
         """Parts u and v, 0 where they are not kept, and where they are."""

@@ -322,7 +322,7 @@ def safe_divide(
 
 
 def scaled(x: Array, xp: Namespace) -> tuple[Array, Array]:
-    """`x` over the power of two nearest its largest modulus, and that as (..., 1).
+    """`x` over a power of two near its largest modulus, and that as (..., 1).
 
     1 where all are 0. Any other number would round the quotients, and so change the
     gaps between close values by a fraction.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from svdinv.core.functions import (
@@ -81,7 +82,7 @@ def spectral_second_derivative(
     block = _triple_sum(function, c, tau, KG, KX, xp)
 
     # The directions outside the ranges have s = 0.
-    near, far = (cast(x, KG, xp) for x in _zero_differences(c, xp))
+    near, far = (cast(x, KG, xp) for x in _zero_differences(function, c, tau, xp))
     left = right = None
     if tall:
         left = _Side(GV - U @ KG, XV - U @ KX, KG, KX)
@@ -172,12 +173,34 @@ def _mixed(
     return _Mixed(block, phi, to_tau(function, moved, xp))
 
 
-def _zero_differences(c: Coefficients, xp: Namespace) -> tuple[Array, Array]:
+def _zero_differences(
+    function: SpectralFunction, c: Coefficients, tau: Any, xp: Namespace
+) -> tuple[Array, Array]:
     """f[0, s_i, s_j] and f[0, s_i, -s_j]."""
     i, j = pair(c.s, c.phi)
+    if function.signed:
+        a, b = _outermost(c.s, c.y)
+        zero, slopes = Sample(0 * a.s, 0 * a.y), (j.y[..., None, :], i.y[..., None, :])
+        return tuple(
+            function.second_difference(
+                (a, point, zero), (d[..., None, :], *slopes), wider(wider(tau)), xp
+            )[..., 0, :]
+            for point, d in ((b, c.difference), (_negative(b), c.sum_quotient))
+        )
     phi_low, top = xp.where(i.s >= j.s, j.y, i.y), first(i.s, -2)
     near = _rise(c.difference, phi_low, xp.maximum(i.s, j.s), top, xp)
     return near, _rise(i.y, j.y, i.s + j.s, top, xp)
+
+
+def _outermost(*x: Array) -> tuple[Sample, Sample]:
+    """Points of the first and of the last axis of a k x k x k array."""
+    rows = Sample(*(t[..., :, None, None] for t in x))
+    return rows, Sample(*(t[..., None, None, :] for t in x))
+
+
+def _negative(point: Sample) -> Sample:
+    """Return the point at -s of an odd function."""
+    return Sample(-point.s, -point.y)
 
 
 def _rise(x: Array, y: Array, gap: Array, top: Array, xp: Namespace) -> Array:
@@ -202,8 +225,7 @@ def _triple_sum(
 ) -> Array:
     """Second derivative within the ranges of U and V: sums over (k x k x k) arrays."""
     HG, WG, HX, WX = herm(KG, xp), skew(KG, xp), herm(KX, xp), skew(KX, xp)
-    i = Sample(*(x[..., :, None, None] for x in (c.s, c.y)))
-    j = Sample(*(x[..., None, None, :] for x in (c.s, c.y)))
+    i, j = _outermost(c.s, c.y)
     minus_ij, plus_ij = c.difference[..., :, None, :], c.sum_quotient[..., :, None, :]
 
     top = first(i.s, -3)
@@ -230,11 +252,17 @@ def _triple_sum(
         minus_ik, plus_ik = rows(c.difference), rows(c.sum_quotient)
         minus_kj, plus_kj = columns(c.difference), columns(c.sum_quotient)
         differences = minus_ik, minus_kj, minus_ij
-        even = function.second_difference((i, k, j), differences, wider(wider(tau)), xp)
-        odd = one_negative(i.s, j.s, k.s, minus_ij, plus_ik, plus_kj)
+        second = partial(function.second_difference, tau=wider(wider(tau)), xp=xp)
+        even = second((i, k, j), differences)
+        if function.signed:
+            odd = second((i, j, _negative(k)), (minus_ij, plus_kj, plus_ik))
+            left = second((_negative(i), j, k), (plus_ij, minus_kj, plus_ik))
+            right = second((i, k, _negative(j)), (minus_ik, plus_kj, plus_ij))
+        else:
+            odd = one_negative(i.s, j.s, k.s, minus_ij, plus_ik, plus_kj)
+            left = one_negative(k.s, j.s, i.s, minus_kj, plus_ik, plus_ij)
+            right = one_negative(i.s, k.s, j.s, minus_ik, plus_ij, plus_kj)
         hermitian = term(even, (HG, HX), (HX, HG)) - term(odd, (WG, WX), (WX, WG))
-        left = one_negative(k.s, j.s, i.s, minus_kj, plus_ik, plus_ij)
-        right = one_negative(i.s, k.s, j.s, minus_ik, plus_ij, plus_kj)
         skewed = term(right, (HG, WX), (HX, WG)) + term(left, (WG, HX), (WX, HG))
         hermitian, skewed = xp.sum(hermitian, axis=-2), xp.sum(skewed, axis=-2)
         if not is_complex(HG, xp):

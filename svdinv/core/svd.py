@@ -97,9 +97,10 @@ def svd_pullback(
         ``"minimum-norm"`` [1]_, or for comparison ``"drop"``, ``"clip"``,
         ``"taylor"`` [2]_, ``"lorentz"`` [3]_, ``"none"``.
     rtol : float, optional
-        Gap, relative to the largest singular value, up to which the rule acts.
-        Default: sqrt(eps) for ``"consistent"``, which then still takes the plain
-        quotient where that is better, and 64 eps for the others.
+        Gap, relative to the largest singular value, up to which the rule acts; for
+        ``"consistent"`` relative to a power of two near it. Default: sqrt(eps) for
+        ``"consistent"``, which then still takes the plain quotient where that is
+        better, and 64 eps for the others.
     epsilon : float, optional
         Relative precision of the cotangents, for ``"consistent"``. Default: that of
         their dtype.

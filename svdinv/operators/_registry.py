@@ -123,8 +123,9 @@ compute_uv : bool, optional
     If false, return S alone.""",
     "rtol": """\
 rtol : float, optional
-    Gap, relative to the largest singular value, up to which the rule acts.
-    Default: sqrt(eps) for ``"consistent"``, 64 eps for the others.""",
+    Gap, relative to the largest singular value, up to which the rule acts; for
+    ``"consistent"`` relative to a power of two near it. Default: sqrt(eps) for
+    ``"consistent"``, 64 eps for the others.""",
     "repeated": """\
 repeated : str, optional
     Rule where singular values (nearly) coincide: ``"consistent"`` (exact for

@@ -254,6 +254,8 @@ class Ct(Task):
             rule = "must have line integrals of attenuation: their sum is not positive"
             raise file.error("sinogram", rule)
         truth = file.truth((len(sinogram), *geometry[:2]), "of the image")
+        if truth is not None and not truth.max() > 0:
+            raise file.error("truth", "must have positive densities")
         try:
             return _problem(sinogram, geometry, angles, self.usual, truth)
         except ValueError as error:
