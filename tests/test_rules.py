@@ -276,3 +276,17 @@ def test_the_rule_in_windows_along_a_long_cluster(name):
         for xp in (_Extended(compat, True), compat)
     )
     assert np.abs(known - unknown).max() <= reach * np.abs(unknown).max()
+
+
+@pytest.mark.parametrize("rule", sorted({*REPEATED_RULES} - {"none"}))
+@pytest.mark.parametrize("shape", [(3, 3), (4, 2), (1, 1)])
+def test_zero_matrices_have_finite_derivatives_by_every_rule(rule, shape):
+    A, G = np.zeros((2, *shape)), np.ones((2, *shape))
+    A[1] = np.eye(*shape)
+    U, S, Vh = np.linalg.svd(A, full_matrices=False)
+    factors = (U, np.ones_like(S), Vh)
+    for options in ({}, {"rtol": 1e-3}):
+        found = svd_pullback(U, S, Vh, *factors, repeated=rule, **options)
+        assert np.isfinite(found).all()
+        for moved in svd_pushforward(U, S, Vh, G, repeated=rule, **options):
+            assert np.isfinite(moved).all()

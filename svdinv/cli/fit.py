@@ -94,8 +94,7 @@ def add(commands: Subparsers, help: str) -> None:
         "--deviation",
         type=positive_number,
         metavar="D",
-        help="noise deviation in the unit of the data in the file, such as line "
-        "integrals (default: from --noise)",
+        help="deviation in units of the data (default: from --noise)",
     )
     fit.add_argument(
         "--iterations",

@@ -163,6 +163,7 @@ def linear_rule(
     antisymmetric, and W 0 where there is no completion; shape (..., k, k).
     """
     top = xp.max(xp.abs(s), axis=-1, keepdims=True)[..., None]
+    top = xp.where(top > 0, top, xp.ones_like(top))
     tol = cluster_rtol(s, rtol, xp) * top
     if repeated in COMPARISON_RULES:
         E = comparison_rule(repeated, s, tol, top, xp)
