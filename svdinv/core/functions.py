@@ -421,7 +421,7 @@ class Tikhonov(SpectralFunction):
 
     That is u of 1 / z = u - i v for z = s + i tau, and the divided differences are the
     real parts of those of 1 / z: -1 / (z_a z_b) and 1 / (z_a z_b z_c). The cut-off, of
-    |z|, is relative to the largest.
+    the modulus of z, is relative to the largest.
     """
 
     rcond: float = 0.0
