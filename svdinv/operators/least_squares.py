@@ -19,7 +19,7 @@ from svdinv.operators._arguments import (
     per_batch,
     two_matrices,
 )
-from svdinv.operators._maps import with_tau, without_tau
+from svdinv.operators._maps import with_tau
 from svdinv.operators._registry import operator
 
 
@@ -130,9 +130,7 @@ def _pinv(
         size = xp.maximum(size, backend.stop_gradient(tau)[..., None])
     unit = binary_scale(size, xp)
     inverse = cast(1 / unit, A, xp)
-    if tau is None:
-        found = without_tau(backend, A * inverse, Reciprocal(rcond), "auto")
-    else:
-        scaled, f = tau / unit[..., 0], Tikhonov(rcond)
-        found = with_tau(backend, A * inverse, f, scaled, False, "auto")
+    f = Reciprocal(rcond) if tau is None else Tikhonov(rcond)
+    scaled = None if tau is None else tau / unit[..., 0]
+    found = with_tau(backend, A * inverse, f, scaled, False, "auto")
     return adjoint(found, xp) * inverse
