@@ -13,26 +13,35 @@ from svdinv.core.spectral import (
 )
 from svdinv.core.tolerances import eps
 
-# Gauss-Legendre nodes and weights on (0, 1).
-_RULE = (
-    (0.019855071751231884, 0.05061426814518813),
-    (0.10166676129318664, 0.11119051722668724),
-    (0.2372337950418355, 0.15685332293894363),
-    (0.4082826787521751, 0.18134189168918100),
-    (0.5917173212478249, 0.18134189168918100),
-    (0.7627662049581645, 0.15685332293894363),
-    (0.8983332387068134, 0.11119051722668724),
-    (0.9801449282487681, 0.05061426814518813),
+GAUSS_LEGENDRE = (
+    (
+        *(0.019855071751231884, 0.10166676129318664, 0.2372337950418355),
+        *(0.4082826787521751, 0.5917173212478249, 0.7627662049581645),
+        *(0.8983332387068134, 0.9801449282487681),
+    ),
+    (
+        *(0.05061426814518813, 0.11119051722668724, 0.15685332293894363),
+        *(0.18134189168918100, 0.18134189168918100, 0.15685332293894363),
+        *(0.11119051722668724, 0.05061426814518813),
+    ),
 )
+"""Nodes on (0, 1), and their weights."""
 
 
-def difference_nodes(S: Array, xp: Namespace) -> Array:
+def _in_front(numbers: Array, x: Array, xp: Namespace) -> Array:
+    """Move a vector to an axis in front of those of x."""
+    return xp.reshape(numbers, (-1, *(1,) * len(x.shape)))
+
+
+def difference_nodes(S: Array, nodes: Array, xp: Namespace) -> Array:
     """Where `sampled_difference` needs the slope of f, shape (8, ..., k, k)."""
     si, sj = S[..., :, None], S[..., None, :]
-    return xp.stack([si + node * (sj - si) for node, _ in _RULE])
+    return si + _in_front(nodes, sj, xp) * (sj - si)
 
 
-def sampled_difference(S: Array, y: Array, slopes: Array, xp: Namespace) -> Array:
+def sampled_difference(
+    S: Array, y: Array, slopes: Array, weights: Array, xp: Namespace
+) -> Array:
     """First divided differences of f from its values, and its slopes for close pairs.
 
     `slopes` are f' at `difference_nodes`; the result has f' on the diagonal. The
@@ -43,7 +52,7 @@ def sampled_difference(S: Array, y: Array, slopes: Array, xp: Namespace) -> Arra
     """
     a, b = pair(S, y)
     apart, gap = quotient(a.y, b.y, a.s, b.s, xp), xp.abs(a.s - b.s)
-    mean = sum(weight * slopes[i, ...] for i, (_, weight) in enumerate(_RULE))
+    mean = xp.sum(_in_front(weights, gap, xp) * slopes, axis=0)
     size = xp.maximum(xp.maximum(xp.abs(a.y), xp.abs(b.y)), xp.abs(mean) * (a.s + b.s))
     agree = xp.abs(mean - apart) * gap <= 16 * eps(S, xp) * size
     near = gap <= 0.25 * xp.maximum(a.s, b.s)

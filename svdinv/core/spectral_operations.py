@@ -248,13 +248,13 @@ def leading_sum(
     A: Array, count: int | None, factors: Factors, call: Call, xp: Namespace
 ) -> Array:
     """Sum of the `count` largest singular values, or of all; differentiable."""
-    function = TopSubgradient(count)
     if count == 1:
-        value = xp.sum(factors.largest(A, xp), axis=-1)
+        S = factors.largest(A, xp)
     else:
-        S = factors.S
-        value = xp.sum(function.value(S, None, xp) * S, axis=-1)
-    return call(Sum(function, type(factors)), A, value, *factors)[0]
+        S = factors.S if count is None else factors.S[..., :count]
+    value = xp.sum(S, axis=-1)
+    sum_ = Sum(TopSubgradient(count), type(factors))
+    return call(sum_, A, value, *factors)[0]
 
 
 def _second(

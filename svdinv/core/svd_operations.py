@@ -182,7 +182,7 @@ class Recompose(Operation):
         return call(_RecomposePush(), *dx[:2], *x[1:])
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        return call(_RecomposePull(), g[0], *x[1:])
+        return call(RecomposePull(), g[0], *x[1:])
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class _RecomposePush(Operation):
 
 
 @dataclass(frozen=True)
-class _RecomposePull(Operation):
+class RecomposePull(Operation):
     """(G, y, divided differences, U, S, Vh) -> cotangents of A and y."""
 
     transparent = True

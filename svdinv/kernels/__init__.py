@@ -81,7 +81,7 @@ _TALL_ROWS = 1024  # of one block, as in tall.h
 _CALL = struct.Struct("5q2d36q")
 _ADDRESSES = struct.Struct("12P")
 # Of graph.h: what a saved graph is checked against, and flags.
-_PLAN_VERSION = 2
+_PLAN_VERSION = 3
 _TRANSPOSED, _REAL, _PAIRS = 1, 2, 4
 
 

@@ -3,7 +3,7 @@
  * The formulas are those of svdinv/core: spectral.py, svd.py and eigh.py, which cite
  * their sources.  Matrices are tall, (m, n) with m >= n: wide ones come as adjoints.
  */
-#include "consistent.h"
+#include "functions.h"
 
 /* Factors and products with strides, of which none costs more than another: every
  * element is a vector. */
@@ -120,48 +120,21 @@ int64_t NAME(derivative_memory)(int m, int n) {
           (4 + RULE_VALUES) * n) * LANE_BYTES;
 }
 
-/* y = max(s - tau, 0), or NaN; tau is one number for each matrix, in an array, and a
- * multiple of the largest value if it is `relative`, or of 1 if that is 0.  Returns the
- * threshold. */
-static V soft_threshold(V *y, const V *s, const Array *tau, int relative,
-                        int64_t begin, int64_t end, int n) {
-  V t;
-  load_reals(&t, tau, begin, end, 1);
-  if (relative) t *= SELECT(s[0] == (V){0}, fill(1), s[0]);
-  I known = t == t;
-  for (int i = 0; i < n; i++) {
-    I kept = s[i] > t;
-    y[i] = SELECT(known, SELECT(kept, s[i] - t, (V){0}), t);
-  }
-  return t;
-}
-
-/* 1 / s in place of s, and 0 for s up to a multiple of s[0], the largest. */
-static void reciprocals(V *s, double cutoff, int n) {
-  const V least = (T)(cutoff > ROUNDING ? cutoff : ROUNDING) * s[0];
-  for (int i = 0; i < n; i++) {
-    const I small = s[i] <= least;
-    s[i] = SELECT(small, (V){0}, 1 / SELECT(small, fill(1), s[i]));
-  }
-}
-
-/* U diag(y) V^H.  Arrays: 0 U, 1 y or none for 1, 2 V^H, 3 tau or none, 4 result; with
- * tau, 1 is s and y its soft threshold; with number[0] = 1 tau is a multiple of the
- * largest s.  With number[0] = 2, 1 is s and y = 1 / s, cut at number[1]. */
+/* U diag(y) V^H with y = f(s).  Arrays: 0 U, 1 s, 2 V^H, 3 tau or none, 4 result.  If f is
+ * GIVEN, 1 is y, or none for 1. */
 void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n;
   const ptrdiff_t mn = (ptrdiff_t)m * n;
   const Array *in = task->array;
   E *U = work, *F = U + mn, *Vh = F + mn;
   V *y = (V *)(Vh + (ptrdiff_t)n * n);
-  const int function = (int)task->number[0];
+  const int given = FUNCTION(task) == GIVEN;
   for (; begin < end; begin += LANES) {
     load(U, n, &in[0], begin, end, m, n, task->adjoint);
     load(Vh, n, &in[2], begin, end, n, n, task->adjoint);
     if (in[1].data) load_reals(y, &in[1], begin, end, n);
     else for (int i = 0; i < n; i++) y[i] = fill(1);
-    if (in[3].data) soft_threshold(y, y, &in[3], function == 1, begin, end, n);
-    if (function == 2) reciprocals(y, task->number[1], n);
+    if (!given) function_of(y, y, task, &in[3], begin, end, n);
     for (int i = 0; i < n; i++)
       for (int j = 0; j < n; j++) Vh[i * n + j] = scaled(Vh[i * n + j], y[i]);
     product(F, PLAIN(U, n), PLAIN(Vh, n), m, n, n);
@@ -182,8 +155,8 @@ int64_t NAME(spectral_memory)(int m, int n) {
          NAME(lanes) * FACTORS(m, n) * (int64_t)sizeof(T);
 }
 
-/* U diag(y) V^H of A = U diag(s) V^H, whose factors stay in the caches.
- * Arrays: 0 A, 1 tau or none, 2 result.  Numbers, and y, as for `map`. */
+/* U diag(f(s)) V^H of A = U diag(s) V^H, whose factors stay in the caches.
+ * Arrays: 0 A, 1 tau or none, 2 result. */
 void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n;
   const int64_t nn = PARTS * (int64_t)n * n, mn = PARTS * (int64_t)m * n;
@@ -202,7 +175,7 @@ void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
     NAME(svd)(&decomposition, 0, count, work);
     Array level = tau;
     if (tau.data) level.data += begin * tau.matrix;
-    T *values = tau.data || task->number[0] == 2 ? s : 0;
+    T *values = FUNCTION(task) == GIVEN ? 0 : s;
     const Task map = {
         .m = m, .n = n, .number = {task->number[0], task->number[1]},
         .array = {{U, mn, PARTS, m * PARTS}, {values, n, 0, 1},
@@ -210,53 +183,6 @@ void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
                   level,
                   {out.data + begin * out.matrix, out.matrix, out.row, out.column}}};
     NAME(map)(&map, 0, count, after);
-  }
-}
-
-/* Divided differences D- and D+ of the soft threshold y of s, and phi = y / s; a tau of 0
- * keeps zeros, too. */
-static void soft_differences(V *minus, V *plus, V *phi, const V *s, const V *y, V tau,
-                             int n) {
-  const V zero = {0}, one = fill(1);
-  const I every = tau == zero;
-  for (int i = 0; i < n; i++) {
-    I kept = (y[i] > zero) | every, positive = s[i] > zero;
-    V level = SELECT(kept, one, zero);
-    phi[i] = SELECT(positive, safe_quotient(y[i], s[i], positive), level);
-    for (int j = 0; j < n; j++) {
-      I alike = kept == ((y[j] > zero) | every);
-      V both = s[i] + s[j], gap = SELECT(alike, one, s[i] - s[j]);
-      V more = safe_quotient(y[i] + y[j], both, both > zero);
-      minus[i * n + j] = SELECT(alike, level, y[i] - y[j]) / gap;
-      plus[i * n + j] = SELECT(both > zero, more, level);
-    }
-  }
-}
-
-/* The same for y = f(s) that are given, of a step function or of 1 / s; `s` becomes 0
- * where it is nothing to divide by.  As `coefficients` in spectral.py for functions with
- * a jump. */
-static void step_differences(V *minus, V *plus, V *phi, V *s, const V *y, int closed,
-                             int reciprocal, int n) {
-  const V least = (T)ROUNDING * s[0];
-  I number = {0};
-  for (int i = 0; i < n; i++) number -= s[i] <= least;
-  const I single = closed ? number == 1 : (I){0}; /* added to a larger one */
-  for (int i = 0; i < n; i++) {
-    const I small = s[i] <= least, zero = small & ~(single & (y[i] != (V){0}));
-    s[i] = SELECT(zero, (V){0}, s[i]);
-    phi[i] = safe_quotient(y[i], s[i], s[i] > (V){0});
-    for (int j = 0; j <= i; j++) {
-      const V both = s[i] + s[j], gap = s[j] - s[i];
-      const V level = (T)ROUNDING * greater(s[i], s[j]), both_y = y[i] * y[j];
-      const I apart = reciprocal ? gap != (V){0} : magnitude(gap) > level;
-      V less = safe_quotient(y[j] - y[i], gap, apart);
-      if (reciprocal) less = SELECT(both_y == (V){0}, less, -both_y);
-      V more = SELECT(both > (V){0}, safe_quotient(y[i] + y[j], both, both > (V){0}), less);
-      if (i == j) more = COMPLEX ? SELECT(small & ~zero, less, more) : less;
-      minus[i * n + j] = minus[j * n + i] = less;
-      plus[i * n + j] = plus[j * n + i] = more;
-    }
   }
 }
 
@@ -275,42 +201,42 @@ static void through_largest(E *B, V *gtau, const V *s, const Array *tau, int64_t
   *gtau *= s[0];
 }
 
-/* Derivative of the soft threshold of matrices, which is its own transpose:
+/* Derivative of U diag(f(s)) V^H in A, which is its own transpose, and in tau:
  *
- *   U [D- o herm(K) + D+ o skew(K) - diag(dtau where y > 0)] V^H
+ *   U [D- o herm(K) + D+ o skew(K) + diag(df/dtau dtau)] V^H
  *       + (X V - U K) diag(phi) V^H
  *
- * with K = U^H X V, the last term where something may lie outside the range of U: where
- * m > n, and with number[0] = 1 for a square U that may not be unitary.  With number[1] =
- * 1 that of U diag(y) V^H for steps y, which are all 1 where there are none, and with 3
- * for y = 1 / s; with 2 tau is a multiple of the largest s, and X the cotangent of the
- * result.  Arrays: 0 U, 1 V^H, 2 X, 3 s, 4 tau or y, 5 dtau or none, 6 result,
- * 7 cotangent of tau or none. */
+ * with K = U^H X V, the last term where something may lie outside the range of U.  With a
+ * relative tau, X is the cotangent of the result.  Arrays: 0 U, 1 V^H, 2 X, 3 s, 4 tau or
+ * none, 5 dtau or none, 6 result, 7 cotangent of tau or none.  If f is GIVEN, a step
+ * function, 4 is y or none for 1.  If it is SAMPLED, 4 is y, 5 is D-, 7 the real diagonal
+ * of K, and the derivative is that of U and V alone. */
 void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n, turn = (int)task->adjoint;
   const ptrdiff_t mn = (ptrdiff_t)m * n, nn = (ptrdiff_t)n * n;
   const Array *in = task->array;
   E *U = work, *X = U + mn, *XV = X + mn, *Vh = XV + mn, *K = Vh + nn, *B = K + nn;
   V *minus = (V *)(B + 2 * nn), *plus = minus + nn, *s = plus + nn, *y = s + n;
-  V *phi = y + n;
-  const int outside = m > n || task->number[0] > 0;
-  const int relative = task->number[1] == 2, reciprocal = task->number[1] == 3;
-  const int steps = task->number[1] == 1 || reciprocal;
+  V *phi = y + n, *slope = phi + n;
+  const int f = FUNCTION(task), given = f == GIVEN || f == SAMPLED;
+  const int outside = m > n || !needs_unitary(task);
   for (; begin < end; begin += LANES) {
     load(U, n, &in[0], begin, end, m, n, turn);
     load(Vh, n, &in[1], begin, end, n, n, turn);
     load(X, n, &in[2], begin, end, m, n, turn);
     load_reals(s, &in[3], begin, end, n);
-    if (steps) {
-      for (int i = 0; i < n; i++) y[i] = fill(1);
-      if (in[4].data) load_reals(y, &in[4], begin, end, n);
-      step_differences(minus, plus, phi, s, y, !outside, reciprocal, n);
-    } else {
-      const V tau = soft_threshold(y, s, &in[4], relative, begin, end, n);
-      soft_differences(minus, plus, phi, s, y, tau, n);
+    V tau = {0};
+    if (!given) tau = function_of(y, s, task, &in[4], begin, end, n);
+    else if (in[4].data) load_reals(y, &in[4], begin, end, n);
+    else for (int i = 0; i < n; i++) y[i] = fill(1);
+    for (int i = 0; f == SAMPLED && i < n; i++) {
+      Array row = in[5];
+      row.data += i * row.row;
+      load_reals(minus + i * n, &row, begin, end, n);
     }
+    divided_differences(minus, plus, phi, slope, s, y, tau, task, !outside, n);
     V dtau = {0}, gtau = {0};
-    if (in[5].data) load_reals(&dtau, &in[5], begin, end, 1);
+    if (in[5].data && !given) load_reals(&dtau, &in[5], begin, end, 1);
     /* V = (V^H)^H, and X V = conj(conj(X) (V^H)^T) */
     conjugate_product(XV, PLAIN(X, n), TURNED(Vh, n), m, n, n);
     for (ptrdiff_t i = 0; i < mn; i++) XV[i] = conjugate(XV[i]);
@@ -323,12 +249,12 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
         E x = scaled(K[i * n + j], even * (T)0.5);
         B[i * n + j] = sum(x, scaled(conjugate(K[j * n + i]), odd * (T)0.5));
         if (i != j) continue;
-        I kept = y[i] > (V){0};
-        B[i * n + j].part[0] -= SELECT(kept, dtau, (V){0});
-        gtau -= SELECT(kept, K[i * n + j].part[0], (V){0});
+        y[i] = K[i * n + i].part[0];
+        B[i * n + j].part[0] += slope[i] * dtau;
+        gtau += slope[i] * y[i];
       }
-    if (relative) through_largest(B, &gtau, s, &in[4], begin, end, n);
-    if (in[7].data) unload_reals(&gtau, &in[7], begin, end, 1);
+    if (IS_RELATIVE(task)) through_largest(B, &gtau, s, &in[4], begin, end, n);
+    if (in[7].data) unload_reals(given ? y : &gtau, &in[7], begin, end, given ? n : 1);
     product(X, PLAIN(U, n), PLAIN(B, n), m, n, n);
     if (outside)
       for (int i = 0; i < m; i++)
@@ -558,8 +484,8 @@ void NAME(product)(const Task *task, int64_t begin, int64_t end, void *work) {
   }
 }
 
-/* Functions of hermitian.py in core, by number[0] of `hermitian`. */
-enum { GIVEN, POWER, SQUARE_ROOT, CUT_SQUARE_ROOT, INVERSE_SQUARE_ROOT };
+/* Functions of hermitian.py in core, by number[0] of `hermitian`; GIVEN is 0. */
+enum { POWER = 1, SQUARE_ROOT, CUT_SQUARE_ROOT, INVERSE_SQUARE_ROOT };
 
 INLINE V each(V x, T f(T)) {
   for (int t = 0; t < LANES; t++) x[t] = f(x[t]);

@@ -11,7 +11,7 @@
 #include "call.h"
 #include "tall.h"
 
-#define VERSION 2 /* of all that a plan means: saved graphs have one */
+#define VERSION 3 /* of all that a plan means: saved graphs have one */
 enum { PLAN_VERSION, PLAN_KIND, PLAN_TYPE, PLAN_NUMBERS, PLAN_ARRAYS = 5, PLAN_LENGTH = 41 };
 enum { BUFFER, AXES, FLAGS };
 enum {

@@ -20,7 +20,13 @@ from svdinv.core.alignment_operations import (
     Motion,
     SimilarityPull,
 )
-from svdinv.core.functions import Polar, ProperRotation, Reciprocal, TopSubgradient
+from svdinv.core.functions import (
+    Polar,
+    ProperRotation,
+    Reciprocal,
+    Tikhonov,
+    TopSubgradient,
+)
 from svdinv.core.hermitian import (
     HermitianFunction,
     InverseSquareRoot,
@@ -48,8 +54,14 @@ from svdinv.core.spectral_operations import (
     RelativeMap,
     RelativePull,
 )
-from svdinv.core.svd_operations import SVD, Pullback, SingularValues
-from svdinv.core.thresholds import Soft
+from svdinv.core.svd_operations import (
+    SVD,
+    Pullback,
+    Recompose,
+    RecomposePull,
+    SingularValues,
+)
+from svdinv.core.thresholds import Hard, Rank, Soft
 from svdinv.core.tolerances import DOUBLE_EPS, SINGLE_EPS, neighbour_rtol
 
 __all__ = [
@@ -276,11 +288,22 @@ def _decompose(operation: Decompose, x: Any) -> Plan | None:
     return _plan(operation.kind, A.shape, A.dtype, (Operand(0, 0),), results)
 
 
-def knows(function: Any, A: Array, tau: Array | None) -> bool:
-    """Whether the kernels compute a function by themselves: the soft threshold."""
-    return (
-        function == _SOFT and tau is not None and _same(tau.shape, (*A.shape[:-2], 1))
-    )
+def knows(function: Any, A: Array, tau: Array | None) -> tuple[float, float] | None:
+    """Return the numbers by which the kernels know a function; None if they do not."""
+    kind = type(function)
+    if tau is not None and not _same(tau.shape, (*A.shape[:-2], 1)):
+        return None
+    if function in (Soft(), Hard()) and tau is not None:
+        return (_SOFT if kind is Soft else _HARD), 0.0
+    if kind is Rank and function.multiplet_rtol is None:
+        return _RANK, float(function.rank)
+    if kind is TopSubgradient:
+        return _LARGEST, float(function.count or 0)
+    if kind is Reciprocal:
+        return _RECIPROCAL, function.rcond
+    if kind is Tikhonov:
+        return _TIKHONOV, function.rcond
+    return None
 
 
 def _same(shape: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
@@ -292,25 +315,22 @@ def _same(shape: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 
 def _map(operation: Map | RelativeMap, x: Any) -> Plan | None:
     A, tau, *_ = x
-    if operation.kind is not SVDFactors:
+    function, relative = operation.function, isinstance(operation, RelativeMap)
+    numbers = knows(function, A, tau)
+    if operation.kind is not SVDFactors or (relative and not numbers):
         return None
-    operands: tuple[Operand, ...]
-    left, right = Operand(0, 2), Operand(2, 4)
-    result = (Result(4, "mn"),)
-    if knows(operation.function, A, tau):
-        operands = left, Operand(1, 3, 1), right, Operand(3, 1, 1)
-        numbers = float(isinstance(operation, RelativeMap)), 0.0
-        return _plan("map", A.shape, A.dtype, operands, result, numbers=numbers)
-    if isinstance(operation, RelativeMap):
-        return None
-    if operation.function == _ONES:
-        return _plan("map", A.shape, A.dtype, (left, right), result)
-    if type(operation.function) is Reciprocal:
-        operands, numbers = (left, Operand(1, 3, 1), right), _cut(operation.function)
-        return _plan("map", A.shape, A.dtype, operands, result, numbers=numbers)
-
-    operands, further = (left, Operand(1, len(x), 1), right), _values_of(operation, 3)
-    return _plan("map", A.shape, A.dtype, operands, result, further=further)
+    operands, further = [Operand(0, 2), Operand(2, 4)], None
+    if numbers:
+        operands += [Operand(1, 3, 1)] + ([Operand(3, 1, 1)] if tau else [])
+        numbers = numbers[0] + _RELATIVE * relative, numbers[1]
+    elif function != _ONES:
+        operands += [Operand(1, len(x), 1)]
+        further = _values_of(operation, 3)
+    return _plan(
+        *("map", A.shape, A.dtype, tuple(operands), (Result(4, "mn"),)),
+        numbers=numbers or _GIVEN,
+        further=further,
+    )
 
 
 def _values_of(operation: Any, place: int) -> Callable[[Any, Any], Any]:
@@ -325,22 +345,14 @@ def _values_of(operation: Any, place: int) -> Callable[[Any, Any], Any]:
     return values
 
 
-def _cut(function: Reciprocal) -> tuple[float, float]:
-    """Numbers by which the kernels compute reciprocals of singular values."""
-    return 2.0, function.rcond
-
-
 def _apply(operation: Apply, x: Any) -> Plan | None:
     """Plan a decomposition and a map of it in one call."""
     A, tau = x
-    function, soft = operation.function, knows(operation.function, A, tau)
-    known = soft or type(function) is Reciprocal or function == _ONES
-    if operation.method not in ("auto", "svd") or not known:
+    numbers = _GIVEN if operation.function == _ONES else knows(operation.function, *x)
+    if operation.method not in ("auto", "svd") or not numbers:
         return None
-    operands = (Operand(0, 0), Operand(1, 1, 1)) if soft else (Operand(0, 0),)
-    numbers = float(operation.relative), 0.0
-    if type(function) is Reciprocal:
-        numbers = _cut(function)
+    operands = (Operand(0, 0), Operand(1, 1, 1)) if tau else (Operand(0, 0),)
+    numbers = numbers[0] + _RELATIVE * operation.relative, numbers[1]
     result = (Result(2, "mn"),)
     return _plan("spectral", A.shape, A.dtype, operands, result, numbers=numbers)
 
@@ -348,32 +360,50 @@ def _apply(operation: Apply, x: Any) -> Plan | None:
 def _derivative(operation: Push | Pull | RelativePull, x: Any) -> Plan | None:
     A, tau, X = x[:3]
     dtau = x[3] if isinstance(operation, Push) else None
-    function, steps = operation.function, type(operation.function) in _STEPS
-    if operation.kind is not SVDFactors or X is None:
-        return None
-    if not steps and not knows(function, A, tau):
+    function, numbers = operation.function, knows(operation.function, A, tau)
+    given = type(function) in _STEPS
+    if operation.kind is not SVDFactors or X is None or not (numbers or given):
         return None
     if dtau is not None and dtau != tau:
         return None
     U = len(x) - 3
     operands = [Operand(0, U), Operand(1, U + 2), Operand(2, 2), Operand(3, U + 1, 1)]
-    further = None
-    if type(function) in (Reciprocal, TopSubgradient):
-        further = _values_of(operation, U + 1)
-        operands += [Operand(4, len(x), 1)]
-    elif tau is not None:
-        operands += [Operand(4, 1, 1)]
-    operands += [Operand(5, 3, 1)] if dtau is not None else []
+    operands += [Operand(4, 1, 1)] if tau else []
+    operands += [Operand(5, 3, 1)] if dtau else []
     results: list[Result | None] = [Result(6, "mn")]
     if not isinstance(operation, Push):
-        results.append(None if steps else Result(7, "1", real=True))
-    relative = 2.0 * isinstance(operation, RelativePull)
-    kind = 3.0 if type(function) is Reciprocal else 1.0 if steps else relative
+        has_slope = tau is not None and not given
+        results.append(Result(7, "1", real=True) if has_slope else None)
+    relative = _RELATIVE * isinstance(operation, RelativePull)
+    numbers = numbers or _GIVEN
     return _plan(
         *("derivative", A.shape, A.dtype, tuple(operands), tuple(results)),
-        numbers=(float(not function.needs_unitary), kind),
-        further=further,
+        numbers=(numbers[0] + relative, numbers[1]),
     )
+
+
+def _recompose(operation: Recompose, x: Any) -> Plan | None:
+    _, y, _, U, S, Vh = x
+    if y != S or Vh.shape[-2] != U.shape[-1]:
+        return None
+    shape, operands = (*U.shape[:-1], Vh.shape[-1]), (Operand(0, 3), Operand(2, 5))
+    return _plan(
+        *("map", shape, U.dtype, (*operands, Operand(1, 1, 1)), (Result(4, "mn"),)),
+        lengths_from=(3, 5),
+    )
+
+
+def _recompose_pull(operation: RecomposePull, x: Any) -> Plan | None:
+    G, y, differences, _, S, _ = x
+    if y != S or differences != Array((*S.shape, S.shape[-1]), S.dtype):
+        return None
+    operands = (
+        *(Operand(0, 3), Operand(1, 5), Operand(2, 0), Operand(3, 4, 1)),
+        *(Operand(4, 1, 1), Operand(5, 2)),
+    )
+    results = Result(6, "mn"), Result(7, "k", real=True)
+    numbers = _SAMPLED, 0.0
+    return _plan("derivative", G.shape, G.dtype, operands, results, numbers=numbers)
 
 
 def _precision(rule: SVD | Eigh, dtype: str) -> tuple[float, float]:
@@ -388,12 +418,17 @@ def _pullback(operation: Pullback, x: Any) -> Plan | None:
     order: tuple[int, ...]
     axes: tuple[int, ...]
     if isinstance(rule, SVD):
-        U, S, Vh, gU, _, gVh = x
+        U, S, Vh, gU, gS, gVh = x
         k = S.shape[-1]  # of unknown length, and then it may not be a thin SVD
         thin = k is not None and U.shape[-1] == k == Vh.shape[-2]
-        if rule.repeated != "consistent" or not thin or (gU is None and gVh is None):
+        shape = *U.shape[:-1], Vh.shape[-1]
+        if thin and gS and gU is None and gVh is None:
+            operands = Operand(0, 0), Operand(1, 4, 1), Operand(2, 2)
+            result = (Result(4, "mn"),)
+            return _plan("map", shape, U.dtype, operands, result, lengths_from=(0, 2))
+        if not thin or rule.repeated != "consistent":
             return None
-        kind, shape, axes = "svd_pull", (*U.shape[:-1], Vh.shape[-1]), (2, 1, 2) * 2
+        kind, axes = "svd_pull", (2, 1, 2) * 2
         order, lengths = tuple(range(6)), (0, 2)
     elif isinstance(rule, Eigh) and x[3] is not None:
         w, U, *_ = x
@@ -590,9 +625,12 @@ _CODES: dict[HermitianFunction, int] = {
     SquareRoot(cut=True): 3,
     InverseSquareRoot(): 4,
 }
-_SOFT = Soft()
+# As in functions.h.
+_SOFT, _HARD, _RANK, _LARGEST = 1.0, 2.0, 3.0, 4.0
+_RECIPROCAL, _TIKHONOV, _SAMPLED = 5.0, 6.0, 7.0
+_RELATIVE, _GIVEN = 8.0, (0.0, 0.0)
 _ONES = Polar()
-_STEPS = Polar, ProperRotation, TopSubgradient, Reciprocal  # no derived classes
+_STEPS = Polar, ProperRotation  # of which the values are given; no derived classes
 
 RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Decompose: _decompose,
@@ -600,6 +638,8 @@ RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     RelativeMap: _map,
     Push: _derivative,
     Pull: _derivative,
+    Recompose: _recompose,
+    RecomposePull: _recompose_pull,
     Pullback: _pullback,
     GeneralizedPullback: _generalized_pullback,
     Clusters: _clusters,

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from typing import Literal
 
 from svdinv.core.backend import Backend
-from svdinv.core.divided_differences import difference_nodes, sampled_difference
+from svdinv.core.divided_differences import (
+    GAUSS_LEGENDRE,
+    difference_nodes,
+    sampled_difference,
+)
 from svdinv.core.factors import Method, check_method
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.namespace import Array, cast, is_complex
@@ -406,12 +410,17 @@ def spectral_map(
         )
     if is_complex(y, xp):
         raise TypeError(f"f must return real numbers, returned {y.dtype}")
-    slope, nodes = backend.slope(f) if df is None else df, difference_nodes(S, xp)
+    # Unless a derivative will be asked for.
+    found = backend.by_kernel(Recompose(), A, y, None, U, S, Vh)
+    if found is not None:
+        return restore(found[0])
+    at, weights = backend.parameter(GAUSS_LEGENDRE, S)
+    slope, nodes = backend.slope(f) if df is None else df, difference_nodes(S, at, xp)
     slopes = slope(nodes)
     shape = tuple(getattr(slopes, "shape", ()))
     if not broadcasts(shape, nodes.shape) or not broadcasts(nodes.shape, shape):
         raise ValueError(
             f"df must keep the shape {tuple(nodes.shape)}, returned {shape}"
         )
-    minus = sampled_difference(S, y, slopes, xp)
+    minus = sampled_difference(S, y, slopes, weights, xp)
     return restore(backend.call(Recompose(), A, y, minus, U, S, Vh)[0])
