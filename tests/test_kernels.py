@@ -30,7 +30,13 @@ if kernels.variants():
     from svdinv.backends import numpy_namespace as xp
     from svdinv.backends.numpy_memory import NumPyMemory
     from svdinv.core.alignment_operations import AlignPull, FindMotion
-    from svdinv.core.functions import Polar, ProperRotation, Reciprocal
+    from svdinv.core.functions import (
+        Polar,
+        ProperRotation,
+        Reciprocal,
+        Tikhonov,
+        TopSubgradient,
+    )
     from svdinv.core.hermitian import InverseSquareRoot, Power, SquareRoot
     from svdinv.core.hermitian_operations import (
         Eigh,
@@ -43,10 +49,12 @@ if kernels.variants():
         Apply,
         Factorise,
         Map,
+        Pull,
+        Push,
         RelativePull,
     )
-    from svdinv.core.svd_operations import SVD, Pullback
-    from svdinv.core.thresholds import Soft
+    from svdinv.core.svd_operations import SVD, Pullback, RecomposePull
+    from svdinv.core.thresholds import Hard, Rank, Soft
     from svdinv.kernels import memory as by_memory
     from svdinv.kernels.rules import Decompose, Tall
 
@@ -397,6 +405,12 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
     functions = [reduced, hermitian, by_tau, lambda A: st.svt(A, 0.0), st.polar]
     functions.append(lambda A: st.svt(A, 0.3, relative=True))
     functions += [rotation, lambda A: st.pinv(A.mH), lambda A: st.pinv(A.mH, 0.3)]
+    functions += [lambda A: st.low_rank(A, 2), lambda A: st.svht(A, 0.4)]
+    functions.append(lambda A: st.svht(A, 0.3, relative=True))
+    functions += [st.nuclear_norm, st.spectral_norm, st.svdvals]
+    functions.append(lambda A: st.ky_fan_norm(A, min(2, *A.shape[-2:])))
+    functions.append(lambda A: st.spectral_map(A, torch.tanh))
+    functions.append(lambda A: st.lstsq(A, 2 * A.detach(), damping=A.abs().mean()))
     functions.append(lambda A: st.expm(A @ A.mH / A.abs().square().sum()) @ A)
     functions.append(lambda A: st.inv_sqrtm(A @ A.mH + torch.eye(A.shape[-2])) @ A)
     shapes = [(7, 5, 5), (3, 4, 9, 6), (20, 6, 9), (5, 1, 4), (5, 4, 1), (70, 16, 16)]
@@ -415,7 +429,7 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
             def both(f, A=A, G=G):
                 A = A.clone().requires_grad_()
                 y = f(A)
-                y.backward(G)
+                y.backward(G if y.shape == G.shape else torch.ones_like(y))
                 return y.detach(), A.grad
 
             for f in functions:
@@ -553,6 +567,9 @@ def test_decomposition_and_map_in_one_call(variant, dtype):
         for function, tau, relative in (
             *((Soft(), taus, False), (Soft(), same, True), (Polar(), None, False)),
             *((Reciprocal(), None, False), (Reciprocal(0.4), None, False)),
+            *((Hard(), taus, False), (Hard(), same, True), (Rank(2), None, False)),
+            *((TopSubgradient(1), None, False), (TopSubgradient(None), None, False)),
+            *((Tikhonov(), taus, False), (Tikhonov(0.4), taus, False)),
         ):
             (found,) = by_memory.by_kernel(
                 Apply(function, relative), (A, tau), memory, xp
@@ -568,27 +585,52 @@ def test_decomposition_and_map_in_one_call(variant, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_pullback_of_a_threshold_relative_to_the_largest(variant, dtype):
-    """As by array functions: the largest repeated, all zero, a ratio of 0 and NaN."""
+def test_derivatives_of_functions_of_singular_values(variant, dtype):
+    """As by array functions: the largest repeated, all zero, a tau of 0 and NaN."""
     memory, eps = Single(2), np.finfo(dtype).eps
-    rng, pull = np.random.default_rng(8), RelativePull(Soft())
+    rng = np.random.default_rng(8)
+    of_tau = [RelativePull(Soft()), RelativePull(Hard()), Pull(Hard()), Pull(Soft())]
+    of_tau += [Pull(Tikhonov()), Pull(Tikhonov(0.4))]
+    alone = Rank(2), Rank(4), TopSubgradient(1), TopSubgradient(None), Reciprocal(0.4)
     for name, A in problems(dtype):
         factors = by_memory.by_kernel(Factorise(Soft()), (A, None), memory, xp)
         if factors is None:
             continue
-        ratio = np.linspace(0, 1.3, len(A)).astype(A.real.dtype)[:, None]
-        ratio[7] = np.nan
-        for where in (slice(None), slice(5, 6)):
-            x = [y[where] for y in (A, ratio, normal(rng, A.shape, dtype), *factors)]
-            found = by_memory.by_kernel(pull, x, memory, xp)
+        tau = np.linspace(0, 1.3, len(A)).astype(A.real.dtype)[:, None]
+        tau[7] = np.nan
+        X, dtau = normal(rng, A.shape, dtype), normal(rng, tau.shape, tau.dtype)
+        many = min(A.shape[-2:]) > 4
+        alone = (*alone[:5], TopSubgradient(3)) if many else alone[:5]
+        calls = [(operation, (A, tau, X, *factors)) for operation in of_tau]
+        calls += [(Pull(f), (A, None, X, *factors)) for f in alone]
+        calls += [
+            (Push(f), (A, tau, X, dtau, *factors)) for f in (Soft(), Hard(), Tikhonov())
+        ]
+        y = np.sin(factors.S)
+        D = normal(rng, (*y.shape, y.shape[-1]), y.dtype)
+        calls.append((RecomposePull(), (X, y, D + D.mT, *factors)))
+        for (operation, x), where in product(calls, (slice(None), slice(5, 6))):
+            x = [y if y is None else y[where] for y in x]
+            found = by_memory.by_kernel(operation, x, memory, xp)
             if found is None:
-                assert math.prod(A.shape[-2:]) > 1024 * len(x[0])
+                assert math.prod(A.shape[-2:]) > 1024 * len(X[where])
                 continue
-            for y, expected in zip(found, pull.value(x, xp), strict=True):
-                assert (np.isnan(y) == np.isnan(expected)).all(), name
-                size = np.abs(np.nan_to_num(x[2])).max() * (1 + factors.S.max())
-                limit = 40 * max(A.shape) * eps * size
-                assert np.nanmax(np.abs(y - expected)) <= limit, name
+            with np.errstate(all="ignore"):  # of NaN, and of a tau of 0 beside zeros
+                plain = operation.value(x, xp)
+            for y, expected in zip(found, plain, strict=True):
+                if expected is None:
+                    assert y is None
+                    continue
+                assert (np.isnan(y) == np.isnan(expected)).all(), (name, operation)
+                known = np.nan_to_num(expected)
+                size = np.abs(known).max(
+                    axis=tuple(range(1, known.ndim)), keepdims=True
+                )
+                limit = 40 * max(A.shape) * eps * (size + 1 + factors.S.max())
+                assert (np.abs(np.nan_to_num(y) - known) <= limit).all(), (
+                    name,
+                    operation,
+                )
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")

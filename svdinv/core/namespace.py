@@ -130,24 +130,31 @@ def abs_max(x: Array, xp: Namespace, axis: tuple[int, ...] = (-2, -1)) -> Array:
     return all_reduce(most, xp)
 
 
+# Exponents, in 32nds of the largest, from which on something is scaled.
+_PARTS = 6, 11, 16, 21, 26
+
+
+def is_usual(size: Array, xp: Namespace) -> bool:
+    """Whether `binary_scale` is known to be 1 everywhere."""
+    _, bits = math.frexp(float(xp.finfo(size.dtype).max))
+    edge = 2.0 ** (_PARTS[0] * bits // 32)
+    known = None if set(known_shape(size)) - {1} else numbers(size, xp)
+    if known is not None:  # a single one, of which Python knows sooner
+        return 1 / edge <= known[0] <= edge
+    return any_on_host((size > edge) | (size < 1 / edge), xp) is False
+
+
 def binary_scale(size: Array, xp: Namespace) -> Array:
     """Power of two that `size` is divided by so that its powers are numbers.
 
     1 for all usual sizes, for 0, and for what is not finite. Of others it is so near
     that its own square is a number if that of `size` is, and an even power of two.
     """
-    _, bits = math.frexp(float(xp.finfo(size.dtype).max))
     scale = one = xp.ones_like(size)
-    parts = 6, 11, 16, 21, 26  # in 32nds of the exponents
-    edge = 2.0 ** (parts[0] * bits // 32)
-    known = None if set(known_shape(size)) - {1} else numbers(size, xp)
-    if known is not None:  # a single one, of which Python knows sooner
-        usual = 1 / edge <= known[0] <= edge
-    else:
-        usual = any_on_host((size > edge) | (size < 1 / edge), xp) is False
-    if usual:
+    if is_usual(size, xp):
         return one
-    for part in parts:
+    _, bits = math.frexp(float(xp.finfo(size.dtype).max))
+    for part in _PARTS:
         bound, to = part * bits // 32, (2 * part + 5) * bits // 64
         large = (size > 2.0**bound) & (size < float("inf"))
         small = (size < 2.0**-bound) & (size > 0)

@@ -10,6 +10,7 @@ from svdinv.core.namespace import (
     adjoint,
     binary_scale,
     cast,
+    is_usual,
 )
 from svdinv.core.product_operations import product
 from svdinv.operators._arguments import (
@@ -128,9 +129,11 @@ def _pinv(
     size = abs_max(backend.stop_gradient(A), xp)
     if tau is not None:
         size = xp.maximum(size, backend.stop_gradient(tau)[..., None])
+    f = Reciprocal(rcond) if tau is None else Tikhonov(rcond)
+    if is_usual(size, xp):
+        return adjoint(with_tau(backend, A, f, tau, False, "auto"), xp)
     unit = binary_scale(size, xp)
     inverse = cast(1 / unit, A, xp)
-    f = Reciprocal(rcond) if tau is None else Tikhonov(rcond)
     scaled = None if tau is None else tau / unit[..., 0]
     found = with_tau(backend, A * inverse, f, scaled, False, "auto")
     return adjoint(found, xp) * inverse
