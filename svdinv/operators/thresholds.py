@@ -8,7 +8,8 @@ from typing import Literal
 
 from svdinv.core.backend import Backend
 from svdinv.core.divided_differences import (
-    GAUSS_LEGENDRE,
+    NODES,
+    WEIGHTS,
     difference_nodes,
     sampled_difference,
 )
@@ -414,13 +415,13 @@ def spectral_map(
     found = backend.by_kernel(Recompose(), A, y, None, U, S, Vh)
     if found is not None:
         return restore(found[0])
-    at, weights = backend.parameter(GAUSS_LEGENDRE, S)
-    slope, nodes = backend.slope(f) if df is None else df, difference_nodes(S, at, xp)
+    slope = backend.slope(f) if df is None else df
+    nodes = difference_nodes(S, backend.parameter(NODES, S), xp)
     slopes = slope(nodes)
     shape = tuple(getattr(slopes, "shape", ()))
     if not broadcasts(shape, nodes.shape) or not broadcasts(nodes.shape, shape):
         raise ValueError(
             f"df must keep the shape {tuple(nodes.shape)}, returned {shape}"
         )
-    minus = sampled_difference(S, y, slopes, weights, xp)
+    minus = sampled_difference(S, y, slopes, backend.parameter(WEIGHTS, S), xp)
     return restore(backend.call(Recompose(), A, y, minus, U, S, Vh)[0])
