@@ -423,9 +423,12 @@ def _pullback(operation: Pullback, x: Any) -> Plan | None:
         thin = k is not None and U.shape[-1] == k == Vh.shape[-2]
         shape = *U.shape[:-1], Vh.shape[-1]
         if thin and gS and gU is None and gVh is None:
-            operands = Operand(0, 0), Operand(1, 4, 1), Operand(2, 2)
-            result = (Result(4, "mn"),)
-            return _plan("map", shape, U.dtype, operands, result, lengths_from=(0, 2))
+            return _plan(
+                *("map", shape, U.dtype),
+                (Operand(0, 0), Operand(1, 4, 1), Operand(2, 2)),
+                (Result(4, "mn"),),
+                lengths_from=(0, 2),
+            )
         if not thin or rule.repeated != "consistent":
             return None
         kind, axes = "svd_pull", (2, 1, 2) * 2
