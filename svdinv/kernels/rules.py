@@ -325,7 +325,7 @@ def _map(operation: Map | RelativeMap, x: Any) -> Plan | None:
         numbers = numbers[0] + _RELATIVE * relative, numbers[1]
     elif function != _ONES:
         operands += [Operand(1, len(x), 1)]
-        further = _values_of(operation, 3)
+        further = _values_of(operation)
     return _plan(
         *("map", A.shape, A.dtype, tuple(operands), (Result(4, "mn"),)),
         numbers=numbers or _GIVEN,
@@ -333,12 +333,12 @@ def _map(operation: Map | RelativeMap, x: Any) -> Plan | None:
     )
 
 
-def _values_of(operation: Any, place: int) -> Callable[[Any, Any], Any]:
-    """Return what computes f(S) for S in a place among the arguments."""
+def _values_of(operation: Map | RelativeMap) -> Callable[[Any, Any], Any]:
+    """Return what computes f(S) from the arguments."""
 
     def values(x: Any, xp: Any) -> Any:
-        S = x[place]
-        y = cast(operation.function.value(S, x[1], xp), S, xp)
+        _, tau, _, S, _ = x
+        y = cast(operation.function.value(S, tau, xp), S, xp)
         # A user's function may return one number for all values.
         return y if _same(tuple(y.shape), tuple(S.shape)) else y * xp.ones_like(S)
 
