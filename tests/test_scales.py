@@ -188,6 +188,64 @@ def test_second_derivatives_of_hermitian_functions(name, f, degree, dtype, sizes
         assert error <= 1e3 * np.finfo(dtype).eps * np.abs(expected).max()
 
 
+# f(c A) = c^degree f(A), but for a constant of the logarithm.
+FAR = {
+    "logm": (lambda f, A, c: f.logm(A), 0),
+    "sqrtm": (lambda f, A, c: f.sqrtm(A), 0.5),
+    "polar": (lambda f, A, c: f.polar(A), 0),
+    "special polar": (lambda f, A, c: f.polar(A, special=True), 0),
+    "svt": (lambda f, A, c: f.svt(A, 0.3 * c), 1),
+    "firm_threshold": (lambda f, A, c: f.firm_threshold(A, 0.3 * c, 3.0), 1),
+    "huber_threshold": (lambda f, A, c: f.huber_threshold(A, 0.3 * c, 0.5 * c), 1),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize(("dtype", "exponent"), [(np.float32, 95), (np.float64, 900)])
+def test_second_derivatives_where_no_square_is_a_number(name, dtype, exponent):
+    import svdinv.numpy as svn
+
+    (f, degree), A = FAR[name], _definite(np.float64)[0]
+    if "polar" in name:
+        A = A @ np.linalg.qr(matrices((4, 4), seed=3))[0]
+    A, G, X = (
+        x.astype(dtype) for x in (A, *(matrices((4, 4), seed=i) for i in (1, 2)))
+    )
+
+    def second(c):
+        def gradient(A):
+            return svn.vjp(lambda A: f(svn, A, float(c)), A)[1](G)[0]
+
+        (found,) = svn.jvp(gradient, (A * dtype(c),), (X * dtype(c),))[1:]
+        return found.astype(float) / c ** (degree - 1)
+
+    expected = second(1.0)
+    for c in (2.0**exponent, 2.0**-exponent):
+        error = np.abs(second(c) - expected).max()
+        assert error <= 1e3 * np.finfo(dtype).eps * np.abs(expected).max()
+
+
+def test_weights_of_points_of_any_size():
+    import svdinv.numpy as svn
+
+    P, Q, X = (matrices((6, 3), seed=i) for i in range(3))
+    w, v = 1 + np.arange(6.0), np.sin(np.arange(6.0))
+
+    def second(c):
+        def gradient(w):
+            def loss(w):
+                R, t, rmsd = svn.kabsch(P, Q, w)
+                return (R * X[:3]).sum() + t.sum() + rmsd
+
+            return svn.vjp(loss, w)[1](1.0)[0]
+
+        return svn.jvp(gradient, (w * c,), (v * c,))[1] * c
+
+    expected = second(1.0)
+    for c in (1e-120, 1e200, 2e307):
+        np.testing.assert_allclose(second(c), expected, rtol=1e-9)
+
+
 # Losses of squares, whose gradients in A are numbers where the loss is one.
 SQUARES = {
     "sure": (lambda f, A, c: f.sure(A, 0.8 * c, 0.4 * c), 2),

@@ -93,6 +93,8 @@ class SpectralFunction(ABC):
     smooth_at_zero: bool = True
     weighted: bool = False
     """Whether tau has one value for each singular value, not one for all."""
+    degree: float | None = None
+    """p where f(c s) = c^p f(s) for c > 0, of a function without a parameter."""
     signed: bool = False
     """Whether `second_difference` holds for points of negative s and y, too."""
 
@@ -290,6 +292,7 @@ class Threshold(SpectralFunction):
 class _Steps(SpectralFunction):
     """A function that is constant but for jumps, and so has one at 0."""
 
+    degree = 0.0
     smooth_at_zero = False
 
     def difference(self, a, b, tau, xp):
@@ -397,6 +400,7 @@ class Reciprocal(SpectralFunction):
     """
 
     rcond: float = 0.0
+    degree = -1.0
     smooth_at_zero = False
 
     def value(self, s, tau, xp):

@@ -96,7 +96,12 @@ class Exponential(HermitianFunction):
 
 @dataclass(frozen=True)
 class Logarithm(HermitianFunction):
-    """log(w), of positive definite matrices; NaN for others, singular ones too."""
+    """log(w), of positive definite matrices; NaN for others, singular ones too.
+
+    Up to a constant, which no difference has, it is homogeneous of degree 0.
+    """
+
+    degree: ClassVar[float] = 0.0
 
     def domain(self, w, xp):
         return xp.where(w > 0, w, xp.full_like(w, math.nan))

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from svdinv.core.factors import Factors, factorise
 from svdinv.core.functions import SpectralFunction, TopSubgradient
-from svdinv.core.namespace import Array, Namespace, cast, inner
+from svdinv.core.namespace import Array, Namespace, abs_max, binary_scale, cast, inner
 from svdinv.core.operation import (
     Call,
     Operation,
@@ -266,6 +266,11 @@ def _second(
     """
     (dA, dtau), (vA, vtau) = d, v
     dA, vA = (xp.zeros_like(A) if X is None else X for X in (dA, vA))
+    if function.degree is not None:
+        # The coefficients may be no numbers where the result is one.
+        unit = binary_scale(abs_max(A, xp), xp)
+        size = cast(unit ** (function.degree / 2 - 1), A, xp)
+        A, dA, vA = A / cast(unit, A, xp), dA * size, vA * size
     factors = SVDFactors(*xp.linalg.svd(A, full_matrices=False))
     direction = Direction(function, tau, dA, dtau)
     return spectral_second_derivative(A, factors, direction, vA, vtau, xp=xp)

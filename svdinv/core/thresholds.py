@@ -295,7 +295,12 @@ class Huber(Threshold):
     def q1(self, y1, y2, tau, xp):
         return _share_below(self.delta, y1, y2, xp) / self.delta
 
-    def q2(self, y1, y2, y3, tau, xp):
+    # Not by q2, whose square of 1 / delta may be no number.
+
+    def r1(self, y1, y2, tau, xp):
+        return _share_below(self.delta, y1, y2, xp) * (tau / self.delta)
+
+    def r2(self, y1, y2, y3, tau, xp):
         pairs = (y1, y2), (y2, y3), (y3, y1)
-        d = tuple(self.q1(a, b, tau, xp) for a, b in pairs)
+        d = tuple(self.r1(a, b, tau, xp) for a, b in pairs)
         return extreme_difference((y1, y2, y3), d, xp)

@@ -223,6 +223,8 @@ def kabsch(
     w = xp.broadcast_to(one, sizes(P, xp)[:-1])
     if weights is not None:
         w = w * _weights(backend, weights, P)
+        # Their sum and its square may be no numbers.
+        w = w / binary_scale(abs_max(backend.stop_gradient(w), xp, (-1,)), xp)
         P, Q = (_without_nan(x, w, xp) for x in (P, Q))
     mirror = _mirror(backend, P, Q, w) if reflection else None
     if mirror is not None:
