@@ -411,10 +411,10 @@ def spectral_map(
         )
     if is_complex(y, xp):
         raise TypeError(f"f must return real numbers, returned {y.dtype}")
-    # Unless a derivative will be asked for.
-    found = backend.by_kernel(Recompose(), A, y, None, U, S, Vh)
-    if found is not None:
-        return restore(found[0])
+    if df is None:  # which is to be checked
+        found = backend.by_kernel(Recompose(), A, y, None, U, S, Vh)
+        if found is not None:
+            return restore(found[0])
     slope = backend.slope(f) if df is None else df
     nodes = difference_nodes(S, backend.parameter(NODES, S), xp)
     slopes = slope(nodes)
