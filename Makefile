@@ -56,6 +56,7 @@ bench: .venv-test/.ready ## time svdinv beside the frameworks' own SVDs
 	$(TEST)/python benchmarks/kernels.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/auto.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/one_matrix.py $(filter --quick,$(BENCH_ARGS))
+	$(TEST)/python benchmarks/operators.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/batches.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/graphs.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/networks.py $(filter --quick,$(BENCH_ARGS))

@@ -128,6 +128,24 @@ def test_benchmark_of_one_matrix(monkeypatch, capsys):
     assert len(rows) == (2 + 2 * len(one_matrix.OPERATORS)) + (2 + 4)
 
 
+def test_operators_composed_by_hand_are_the_same(monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import operators
+
+    A = torch.randn(5, 6, 4, dtype=torch.float64)
+    monkeypatch.setattr(operators, "right_side", lambda A: torch.ones_like(A[..., :1]))
+    monkeypatch.setattr(torch, "eye", lambda n, eye=torch.eye: eye(n).double())
+    for name, (own, ours) in operators.OPERATORS.items():
+        torch.testing.assert_close(own(A), ours(A), msg=name)
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    monkeypatch.setattr(operators, "SHAPES", ((5, 4, 3),))
+    monkeypatch.setattr(sys, "argv", ["operators.py", "--quick"])
+    operators.main()
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(operators.OPERATORS)
+
+
 def test_the_published_network_restated_is_ours():
     """At equal weights the two contenders compute the same images."""
     torch = pytest.importorskip("torch")

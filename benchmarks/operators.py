@@ -1,0 +1,101 @@
+"""Other operators beside the same composed of `torch.linalg`, single and in batches.
+
+Measured as by one_matrix.py. Writes docs/figures/speed-operators.txt::
+
+    python benchmarks/operators.py
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+
+import torch
+from one_matrix import FIGURES, compare
+from torch import Tensor, linalg
+
+import svdinv.torch as st
+
+SHAPES = ((8, 8), (1000, 8, 8), (64, 64, 16), (384, 32, 32))
+RANK, LEVEL, DAMPING = 3, 2.0, 0.5
+
+
+def composed(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """U diag(f(S)) V^H as one writes it with PyTorch."""
+
+    def map_values(A: Tensor) -> Tensor:
+        U, S, Vh = linalg.svd(A, full_matrices=False)
+        return (U * f(S)[..., None, :]) @ Vh
+
+    return map_values
+
+
+def own_low_rank(A: Tensor) -> Tensor:
+    """Best approximation of a rank."""
+    U, S, Vh = linalg.svd(A, full_matrices=False)
+    return (U[..., :RANK] * S[..., None, :RANK]) @ Vh[..., :RANK, :]
+
+
+def right_side(A: Tensor) -> Tensor:
+    """Right-hand side of least squares that depends on the shape of A alone."""
+    return torch.linspace(-1, 1, A.shape[-2]).expand(A.shape[:-1])[..., None]
+
+
+def own_damped(A: Tensor) -> Tensor:
+    """Damped least squares by the normal equations, which lose half the digits."""
+    M = A.mT @ A + DAMPING**2 * torch.eye(A.shape[-1])
+    return linalg.solve(M, A.mT @ right_side(A))
+
+
+OPERATORS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "svdvals": (linalg.svdvals, st.svdvals),
+    "nuclear_norm": (lambda A: linalg.matrix_norm(A, "nuc"), st.nuclear_norm),
+    "spectral_norm": (lambda A: linalg.matrix_norm(A, 2), st.spectral_norm),
+    "low_rank": (own_low_rank, lambda A: st.low_rank(A, RANK)),
+    "svht": (composed(lambda S: S * (S > LEVEL)), lambda A: st.svht(A, LEVEL)),
+    "pinv": (linalg.pinv, st.pinv),
+    "lstsq": (
+        lambda A: linalg.pinv(A) @ right_side(A),
+        lambda A: st.lstsq(A, right_side(A)),
+    ),
+    "lstsq, damped": (
+        own_damped,
+        lambda A: st.lstsq(A, right_side(A), damping=DAMPING),
+    ),
+    "spectral_map": (composed(torch.tanh), lambda A: st.spectral_map(A, torch.tanh)),
+}
+
+
+def table(rounds: int) -> Iterator[str]:
+    """Lines of the table: how many times as long PyTorch takes as svdinv."""
+    names = ["×".join(map(str, shape)) for shape in SHAPES]
+    columns = [*names, *(f"{name}, no gradient" for name in names)]
+    yield f"| | {' | '.join(columns)} |"
+    yield "|---" * (1 + len(columns)) + "|"
+    for name, functions in OPERATORS.items():
+        cells = []
+        for gradient in (True, False):
+            for shape in SHAPES:
+                own, ours = compare(functions, torch.randn(shape), gradient, rounds)
+                cells.append(f"{own / ours:.2g}")
+        yield f"| `{name}` | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Write the table of ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two rounds, no file")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    lines = []
+    for line in table(2 if quick else 15):
+        print(line, flush=True)
+        lines.append(line)
+    if not quick:
+        path = FIGURES / "speed-operators.txt"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
