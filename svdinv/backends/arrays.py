@@ -9,6 +9,8 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+from array_api_compat import device, to_device
+
 from svdinv.backends import tape
 from svdinv.backends.tape import Tape, innermost, untraced
 from svdinv.backends.taped_functions import TapedNamespace
@@ -165,12 +167,17 @@ class ArrayBackend(Backend):
         xp, dtype = self.xp, real(like, self.xp).dtype
         value = number_within(value, float(xp.finfo(dtype).max))
         try:
+            value = value if hasattr(value, "device") else self._beside(like, value)
             value = xp.asarray(value)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be a number or an array") from error
         if not xp.isdtype(value.dtype, ("bool", "integral", "real floating")):
             raise TypeError(f"{name} must be real, got {value.dtype}")
         return self._constant(xp.astype(value, dtype, copy=False))
+
+    def _beside(self, like: Array, value: Any) -> Array:
+        """Make an array on the device of another."""
+        return to_device(self.plain.asarray(value), device(untraced(like)))
 
     def stop_gradient(self, x: Array) -> Array:
         return self._constant(untraced(x))
@@ -180,7 +187,8 @@ class ArrayBackend(Backend):
         normal = random.standard_normal(shape)
         if is_complex(like, self.plain):
             normal = normal + 1j * random.standard_normal(shape)
-        return self.plain.astype(self.plain.asarray(normal), like.dtype, copy=False)
+        normal = self._beside(like, normal)
+        return self.plain.astype(normal, like.dtype, copy=False)
 
     def slope(self, f: Callable[[Array], Array]) -> Callable[[Array], Array]:
         def slope(x: Array) -> Array:

@@ -164,7 +164,9 @@ class _Transformed(_Compiled):
 
     @staticmethod
     def backward(ctx: Any, *g: Any) -> tuple[Any, ...]:
-        return _pull(ctx, g, _call if torch.is_grad_enabled() else _value)
+        # A tangent of the cotangent, or of what was saved, is a derivative to be kept.
+        kept = torch.is_grad_enabled() or forward_ad._current_level >= 0
+        return _pull(ctx, g, _call if kept else _value)
 
     @staticmethod
     @_tracked
