@@ -73,10 +73,10 @@ class Eigh(Decomposition):
         A = x[0] if self.triangle == "L" else from_triangle(x[0], self.triangle, xp)
         return tuple(xp.linalg.eigh(A))
 
-    def push(self, x, xp):
+    def push(self, x, xp, call=None):
         return eigh_pushforward(*x, xp=xp)
 
-    def pull(self, x, xp):
+    def pull(self, x, xp, call=None):
         return eigh_pullback(*x, rtol=self.rtol, epsilon=self.epsilon, xp=xp)
 
     def dependence(self, factors, g, xp):

@@ -10,7 +10,7 @@ from svdinv.core.degenerate import check_repeated
 from svdinv.core.divided_differences import sampled_derivative
 from svdinv.core.gauge import Gauge, check_gauge, gauge_dependence, report_gauge
 from svdinv.core.namespace import Array, Namespace, on_host
-from svdinv.core.operation import Arrays, Operation, add
+from svdinv.core.operation import Arrays, Call, Operation, add
 from svdinv.core.spectral import SVDFactors, real_diagonal
 from svdinv.core.svd import svd, svd_pullback, svd_pushforward
 from svdinv.core.tolerances import eps
@@ -32,12 +32,12 @@ class Decomposition(Operation):
     saves_inputs = False
     saves_outputs = True
 
-    def push(self, x: Arrays, xp: Namespace) -> Any:
-        """Tangents of the factors."""
+    def push(self, x: Arrays, xp: Namespace, call: Call | None = None) -> Any:
+        """Tangents of the factors; differentiable, if `call` is given."""
         raise NotImplementedError
 
-    def pull(self, x: Arrays, xp: Namespace) -> Array:
-        """Cotangent of A."""
+    def pull(self, x: Arrays, xp: Namespace, call: Call | None = None) -> Array:
+        """Cotangent of A; differentiable, if `call` is given."""
         raise NotImplementedError
 
     def dependence(self, factors: Arrays, g: Arrays, xp: Namespace) -> Array | None:
@@ -84,6 +84,9 @@ class Pushforward(Operation):
     def value(self, x, xp):
         return tuple(self.rule.push(x, xp))
 
+    def composed(self, x, call, xp):
+        return tuple(self.rule.push(x, xp, call))
+
     def cotangent(self, x, y, g, wanted, call, xp):
         *saved, _ = x
         return *(None for _ in saved), *self.rule.pulled(saved, g, call, xp)
@@ -98,6 +101,9 @@ class Pullback(Operation):
 
     def value(self, x, xp):
         return (self.rule.pull(x, xp),)
+
+    def composed(self, x, call, xp):
+        return (self.rule.pull(x, xp, call),)
 
 
 @dataclass(frozen=True)
@@ -122,10 +128,10 @@ class SVD(Decomposition):
     def value(self, x, xp):
         return tuple(svd(x[0], full_matrices=self.full_matrices, xp=xp))
 
-    def push(self, x, xp):
+    def push(self, x, xp, call=None):
         return svd_pushforward(*x, repeated=self.repeated, rtol=self.rtol, xp=xp)
 
-    def pull(self, x, xp):
+    def pull(self, x, xp, call=None):
         rule, epsilon = self.repeated, self.epsilon
         return svd_pullback(*x, repeated=rule, rtol=self.rtol, epsilon=epsilon, xp=xp)
 
@@ -159,11 +165,11 @@ class LowRankSVD(Decomposition):
     def saved(self, x, y):
         return x[0], *y
 
-    def push(self, x, xp):
-        return svd_lowrank_pushforward(*x, xp=xp)
+    def push(self, x, xp, call=None):
+        return svd_lowrank_pushforward(*x, xp=xp, call=call)
 
-    def pull(self, x, xp):
-        return svd_lowrank_pullback(*x, xp=xp)
+    def pull(self, x, xp, call=None):
+        return svd_lowrank_pullback(*x, xp=xp, call=call)
 
 
 @dataclass(frozen=True)

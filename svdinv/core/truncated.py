@@ -22,7 +22,8 @@ condition number (s_j + s_{r+1}) / (s_j - s_{r+1}).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from svdinv.core.degenerate import outside_weight, reciprocal
 from svdinv.core.namespace import (
@@ -45,6 +46,7 @@ from svdinv.core.namespace import (
     scaled,
     while_loop,
 )
+from svdinv.core.operation import Arrays, Call, Operation, RefuseThird, zeros_where
 from svdinv.core.results import SVDResult
 from svdinv.core.svd import svd, svd_pullback, svd_pushforward
 from svdinv.core.tolerances import eps, rounding_rtol, smallest
@@ -170,6 +172,7 @@ def svd_lowrank_pullback(
     *,
     epsilon: float | None = None,
     xp: Namespace | None = None,
+    call: Call | None = None,
 ) -> Array:
     """Cotangent of A from the cotangents of its leading singular triplets.
 
@@ -189,9 +192,9 @@ def svd_lowrank_pullback(
     larger gaps the relative error is of the order of eps s_1 / gap, if the steps
     suffice.
 
-    All is differentiable array code in A, U, S, Vh and the cotangents, so that autodiff
-    gives second derivatives as accurate as the first, but through every step and with
-    the memory of all of them.
+    With `call`, the solution of the system is an operation, `Outside`, whose derivative
+    is one more solution: second derivatives are as accurate as the first. Without it,
+    autodiff would go through the steps, of which a cotangent of 0 takes none.
     """
     xp = array_namespace(A, U, S, Vh) if xp is None else xp
     r = S.shape[-1]
@@ -213,7 +216,7 @@ def svd_lowrank_pullback(
     weight = outside_weight(s, gs, (gU, gV), xp)
     weight = cast(weight / top, U, xp)[..., None, :]
     sides = (gU - U @ M) * weight, (gV - V @ N) * weight
-    X, Y = _outside(A, SVDResult(U, S, V), sides, xp)
+    X, Y = _outside(A, SVDResult(U, S, V), sides, call, xp)
     return (U @ block + X) @ Vh + U @ adjoint(Y, xp)
 
 
@@ -225,6 +228,7 @@ def svd_lowrank_pushforward(
     dA: Array,
     *,
     xp: Namespace | None = None,
+    call: Call | None = None,
 ) -> SVDResult:
     """Tangents of the leading singular triplets along a tangent of A.
 
@@ -244,7 +248,7 @@ def svd_lowrank_pushforward(
     s, top = scaled(S, xp)
     weight = cast(reciprocal(s, xp) / top, U, xp)[..., None, :]
     sides = (AV - U @ P) * weight, (AU - V @ adjoint(P, xp)) * weight
-    X, Y = _outside(A, SVDResult(U, S, V), sides, xp)
+    X, Y = _outside(A, SVDResult(U, S, V), sides, call, xp)
     return SVDResult(U @ omega + X, dS, adjoint(V @ adjoint(psi, xp) + Y, xp))
 
 
@@ -254,7 +258,11 @@ def adjoint_product(A: Array, X: Array, xp: Namespace) -> Array:
 
 
 def _outside(
-    A: Array, triplets: SVDResult, sides: tuple[Array, Array], xp: Namespace
+    A: Array,
+    triplets: SVDResult,
+    sides: tuple[Array, Array],
+    call: Call | None,
+    xp: Namespace,
 ) -> tuple[Array, Array]:
     """Solve the coupled system outside the kept ranges, divided by s_j.
 
@@ -281,29 +289,100 @@ def _outside(
     # Gaps up to 64 eps count as none, as for kept singular values.
     floor = xp.minimum(2 * rounding_rtol(s, xp) * inverse, 0.5 * xp.ones_like(s))
 
-    def times(x: Array) -> Array:
-        x = adjoint_product(A, x, xp) if swapped else A @ x
-        return (x - U @ (adjoint(U, xp) @ x)) * coupling
-
-    def adjoint_times(x: Array) -> Array:
-        x = A @ x if swapped else adjoint_product(A, x, xp)
-        return (x - V @ (adjoint(V, xp) @ x)) * coupling
-
-    right_side = right + adjoint_times(left)
-    y, direction, null = _conjugate_residuals(
-        lambda p: p - adjoint_times(times(p)),
-        right_side,
-        floor[..., None, :],
-        RESIDUAL * eps(s, xp),
-        xp,
-    )
-    x = left + times(y)
+    coupled = A, U, V, coupling
+    right_side = right + _adjoint_times(*coupled, left, xp)
+    system = *coupled, floor[..., None, :], right_side
+    if call is None:
+        y, direction, null = Outside().value(system, xp)
+    else:
+        y, direction, null = call(Outside(constant=True), *system)
+        # Of size 0, with the derivative of the solution.
+        left_over = right_side - _squared(*coupled, y, xp)
+        y = y + call(_Correction(), *system[:-1], left_over)[0]
+    null = null > 0
+    x = left + _times(*coupled, y, xp)
     if any_on_host(null, xp) is not False:
         # Along singular vectors with s_i = s_j, what is known is the two right-hand
         # sides; half of each is the completion of Zhang and Hu (arXiv:2411.14141).
         y = y + _along(direction, 0.5 * right - y, null, xp)
-        x = x + _along(times(direction), 0.5 * left - x, null, xp)
+        x = x + _along(_times(*coupled, direction, xp), 0.5 * left - x, null, xp)
     return (y, x) if swapped else (x, y)
+
+
+def _times(
+    A: Array, U: Array, V: Array, coupling: Array, x: Array, xp: Namespace
+) -> Array:
+    """T x, of x in the smaller of the two spaces; U is in the other one."""
+    x = adjoint_product(A, x, xp) if is_wide(A) else A @ x
+    return (x - U @ (adjoint(U, xp) @ x)) * coupling
+
+
+def _adjoint_times(
+    A: Array, U: Array, V: Array, coupling: Array, x: Array, xp: Namespace
+) -> Array:
+    x = A @ x if is_wide(A) else adjoint_product(A, x, xp)
+    return (x - V @ (adjoint(V, xp) @ x)) * coupling
+
+
+def _squared(
+    A: Array, U: Array, V: Array, coupling: Array, x: Array, xp: Namespace
+) -> Array:
+    """(I - T^H T) x."""
+    coupled = A, U, V, coupling
+    return x - _adjoint_times(*coupled, _times(*coupled, x, xp), xp)
+
+
+@dataclass(frozen=True)
+class Outside(Operation):
+    """(A, U, V, coupling, floor, b) -> y of (I - T^H T) y = b, what is left, and where.
+
+    What is left of b is a null vector where the last output is 1, not 0. The derivative
+    is that of y in b, or none if it is `constant`.
+    """
+
+    constant: bool = False
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, U, V, coupling, floor, b = x
+        y, direction, null = _conjugate_residuals(
+            lambda p: _squared(A, U, V, coupling, p, xp),
+            *(b, floor, RESIDUAL * eps(floor, xp), xp),
+        )
+        return y, direction, xp.where(null, xp.ones_like(floor), xp.zeros_like(floor))
+
+    def moved(self, x: Arrays, b: Any, call: Call, xp: Namespace) -> Any:
+        """Compute y of another b; a third derivative is refused."""
+        *coupled, floor, like = x
+        if self.constant or b is None:
+            return xp.zeros_like(like)
+        return call(Outside(), *call(RefuseThird(), *coupled), floor, b)[0]
+
+    def tangent(
+        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        moved = self.moved(x, dx[-1], call, xp)
+        return moved, xp.zeros_like(x[-1]), xp.zeros_like(x[-2])
+
+    def cotangent(
+        self, x: Arrays, y: Arrays, g: Arrays, wanted: Any, call: Call, xp: Namespace
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        moved = self.moved(x, g[0], call, xp) if wanted[-1] else None
+        return *zeros_where(wanted[:-1], x, xp), moved
+
+
+class _Correction(Outside):
+    """The same y of a b that is 0 but for rounding, and so is y."""
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        return (xp.zeros_like(x[-1]),)
+
+    def tangent(
+        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
+    ) -> tuple[Any, ...]:
+        return super().tangent(x, y, dx, call, xp)[:1]
 
 
 def _conjugate_residuals(
