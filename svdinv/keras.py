@@ -6,10 +6,11 @@ on each, and the same names are modules in `svdinv.torch.nn`. What is learned is
 weight ``raw_threshold``; the attribute ``threshold`` is what it stands for at present.
 
 Half precision, as with the policy ``"mixed_float16"``, is computed in single
-precision, and the learned parameter stays in it. Complex tensors pass as they are:
-Keras casts only real ones to a layer's dtype. Without XLA, that is, on TensorFlow:
-its decomposition knows no complex matrices and stops at 1e-6, so that models with
-these layers are compiled without it, unless ``jit_compile=True`` asks for it.
+precision, and the learned parameter stays in it. Complex tensors pass as they are, but
+not through `Whitening`: Keras casts only real ones to a layer's dtype. Without XLA,
+that is, on TensorFlow: its decomposition knows no complex matrices and stops at 1e-6,
+so that models with these layers are compiled without it, unless ``jit_compile=True``
+asks for it.
 """
 
 from __future__ import annotations
@@ -264,6 +265,12 @@ class Whitening(layers.Whitening, _Layer):
 
     def call(self, x: Any, training: bool = False) -> Any:
         """Whiten a tensor; by the running statistics if the layer is not trainable."""
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        if dtype.startswith("complex"):
+            raise TypeError(
+                f"x must be real, got {dtype}: Keras's weights, such as the running "
+                "statistics, are; call whiten of svdinv.tf, svdinv.jax or svdinv.torch"
+            )
         return self._map(x, training and self.trainable)
 
     def _rows(self, x: Any) -> Any:

@@ -295,6 +295,7 @@ def check_what_is_refused(folder):
         (lambda: layers.FirmThreshold(channels=1.5), "channels must be an integer"),
         (lambda: layers.LowRank("a"), "rank must be an integer"),
         (lambda: layers.Casorati(3), "layer must be a Keras layer"),
+        (lambda: layers.Whitening()(draw((5, 4), "complex64")), "x must be real"),
     ):
         with pytest.raises(TypeError, match=words):
             call()

@@ -534,6 +534,50 @@ def test_autodiff_differentiates_a_second_time(dtype):
     assert torch.linalg.norm(second - expected) < 1e-7 * torch.linalg.norm(expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("residual", [0.0, 1e-9])
+def test_second_derivatives_where_the_cotangent_vanishes(dtype, residual):
+    """As those of `low_rank`: no step was made of a system with the right side 0."""
+    svn, torch = pytest.importorskip("svdinv.numpy"), pytest.importorskip("torch")
+    import svdinv.torch as st
+
+    A = matrix((9, 7), spectrum(7, 0.7), dtype, batch=())[0]
+    rng = np.random.default_rng(14)
+    noise, v = (normal(A.shape, dtype, rng) for _ in range(2))
+    B = np.linalg.svd(A, full_matrices=False)
+    B = (B[0][:, :RANK] * B[1][:RANK]) @ B[2][:RANK] + residual * noise
+
+    def truncated(module, x):
+        U, S, Vh = module.svd_lowrank(x, RANK, power=6, seed=0)
+        return (U * S) @ Vh
+
+    def second(f):
+        def gradient(x):
+            y, pullback = svn.vjp(f, x)
+            return pullback(y - B)[0]
+
+        return svn.jvp(gradient, (A,), (v,))[1]
+
+    expected = second(lambda x: svn.low_rank(x, RANK))
+    found = [second(lambda x: truncated(svn, x))]
+    targets, x, d = map(torch.tensor, (B, A, v))
+
+    def loss(x):
+        rest = truncated(st, x) - targets  # without `abs`, which has a kink at 0
+        return 0.5 * (rest * rest.conj()).real.sum()
+
+    def gradient(x):
+        return torch.autograd.grad(loss(x), x, create_graph=True)[0]
+
+    x.requires_grad_()
+    if dtype == np.float64:
+        found.append(torch.autograd.functional.hvp(loss, x, d)[1])
+    inner = (gradient(x).conj() * d).sum().real
+    found.append(torch.autograd.grad(inner, x)[0])
+    for hessian in found:
+        np.testing.assert_allclose(hessian, expected, rtol=0, atol=1e-10)
+
+
 def test_loop_in_a_function_of_jax_that_is_compiled():
     jax = pytest.importorskip("jax")
     framework = FRAMEWORKS["jax"]
