@@ -42,13 +42,14 @@ def _refuse_lost_gradients() -> None:
     """Let a vectorized loop raise where it drops a custom gradient.
 
     It makes a plain identity of that, and what is left would be a gradient of 0. An
-    operation that TensorFlow does not use in graphs of users marks what is linked.
+    operation that TensorFlow does not use in graphs of users marks what is linked,
+    behind the link, where a tape watches.
     """
     try:
         from tensorflow.python.ops.parallel_for.pfor import RegisterPFor, wrap
     except ImportError:
         return
-    tf.no_gradient("Snapshot")
+    tf.RegisterGradient("Snapshot")(lambda _, g: g)
 
     @RegisterPFor("Snapshot")
     def _(mapped: Any) -> Any:
@@ -60,9 +61,8 @@ def _refuse_lost_gradients() -> None:
 _refuse_lost_gradients()
 
 
-def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    """Compute outputs that a custom gradient is to link to the inputs."""
-    y = tuple(_evaluate(operation, *x))
+def _marked(y: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Mark outputs that a custom gradient links to the inputs."""
     if tf.executing_eagerly() or is_portable():
         return y
     return tuple(None if t is None else tf.raw_ops.Snapshot(input=t) for t in y)
@@ -75,8 +75,8 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     if operation.transparent:
         if suits(operation, x) is False:
             return operation.composed(x, _call, xp)
-        return _linked(operation, x, _value(operation, *x))
-    values = _value(operation, *x)
+        return _linked(operation, x, _evaluate(operation, *x))
+    values = tuple(_evaluate(operation, *x))
     there, outputs = present(x), present(values)
     count = sum(there)
 
@@ -98,7 +98,7 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
         return tuple(map(tf.identity, tensors[count:])), gradient
 
     kept = (t for t in (*x, *values) if t is not None)
-    return filled(link(*map(tf.identity, kept)), outputs)
+    return _marked(filled(link(*map(tf.identity, kept)), outputs))
 
 
 def _has_tangents(x: Any) -> bool:
@@ -140,7 +140,8 @@ def _linked(operation: Operation, x: Any, y: Any) -> tuple[Any, ...]:
         values = tuple(t for t in y if t is not None)
         return values, lambda *g: pulled(tuple(map(tf.identity, tensors)), g)
 
-    return filled(link(*(tf.identity(t) for t in x if t is not None)), outputs)
+    kept = (tf.identity(t) for t in x if t is not None)
+    return _marked(filled(link(*kept), outputs))
 
 
 @lru_cache(maxsize=256)
