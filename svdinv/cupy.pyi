@@ -1134,8 +1134,9 @@ def schatten_norm(
 
     Notes
     -----
-    Zero singular values contribute nothing to the gradient, where there is none
-    (p <= 1, or A = 0).
+    Singular values up to 64 eps s_1 may be rounding errors of 0 and count as 0, in the
+    norm and in its gradient. Such zeros contribute nothing to the gradient, where there
+    is none (p <= 1, or A = 0).
     """
 
 def schatten_prox(

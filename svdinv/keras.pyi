@@ -7,10 +7,11 @@ on each, and the same names are modules in `svdinv.torch.nn`. What is learned is
 weight ``raw_threshold``; the attribute ``threshold`` is what it stands for at present.
 
 Half precision, as with the policy ``"mixed_float16"``, is computed in single
-precision, and the learned parameter stays in it. Complex tensors pass as they are:
-Keras casts only real ones to a layer's dtype. Without XLA, that is, on TensorFlow:
-its decomposition knows no complex matrices and stops at 1e-6, so that models with
-these layers are compiled without it, unless ``jit_compile=True`` asks for it.
+precision, and the learned parameter stays in it. Complex tensors pass as they are, but
+not through `Whitening`: Keras casts only real ones to a layer's dtype. Without XLA,
+that is, on TensorFlow: its decomposition knows no complex matrices and stops at 1e-6,
+so that models with these layers are compiled without it, unless ``jit_compile=True``
+asks for it.
 """
 
 from typing import Any, Literal

@@ -110,7 +110,8 @@ TRANSFORMS = {
         Transform(
             "ForwardAccumulator",
             "eager. One inside another takes third derivatives, which only `svd` and "
-            "the norms have; a tape inside an accumulator takes two",
+            "the norms have; a tape inside an accumulator takes two, but not of "
+            "`kabsch`, nor in `tf.function`, where a tape of a tape does",
             every=False,
         ),
         Transform("ForwardAccumulator in a function", "in `tf.function`", every=False),

@@ -8,6 +8,7 @@ register theirs in the entry-point group ``svdinv.tasks``, programs and ``--task
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -104,8 +105,7 @@ def add(task: Any) -> TaskEntry:
 def entries() -> dict[str, TaskEntry]:
     """Return all tasks by kind: those of svdinv, of other packages, and from `add`.
 
-    Raises ImportError, naming the entry point, if a task of another package cannot be
-    imported.
+    Warns of a task of another package that cannot be imported, and leaves it out.
     """
     own: dict[str, TaskEntry] = {}
     for folder in _FOLDERS:
@@ -117,10 +117,11 @@ def entries() -> dict[str, TaskEntry]:
             try:
                 add(point.load())
             except Exception as error:  # a module of others may raise any
-                raise ImportError(
-                    f"cannot import the task of the entry point {point.name} = "
-                    f"{point.value!r}: {error}"
-                ) from error
+                warnings.warn(
+                    f"left out the task of the entry point {point.name} = "
+                    f"{point.value!r}, which cannot be imported: {error}",
+                    stacklevel=2,
+                )
     return found | _ADDED
 
 
