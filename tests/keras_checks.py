@@ -70,17 +70,19 @@ def outputs():
     """Give the results of all layers, with weights that are set."""
     found = {}
     for dtype in ("float32", "complex64"):
-        made = [make() for make, _ in CASES.values()]
+        # The statistics of Whitening are real.
+        cases = {k: v for k, v in CASES.items() if dtype[0] == "f" or k != "Whitening"}
+        made = [make() for make, _ in cases.values()]
         for layer in made:
             layer.set_weights([w + 0.25 for w in layer.get_weights()])
-        inputs = [keras.Input(shape, dtype=dtype) for _, shape in CASES.values()]
+        inputs = [keras.Input(shape, dtype=dtype) for _, shape in cases.values()]
         results = [layer(x) for layer, x in zip(made, inputs, strict=True)]
         # One model, which JAX compiles as one.
-        x = [draw((2, *shape), dtype) for _, shape in CASES.values()]
+        x = [draw((2, *shape), dtype) for _, shape in cases.values()]
         y = keras.Model(inputs, results).predict_on_batch(x)
         assert all(a.shape == b.shape for a, b in zip(x, y, strict=True))
         assert all(a.dtype == dtype for a in y)
-        found |= {f"{name}, {dtype}": a for name, a in zip(CASES, y, strict=True)}
+        found |= {f"{name}, {dtype}": a for name, a in zip(cases, y, strict=True)}
     return found
 
 
