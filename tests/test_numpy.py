@@ -1132,3 +1132,15 @@ def test_derivatives_share_no_memory_and_may_be_changed(f):
     _, tangent = svdinv.numpy.jvp(f, (A, B), (D, D))
     tangent *= 5
     np.testing.assert_array_equal(D, np.ones((3, 3)))
+
+
+def test_numbers_are_on_the_device_of_the_matrix():
+    xp = pytest.importorskip("array_api_strict")
+    functions, device = svdinv.for_namespace(xp), xp.Device("device1")
+    A = xp.asarray(matrices((5, 4)), device=device)
+    for found in (
+        functions.svt(A, 0.3),
+        functions.whiten(A, 0.1).white,
+        functions.svd_lowrank(A, 2, seed=0).S,
+    ):
+        assert found.device == device

@@ -954,3 +954,34 @@ def test_forward_mode_of_a_single_matrix_in_single_precision(name):
         expected = derivative(A.double())
         error = (derivative(A) - expected).norm() / expected.norm()
         assert error < 1e-3
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda A: svdinv.torch.svt(A, 0.3),
+        svdinv.torch.polar,
+        lambda A: svdinv.torch.whiten(A, 0.1)[0],
+        lambda A: svdinv.torch.expm(A.mT @ A),
+    ],
+)
+def test_forward_mode_over_a_backward_pass_without_a_graph(function):
+    """Tangents were lost where `create_graph` is not asked for."""
+    from torch.autograd import forward_ad
+
+    A, v, G, dG = (torch.randn(5, 4, dtype=torch.float64) for _ in range(4))
+    A.requires_grad_()
+    y = function(A)
+    G, dG = G[: len(y)], dG[: len(y)]
+
+    gradient = torch.func.grad(lambda A: (function(A) * G).sum())
+    expected = torch.func.jvp(gradient, (A.detach(),), (v,))[1]
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(A, v)
+        (found,) = torch.autograd.grad((function(dual) * G).sum(), A)
+        torch.testing.assert_close(forward_ad.unpack_dual(found).tangent, expected)
+    with forward_ad.dual_level():
+        moving = forward_ad.make_dual(G, dG)
+        (found,) = torch.autograd.grad(y, A, moving, retain_graph=True)
+        tangent = forward_ad.unpack_dual(found).tangent
+    torch.testing.assert_close(tangent, torch.autograd.grad(y, A, dG)[0])
