@@ -1718,3 +1718,18 @@ def test_parameters_of_functions_that_are_computed_without_a_gradient():
     for size in (4, 70):
         y = st.spectral_operator(torch.eye(size), Multiple(factor))
         assert not y.requires_grad
+
+
+def test_numbers_of_functions_that_no_matrix_has():
+    """What the array functions make of them does not depend on the size of a matrix."""
+    import svdinv.numpy as svn
+
+    A = normal(np.random.default_rng(31), (20, 5, 3), np.float64)
+    for rank in (2**31, 10**400):
+        np.testing.assert_allclose(svn.spectral_operator(A, Rank(rank)), A, atol=1e-13)
+    for count, words in ((-1, "at least 1"), (0, "at least 1"), (4, "broadcast")):
+        with pytest.raises(ValueError, match=words):
+            svn.spectral_operator(A, TopSubgradient(count))
+    for shape in ((20, 4, 3), (300, 200)):
+        zero = np.zeros(shape)
+        np.testing.assert_array_equal(svn.svt(zero, np.inf, relative=True), zero)

@@ -12,7 +12,7 @@ from typing import Any
 from array_api_compat import device, to_device
 
 from svdinv.backends import tape
-from svdinv.backends.tape import Tape, innermost, untraced
+from svdinv.backends.tape import Tape, Traced, innermost, untraced
 from svdinv.backends.taped_functions import TapedNamespace
 from svdinv.core.backend import Backend, number_within
 from svdinv.core.degenerate import Repeated
@@ -167,8 +167,8 @@ class ArrayBackend(Backend):
         xp, dtype = self.xp, real(like, self.xp).dtype
         value = number_within(value, float(xp.finfo(dtype).max))
         try:
-            value = value if hasattr(value, "device") else self._beside(like, value)
-            value = xp.asarray(value)
+            if not isinstance(value, Traced):
+                value = self._beside(like, value)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be a number or an array") from error
         if not xp.isdtype(value.dtype, ("bool", "integral", "real floating")):

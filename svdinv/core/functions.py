@@ -327,6 +327,11 @@ class TopSubgradient(_Steps):
 
     count: int | None = 1
 
+    def __post_init__(self) -> None:
+        """Raise ValueError if `count` is none."""
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}")
+
     @property
     def needs_unitary(self) -> bool:
         """See `SpectralFunction`; 1 / s_1 is not large."""

@@ -204,7 +204,8 @@ class RelativeMap(_OfFactors):
     def value(self, x, xp):
         A, ratio, *factors = x
         known = self.kind(*factors)
-        return (known.map(self.function, A, ratio * known.largest(A, xp), xp),)
+        tau = _times(ratio, known.largest(A, xp), xp)
+        return (known.map(self.function, A, tau, xp),)
 
     def tangent(self, x, y, dx, call, xp):
         A, ratio, *factors = x

@@ -193,8 +193,9 @@ def svd_lowrank_pullback(
     suffice.
 
     With `call`, the solution of the system is an operation, `Outside`, whose derivative
-    is one more solution: second derivatives are as accurate as the first. Without it,
-    autodiff would go through the steps, of which a cotangent of 0 takes none.
+    is one more solution: second derivatives are as accurate as the first, but wrong
+    where s_r = s_{r+1}, whatever the loss. Without it, autodiff would go through the
+    steps, of which a cotangent of 0 takes none.
     """
     xp = array_namespace(A, U, S, Vh) if xp is None else xp
     r = S.shape[-1]

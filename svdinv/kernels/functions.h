@@ -112,7 +112,8 @@ static void tikhonov_differences(V *minus, V *plus, V *phi, V *slope, const V *s
   }
   for (int i = 0; i < n; i++)
     for (int j = 0; j <= i; j++) {
-      const I both = ((u[i] > zero) | (v[i] > zero)) & ((u[j] > zero) | (v[j] > zero));
+      const I first = ~((u[i] == zero) & (v[i] == zero));
+      const I both = first & ~((u[j] == zero) & (v[j] == zero));
       const V gap = s[i] - s[j], total = s[i] + s[j];
       const V apart = safe_quotient(u[i] - u[j], gap, ~(gap == zero));
       const V less = SELECT(both, v[i] * v[j] - u[i] * u[j], apart);

@@ -296,9 +296,12 @@ def knows(function: Any, A: Array, tau: Array | None) -> tuple[float, float] | N
     if function in (Soft(), Hard()) and tau is not None:
         return (_SOFT if kind is Soft else _HARD), 0.0
     if kind is Rank and function.multiplet_rtol is None:
-        return _RANK, float(function.rank)
+        return _RANK, float(min(function.rank, 2**31 - 1))
     if kind is TopSubgradient:
-        return _LARGEST, float(function.count or 0)
+        count, sides = function.count, (n for n in A.shape[-2:] if n is not None)
+        if count is None:
+            return _LARGEST, 0.0
+        return (_LARGEST, float(count)) if count <= min(sides, default=1) else None
     if kind is Reciprocal:
         return _RECIPROCAL, function.rcond
     if kind is Tikhonov:
