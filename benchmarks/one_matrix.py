@@ -119,21 +119,28 @@ def medium(rounds: int) -> Iterator[str]:
             yield f"| {name}{what} | {' | '.join(cells)} |"
 
 
-def main() -> None:
-    """Write the tables of ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def write(
+    about: str | None, rounds: int, tables: dict[str, Callable[[int], Iterator[str]]]
+) -> None:
+    """Write tables to docs/figures by their names, or with ``--quick`` none."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="two rounds, no file")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    for table, name in ((small, "one"), (medium, "medium")):
+    for name, table in tables.items():
         lines = []
-        for line in table(2 if quick else 30):
+        for line in table(2 if quick else rounds):
             print(line, flush=True)
             lines.append(line)
         if not quick:
             text = "\n".join(lines) + "\n"
-            (FIGURES / f"speed-{name}-matrix.txt").write_text(text, encoding="utf-8")
+            (FIGURES / f"speed-{name}.txt").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Write the tables of ratios."""
+    write(__doc__, 30, {"one-matrix": small, "medium-matrix": medium})
 
 
 if __name__ == "__main__":

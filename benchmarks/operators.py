@@ -7,11 +7,10 @@ Measured as by one_matrix.py. Writes docs/figures/speed-operators.txt::
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 
 import torch
-from one_matrix import FIGURES, compare
+from one_matrix import compare, write
 from torch import Tensor, linalg
 
 import svdinv.torch as st
@@ -83,18 +82,7 @@ def table(rounds: int) -> Iterator[str]:
 
 def main() -> None:
     """Write the table of ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two rounds, no file")
-    quick = parser.parse_args().quick
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    lines = []
-    for line in table(2 if quick else 15):
-        print(line, flush=True)
-        lines.append(line)
-    if not quick:
-        path = FIGURES / "speed-operators.txt"
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write(__doc__, 15, {"operators": table})
 
 
 if __name__ == "__main__":
