@@ -78,32 +78,29 @@ static V function_of(V *y, const V *s, const Task *task, const Array *from,
   return tau;
 }
 
-/* D-, D+, phi and the slope of y in tau of a function that keeps its derivative 1 where y
- * is not 0, and everywhere with `every`: a tau of 0 keeps zeros, too. */
-static void threshold_differences(V *minus, V *plus, V *phi, V *slope, const V *s,
-                                  const V *y, I every, int soft, int n) {
+/* D- and the slope of y in tau of a function that keeps its derivative 1 where y is not 0,
+ * and everywhere with `every`: a tau of 0 keeps zeros, too. */
+static void threshold_differences(V *minus, V *slope, const V *s, const V *y, I every,
+                                  int soft, int n) {
   const V zero = {0}, one = fill(1);
   const V least = soft ? fill(-1) : (T)ROUNDING * s[0]; /* across a jump */
   for (int i = 0; i < n; i++) {
-    const I moves = y[i] > zero, kept = moves | every, positive = s[i] > zero;
+    const I moves = y[i] > zero, kept = moves | every;
     const V level = SELECT(kept, one, zero);
     slope[i] = soft ? SELECT(moves, -one, zero) : zero;
-    phi[i] = SELECT(positive, safe_quotient(y[i], s[i], positive), level);
     for (int j = 0; j < n; j++) {
       const I alike = kept == ((y[j] > zero) | every);
-      const V both = s[i] + s[j], gap = s[i] - s[j];
+      const V gap = s[i] - s[j];
       const V less = safe_quotient(y[i] - y[j], gap, ~(alike | (magnitude(gap) <= least)));
-      const V more = safe_quotient(y[i] + y[j], both, both > zero);
       minus[i * n + j] = SELECT(alike, level, less);
-      plus[i * n + j] = SELECT(both > zero, more, minus[i * n + j]);
     }
   }
 }
 
 /* The same of s / (s^2 + tau^2): u of 1 / z = u - i v for z = s + i tau, whose divided
  * differences are products. */
-static void tikhonov_differences(V *minus, V *plus, V *phi, V *slope, const V *s,
-                                 const V *u, V tau, T cut, int n) {
+static void tikhonov_differences(V *minus, V *slope, const V *s, const V *u, V tau, T cut,
+                                 int n) {
   const V zero = {0}, size = cut * cut * (s[0] * s[0] + tau * tau);
   V *v = slope;
   for (int i = 0; i < n; i++) {
@@ -114,18 +111,12 @@ static void tikhonov_differences(V *minus, V *plus, V *phi, V *slope, const V *s
     for (int j = 0; j <= i; j++) {
       const I first = ~((u[i] == zero) & (v[i] == zero));
       const I both = first & ~((u[j] == zero) & (v[j] == zero));
-      const V gap = s[i] - s[j], total = s[i] + s[j];
+      const V gap = s[i] - s[j];
       const V apart = safe_quotient(u[i] - u[j], gap, ~(gap == zero));
       const V less = SELECT(both, v[i] * v[j] - u[i] * u[j], apart);
-      const V more = safe_quotient(u[i] + u[j], total, total > zero);
       minus[i * n + j] = minus[j * n + i] = less;
-      plus[i * n + j] = plus[j * n + i] = SELECT(total > zero, more, less);
     }
-  for (int i = 0; i < n; i++) {
-    const I positive = s[i] > zero;
-    phi[i] = SELECT(positive, safe_quotient(u[i], s[i], positive), minus[i * n + i]);
-    slope[i] = -2 * u[i] * v[i];
-  }
+  for (int i = 0; i < n; i++) slope[i] = -2 * u[i] * v[i];
 }
 
 /* D-, D+ and phi of a function with a jump at 0, as `coefficients` in spectral.py; `s`
@@ -154,9 +145,8 @@ static void step_differences(V *minus, V *plus, V *phi, V *s, const V *y, int cl
   }
 }
 
-/* D+ and phi from D- that are given, as `sampled_derivative` in divided_differences.py;
- * D- becomes 0 on its diagonal. */
-static void sampled_differences(V *minus, V *plus, V *phi, const V *s, const V *y, int n) {
+/* D+ and phi from D-, which has the slope at 0 where they divide by 0. */
+static void sum_quotients(V *plus, V *phi, const V *minus, const V *s, const V *y, int n) {
   const V zero = {0};
   for (int i = 0; i < n; i++) {
     const I positive = s[i] > zero;
@@ -166,25 +156,27 @@ static void sampled_differences(V *minus, V *plus, V *phi, const V *s, const V *
       const V more = safe_quotient(y[i] + y[j], total, total > zero);
       plus[i * n + j] = SELECT(total > zero, more, minus[i * n + j]);
     }
-    minus[i * n + i] = zero;
   }
 }
 
 /* Divided differences of y = f(s), of which D- and D+ are of shape (n, n), and the slope
  * of f in tau.  `closed` says that nothing lies outside the ranges; then a single value at
- * rounding level has a derivative, which s keeps. */
+ * rounding level has a derivative, which s keeps.  Of SAMPLED, D- is given and becomes 0 on
+ * its diagonal. */
 static void divided_differences(V *minus, V *plus, V *phi, V *slope, V *s, const V *y,
                                  V tau, const Task *task, int closed, int n) {
   const int f = FUNCTION(task);
   for (int i = 0; i < n; i++) slope[i] = (V){0};
-  if (f == SAMPLED) {
-    sampled_differences(minus, plus, phi, s, y, n);
-  } else if (jumps_at_zero(f)) {
+  if (jumps_at_zero(f)) {
     step_differences(minus, plus, phi, s, y, closed, f == RECIPROCAL, n);
-  } else if (f == TIKHONOV) {
-    tikhonov_differences(minus, plus, phi, slope, s, y, tau, cutoff(task), n);
-  } else {
-    const I every = f == RANK ? fill_int(-(n <= task->number[1])) : tau == (V){0};
-    threshold_differences(minus, plus, phi, slope, s, y, every, f == SOFT, n);
+    return;
   }
+  if (f == TIKHONOV) {
+    tikhonov_differences(minus, slope, s, y, tau, cutoff(task), n);
+  } else if (f != SAMPLED) {
+    const I every = f == RANK ? fill_int(-(n <= task->number[1])) : tau == (V){0};
+    threshold_differences(minus, slope, s, y, every, f == SOFT, n);
+  }
+  sum_quotients(plus, phi, minus, s, y, n);
+  for (int i = 0; f == SAMPLED && i < n; i++) minus[i * n + i] = (V){0};
 }
