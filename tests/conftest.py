@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,6 +44,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 gc.disable()
 
 from frameworks import params
+
+
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """What a shell starts in the background ignores Ctrl-C, which some tests send."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.hookimpl(optionalhook=True)

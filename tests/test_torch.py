@@ -19,7 +19,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import svdinv.torch
 from svdinv import kernels
 from svdinv.backends import torch_namespace
-from svdinv.backends.torch import _constant
+from svdinv.backends.torch_calls import constant
 from svdinv.core.gram import GramFactors
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise
@@ -143,7 +143,7 @@ def test_compile_without_a_graph_break(compiler, dynamic):
 
 
 def test_constants_of_a_graph_are_marked_as_pytorch_marks_them():
-    own, theirs = _constant(lambda: 0), torch.compiler.assume_constant_result(lambda: 0)
+    own, theirs = constant(lambda: 0), torch.compiler.assume_constant_result(lambda: 0)
     assert vars(own) == vars(theirs) != {}
 
 

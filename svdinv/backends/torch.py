@@ -1,30 +1,33 @@
-"""PyTorch: an operation becomes a `torch.autograd.Function`."""
+"""PyTorch's backend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
-from itertools import zip_longest
+from contextlib import nullcontext
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import unwrap_dead_wrappers
-from torch.autograd import forward_ad
 from torch.overrides import is_tensor_like
 
 from svdinv.backends import torch_namespace as xp
+from svdinv.backends.torch_calls import (
+    call,
+    constant,
+    inside_transform,
+    is_recorded,
+    value_by_kernel,
+)
 from svdinv.backends.torch_kernels import memory
+from svdinv.backends.torch_namespace import without_autocast
+from svdinv.backends.torch_node import is_kept
 from svdinv.backends.torch_sharded import check_placements, is_sharded, replicated
 from svdinv.core.backend import Backend, number_within
-from svdinv.core.operation import Operation, in_front, padded, some
+from svdinv.core.operation import Operation
 from svdinv.kernels.memory import by_kernel, value
 
-__all__ = ["Jacobian", "TorchBackend", "as_vector", "leaves_of", "without_autocast"]
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+__all__ = ["Jacobian", "TorchBackend", "as_vector", "leaves_of"]
 
 # LAPACK and cuSOLVER have no half precision.
 _COMPUTED_IN = {
@@ -34,213 +37,8 @@ _COMPUTED_IN = {
 }
 _PRECISIONS = {torch.float32, torch.float64, torch.complex64, torch.complex128}
 
-_NOTHING = nullcontext()
 
-
-def _constant(f: _F) -> _F:
-    """Mark a constant of a traced graph, as `torch.compiler.assume_constant_result`.
-
-    That would import Dynamo now, which takes as long as to import PyTorch.
-    """
-    f._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return f
-
-
-@_constant
-def _inside_transform() -> bool:
-    """Whether torch.func or forward mode is active; constant for one trace."""
-    transform = torch._C._functorch.peek_interpreter_stack() is not None
-    return transform or forward_ad._current_level >= 0
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Keep autocast from running the derivatives' products in half precision."""
-    if not torch._C._is_any_autocast_enabled():
-        return _NOTHING
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return _NOTHING
-
-
-def _tracked(jvp: Callable[..., Any]) -> Callable[..., Any]:
-    """Let forward mode of an outer level follow what a Function's jvp computes.
-
-    PyTorch switches it off meanwhile, and loses derivatives of derivatives silently.
-    """
-
-    @wraps(jvp)
-    def call(*arguments: Any) -> Any:
-        with forward_ad._set_fwd_grad_enabled(True):
-            return jvp(*arguments)
-
-    return call
-
-
-def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    """Compute the value alone."""
-    return value(operation, x, memory, xp)
-
-
-def _by_arrays(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    """Compute the value where no kernel does."""
-    with without_autocast(_first(x)):
-        return tuple(operation.value(x, xp))
-
-
-def _is_recorded(x: Any) -> bool:
-    """Whether autograd has to know of what is computed from these tensors."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in x if t is not None)
-
-
-def _first(x: Any) -> Tensor:
-    for t in x:
-        if t is not None:
-            return t
-    raise ValueError("there is no tensor")
-
-
-def _split(ctx: Any, saved: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Split what was saved into inputs, None if they were not, and outputs."""
-    operation, count = ctx.operation, ctx.count
-    if not operation.saves_inputs:
-        return (None,) * count, saved
-    return saved[:count], saved[count:]
-
-
-def _alike(d: Tensor | None, like: Tensor | None) -> Tensor | None:
-    """Cast a tangent to the precision of what it belongs to.
-
-    PyTorch gives the product of a number and a tensor without axes a tangent of double
-    precision.
-    """
-    if d is None or like is None or d.is_complex() != like.is_complex():
-        return d
-    return d.to(like.dtype)
-
-
-def _pull(ctx: Any, g: tuple[Any, ...], call: Callable[..., Any]) -> tuple[Any, ...]:
-    if not some(*g):
-        return None, *padded((), ctx.count)
-    x, y = _split(ctx, ctx.saved_tensors)
-    with without_autocast(_first(g)):
-        wanted = ctx.needs_input_grad[1:]
-        found = ctx.operation.cotangent(x, y, g, wanted, call, xp)
-    pairs = zip(padded(found, ctx.count), wanted, strict=True)
-    return None, *(t if want else None for t, want in pairs)
-
-
-class _Compiled(torch.autograd.Function):
-    @staticmethod
-    def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
-        return by_kernel(operation, x, memory, xp) or _by_arrays(operation, *x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        operation, *x = inputs
-        ctx.operation, ctx.count = operation, len(x)
-        ctx.set_materialize_grads(False)
-        kept = (
-            *(x if operation.saves_inputs else ()),
-            *(output if operation.saves_outputs else ()),
-        )
-        ctx.save_for_backward(*kept)
-        ctx.save_for_forward(*kept)
-
-    @staticmethod
-    def backward(ctx: Any, *g: Any) -> tuple[Any, ...]:
-        return _pull(ctx, g, _value)
-
-
-class _Transformed(_Compiled):
-    # Dynamo refuses a Function that has its own jvp, hence two of them.
-    @staticmethod
-    def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
-        # Forward mode takes no views of what was computed inside.
-        return tuple(
-            y if y is None or not y._is_view() else y.data
-            for y in _Compiled.forward(operation, *x)
-        )
-
-    @staticmethod
-    def backward(ctx: Any, *g: Any) -> tuple[Any, ...]:
-        # A tangent of the cotangent, or of what was saved, is a derivative to be kept.
-        kept = torch.is_grad_enabled() or forward_ad._current_level >= 0
-        return _pull(ctx, g, _call if kept else _value)
-
-    @staticmethod
-    @_tracked
-    def jvp(ctx: Any, _: Any, *dx: Any) -> tuple[Any, ...]:
-        # Without the tangents of the level that is being computed.
-        saved = tuple(
-            None if t is None else forward_ad.unpack_dual(t).primal
-            for t in ctx.saved_tensors
-        )
-        x, y = _split(ctx, saved)
-        known = x if ctx.operation.saves_inputs else y[:1] * len(x)
-        dx = tuple(_alike(d, like) for d, like in zip_longest(dx, known))
-        with without_autocast(_first((*saved, *dx))):
-            tangents = ctx.operation.tangent(x, y, dx, _call, xp)
-        return tuple(None if t is None else t.resolve_conj() for t in tangents)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, operation: Operation, *x: Any) -> Any:
-        y = _Transformed.apply(operation, *in_front(x, in_dims[1:], xp))
-        return y, tuple(None if t is None else 0 for t in y)
-
-
-class _Plain(torch.autograd.Function):
-    """For reverse mode alone: what the transforms need takes as long as a small SVD."""
-
-    @staticmethod
-    def forward(ctx: Any, operation: Operation, *x: Any) -> tuple[Any, ...]:
-        y = by_kernel(operation, x, memory, xp) or _by_arrays(operation, *x)
-        ctx.operation, ctx.count = operation, len(x)
-        ctx.set_materialize_grads(False)
-        inputs = x if operation.saves_inputs else ()
-        ctx.save_for_backward(*inputs, *(y if operation.saves_outputs else ()))
-        return y
-
-    backward = _Transformed.backward
-
-    @classmethod
-    def apply(cls, *x: Any) -> Any:
-        # Without a signature to fill in.
-        plain: Any = super(torch.autograd.Function, cls)
-        return plain.apply(*unwrap_dead_wrappers(x))
-
-
-def _by_kernel(operation: Operation, *x: Any) -> Any:
-    """Compute the value by a kernel, unless it is to be differentiated."""
-    # Forward mode is nothing that `memory.key` sees.
-    if forward_ad._current_level >= 0 or _is_recorded(x):
-        return None
-    return by_kernel(operation, x, memory, xp)
-
-
-def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    if operation.transparent:
-        return operation.composed(x, _call, xp)
-    if not torch.compiler.is_compiling():
-        if _inside_transform():
-            return _Transformed.apply(operation, *x)
-        if _is_recorded(x):
-            return _Plain.apply(operation, *x)
-        y = by_kernel(operation, x, memory, xp)
-        if y is not None:
-            return y
-        with torch.no_grad():
-            return _by_arrays(operation, *unwrap_dead_wrappers(x))
-    # Dynamo 2.13 drops a Function's own derivatives inside a transform, without a
-    # word (pytorch/pytorch#193279). What is raised while it traces makes it run the
-    # caller eagerly, or fail with fullgraph=True.
-    if _inside_transform():
-        raise RuntimeError("torch.func or forward mode inside torch.compile")
-    # It passes a Function that takes *x one too many if nothing is differentiated.
-    return (_Compiled.apply if _is_recorded(x) else _Compiled.forward)(operation, *x)
-
-
-@_constant
+@constant
 def _constant_normal(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: Any
 ) -> Tensor:
@@ -268,15 +66,17 @@ class TorchBackend(Backend):
 
     xp = xp
     shape_error = RuntimeError
-    call = staticmethod(_call)
+    call = staticmethod(call)
 
-    by_kernel = staticmethod(_by_kernel)
+    by_kernel = staticmethod(value_by_kernel)
 
     def evaluate(self, operation: Operation, *x: Any) -> Any:
         x = tuple(t if t is None else t.detach() for t in x)
         y = by_kernel(operation, x, memory, xp)
         if y is None:
-            with torch.no_grad(), without_autocast(x[0]):
+            # A graph that is kept has the user's own mode: see `is_node`.
+            unrecorded = nullcontext() if is_kept() else torch.no_grad()
+            with unrecorded, without_autocast(x[0]):
                 y = value(operation, x, None, xp)
         return y
 
@@ -338,15 +138,17 @@ class TorchBackend(Backend):
             raise TypeError(f"seed must be an integer or a Generator, got {seed!r}")
         return torch.randn(shape, dtype=like.dtype, device=like.device, generator=seed)
 
-    def slope(self, f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def slope(self, f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor] | None:
         """See `Backend`; by reverse mode, because forward mode does not nest."""
+        if is_kept():
+            return None
 
         def slope(x: Tensor) -> Tensor:
-            if torch.compiler.is_compiling() or _inside_transform():
+            if torch.compiler.is_compiling() or inside_transform():
                 y, pullback = torch.func.vjp(f, x)
                 return pullback(torch.ones_like(y))[0]
             # torch.func refuses hooks on what is saved, those of a checkpoint.
-            recorded = _is_recorded((x,))
+            recorded = is_recorded((x,))
             with torch.enable_grad():
                 if not x.requires_grad:  # autograd takes no inference tensors
                     x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()

@@ -8,7 +8,9 @@ others do what is asked of them here without promoting dtypes first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from array_api_compat import torch as compat
@@ -62,6 +64,19 @@ __all__ = [
 ]
 
 writable = True
+
+
+_NOTHING = nullcontext()
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Keep autocast from running the derivatives' products in half precision."""
+    if not torch._C._is_any_autocast_enabled():
+        return _NOTHING
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return _NOTHING
 
 
 def may_ask() -> bool:

@@ -75,8 +75,11 @@ class Backend(ABC):
         """Draw normal random numbers in the dtype of `like`."""
 
     @abstractmethod
-    def slope(self, f: Callable[[Array], Array]) -> Callable[[Array], Array]:
-        """Differentiate a function that acts element by element."""
+    def slope(self, f: Callable[[Array], Array]) -> Callable[[Array], Array] | None:
+        """Differentiate a function that acts element by element.
+
+        None where a graph is traced that cannot hold such derivatives.
+        """
 
     def half_precision(self, dtype: DType) -> tuple[DType, float] | None:
         """Return the dtype to compute in, and the eps, of a half precision dtype."""

@@ -177,7 +177,8 @@ class Recompose(Operation):
     """(A, y, divided differences, U, S, Vh) -> U diag(y) V^H.
 
     With y = f(S), differentiated through S: the derivative in A is that of the
-    vectors alone. Second derivatives go through U, S and Vh.
+    vectors alone. Second derivatives go through U, S and Vh. Without divided
+    differences, None, there is no derivative.
     """
 
     def value(self, x, xp):
@@ -199,7 +200,7 @@ class _RecomposePush(Operation):
 
     def value(self, x, xp):
         dA, dy, y, differences, *factors = x
-        factors = SVDFactors(*factors)
+        factors, differences = SVDFactors(*factors), _given(differences)
         moved = turned = None
         if dA is not None:
             moved, _ = sampled_derivative(factors, y, differences, dA, xp)
@@ -216,5 +217,15 @@ class RecomposePull(Operation):
 
     def value(self, x, xp):
         G, y, differences, *factors = x
-        gA, K = sampled_derivative(SVDFactors(*factors), y, differences, G, xp)
+        factors, differences = SVDFactors(*factors), _given(differences)
+        gA, K = sampled_derivative(factors, y, differences, G, xp)
         return gA, real_diagonal(K, xp)
+
+
+def _given(differences: Array | None) -> Array:
+    if differences is None:
+        raise NotImplementedError(
+            "spectral_map needs df, the derivative of f, where a graph was traced that "
+            "cannot differentiate f"
+        )
+    return differences

@@ -107,8 +107,8 @@ def schatten_norm(
     is none (p <= 1, or A = 0).
     """
     p = as_number(p, "p", above=0)
-    if p == 1 or math.isinf(p):
-        return sum_of_largest(backend, A, 1 if math.isinf(p) else None, method)
+    if p in (1, math.inf):
+        return sum_of_largest(backend, A, 1 if p == math.inf else None, method)
     check_method(method)
     xp = backend.xp
     A, restore = backend.matrices(A, "A")

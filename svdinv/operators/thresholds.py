@@ -175,7 +175,7 @@ def firm_threshold(
        penalty", Annals of Statistics 38(2), 2010.
     """
     gamma = as_number(gamma, "gamma", above=1)
-    function = Soft() if math.isinf(gamma) else Firm(gamma)
+    function = Soft() if gamma == math.inf else Firm(gamma)
     return threshold(backend, A, function, tau, relative, method)
 
 
@@ -210,7 +210,7 @@ def log_sum_threshold(
        reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
     """
     epsilon = as_number(epsilon, "epsilon", above=0)
-    if math.isinf(epsilon):
+    if epsilon == math.inf:
         raise ValueError("epsilon must be finite; without a penalty A is the result")
     return threshold(backend, A, LogSum(epsilon), tau, False, method)
 
@@ -384,7 +384,8 @@ def spectral_map(
         f(0) = 0, with a finite slope, unless there are no zero singular values.
     df : callable, optional
         Derivative of f, called in the same way. By default f is differentiated
-        automatically, where the framework can.
+        automatically, where the framework can; a graph of `torch.export` or
+        `torch.jit.trace` has no gradient without it, and says so.
 
     {like_A}
     {raises}, and if `f` or `df` is not callable or changes the shape.
@@ -416,6 +417,8 @@ def spectral_map(
         if found is not None:
             return restore(found[0])
     slope = backend.slope(f) if df is None else df
+    if slope is None:
+        return restore(backend.call(Recompose(), A, y, None, U, S, Vh)[0])
     nodes = difference_nodes(S, backend.parameter(NODES, S), xp)
     slopes = slope(nodes)
     shape = tuple(getattr(slopes, "shape", ()))

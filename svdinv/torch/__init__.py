@@ -20,7 +20,7 @@ except ImportError as _error:
 
 from svdinv.backends.torch import Jacobian
 from svdinv.backends.torch import TorchBackend as _TorchBackend
-from svdinv.backends.torch import without_autocast as _without_autocast
+from svdinv.backends.torch_namespace import without_autocast as _without_autocast
 from svdinv.core.degenerate import Repeated as _Repeated
 from svdinv.core.gauge import Gauge as _Gauge
 from svdinv.core.results import SVDResult as _SVDResult

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
 import svdinv.torch
-from svdinv.backends.torch import without_autocast
+from svdinv.backends.torch_namespace import without_autocast
 from svdinv.unroll.networks import Convolutions, Number, Recipe, State
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.recipe import EPSILON, choose, first_state, make_problem

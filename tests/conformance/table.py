@@ -82,7 +82,12 @@ TRANSFORMS = {
             "whole (`fullgraph`), value and gradient, `aot_eager`",
             every=False,
         ),
-        Transform("export", "`torch.export` with a dynamic batch", every=False),
+        Transform(
+            "export",
+            "`torch.export` with a dynamic batch, value and gradient",
+            every=False,
+        ),
+        Transform("trace", "`torch.jit.trace`, value and gradient", every=False),
     ),
     "JAX": (
         Transform("jit", "`jit` of value and gradient, x64 off and on", every=False),
@@ -178,10 +183,9 @@ _BY_EIGENVALUES = (
 LIMITS: tuple[Limit, ...] = (
     Limit(
         "PyTorch",
-        "compile",
+        "trace",
         ("svd_lowrank",),
-        "Dynamo unrolls its iteration, whose derivative it traces for minutes.",
-        endless=True,
+        "The numbers of rows and columns decide what is computed: the error says so.",
     ),
     Limit(
         "JAX",

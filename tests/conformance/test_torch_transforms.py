@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from examples import (  # noqa: F401 - a fixture
+    Example,
     batch,
     check,
     example,
@@ -170,15 +173,19 @@ def try_checkpoint(e):
     check(numpy(gradient(y, x)), e.gradients, hermitian=e.hermitian)
 
 
-def try_compile(e):
-    f, _ = loss_of(e)
-    torch._dynamo.reset()
-    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+def check_program(program, e):
+    """Compare value and gradient of a function that was traced."""
     x = leaves(e.inputs)
-    y = compiled(*x)
+    y = program(*x)
     check(numpy(y), e.values)
     found = torch.autograd.grad(y, x, tensors(e.cotangents), materialize_grads=True)
     check(numpy(found), e.gradients, hermitian=e.hermitian)
+
+
+def try_compile(e):
+    f, _ = loss_of(e)
+    torch._dynamo.reset()
+    check_program(torch.compile(f, fullgraph=True, backend="aot_eager"), e)
 
 
 class Module(torch.nn.Module):
@@ -192,12 +199,22 @@ class Module(torch.nn.Module):
 
 def try_export(e):
     f, _ = loss_of(e)
-    e = batch(e.name)
-    x = tensors(e.inputs)
-    shapes = (tuple({0: torch.export.Dim("batch", min=2)} for _ in x),)
+    whole = batch(e.name)
+    shapes = (tuple({0: torch.export.Dim("batch", min=2)} for _ in e.inputs),)
+    x = tensors(whole.inputs)
     program = torch.export.export(Module(f), x, dynamic_shapes=shapes).module()
-    check(numpy(program(*x)), e.values)
-    check(numpy(program(*(t[:3] for t in x))), tuple(y[:3] for y in e.values))
+    check_program(program, whole)
+    parts = (tuple(t[:3] for t in arrays) for arrays in whole[1:])
+    check_program(program, Example(e.name, *parts))
+
+
+def try_trace(e):
+    f, _ = loss_of(e)
+    with warnings.catch_warnings():
+        # That it is for arrays of these shapes.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        program = torch.jit.trace(f, tensors(e.inputs))
+    check_program(program, e)
 
 
 TRIES = {
@@ -211,7 +228,7 @@ TRIES = {
     "checkpoint": try_checkpoint,
 }
 # In graphs, which hold no kernels: of one example each, because tracing takes a second.
-TRACED = {"compile": try_compile, "export": try_export}
+TRACED = {"compile": try_compile, "export": try_export, "trace": try_trace}
 
 
 @pytest.mark.parametrize(("transform", "operator"), cells("PyTorch", TRIES))

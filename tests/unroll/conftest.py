@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import signal
 
 import numpy as np
 import pytest
@@ -30,16 +29,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(1)  # a command may have set another number
-
-
-@pytest.fixture(autouse=True)
-def _interruptible():
-    """What a shell starts in the background ignores Ctrl-C, which some tests send."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -1,0 +1,222 @@
+"""How PyTorch calls an operation: eagerly, inside transforms, and in traced graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from itertools import zip_longest
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
+from torch.autograd import forward_ad
+
+from svdinv.backends import torch_namespace as xp
+from svdinv.backends.torch_kernels import memory
+from svdinv.backends.torch_namespace import without_autocast
+from svdinv.backends.torch_node import as_node, is_node
+from svdinv.core.operation import Operation, in_front, padded, some
+from svdinv.kernels.memory import by_kernel, value
+
+__all__ = ["call", "constant", "inside_transform", "is_recorded", "value_by_kernel"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def constant(f: _F) -> _F:
+    """Mark a constant of a traced graph, as `torch.compiler.assume_constant_result`.
+
+    That would import Dynamo now, which takes as long as to import PyTorch.
+    """
+    f._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return f
+
+
+@constant
+def inside_transform() -> bool:
+    """Whether torch.func or forward mode is active; constant for one trace."""
+    transform = torch._C._functorch.peek_interpreter_stack() is not None
+    return transform or forward_ad._current_level >= 0
+
+
+def _tracked(jvp: Callable[..., Any]) -> Callable[..., Any]:
+    """Let forward mode of an outer level follow what a Function's jvp computes.
+
+    PyTorch switches it off meanwhile, and loses derivatives of derivatives silently.
+    """
+
+    @wraps(jvp)
+    def call(*arguments: Any) -> Any:
+        with forward_ad._set_fwd_grad_enabled(True):
+            return jvp(*arguments)
+
+    return call
+
+
+def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    """Compute the value alone."""
+    return value(operation, x, memory, xp)
+
+
+def _by_arrays(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    """Compute the value where no kernel does."""
+    with without_autocast(_first(x)):
+        return tuple(operation.value(x, xp))
+
+
+def is_recorded(x: Any) -> bool:
+    """Whether autograd has to know of what is computed from these tensors."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in x if t is not None)
+
+
+def _first(x: Any) -> Tensor:
+    for t in x:
+        if t is not None:
+            return t
+    raise ValueError("there is no tensor")
+
+
+def _split(ctx: Any, saved: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Split what was saved into inputs, None if they were not, and outputs."""
+    operation, count = ctx.operation, ctx.count
+    if not operation.saves_inputs:
+        return (None,) * count, saved
+    return saved[:count], saved[count:]
+
+
+def _alike(d: Tensor | None, like: Tensor | None) -> Tensor | None:
+    """Cast a tangent to the precision of what it belongs to.
+
+    PyTorch gives the product of a number and a tensor without axes a tangent of double
+    precision.
+    """
+    if d is None or like is None or d.is_complex() != like.is_complex():
+        return d
+    return d.to(like.dtype)
+
+
+def _pull(ctx: Any, g: tuple[Any, ...], call: Callable[..., Any]) -> tuple[Any, ...]:
+    if not some(*g):
+        return None, *padded((), ctx.count)
+    x, y = _split(ctx, ctx.saved_tensors)
+    with without_autocast(_first(g)):
+        wanted = ctx.needs_input_grad[1:]
+        found = ctx.operation.cotangent(x, y, g, wanted, call, xp)
+    pairs = zip(padded(found, ctx.count), wanted, strict=True)
+    return None, *(t if want else None for t, want in pairs)
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
+        return by_kernel(operation, x, memory, xp) or _by_arrays(operation, *x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        operation, *x = inputs
+        ctx.operation, ctx.count = operation, len(x)
+        ctx.set_materialize_grads(False)
+        kept = (
+            *(x if operation.saves_inputs else ()),
+            *(output if operation.saves_outputs else ()),
+        )
+        ctx.save_for_backward(*kept)
+        ctx.save_for_forward(*kept)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Any) -> tuple[Any, ...]:
+        return _pull(ctx, g, _value)
+
+
+class _Transformed(_Compiled):
+    # Dynamo refuses a Function that has its own jvp, hence two of them.
+    @staticmethod
+    def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
+        # Forward mode takes no views of what was computed inside.
+        return tuple(
+            y if y is None or not y._is_view() else y.data
+            for y in _Compiled.forward(operation, *x)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *g: Any) -> tuple[Any, ...]:
+        # A tangent of the cotangent, or of what was saved, is a derivative to be kept.
+        kept = torch.is_grad_enabled() or forward_ad._current_level >= 0
+        return _pull(ctx, g, call if kept else _value)
+
+    @staticmethod
+    @_tracked
+    def jvp(ctx: Any, _: Any, *dx: Any) -> tuple[Any, ...]:
+        # Without the tangents of the level that is being computed.
+        saved = tuple(
+            None if t is None else forward_ad.unpack_dual(t).primal
+            for t in ctx.saved_tensors
+        )
+        x, y = _split(ctx, saved)
+        known = x if ctx.operation.saves_inputs else y[:1] * len(x)
+        dx = tuple(_alike(d, like) for d, like in zip_longest(dx, known))
+        with without_autocast(_first((*saved, *dx))):
+            tangents = ctx.operation.tangent(x, y, dx, call, xp)
+        return tuple(None if t is None else t.resolve_conj() for t in tangents)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, operation: Operation, *x: Any) -> Any:
+        y = _Transformed.apply(operation, *in_front(x, in_dims[1:], xp))
+        return y, tuple(None if t is None else 0 for t in y)
+
+
+class _Plain(torch.autograd.Function):
+    """For reverse mode alone: what the transforms need takes as long as a small SVD."""
+
+    @staticmethod
+    def forward(ctx: Any, operation: Operation, *x: Any) -> tuple[Any, ...]:
+        y = by_kernel(operation, x, memory, xp) or _by_arrays(operation, *x)
+        ctx.operation, ctx.count = operation, len(x)
+        ctx.set_materialize_grads(False)
+        inputs = x if operation.saves_inputs else ()
+        ctx.save_for_backward(*inputs, *(y if operation.saves_outputs else ()))
+        return y
+
+    backward = _Transformed.backward
+
+    @classmethod
+    def apply(cls, *x: Any) -> Any:
+        # Without a signature to fill in.
+        plain: Any = super(torch.autograd.Function, cls)
+        return plain.apply(*unwrap_dead_wrappers(x))
+
+
+def value_by_kernel(operation: Operation, *x: Any) -> Any:
+    """Compute the value by a kernel, unless it is to be differentiated."""
+    # Forward mode is nothing that `memory.key` sees.
+    if forward_ad._current_level >= 0 or is_recorded(x):
+        return None
+    return by_kernel(operation, x, memory, xp)
+
+
+def call(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    """Call an operation so that PyTorch can differentiate, map and trace it."""
+    if operation.transparent:
+        return operation.composed(x, call, xp)
+    if not torch.compiler.is_compiling():
+        if inside_transform():
+            return _Transformed.apply(operation, *x)
+        if torch._C._get_tracing_state() is not None:
+            return as_node(operation, *x)
+        if is_recorded(x):
+            return _Plain.apply(operation, *x)
+        y = by_kernel(operation, x, memory, xp)
+        if y is not None:
+            return y
+        with torch.no_grad():
+            return _by_arrays(operation, *unwrap_dead_wrappers(x))
+    # Dynamo 2.13 drops a Function's own derivatives inside a transform, without a
+    # word (pytorch/pytorch#193279). What is raised while it traces makes it run the
+    # caller eagerly, or fail with fullgraph=True.
+    if inside_transform():
+        raise RuntimeError("torch.func or forward mode inside torch.compile")
+    if is_node(operation, x):
+        return as_node(operation, *x)
+    # It passes a Function that takes *x one too many if nothing is differentiated.
+    return (_Compiled.apply if is_recorded(x) else _Compiled.forward)(operation, *x)

@@ -1,0 +1,140 @@
+"""An operation as one node of a graph that PyTorch traces.
+
+Dynamo, `torch.export` and `torch.jit.trace` would otherwise follow its array functions,
+and lose its derivatives: the last two keep no `autograd.Function`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svdinv.backends import torch_namespace as xp
+from svdinv.backends.torch_kernels import memory
+from svdinv.backends.torch_namespace import without_autocast
+from svdinv.backends.torch_sharded import is_sharded
+from svdinv.core.operation import Operation, filled, in_front, padded, some
+from svdinv.core.operation_text import from_text, to_text
+from svdinv.kernels import variants
+from svdinv.kernels.memory import value
+
+__all__ = ["as_node", "is_kept", "is_node"]
+
+
+def is_node(operation: Operation, x: Any) -> bool:
+    """Whether Dynamo or `torch.export` is to make a node of an operation.
+
+    Not in a graph that is exported under `torch.no_grad`: that has values alone, and is
+    made of PyTorch's own functions. Dynamo's own are faster on GPUs.
+    """
+    if to_text(operation, []) is None:
+        return False
+    if torch.compiler.is_exporting():
+        return torch.is_grad_enabled()
+    there = [t for t in x if t is not None]
+    on_cpu = all(t.device.type == "cpu" and not is_sharded(t) for t in there)
+    return on_cpu and bool(variants())
+
+
+def is_kept() -> bool:
+    """Whether a graph is traced that outlives this call of the function."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return torch._C._get_tracing_state() is not None
+
+
+def as_node(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    """Call an operation as a node; see `svdinv.core.operation.Call`."""
+    if operation.transparent:
+        return operation.composed(x, as_node, xp)
+    return _value(operation, *x)
+
+
+def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    """Make a node of an operation; of a transparent one without its derivative."""
+    numbers: list[Any] = []
+    text = to_text(operation, numbers)
+    if text is None:
+        raise TypeError(
+            f"{operation!r} cannot be traced: its functions have to be frozen "
+            "dataclasses of a module, of numbers and names"
+        )
+    there = ",".join("1" if t is not None else "0" for t in x)
+    given = [t for t in x if t is not None]
+    y = torch.ops.svdinv.operation(given, f"[{there}]{text}", numbers)
+    return tuple(None if t.dtype == torch.bool else t for t in y)
+
+
+def _read(name: str, numbers: Any) -> tuple[Operation, tuple[bool, ...]]:
+    there, text = name[1:].split("]", 1)
+    operation = from_text(text, tuple(float(number) for number in numbers))
+    return operation, tuple(mark == "1" for mark in there.split(","))
+
+
+def _outputs(y: Any, like: Tensor) -> list[Tensor]:
+    """Return outputs that share no memory, and one of type bool in place of None."""
+    none = torch.empty(0, dtype=torch.bool, device=like.device)
+    return [none.clone() if t is None else _own(t) for t in y]
+
+
+def _own(t: Tensor) -> Tensor:
+    t = t.resolve_conj().resolve_neg()
+    if t._is_view() or not t.is_contiguous():
+        return t.clone(memory_format=torch.contiguous_format)
+    return t
+
+
+@torch.library.custom_op("svdinv::operation", mutates_args=())
+def _node(x: list[Tensor], name: str, numbers: Sequence[float]) -> list[Tensor]:
+    """Compute an operation."""
+    operation, there = _read(name, numbers)
+    with without_autocast(x[0]):
+        return _outputs(value(operation, filled(x, there), memory, xp), x[0])
+
+
+@_node.register_fake
+def _(x: list[Tensor], name: str, numbers: Sequence[float]) -> list[Tensor]:
+    operation, there = _read(name, numbers)
+    with without_autocast(x[0]):
+        return _outputs(operation.value(filled(x, there), xp), x[0])
+
+
+def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+    x, name, numbers = inputs
+    ctx.operation, ctx.there = _read(name, numbers)
+    ctx.numbers = len(numbers)
+    ctx.set_materialize_grads(False)
+    kept = x if ctx.operation.saves_inputs else ()
+    ctx.inputs = len(kept)
+    ctx.save_for_backward(*kept, *(output if ctx.operation.saves_outputs else ()))
+
+
+def _pull(ctx: Any, g: Any) -> Any:
+    operation, there = ctx.operation, ctx.there
+    saved = ctx.saved_tensors
+    x: Any = (None,) * len(there)
+    if operation.saves_inputs:
+        x = filled(saved[: ctx.inputs], there)
+    y = tuple(None if t.dtype == torch.bool else t for t in saved[ctx.inputs :])
+    wanted = filled(ctx.needs_input_grad[0], there)
+    found: Any = ()
+    if some(*g):
+        like = next(t for t in g if t is not None)
+        call = as_node if torch.is_grad_enabled() else _value
+        with without_autocast(like):
+            found = operation.cotangent(x, y, g, tuple(map(bool, wanted)), call, xp)
+    pairs = zip(padded(found, len(there)), wanted, there, strict=True)
+    cotangents = [t if want else None for t, want, given in pairs if given]
+    return cotangents, None, None if ctx.numbers else []
+
+
+_node.register_autograd(_pull, setup_context=_keep)
+
+
+@_node.register_vmap
+def _(info: Any, in_dims: Any, x: Any, name: str, numbers: Any) -> Any:
+    y = _node(in_front(x, in_dims[0], xp), name, numbers)
+    return y, [0] * len(y)
