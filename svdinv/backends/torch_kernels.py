@@ -208,6 +208,8 @@ def _traces(A: Tensor) -> bool:
     """Whether a graph for the CPU is traced, where the kernels are at hand."""
     return (
         torch.compiler.is_compiling()
+        # What is exported without gradients is made of PyTorch's own functions.
+        and (torch.is_grad_enabled() or not torch.compiler.is_exporting())
         and A.device.type == "cpu"
         and A.dtype in _NAMES
         and bool(variants())

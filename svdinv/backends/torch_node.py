@@ -28,15 +28,16 @@ def is_node(operation: Operation, x: Any) -> bool:
     """Whether Dynamo or `torch.export` is to make a node of an operation.
 
     Not in a graph that is exported under `torch.no_grad`: that has values alone, and is
-    made of PyTorch's own functions. Dynamo's own are faster on GPUs.
+    made of PyTorch's own functions. Nor for Dynamo where there are no kernels, as on a
+    GPU, or a report of the gauge reads values.
     """
-    if to_text(operation, []) is None:
-        return False
     if torch.compiler.is_exporting():
         return torch.is_grad_enabled()
+    if getattr(operation, "gauge", "ignore") != "ignore" or not variants():
+        return False
     there = [t for t in x if t is not None]
     on_cpu = all(t.device.type == "cpu" and not is_sharded(t) for t in there)
-    return on_cpu and bool(variants())
+    return on_cpu and to_text(operation, []) is not None
 
 
 def is_kept() -> bool:
@@ -59,8 +60,9 @@ def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
     text = to_text(operation, numbers)
     if text is None:
         raise TypeError(
-            f"{operation!r} cannot be traced: its functions have to be frozen "
-            "dataclasses of a module, of numbers and names"
+            f"{operation!r} cannot be in a graph that is kept: what it holds must be "
+            "numbers, names and frozen dataclasses of such, defined in a module; for "
+            "values alone, export under torch.no_grad()"
         )
     there = ",".join("1" if t is not None else "0" for t in x)
     given = [t for t in x if t is not None]

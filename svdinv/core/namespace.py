@@ -138,7 +138,7 @@ def is_usual(size: Array, xp: Namespace) -> bool:
     """Whether `binary_scale` is known to be 1 everywhere."""
     _, bits = math.frexp(float(xp.finfo(size.dtype).max))
     edge = 2.0 ** (_PARTS[0] * bits // 32)
-    known = None if set(known_shape(size)) - {1} else numbers(size, xp)
+    known = numbers(size, xp) if all(n == 1 for n in known_shape(size)) else None
     if known is not None:  # a single one, of which Python knows sooner
         return 1 / edge <= known[0] <= edge
     return any_on_host((size > edge) | (size < 1 / edge), xp) is False

@@ -1,0 +1,271 @@
+"""PyTorch's graphs: exported, traced, saved, and with numbers that change."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from interpreters import run
+from torch.autograd import grad
+
+import svdinv.torch as st
+from svdinv.core.functions import SpectralFunction, TopSubgradient
+from svdinv.core.operation_text import from_text, to_text
+from svdinv.core.spectral_operations import Map
+from svdinv.core.svd_operations import SVD
+from svdinv.core.thresholds import Firm, Soft
+
+# Raised by PyTorch's own code: TorchScript is deprecated, and warns of constants.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::torch.jit.TracerWarning",
+)
+
+
+def matrices(*shape):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+
+class Module(torch.nn.Module):
+    """A function of the scaled argument; the scales are what is learned."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.scales = torch.nn.Parameter(torch.tensor([1.0, 0.5, 2.0, 1.5]).double())
+
+    def forward(self, A):
+        return self.function(A * self.scales)
+
+
+def residual(A):
+    """A sum of what has a gradient by PyTorch and what has one by svdinv."""
+    return A + st.svt(A, 0.5)
+
+
+def fitted(A):
+    return st.lstsq(A, A[..., :1] ** 2)
+
+
+def far(A):
+    M = A @ A.mT + torch.eye(A.shape[-2], dtype=A.dtype)
+    return st.bures_distance(M, torch.eye(A.shape[-2], dtype=A.dtype), squared=True)
+
+
+FUNCTIONS = {"svt": residual, "lstsq": fitted, "bures_distance": far}
+
+
+def gradients(module, A):
+    (scales,) = module.parameters()
+    A = A.clone().requires_grad_()
+    return grad(module(A).square().sum(), (A, scales))
+
+
+def exported(module, A, **how):
+    batch = torch.export.Dim("batch", min=1, max=64)
+    shapes = ({0: batch},)
+    return torch.export.export(module, (A,), dynamic_shapes=shapes, **how)
+
+
+def traced(module, A):
+    return torch.jit.trace(module, (A,))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("how", ["export", "strict", "trace"])
+def test_gradients_of_a_kept_graph(name, how):
+    """Also where part of them is PyTorch's own, and of what had none at tracing."""
+    module, A = Module(FUNCTIONS[name]), matrices(3, 5, 4)
+    if how == "trace":
+        program, B = traced(module, A), A + 0.1
+    else:
+        program, B = exported(module, A, strict=how == "strict").module(), A[[2, 0]]
+    for found, exact in zip(gradients(program, B), gradients(module, B), strict=True):
+        torch.testing.assert_close(found, exact)
+
+
+def test_a_kept_graph_at_repeated_values():
+    module, A = Module(lambda A: st.svt(A, 0.5)), matrices(2, 5, 4)
+    program = exported(module, A).module()
+    I = torch.eye(5, 4, dtype=A.dtype)[None] / module.scales.detach()
+    (found, _), (exact, _) = gradients(program, I), gradients(module, I)
+    assert exact.isfinite().all()
+    torch.testing.assert_close(found, exact)
+
+
+def test_second_derivatives_of_a_kept_graph():
+    A = matrices(3, 5, 4).requires_grad_()
+    program = exported(Module(residual), A.detach()).module()
+    for f in (program, traced(Module(residual), A.detach())):
+        torch.autograd.gradgradcheck(f, (A,))
+
+
+SAVED = """
+import sys
+import torch
+folder, *modules = sys.argv[1:]
+for module in modules:
+    __import__(module)
+A, exact = torch.load(f"{folder}/exact.pt")
+load = torch.jit.load if sys.argv[1].endswith("trace") else lambda name: (
+    torch.export.load(name).module())
+program = load(f"{folder}/program.pt2")
+if "no gradient" in folder:
+    torch.testing.assert_close(program(A), exact)
+else:
+    (scales,) = program.parameters()
+    (found,) = torch.autograd.grad(program(A).square().sum(), scales)
+    torch.testing.assert_close(found, exact)
+print("the same")
+"""
+
+
+@pytest.mark.parametrize("how", ["export", "export, no gradient", "trace"])
+def test_a_saved_graph_in_another_process(how, tmp_path):
+    """It needs svdinv, but for values alone, which PyTorch's own functions compute."""
+    folder = tmp_path / how
+    folder.mkdir()
+    module, A = Module(residual), matrices(3, 5, 4)
+    alone = "no gradient" in how
+    with torch.no_grad():
+        value = module(A)
+    exact = value if alone else gradients(module, A)[1]
+    torch.save((A, exact), folder / "exact.pt")
+    program = folder / "program.pt2"
+    with torch.set_grad_enabled(not alone):
+        if how == "trace":
+            traced(module, A).save(program)
+        else:
+            torch.export.save(exported(module, A), program)
+    done = run("-c", SAVED, folder, "svdinv.torch")
+    assert done.stdout == "the same\n", done.stderr
+    done = run("-c", SAVED, folder)
+    assert (done.stdout == "the same\n") is alone
+    assert alone or "svdinv" in done.stderr
+
+
+def test_a_function_of_ones_own_in_a_kept_graph():
+    """Its derivative is one that the graph cannot hold, and no silent zero."""
+    A, B = matrices(3, 5, 4), matrices(5, 5, 4)
+    module = Module(lambda A: A + st.spectral_map(A, torch.tanh))
+    for program in (exported(module, A).module(), traced(module, A)):
+        torch.testing.assert_close(program(B), module(B))
+        with pytest.raises(Exception, match="spectral_map needs df"):
+            gradients(program, B)
+
+    def slope(s):
+        return 1 - torch.tanh(s) ** 2
+
+    module = Module(lambda A: st.spectral_map(A, torch.tanh, slope))
+    for found, exact in zip(
+        gradients(exported(module, A).module(), B), gradients(module, B), strict=True
+    ):
+        torch.testing.assert_close(found, exact)
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda A, x: st.firm_threshold(A, 0.3, x),
+        lambda A, x: st.schatten_norm(A, x),
+        lambda A, x: st.log_sum_threshold(A, 0.3, x),
+        lambda A, x: st.powm(A.mT @ A, x),
+        lambda A, x: st.psd_project(A.mT @ A, x / 10),
+        lambda A, x: st.pinv(A, rcond=x / 1000),
+    ],
+    ids=["firm", "schatten", "log", "power", "positive", "inverse"],
+)
+def test_numbers_that_change_between_calls(call, dynamic):
+    """Dynamo makes symbols of them."""
+    torch._dynamo.reset()
+    A = matrices(3, 5, 4).requires_grad_()
+    compiled = torch.compile(call, backend="eager", fullgraph=True, dynamic=dynamic)
+    for x in (2.3, 2.7, 3.1):
+        found, exact = (grad(f(A, x).square().sum(), A)[0] for f in (compiled, call))
+        torch.testing.assert_close(found, exact)
+
+
+def test_text_of_operations():
+    for operation in (SVD(rtol=1e-3), Map(Firm(2.5)), Map(TopSubgradient(None))):
+        numbers = []
+        text = to_text(operation, numbers)
+        assert from_text(text, tuple(numbers)) == operation
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(SpectralFunction):
+    """A function that other code than svdinv's defines."""
+
+    power: float = 2.0
+
+    def value(self, s, tau, xp):
+        return s**self.power
+
+    def difference(self, a, b, tau, xp):
+        return a.s + b.s
+
+    def second_difference(self, points, d, tau, xp):
+        return xp.ones_like(points[0].s + points[1].s + points[2].s)
+
+
+def test_a_spectral_function_of_ones_own_in_a_kept_graph():
+    module, A = Module(lambda A: st.spectral_operator(A, Own())), matrices(3, 5, 4)
+    program = exported(module, A).module()
+    for found, exact in zip(gradients(program, A), gradients(module, A), strict=True):
+        torch.testing.assert_close(found, exact)
+    Hidden = dataclasses.make_dataclass("Hidden", [], bases=(Own,), frozen=True)
+    Hidden.__qualname__ = "make.<locals>.Hidden"
+    module = Module(lambda A: st.spectral_operator(A, Hidden()))
+    with pytest.raises(TypeError, match="defined in a module"):
+        exported(module, A)
+    with torch.no_grad():
+        program = exported(module, A).module()
+        torch.testing.assert_close(program(A), module(A))
+    torch._dynamo.reset()
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    for found, exact in zip(gradients(compiled, A), gradients(module, A), strict=True):
+        torch.testing.assert_close(found, exact)
+
+
+def test_a_text_makes_operations_alone(monkeypatch):
+    """Not anything that a file names."""
+    module = types.ModuleType("made_up")
+    module.Soft = type("Soft", (), {"__init__": lambda self: pytest.fail("called")})
+    monkeypatch.setitem(sys.modules, "made_up", module)
+    for text in ('["made_up","Soft",[]]', '["os","system",["true"]]', '["no","x",[]]'):
+        with pytest.raises(RuntimeError, match="not to be found"):
+            from_text(text, ())
+    assert from_text(to_text(Soft(), []), ()) == Soft()
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
+def test_a_gauge_is_reported_as_ever():
+    """Dynamo cannot trace a report, and runs it eagerly; an exported graph has it."""
+    A = matrices(3, 4, 4) + 1j * matrices(3, 4, 4)
+
+    def phase(A):
+        return st.svd(A, gauge="warn").U.real.sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(phase, backend="aot_eager")
+    program = torch.export.export(Plain(phase), (A,)).module()
+    for f in (phase, compiled, program):
+        with pytest.warns(UserWarning, match="depends on"):
+            f(A.clone().requires_grad_()).backward()
+
+
+class Plain(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, A):
+        return self.function(A)
