@@ -532,7 +532,7 @@ def _separated(backend: Backend, *roots: Array) -> tuple[list[Array], Array | No
 
 def _per_matrix(backend: Backend, value: Any, A: Array, name: str) -> Array:
     """Real numbers of any sign in the batch shape of A."""
-    if isinstance(value, numbers.Real) and not abs(value) < math.inf:
+    if isinstance(value, numbers.Real) and not abs(float(value)) < math.inf:
         raise ValueError(f"{name} must be finite, got {value}")
     batch, values = tuple(A.shape[:-2]), backend.parameter(value, A, name)
     if not broadcasts(values.shape, batch):
