@@ -218,6 +218,6 @@ def _choose(
         return usual
     if len(candidates) != 1:
         many = "several arrays" if candidates else "no array with two axes or more"
-        hint = f"none is called {usual}" if usual else "choose one by key"
+        hint = f"none is called {usual}" if usual else "choose one by key (--key)"
         raise FileError(f"{path} has {many}; {hint}: {described or 'nothing'}")
     return candidates[0]

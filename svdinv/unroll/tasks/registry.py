@@ -11,7 +11,7 @@ import importlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ def check_reads(task: Any) -> None:
 
 
 _ADDED: dict[str, TaskEntry] = {}
+_LEFT_OUT: set[EntryPoint] = set()
 
 
 def add(task: Any) -> TaskEntry:
@@ -105,7 +106,7 @@ def add(task: Any) -> TaskEntry:
 def entries() -> dict[str, TaskEntry]:
     """Return all tasks by kind: those of svdinv, of other packages, and from `add`.
 
-    Warns of a task of another package that cannot be imported, and leaves it out.
+    Warns of a task of another package that cannot be imported, once, and leaves it out.
     """
     own: dict[str, TaskEntry] = {}
     for folder in _FOLDERS:
@@ -113,10 +114,11 @@ def entries() -> dict[str, TaskEntry]:
             own[entry.kind] = entry
     found = {kind: own[kind] for kind in _ORDER}
     for point in entry_points(group=GROUP):
-        if point.name not in _ADDED:
+        if point.name not in _ADDED and point not in _LEFT_OUT:
             try:
                 add(point.load())
             except Exception as error:  # a module of others may raise any
+                _LEFT_OUT.add(point)
                 warnings.warn(
                     f"left out the task of the entry point {point.name} = "
                     f"{point.value!r}, which cannot be imported: {error}",

@@ -139,7 +139,9 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
         )
     nonzero = kspace.reshape(len(mask), -1, height, width).any(axis=1)
     zero = 1 - float(nonzero[mask].mean())
-    if _ZEROS < zero < 1:
+    if zero == 1:
+        raise FileError(f"{path}: kspace is zero at all samples")
+    if zero > _ZEROS:
         raise FileError(
             f"{path}: {zero:.0%} of the samples in the mask are exactly 0; mask must "
             "be false where nothing is measured"
@@ -182,7 +184,7 @@ def problem_of_kspace(
         scale = unit * float(np.abs(image).max())
     else:
         scale = float(np.abs(truth).max())
-    if scale == 0:
+    if scale == 0:  # where the maps are 0, too
         raise FileError(f"{path}: kspace is zero at all samples")
     return Problem(
         divided(kspace, scale),

@@ -92,7 +92,7 @@ class CineOptions(Options):
     acceleration: float | None = option(
         None,
         "factor by which k-space is undersampled (default 8: an eighth of k-space is "
-        "sampled)",
+        "sampled; of radial lines, which overlap, a little less)",
         low=1,
         high=_MOST_ACCELERATED,
     )
