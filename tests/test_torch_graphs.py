@@ -15,9 +15,10 @@ from torch.autograd import grad
 
 import svdinv.torch as st
 from svdinv.core.functions import SpectralFunction, TopSubgradient
+from svdinv.core.operation import Operation
 from svdinv.core.operation_text import from_text, to_text
 from svdinv.core.spectral_operations import Map
-from svdinv.core.svd_operations import SVD
+from svdinv.core.svd_operations import SVD, Decomposition
 from svdinv.core.thresholds import Firm, Soft
 
 # Raised by PyTorch's own code: TorchScript is deprecated, and warns of constants.
@@ -198,6 +199,17 @@ def test_text_of_operations():
         numbers = []
         text = to_text(operation, numbers)
         assert from_text(text, tuple(numbers)) == operation
+
+
+def test_every_operation_has_a_text():
+    """An operation is a frozen dataclass, if it has no fields too."""
+    found = [Operation]
+    for kind in found:
+        found += kind.__subclasses__()
+        assert kind in (Operation, Decomposition) or dataclasses.is_dataclass(kind), (
+            kind
+        )
+    assert len(found) > 30
 
 
 @dataclasses.dataclass(frozen=True)

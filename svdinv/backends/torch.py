@@ -21,7 +21,7 @@ from svdinv.backends.torch_calls import (
 )
 from svdinv.backends.torch_kernels import memory
 from svdinv.backends.torch_namespace import without_autocast
-from svdinv.backends.torch_node import is_kept
+from svdinv.backends.torch_node import factors_by_node, is_kept, is_node
 from svdinv.backends.torch_sharded import check_placements, is_sharded, replicated
 from svdinv.core.backend import Backend, number_within
 from svdinv.core.operation import Operation
@@ -72,7 +72,10 @@ class TorchBackend(Backend):
 
     def evaluate(self, operation: Operation, *x: Any) -> Any:
         x = tuple(t if t is None else t.detach() for t in x)
-        y = by_kernel(operation, x, memory, xp)
+        if is_node(operation, x):
+            y = factors_by_node(operation, *x)
+        else:
+            y = by_kernel(operation, x, memory, xp)
         if y is None:
             # A graph that is kept has the user's own mode: see `is_node`.
             unrecorded = nullcontext() if is_kept() else torch.no_grad()

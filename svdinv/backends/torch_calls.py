@@ -202,7 +202,7 @@ def call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     if not torch.compiler.is_compiling():
         if inside_transform():
             return _Transformed.apply(operation, *x)
-        if torch._C._get_tracing_state() is not None:
+        if is_node(operation, x):
             return as_node(operation, *x)
         if is_recorded(x):
             return _Plain.apply(operation, *x)

@@ -134,7 +134,6 @@ _NAMES = {
     torch.complex128: "complex128",
 }
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
-_REAL = {dtype: dtype.to_real() for dtype in _NAMES}
 memory = TorchMemory()
 
 
@@ -168,58 +167,8 @@ def multiplies_quickly(A: Tensor, B: Tensor) -> bool:
     return small and A.numel() + B.numel() >= _LEAST_ELEMENTS
 
 
-def _aligned(U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Factors with the strides that the kernels give them."""
-    return U.mT.contiguous().mT, S, Vh.contiguous()
-
-
-@torch.library.custom_op("svdinv::svd", mutates_args=())
-def _traced_svd(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin SVD as one node of a traced graph."""
-    return by_memory.decomposition("svd", A, memory) or _aligned(
-        *torch.linalg.svd(A, full_matrices=False)
-    )
-
-
-@_traced_svd.register_fake
-def _(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    *batch, m, n = A.shape
-    k = torch.sym_min(m, n)
-    S = A.new_empty((*batch, k), dtype=_REAL[A.dtype])
-    return A.new_empty((*batch, k, m)).mT, S, A.new_empty((*batch, k, n))
-
-
-@torch.library.custom_op("svdinv::eigh", mutates_args=())
-def _traced_eigh(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigendecomposition as one node of a traced graph."""
-    found = by_memory.decomposition("eigh", A, memory)
-    if found is None:
-        w, V = torch.linalg.eigh(A)
-        return w, V.mT.contiguous().mT
-    return found
-
-
-@_traced_eigh.register_fake
-def _(A: Tensor) -> tuple[Tensor, Tensor]:
-    return A.new_empty(A.shape[:-1], dtype=_REAL[A.dtype]), A.new_empty(A.shape).mT
-
-
-def _traces(A: Tensor) -> bool:
-    """Whether a graph for the CPU is traced, where the kernels are at hand."""
-    return (
-        torch.compiler.is_compiling()
-        # What is exported without gradients is made of PyTorch's own functions.
-        and (torch.is_grad_enabled() or not torch.compiler.is_exporting())
-        and A.device.type == "cpu"
-        and A.dtype in _NAMES
-        and bool(variants())
-    )
-
-
 def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
     """Singular value decomposition, as `torch.linalg.svd`."""
-    if not full_matrices and _traces(A):
-        return _traced_svd(A)
     thin = not full_matrices or A.shape[-2] == A.shape[-1]
     if thin:
         factors = by_memory.decomposition("svd", A, memory)
@@ -237,7 +186,5 @@ def _marked(U: Tensor, S: Tensor) -> Tensor:
 
 def eigh(A: Tensor) -> tuple[Tensor, ...]:
     """Eigendecomposition of Hermitian matrices, as `torch.linalg.eigh`."""
-    if _traces(A):
-        return _traced_eigh(A)
     factors = by_memory.decomposition("eigh", A, memory)
     return torch.linalg.eigh(A) if factors is None else factors

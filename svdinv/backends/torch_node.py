@@ -18,19 +18,23 @@ from svdinv.backends.torch_namespace import without_autocast
 from svdinv.backends.torch_sharded import is_sharded
 from svdinv.core.operation import Operation, filled, in_front, padded, some
 from svdinv.core.operation_text import from_text, to_text
+from svdinv.core.spectral import SVDFactors
+from svdinv.core.spectral_operations import Factorise
 from svdinv.kernels import variants
 from svdinv.kernels.memory import value
 
-__all__ = ["as_node", "is_kept", "is_node"]
+__all__ = ["as_node", "factors_by_node", "is_kept", "is_node"]
 
 
 def is_node(operation: Operation, x: Any) -> bool:
-    """Whether Dynamo or `torch.export` is to make a node of an operation.
+    """Whether what traces this call, if anything does, gets a node of an operation.
 
     Not in a graph that is exported under `torch.no_grad`: that has values alone, and is
     made of PyTorch's own functions. Nor for Dynamo where there are no kernels, as on a
     GPU, or a report of the gauge reads values.
     """
+    if not torch.compiler.is_compiling():
+        return torch._C._get_tracing_state() is not None
     if torch.compiler.is_exporting():
         return torch.is_grad_enabled()
     if getattr(operation, "gauge", "ignore") != "ignore" or not variants():
@@ -52,6 +56,19 @@ def as_node(operation: Operation, *x: Any) -> tuple[Any, ...]:
     if operation.transparent:
         return operation.composed(x, as_node, xp)
     return _value(operation, *x)
+
+
+def factors_by_node(operation: Operation, *x: Any) -> Any:
+    """Make a node of an operation without derivatives; None where that cannot be.
+
+    Of the factors of matrices it makes those of an SVD: which of others are accurate
+    enough is known by values alone.
+    """
+    if not isinstance(operation, Factorise):
+        return _value(operation, *x)
+    if operation.method not in ("auto", "svd"):
+        return None
+    return SVDFactors(*_value(Factorise(operation.function, method="svd"), x[0], None))
 
 
 def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:

@@ -97,6 +97,7 @@ def _root(square: Array, spread: Array, far: Array, xp: Namespace) -> Array:
     return xp.where(rounding, xp.zeros_like(root), root)
 
 
+@dataclass(frozen=True)
 class FindMotion(Operation):
     """(P, Q, w) -> `Motion` from P to Q; it has no derivative."""
 
@@ -231,6 +232,7 @@ def _direct(xp: Namespace) -> Call:
     return lambda operation, *x: operation.value(x, xp)
 
 
+@dataclass(frozen=True)
 class _AlignPush(Operation):
     """(P, Q, w, motion, dP, dQ, dw) -> tangents of R, t, rmsd and C."""
 
