@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import types
 
 import pytest
 
@@ -19,7 +17,7 @@ from svdinv.core.operation import Operation
 from svdinv.core.operation_text import from_text, to_text
 from svdinv.core.spectral_operations import Map
 from svdinv.core.svd_operations import SVD, Decomposition
-from svdinv.core.thresholds import Firm, Soft
+from svdinv.core.thresholds import Firm
 
 # Raised by PyTorch's own code: TorchScript is deprecated, and warns of constants.
 pytestmark = pytest.mark.filterwarnings(
@@ -27,6 +25,9 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning",
     "ignore::torch.jit.TracerWarning",
 )
+
+
+NODE = torch.ops.svdinv.operation.default
 
 
 def matrices(*shape):
@@ -185,7 +186,7 @@ def test_a_function_of_ones_own_in_a_kept_graph():
     ids=["firm", "schatten", "log", "power", "positive", "inverse"],
 )
 def test_numbers_that_change_between_calls(call, dynamic):
-    """Dynamo makes symbols of them."""
+    """Dynamo makes symbols of them, at first."""
     torch._dynamo.reset()
     A = matrices(3, 5, 4).requires_grad_()
     compiled = torch.compile(call, backend="eager", fullgraph=True, dynamic=dynamic)
@@ -226,34 +227,90 @@ class Own(SpectralFunction):
         return xp.ones_like(points[0].s + points[1].s + points[2].s)
 
 
-def test_a_spectral_function_of_ones_own_in_a_kept_graph():
+def test_a_spectral_function_of_ones_own():
+    """Nothing but its code says how to make it anew; Dynamo goes through that."""
     module, A = Module(lambda A: st.spectral_operator(A, Own())), matrices(3, 5, 4)
-    program = exported(module, A).module()
-    for found, exact in zip(gradients(program, A), gradients(module, A), strict=True):
-        torch.testing.assert_close(found, exact)
-    Hidden = dataclasses.make_dataclass("Hidden", [], bases=(Own,), frozen=True)
-    Hidden.__qualname__ = "make.<locals>.Hidden"
-    module = Module(lambda A: st.spectral_operator(A, Hidden()))
-    with pytest.raises(TypeError, match="defined in a module"):
-        exported(module, A)
-    with torch.no_grad():
-        program = exported(module, A).module()
-        torch.testing.assert_close(program(A), module(A))
+    for trace in (exported, traced):
+        with pytest.raises(TypeError, match=r"Own\(power=2.0\).* of other code"):
+            trace(module, A)
+        with torch.no_grad():
+            program = trace(module, A)
+        run = program.module() if trace is exported else program
+        torch.testing.assert_close(run(A), module(A))
     torch._dynamo.reset()
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     for found, exact in zip(gradients(compiled, A), gradients(module, A), strict=True):
         torch.testing.assert_close(found, exact)
 
 
-def test_a_text_makes_operations_alone(monkeypatch):
-    """Not anything that a file names."""
-    module = types.ModuleType("made_up")
-    module.Soft = type("Soft", (), {"__init__": lambda self: pytest.fail("called")})
-    monkeypatch.setitem(sys.modules, "made_up", module)
-    for text in ('["made_up","Soft",[]]', '["os","system",["true"]]', '["no","x",[]]'):
-        with pytest.raises(RuntimeError, match="not to be found"):
-            from_text(text, ())
-    assert from_text(to_text(Soft(), []), ()) == Soft()
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["os","system",["true"]]',
+        '["svdinv.core.operation","sys",["true"]]',
+        '["svdinv.core.thresholds","dataclass",[]]',
+        '["svdinv.core.thresholds","Soft",[false]]',
+        '["svdinv.core.thresholds","None",[]]',
+        '["svdinv.core.spectral_operations","Map",[{},{}]]',
+        '["svdinv.core.svd_operations","SVD",[1,2,3,4,5,6,7]]',
+        "[]",
+        "{",
+    ],
+)
+def test_a_text_of_no_operation(text):
+    """Of which some would do harm, and others are of another version."""
+    with pytest.raises(RuntimeError, match="another version of svdinv"):
+        from_text(text, (0.5,))
+
+
+@pytest.mark.parametrize("how", ["export", "trace"])
+def test_forward_mode_of_a_kept_graph_raises(how):
+    """PyTorch would drop the tangents of any operation of others."""
+    A = matrices(3, 5, 4)
+    program = traced(Plain(residual), A)
+    if how == "export":
+        program = exported(Plain(residual), A).module()
+    with pytest.raises(Exception, match="has no forward mode"):
+        torch.func.jvp(program, (A,), (A,))
+    torch.testing.assert_close(torch.func.vmap(program)(A[None])[0], residual(A))
+
+
+@pytest.mark.parametrize("name", ["schatten", "bures_distance"])
+def test_decompositions_of_an_exported_graph(name):
+    """They take a detached array for the array itself."""
+    functions = {"schatten": lambda A: st.schatten_norm(A, 1.5), **FUNCTIONS}
+    module, A = Module(functions[name]), matrices(3, 5, 4)
+    program = exported(module, A).run_decompositions().module()
+    for found, exact in zip(gradients(program, A), gradients(module, A), strict=True):
+        torch.testing.assert_close(found, exact)
+
+
+def test_an_exported_graph_of_any_number_of_rows():
+    A, B = matrices(3, 6, 4), matrices(2, 9, 4)
+    shapes = ({0: torch.export.Dim("b", min=1), 1: torch.export.Dim("r", min=5)},)
+    module = Plain(lambda A: st.svd(A).S)
+    program = torch.export.export(module, (A,), dynamic_shapes=shapes).module()
+    torch.testing.assert_close(program(B), module(B))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_operation_is_as_pytorch_wants_it(name):
+    A, calls = matrices(3, 5, 4), []
+
+    class Recorded(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is NODE:
+                x, *rest = args
+                calls.append(([t.detach() for t in x], *rest))
+            return function(*args, **(kwargs or {}))
+
+    program = exported(Module(FUNCTIONS[name]), A).module()
+    with Recorded():
+        gradients(program, A)
+    assert len(calls) > 1
+    tests = "test_schema", "test_autograd_registration", "test_faketensor"
+    for call in calls:
+        torch.library.opcheck(NODE, call, test_utils=tests)
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")

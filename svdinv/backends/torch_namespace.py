@@ -84,9 +84,14 @@ def may_ask() -> bool:
     return not (torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
 
+def _is_fake(x: Tensor) -> bool:
+    """Whether `x` stands for an array in what traces it; its value is a symbol."""
+    return torch._C._len_torch_dispatch_stack() > 0 or hasattr(x, "fake_mode")
+
+
 def any_on_host(mask: Tensor) -> bool | None:
     """Whether an element holds, unless that means waiting for a device."""
-    if mask.device.type != "cpu" or not may_ask():
+    if mask.device.type != "cpu" or not may_ask() or _is_fake(mask):
         return None
     try:
         return mask.any().item()
@@ -96,7 +101,7 @@ def any_on_host(mask: Tensor) -> bool | None:
 
 def numbers(x: Tensor) -> list[float] | None:
     """See `svdinv.core.namespace`."""
-    if not x.is_cpu or not may_ask():
+    if not x.is_cpu or not may_ask() or _is_fake(x):
         return None
     try:
         return x.reshape(-1).tolist()

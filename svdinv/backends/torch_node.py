@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_kernels import memory
@@ -20,10 +21,18 @@ from svdinv.core.operation import Operation, filled, in_front, padded, some
 from svdinv.core.operation_text import from_text, to_text
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise
+from svdinv.core.svd_operations import SVD
 from svdinv.kernels import variants
 from svdinv.kernels.memory import value
 
 __all__ = ["as_node", "factors_by_node", "is_kept", "is_node"]
+
+
+def is_kept() -> bool:
+    """Whether a graph is traced that outlives this call of the function."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return torch._C._get_tracing_state() is not None
 
 
 def is_node(operation: Operation, x: Any) -> bool:
@@ -34,28 +43,26 @@ def is_node(operation: Operation, x: Any) -> bool:
     GPU, or a report of the gauge reads values.
     """
     if not torch.compiler.is_compiling():
-        return torch._C._get_tracing_state() is not None
+        tracing = torch._C._get_tracing_state() is not None
+        return tracing and (torch.is_grad_enabled() or _has_text(operation))
     if torch.compiler.is_exporting():
         return torch.is_grad_enabled()
     if getattr(operation, "gauge", "ignore") != "ignore" or not variants():
         return False
     there = [t for t in x if t is not None]
     on_cpu = all(t.device.type == "cpu" and not is_sharded(t) for t in there)
-    return on_cpu and to_text(operation, []) is not None
+    return on_cpu and _has_text(operation)
 
 
-def is_kept() -> bool:
-    """Whether a graph is traced that outlives this call of the function."""
-    if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
-    return torch._C._get_tracing_state() is not None
+def _has_text(operation: Operation) -> bool:
+    return to_text(operation, []) is not None
 
 
 def as_node(operation: Operation, *x: Any) -> tuple[Any, ...]:
     """Call an operation as a node; see `svdinv.core.operation.Call`."""
     if operation.transparent:
         return operation.composed(x, as_node, xp)
-    return _value(operation, *x)
+    return _node_of(operation, x)
 
 
 def factors_by_node(operation: Operation, *x: Any) -> Any:
@@ -65,32 +72,39 @@ def factors_by_node(operation: Operation, *x: Any) -> Any:
     enough is known by values alone.
     """
     if not isinstance(operation, Factorise):
-        return _value(operation, *x)
+        return _node_of(operation, x, constant=True)
     if operation.method not in ("auto", "svd"):
         return None
-    return SVDFactors(*_value(Factorise(operation.function, method="svd"), x[0], None))
+    operation = Factorise(operation.function, method="svd")
+    return SVDFactors(*_node_of(operation, (x[0], None), constant=True))
 
 
 def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    """Make a node of an operation; of a transparent one without its derivative."""
+    """Call an operation as a node, a transparent one without its derivative."""
+    return _node_of(operation, x)
+
+
+def _node_of(operation: Operation, x: Any, constant: bool = False) -> tuple[Any, ...]:
     numbers: list[Any] = []
     text = to_text(operation, numbers)
     if text is None:
         raise TypeError(
-            f"{operation!r} cannot be in a graph that is kept: what it holds must be "
-            "numbers, names and frozen dataclasses of such, defined in a module; for "
-            "values alone, export under torch.no_grad()"
+            f"{operation!r} cannot be in a graph that keeps gradients: it holds a "
+            "function or a class of other code than svdinv's. Trace it under "
+            "torch.no_grad(), for values alone"
         )
-    there = ",".join("1" if t is not None else "0" for t in x)
+    there = "".join("0" if t is None else "1" for t in x)
+    kind = "constant" if constant else ""
     given = [t for t in x if t is not None]
-    y = torch.ops.svdinv.operation(given, f"[{there}]{text}", numbers)
+    y = torch.ops.svdinv.operation(given, f"{there} {kind} {text}", numbers)
     return tuple(None if t.dtype == torch.bool else t for t in y)
 
 
-def _read(name: str, numbers: Any) -> tuple[Operation, tuple[bool, ...]]:
-    there, text = name[1:].split("]", 1)
+def _read(name: str, numbers: Any) -> tuple[Operation, tuple[bool, ...], bool]:
+    """Return the operation, which of its arguments are there, and if it is constant."""
+    there, kind, text = name.split(" ", 2)
     operation = from_text(text, tuple(float(number) for number in numbers))
-    return operation, tuple(mark == "1" for mark in there.split(","))
+    return operation, tuple(mark == "1" for mark in there), kind == "constant"
 
 
 def _outputs(y: Any, like: Tensor) -> list[Tensor]:
@@ -109,24 +123,38 @@ def _own(t: Tensor) -> Tensor:
 @torch.library.custom_op("svdinv::operation", mutates_args=())
 def _node(x: list[Tensor], name: str, numbers: Sequence[float]) -> list[Tensor]:
     """Compute an operation."""
-    operation, there = _read(name, numbers)
+    # PyTorch would drop the tangents, without a word.
+    if forward_ad._current_level >= 0 and any(map(_has_tangent, x)):
+        raise NotImplementedError("a traced operation of svdinv has no forward mode")
+    operation, there, _ = _read(name, numbers)
     with without_autocast(x[0]):
         return _outputs(value(operation, filled(x, there), memory, xp), x[0])
 
 
+def _has_tangent(t: Tensor) -> bool:
+    return forward_ad.unpack_dual(t).tangent is not None
+
+
 @_node.register_fake
 def _(x: list[Tensor], name: str, numbers: Sequence[float]) -> list[Tensor]:
-    operation, there = _read(name, numbers)
+    operation, there, _ = _read(name, numbers)
+    thin = isinstance(operation, SVD) and not operation.full_matrices
+    if thin or isinstance(operation, Factorise):
+        # By shapes alone, which may be symbols.
+        (*batch, m, n), A = x[0].shape, x[0]
+        k = torch.sym_min(m, n)
+        S = A.new_empty((*batch, k), dtype=A.dtype.to_real())
+        return [A.new_empty((*batch, m, k)), S, A.new_empty((*batch, k, n))]
     with without_autocast(x[0]):
         return _outputs(operation.value(filled(x, there), xp), x[0])
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
     x, name, numbers = inputs
-    ctx.operation, ctx.there = _read(name, numbers)
+    ctx.operation, ctx.there, ctx.constant = _read(name, numbers)
     ctx.numbers = len(numbers)
     ctx.set_materialize_grads(False)
-    kept = x if ctx.operation.saves_inputs else ()
+    kept = x if ctx.operation.saves_inputs and not ctx.constant else ()
     ctx.inputs = len(kept)
     ctx.save_for_backward(*kept, *(output if ctx.operation.saves_outputs else ()))
 
@@ -135,18 +163,19 @@ def _pull(ctx: Any, g: Any) -> Any:
     operation, there = ctx.operation, ctx.there
     saved = ctx.saved_tensors
     x: Any = (None,) * len(there)
-    if operation.saves_inputs:
+    if operation.saves_inputs and not ctx.constant:
         x = filled(saved[: ctx.inputs], there)
     y = tuple(None if t.dtype == torch.bool else t for t in saved[ctx.inputs :])
     wanted = filled(ctx.needs_input_grad[0], there)
     found: Any = ()
-    if some(*g):
+    if some(*g) and not ctx.constant:
         like = next(t for t in g if t is not None)
         call = as_node if torch.is_grad_enabled() else _value
         with without_autocast(like):
             found = operation.cotangent(x, y, g, tuple(map(bool, wanted)), call, xp)
     pairs = zip(padded(found, len(there)), wanted, there, strict=True)
     cotangents = [t if want else None for t, want, given in pairs if given]
+    # PyTorch takes an empty list for a list of tensors, of which there are none.
     return cotangents, None, None if ctx.numbers else []
 
 

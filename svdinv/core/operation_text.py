@@ -1,31 +1,30 @@
 """Operations as text, for graphs that are saved and run by another process.
 
-An operation is a frozen dataclass of numbers, names, functions that are dataclasses,
-and classes of factors. Its text is the JSON of its module, its name and its fields, but
-for floating point numbers, which stand beside it: a graph may hold them as symbols.
+An operation of svdinv is a frozen dataclass of numbers, names, functions that are such
+dataclasses, and classes of factors. Its text is the JSON of its module, its name and
+its fields, except for floating point numbers, which are listed beside it.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from svdinv.core.functions import SpectralFunction
-from svdinv.core.hermitian import HermitianFunction
 from svdinv.core.operation import Operation
 
 __all__ = ["from_text", "to_text"]
 
-_MADE = Operation, SpectralFunction, HermitianFunction
+_PACKAGE = "svdinv.core."
 
 
 def to_text(x: Any, numbers: list[Any]) -> str | None:
     """Text of an operation, or a field of one; its numbers are added to `numbers`.
 
-    None where a field is an object of another kind, such as a callable. It calls
-    nothing that PyTorch's Dynamo could not trace.
+    None where a field is of another kind: a callable, or a class of other code, of
+    which nothing says how to make it anew. PyTorch's Dynamo can trace this function.
     """
     if x is None:
         return "null"
@@ -39,14 +38,13 @@ def to_text(x: Any, numbers: list[Any]) -> str | None:
     if isinstance(x, str):
         return f'"{x}"'
     kind = x if isinstance(x, type) else type(x)
+    if not kind.__module__.startswith(_PACKAGE):
+        return None
     name = f'"{kind.__module__}","{kind.__qualname__}"'
     if isinstance(x, type):
-        return None if "<" in name else f"[{name}]"
-    fields = getattr(kind, "__match_args__", None)  # of a dataclass, and traceable
-    if fields is None or "<" in name:
-        return None
+        return f"[{name}]"
     texts = []
-    for field in fields:
+    for field in kind.__match_args__:  # type: ignore[attr-defined]
         text = to_text(getattr(x, field), numbers)
         if text is None:
             return None
@@ -55,34 +53,40 @@ def to_text(x: Any, numbers: list[Any]) -> str | None:
 
 
 @lru_cache(maxsize=512)
-def from_text(text: str, numbers: tuple[float, ...]) -> Any:
+def from_text(text: str, numbers: tuple[float, ...]) -> Operation:
     """Operation of a text.
 
     Raises
     ------
     RuntimeError
-        If it names a class that is not loaded, or not one of the kinds that operations
-        are made of.
+        If this version of svdinv has no such operation.
     """
-    rest = iter(numbers)
-    return _decoded(json.loads(text), rest)
+    try:
+        operation = _decoded(json.loads(text), iter(numbers))
+        if isinstance(operation, Operation):
+            return operation
+    except (LookupError, TypeError, ValueError, StopIteration):
+        pass
+    raise RuntimeError(
+        "this graph has an operation that is unknown here; it was traced by another "
+        f"version of svdinv: {text}"
+    )
 
 
-def _decoded(x: Any, numbers: Any) -> Any:
+def _decoded(x: Any, numbers: Iterator[float]) -> Any:
     if isinstance(x, dict):
         return next(numbers)
     if not isinstance(x, list):
         return x
     module, name, *fields = x
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    known = isinstance(found, type)
-    if known and not fields:  # a class of factors
+    if not module.startswith(_PACKAGE):
+        raise LookupError(module)
+    found = vars(sys.modules[module])[name]
+    if not isinstance(found, type) or found.__module__ != module:
+        raise LookupError(name)
+    if not fields:  # a class of factors
         return found
-    if not known or not issubclass(found, _MADE):
-        raise RuntimeError(
-            f"this graph was traced with {module}.{name}, which is not to be found: "
-            "import its module, in the version of svdinv that traced the graph"
-        )
-    return found(*(_decoded(field, numbers) for field in fields[0]))
+    values = []
+    for field in fields[0]:
+        values.append(_decoded(field, numbers))
+    return found(*values)
