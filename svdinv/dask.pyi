@@ -1177,7 +1177,8 @@ def spectral_map(
         f(0) = 0, with a finite slope, unless there are no zero singular values.
     df : callable, optional
         Derivative of f, called in the same way. By default f is differentiated
-        automatically, where the framework can.
+        automatically, where the framework can; a graph of `torch.export` or
+        `torch.jit.trace` has no gradient without it, and says so.
 
     Returns
     -------

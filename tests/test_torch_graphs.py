@@ -269,7 +269,7 @@ def test_forward_mode_of_a_kept_graph_raises(how):
     A = matrices(3, 5, 4)
     program = traced(Plain(residual), A)
     if how == "export":
-        program = exported(Plain(residual), A).module()
+        program = torch.export.export(Plain(residual), (A,)).module()
     with pytest.raises(Exception, match="has no forward mode"):
         torch.func.jvp(program, (A,), (A,))
     torch.testing.assert_close(torch.func.vmap(program)(A[None])[0], residual(A))
