@@ -100,9 +100,10 @@ def add(commands: Subparsers, help: str) -> None:
     train.add_argument(
         "--weights",
         type=folder,
-        metavar="FILE",
-        help="file with initial weights, of the same network or of the one that it "
-        "refines (default: drawn from the seed)",
+        metavar="PATH",
+        help="initial weights, of the same network or of the one that it refines: a "
+        "file, the folder of a training, or svdinv's own by name (default: drawn from "
+        "the seed)",
     )
     train.add_argument(
         "--device",
@@ -125,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print:
         print(to_toml(config), end="")
         return 0
+    weights = _weights(arguments)
     output = _folder(arguments)
 
     from svdinv.unroll.training.command import Refused, train
@@ -134,12 +136,25 @@ def run(arguments: argparse.Namespace) -> int:
             config,
             output,
             resume=arguments.resume is not None,
-            weights=arguments.weights,
+            weights=weights,
             device=arguments.device,
             overwrite=arguments.overwrite,
         )
     except Refused as error:  # any other ValueError is a bug in svdinv
         parser.error(str(error))
+
+
+def _weights(arguments: argparse.Namespace) -> Path | None:
+    """Return the file of initial weights, before any folder is made."""
+    from svdinv.unroll.inference import weights_file
+
+    if arguments.weights is None:
+        return None
+    try:
+        return weights_file(arguments.weights)
+    except (ValueError, FileNotFoundError) as error:
+        parser: Parser = arguments.parser
+        parser.error(f"argument --weights: {error}")
 
 
 def _folder(arguments: argparse.Namespace) -> Path:

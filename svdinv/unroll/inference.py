@@ -40,20 +40,30 @@ Arrays = NDArray[Any]
 _LARGEST, _TILE, _MARGIN = 1024, 768, 96
 
 
-def open_network(weights: str | Path, device: str = "cpu") -> Network:
-    """Load a network with its weights, in evaluation mode.
+def weights_file(weights: str | Path) -> Path:
+    """Return the file of weights: a file, that of a training's folder, or svdinv's own.
 
-    `weights` is the name of weights included in the package, a safetensors file, or the
-    folder of a training. Raises FileNotFoundError if the file does not exist,
-    ValueError if there are no weights of that name or the file is damaged.
+    Raises ValueError if there are no weights of that name, or it is no regular file,
+    FileNotFoundError if there is no such file.
     """
-    if Path(weights).is_dir():
-        weights = Path(weights) / WEIGHTS
-    elif not Path(weights).suffix and Path(weights).name == str(weights):
-        weights = pretrained.path(str(weights))
-    if Path(weights).exists():  # otherwise `load` raises the error
-        check_regular(weights)
-    network = load(weights, dtype=torch.float32)  # the precision of the data
+    path = Path(weights)
+    if path.is_dir():
+        path = path / WEIGHTS
+    elif not path.suffix and path.name == str(weights):
+        path = pretrained.path(path.name)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    check_regular(path)
+    return path
+
+
+def open_network(weights: str | Path, device: str = "cpu") -> Network:
+    """Load a network with its weights, in evaluation mode, of a `weights_file`.
+
+    Raises ValueError, too, if the file is damaged.
+    """
+    # In the precision of the data.
+    network = load(weights_file(weights), dtype=torch.float32)
     return network.to(device)
 
 

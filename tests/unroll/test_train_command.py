@@ -33,6 +33,7 @@ from small_trainings import (
 from svdinv import __version__
 from svdinv.cli import main
 from svdinv.cli import train as train_command
+from svdinv.unroll import pretrained
 from svdinv.unroll.formats.atomic import holding, replacing
 from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.networks import TLR
@@ -458,7 +459,8 @@ def test_options_of_the_command_line_are_saved_beside_the_results(file, tmp_path
         (["colour", "--output", "x", "--device", "tpu"], "device must be auto, cpu,"),
         (["colour", "--output", "x", "--device", "mps"], "device must be auto, cpu,"),
         (["colour", "--output", "x", "--device", "cuda:99"], "device cuda:99: PyTorch"),
-        (["colour", "--output", "x", "--weights", "none"], "there is no file none"),
+        (["colour", "--weights", "none"], "argument --weights: no weights 'none' come"),
+        (["colour", "--weights", "a.st"], "argument --weights: there is no file a.st"),
         (["colour", "--output", "x", "--weights", __file__], "test_train_command.py"),
         (["--resume", "nowhere"], "there is no checkpoint nowhere/checkpoint"),
         (["colour", "--output", "x", "--set", 'task.photographs=["no.png"]'], "no.png"),
@@ -577,6 +579,20 @@ def test_begins_with_weights_that_are_given(config, file, tmp_path):
     loss = expected.train().losses[0]
     assert read_log(tmp_path / "run" / LOG)[0]["loss"] == loss
     assert loss != Run(config).train(stop=lambda: True).losses[0]
+
+
+def test_begins_with_weights_of_svdinv_by_name(file, tmp_path, one_line):
+    arguments = (file, "--output", tmp_path / "run", "--weights")
+    assert train(*arguments, "colour") == 2
+    assert f"{pretrained.path('colour')} contains weights of another" in one_line()
+    assert train(*arguments, "colours") == 2
+    assert "argument --weights: no weights 'colours' come" in one_line()
+
+
+def test_begins_with_weights_of_a_folder(file, tmp_path, capsys):
+    save(Network(NETWORK, seed=5), tmp_path / WEIGHTS)
+    assert train(file, "--output", tmp_path / "a", "--weights", tmp_path) == 0
+    assert "20 of 20 steps" in capsys.readouterr().out
 
 
 def test_weights_of_another_network_are_refused(file, tmp_path, one_line):
@@ -804,3 +820,11 @@ def test_printing_needs_no_framework():
     )
     done = interpreters.run("-W", "error", "-c", code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match=r"none/a'$"),
+        replacing(tmp_path / "none" / "a"),
+    ):
+        pass

@@ -27,16 +27,17 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     # for a moment, for all threads.
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     with replacing_all([Path(path)]) as (draft,):
-        handle = os.open(draft, flags, 0o666)
         try:
+            handle = os.open(draft, flags, 0o666)
             with os.fdopen(handle, "w+b") as file:
                 yield file
                 # Without a sync, a power failure could leave the new name on lost data.
                 file.flush()
                 os.fsync(handle)
         except OSError as error:
-            if error.errno and error.filename is None:
-                error.filename = str(path)  # for example if the disk is full
+            # For example if the disk is full, or there is no such folder.
+            if error.errno and error.filename in (None, str(draft)):
+                error.filename = str(path)
             raise
 
 
