@@ -1,6 +1,7 @@
 """Other operators beside the same composed of `torch.linalg`, single and in batches.
 
-Measured as by one_matrix.py. Writes docs/figures/speed-operators.txt::
+And some of them where `torch.compile` compiles both. Measured as by one_matrix.py.
+Writes docs/figures/speed-operators.txt and speed-compiled.txt::
 
     python benchmarks/operators.py
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+from one_matrix import OPERATORS as DECOMPOSITIONS
 from one_matrix import compare, write
 from torch import Tensor, linalg
 
@@ -80,9 +82,25 @@ def table(rounds: int) -> Iterator[str]:
         yield f"| `{name}` | {' | '.join(cells)} |"
 
 
+def compiled(rounds: int) -> Iterator[str]:
+    """Lines of the table of compiled functions: the ratios, and times by svdinv."""
+    yield f"| | {' | '.join('×'.join(map(str, shape)) for shape in SHAPES)} |"
+    yield "|---" * (1 + len(SHAPES)) + "|"
+    chosen = {name: DECOMPOSITIONS[name] for name in ("svd", "svt")}
+    chosen |= {name: OPERATORS[name] for name in ("low_rank", "nuclear_norm")}
+    for name, (theirs, mine) in chosen.items():
+        cells = []
+        for shape in SHAPES:
+            torch.compiler.reset()
+            functions = torch.compile(theirs), torch.compile(mine)
+            own, ours = compare(functions, torch.randn(shape), True, rounds)
+            cells.append(f"{own / ours:.2g} ({ours / 1000:.2g} ms)")
+        yield f"| `{name}` | {' | '.join(cells)} |"
+
+
 def main() -> None:
-    """Write the table of ratios."""
-    write(__doc__, 15, {"operators": table})
+    """Write the tables of ratios."""
+    write(__doc__, 15, {"operators": table, "compiled": compiled})
 
 
 if __name__ == "__main__":
