@@ -233,8 +233,8 @@ def commands():
 def test_commands_have_such_options(arguments, tmp_path, monkeypatch):
     from svdinv.unroll.tasks import registry
 
-    own = "from svdinv.unroll.tasks.colour.task import Colour\nclass Squares(Colour):\n"
-    (tmp_path / "module.py").write_text(f"{own}    kind = 'squares'\n")
+    own = "from svdinv.unroll.tasks.colour.task import Colour\nclass Scans(Colour):\n"
+    (tmp_path / "module.py").write_text(f"{own}    kind = 'scans'\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "_ADDED", {})
     if arguments[-1:] == ["--help"]:
