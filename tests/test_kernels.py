@@ -1308,15 +1308,18 @@ def test_operations_of_traced_graphs():
     """Custom operations keep what they promise to torch.compile and torch.export."""
     torch = pytest.importorskip("torch")
     import svdinv.torch as st
-    from svdinv.backends import torch_kernels
+    from svdinv.core.hermitian_operations import Eigh
+    from svdinv.core.operation_text import to_text
+    from svdinv.core.svd_operations import SVD
 
+    operation = torch.ops.svdinv.operation.default
     for shape in ((6, 4, 3), (5, 5), (2, 3, 4, 6), (1, 80, 70)):
         for dtype in (torch.float32, torch.complex128):
             A = torch.randn(shape, dtype=dtype)
             tests = ("test_schema", "test_faketensor")
-            torch.library.opcheck(torch_kernels._traced_svd, (A,), test_utils=tests)
-            H = A @ A.mH
-            torch.library.opcheck(torch_kernels._traced_eigh, (H,), test_utils=tests)
+            for rule, x in ((SVD(), A), (Eigh(), A @ A.mH)):
+                arguments = [x], f"1  {to_text(rule, [])}", []
+                torch.library.opcheck(operation, arguments, test_utils=tests)
     A = torch.randn(20, 7, 5, requires_grad=True)
 
     def loss(A):

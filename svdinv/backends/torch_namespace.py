@@ -84,9 +84,17 @@ def may_ask() -> bool:
     return not (torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
 
+_MODES = torch._C._TorchDispatchModeKey
+_TRACERS = _MODES.FAKE, _MODES.PROXY, _MODES.FUNCTIONAL
+
+
 def _is_fake(x: Tensor) -> bool:
     """Whether `x` stands for an array in what traces it; its value is a symbol."""
-    return torch._C._len_torch_dispatch_stack() > 0 or hasattr(x, "fake_mode")
+    if torch._C._len_torch_dispatch_stack():  # there may be modes that only watch
+        for mode in _TRACERS:
+            if torch._C._get_dispatch_mode(mode) is not None:
+                return True
+    return hasattr(x, "fake_mode")
 
 
 def any_on_host(mask: Tensor) -> bool | None:
