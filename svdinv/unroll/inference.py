@@ -49,7 +49,7 @@ def weights_file(weights: str | Path) -> Path:
     path = Path(weights)
     if path.is_dir():
         path = path / WEIGHTS
-    elif not path.suffix and path.name == str(weights):
+    elif not path.suffix and path.name == str(weights) and not path.exists():
         path = pretrained.path(path.name)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")

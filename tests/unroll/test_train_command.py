@@ -589,9 +589,14 @@ def test_begins_with_weights_of_svdinv_by_name(file, tmp_path, one_line):
     assert "argument --weights: no weights 'colours' come" in one_line()
 
 
-def test_begins_with_weights_of_a_folder(file, tmp_path, capsys):
-    save(Network(NETWORK, seed=5), tmp_path / WEIGHTS)
-    assert train(file, "--output", tmp_path / "a", "--weights", tmp_path) == 0
+@pytest.mark.parametrize("name", [".", "mine"])
+def test_begins_with_weights_of_a_folder_or_without_an_ending(
+    name, file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    save(Network(NETWORK, seed=5), WEIGHTS)
+    shutil.copy(WEIGHTS, "mine")
+    assert train(file, "--output", "run", "--weights", name) == 0
     assert "20 of 20 steps" in capsys.readouterr().out
 
 
