@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from numbers import Integral
 from typing import Any
 
@@ -77,9 +76,7 @@ class TorchBackend(Backend):
         else:
             y = by_kernel(operation, x, memory, xp)
         if y is None:
-            # A graph that is kept has the user's own mode: see `is_node`.
-            unrecorded = nullcontext() if is_kept() else torch.no_grad()
-            with unrecorded, without_autocast(x[0]):
+            with torch.no_grad(), without_autocast(x[0]):
                 y = value(operation, x, None, xp)
         return y
 

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_kernels import memory
 from svdinv.backends.torch_namespace import without_autocast
-from svdinv.backends.torch_node import as_node, is_node
+from svdinv.backends.torch_node import as_node, cotangents, first, is_node
 from svdinv.core.operation import Operation, in_front, padded, some
 from svdinv.kernels.memory import by_kernel, value
 
@@ -61,20 +61,13 @@ def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
 def _by_arrays(operation: Operation, *x: Any) -> tuple[Any, ...]:
     """Compute the value where no kernel does."""
-    with without_autocast(_first(x)):
+    with without_autocast(first(x)):
         return tuple(operation.value(x, xp))
 
 
 def is_recorded(x: Any) -> bool:
     """Whether autograd has to know of what is computed from these tensors."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in x if t is not None)
-
-
-def _first(x: Any) -> Tensor:
-    for t in x:
-        if t is not None:
-            return t
-    raise ValueError("there is no tensor")
 
 
 def _split(ctx: Any, saved: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -100,14 +93,13 @@ def _pull(ctx: Any, g: tuple[Any, ...], call: Callable[..., Any]) -> tuple[Any, 
     if not some(*g):
         return None, *padded((), ctx.count)
     x, y = _split(ctx, ctx.saved_tensors)
-    with without_autocast(_first(g)):
-        wanted = ctx.needs_input_grad[1:]
-        found = ctx.operation.cotangent(x, y, g, wanted, call, xp)
-    pairs = zip(padded(found, ctx.count), wanted, strict=True)
-    return None, *(t if want else None for t, want in pairs)
+    wanted = ctx.needs_input_grad[1:]
+    return None, *cotangents(ctx.operation, x, y, g, wanted, call)
 
 
 class _Compiled(torch.autograd.Function):
+    """For Dynamo where it makes no node: it goes through the array functions."""
+
     @staticmethod
     def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
         return by_kernel(operation, x, memory, xp) or _by_arrays(operation, *x)
@@ -156,7 +148,7 @@ class _Transformed(_Compiled):
         x, y = _split(ctx, saved)
         known = x if ctx.operation.saves_inputs else y[:1] * len(x)
         dx = tuple(_alike(d, like) for d, like in zip_longest(dx, known))
-        with without_autocast(_first((*saved, *dx))):
+        with without_autocast(first((*saved, *dx))):
             tangents = ctx.operation.tangent(x, y, dx, call, xp)
         return tuple(None if t is None else t.resolve_conj() for t in tangents)
 

@@ -88,18 +88,20 @@ _MODES = torch._C._TorchDispatchModeKey
 _TRACERS = _MODES.FAKE, _MODES.PROXY, _MODES.FUNCTIONAL
 
 
-def _is_fake(x: Tensor) -> bool:
-    """Whether `x` stands for an array in what traces it; its value is a symbol."""
+def _has_values(x: Tensor) -> bool:
+    """Whether `x` is on the CPU, and no symbol of what traces it."""
+    if not x.is_cpu or not may_ask():
+        return False
     if torch._C._len_torch_dispatch_stack():  # there may be modes that only watch
         for mode in _TRACERS:
             if torch._C._get_dispatch_mode(mode) is not None:
-                return True
-    return hasattr(x, "fake_mode")
+                return False
+    return not hasattr(x, "fake_mode")
 
 
 def any_on_host(mask: Tensor) -> bool | None:
     """Whether an element holds, unless that means waiting for a device."""
-    if mask.device.type != "cpu" or not may_ask() or _is_fake(mask):
+    if not _has_values(mask):
         return None
     try:
         return mask.any().item()
@@ -109,7 +111,7 @@ def any_on_host(mask: Tensor) -> bool | None:
 
 def numbers(x: Tensor) -> list[float] | None:
     """See `svdinv.core.namespace`."""
-    if not x.is_cpu or not may_ask() or _is_fake(x):
+    if not _has_values(x):
         return None
     try:
         return x.reshape(-1).tolist()

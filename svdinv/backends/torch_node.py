@@ -17,7 +17,7 @@ from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_kernels import memory
 from svdinv.backends.torch_namespace import without_autocast
 from svdinv.backends.torch_sharded import is_sharded
-from svdinv.core.operation import Operation, filled, in_front, padded, some
+from svdinv.core.operation import Call, Operation, filled, in_front, padded, some
 from svdinv.core.operation_text import from_text, to_text
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise
@@ -25,7 +25,14 @@ from svdinv.core.svd_operations import SVD
 from svdinv.kernels import variants
 from svdinv.kernels.memory import value
 
-__all__ = ["as_node", "factors_by_node", "is_kept", "is_node"]
+__all__ = [
+    "as_node",
+    "cotangents",
+    "factors_by_node",
+    "first",
+    "is_kept",
+    "is_node",
+]
 
 
 def is_kept() -> bool:
@@ -62,7 +69,7 @@ def as_node(operation: Operation, *x: Any) -> tuple[Any, ...]:
     """Call an operation as a node; see `svdinv.core.operation.Call`."""
     if operation.transparent:
         return operation.composed(x, as_node, xp)
-    return _node_of(operation, x)
+    return _node_of(operation, *x)
 
 
 def factors_by_node(operation: Operation, *x: Any) -> Any:
@@ -72,19 +79,15 @@ def factors_by_node(operation: Operation, *x: Any) -> Any:
     enough is known by values alone.
     """
     if not isinstance(operation, Factorise):
-        return _node_of(operation, x, constant=True)
+        return _node_of(operation, *x, constant=True)
     if operation.method not in ("auto", "svd"):
         return None
     operation = Factorise(operation.function, method="svd")
-    return SVDFactors(*_node_of(operation, (x[0], None), constant=True))
+    return SVDFactors(*_node_of(operation, x[0], None, constant=True))
 
 
-def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    """Call an operation as a node, a transparent one without its derivative."""
-    return _node_of(operation, x)
-
-
-def _node_of(operation: Operation, x: Any, constant: bool = False) -> tuple[Any, ...]:
+def _node_of(operation: Operation, *x: Any, constant: bool = False) -> tuple[Any, ...]:
+    """Make a node of an operation, of a transparent one without its derivative."""
     numbers: list[Any] = []
     text = to_text(operation, numbers)
     if text is None:
@@ -109,8 +112,7 @@ def _read(name: str, numbers: Any) -> tuple[Operation, tuple[bool, ...], bool]:
 
 def _outputs(y: Any, like: Tensor) -> list[Tensor]:
     """Return outputs that share no memory, and one of type bool in place of None."""
-    none = torch.empty(0, dtype=torch.bool, device=like.device)
-    return [none.clone() if t is None else _own(t) for t in y]
+    return [like.new_empty(0, dtype=torch.bool) if t is None else _own(t) for t in y]
 
 
 def _own(t: Tensor) -> Tensor:
@@ -145,6 +147,24 @@ def _(x: list[Tensor], name: str, numbers: Sequence[float]) -> list[Tensor]:
         return _outputs(operation.value(filled(x, there), xp), x[0])
 
 
+def first(x: Any) -> Tensor:
+    """Return the first tensor that is there."""
+    for t in x:
+        if t is not None:
+            return t
+    raise ValueError("there is no tensor")
+
+
+def cotangents(
+    operation: Operation, x: Any, y: Any, g: Any, wanted: Any, call: Call
+) -> tuple[Any, ...]:
+    """Cotangents of all arguments, None for those that are zero or not `wanted`."""
+    with without_autocast(first(g)):
+        found = operation.cotangent(x, y, g, wanted, call, xp)
+    pairs = zip(padded(found, len(wanted)), wanted, strict=True)
+    return tuple(t if want else None for t, want in pairs)
+
+
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
     x, name, numbers = inputs
     ctx.operation, ctx.there, ctx.constant = _read(name, numbers)
@@ -163,16 +183,13 @@ def _pull(ctx: Any, g: Any) -> Any:
         x = filled(saved[: ctx.inputs], there)
     y = tuple(None if t.dtype == torch.bool else t for t in saved[ctx.inputs :])
     wanted = filled(ctx.needs_input_grad[0], there)
-    found: Any = ()
+    found: tuple[Any, ...] = (None,) * len(there)
     if some(*g) and not ctx.constant:
-        like = next(t for t in g if t is not None)
-        call = as_node if torch.is_grad_enabled() else _value
-        with without_autocast(like):
-            found = operation.cotangent(x, y, g, tuple(map(bool, wanted)), call, xp)
-    pairs = zip(padded(found, len(there)), wanted, there, strict=True)
-    cotangents = [t if want else None for t, want, given in pairs if given]
+        call = as_node if torch.is_grad_enabled() else _node_of
+        found = cotangents(operation, x, y, g, tuple(map(bool, wanted)), call)
+    of_given = [t for t, given in zip(found, there, strict=True) if given]
     # PyTorch takes an empty list for a list of tensors, of which there are none.
-    return cotangents, None, None if ctx.numbers else []
+    return of_given, None, None if ctx.numbers else []
 
 
 _node.register_autograd(_pull, setup_context=_keep)

@@ -86,7 +86,4 @@ def _decoded(x: Any, numbers: Iterator[float]) -> Any:
         raise LookupError(name)
     if not fields:  # a class of factors
         return found
-    values = []
-    for field in fields[0]:
-        values.append(_decoded(field, numbers))
-    return found(*values)
+    return found(*[_decoded(field, numbers) for field in fields[0]])
