@@ -19,6 +19,7 @@ except ImportError as _error:
 
 from svdinv.backends.jax import Jacobian
 from svdinv.backends.jax import JAXBackend as _JAXBackend
+from svdinv.backends.jax import full_precision as _full_precision
 from svdinv.core.degenerate import Repeated as _Repeated
 from svdinv.core.gauge import Gauge as _Gauge
 from svdinv.core.results import SVDResult as _SVDResult
@@ -30,7 +31,7 @@ from svdinv.operators import documented as _documented
 __all__ = ["Jacobian", "jacobian_svd", "svd", *sorted(_OPERATORS)]
 
 _backend = _JAXBackend()
-globals().update(_bind(_backend, __name__))
+globals().update(_bind(_backend, __name__, context=_full_precision))
 
 
 @_documented
@@ -126,10 +127,10 @@ def jacobian_svd(
     >>> U.shape, S.shape, Vh.shape
     ((16, 4), (4,), (4, 64))
     """
-    J = Jacobian(f, theta, chunk)
-    return _decompositions.svd_lowrank(
-        _backend, J, rank, oversampling=oversampling, power=power, seed=seed, like=J.at
-    )
+    options = {"oversampling": oversampling, "power": power, "seed": seed}
+    with _full_precision():
+        J = Jacobian(f, theta, chunk)
+        return _decompositions.svd_lowrank(_backend, J, rank, like=J.at, **options)
 
 
 def __dir__() -> list[str]:

@@ -48,6 +48,8 @@ class Framework:
     dtypes = DTYPES
     shape_error: type[Exception] = ValueError
     gauge_error: type[Exception] | None = None  # svdinv's own
+    # How many times LAPACK's the errors of its decompositions in single precision are.
+    loose = 1.0
 
     @functools.cached_property
     def module(self):
@@ -217,6 +219,7 @@ class Strict(Taped):
 class CuPy(Taped):
     name = package = "cupy"
     shape_error = np.linalg.LinAlgError
+    loose = 2.5  # cuSOLVER
 
     def require(self):
         if not pytest.importorskip("cupy").is_available():
@@ -305,6 +308,21 @@ class Torch(Framework):
         return self.shown(
             torch.autograd.grad(outputs, x, given, materialize_grads=True)
         )
+
+
+class TorchCUDA(Torch):
+    """PyTorch's tensors on a GPU."""
+
+    name, public = "torch-cuda", "torch"
+    loose = 2.5  # cuSOLVER
+
+    def require(self):
+        if not pytest.importorskip("torch").cuda.is_available():
+            pytest.skip("no CUDA GPU")
+        return self
+
+    def array(self, x):
+        return super().array(x).cuda()
 
 
 class TensorFlow(Framework):
@@ -513,25 +531,34 @@ class MLX(Framework):
 
 
 FRAMEWORKS = {
-    f.name: f for f in (NumPy(), Strict(), Torch(), TensorFlow(), JAX(), MLX(), CuPy())
+    f.name: f
+    for f in (
+        *(NumPy(), Strict(), Torch(), TensorFlow(), JAX(), MLX()),
+        *(CuPy(), TorchCUDA()),
+    )
 }
 
 
+ON_A_GPU = {"cupy", "torch-cuda"}
+
+
 def _param(f):
-    return pytest.param(f, id=f.name, marks=pytest.mark.gpu if f.name == "cupy" else ())
+    marks = pytest.mark.gpu if f.name in ON_A_GPU else ()
+    return pytest.param(f, id=f.name, marks=marks)
 
 
 def params(*names, without=()):
     """Frameworks to parametrise a test over: those named, or all.
 
-    MLX and CuPy only where they could run, so as not to be skipped a hundred times.
+    MLX and those of a GPU only where they could run, so as not to be skipped a hundred
+    times. "torch" is PyTorch on a GPU, too.
     """
     there = [
         f
         for f in FRAMEWORKS.values()
-        if (f.name in names or not names)
-        and f.name not in without
+        if (f.package in names or not names)
+        and f.package not in without
         and (f.name != "mlx" or find_spec("svdinv.mlx"))
-        and (f.name != "cupy" or shutil.which("nvidia-smi"))
+        and (f.name not in ON_A_GPU or shutil.which("nvidia-smi"))
     ]
     return [_param(f) for f in there]

@@ -190,10 +190,10 @@ def test_consistent_rule_is_exact_for_eigenvalues(spectrum, precision):
 )
 def test_every_framework_is_exact(framework, run, spectrum):
     for dtype in framework.dtypes:
-        check_spectra(run, spectrum, dtype)
+        check_spectra(run, spectrum, dtype, framework.loose)
 
 
-def check_spectra(run, spectrum, dtype):
+def check_spectra(run, spectrum, dtype, loose):
     precision = "double" if dtype in PRECISIONS["double"] else "single"
     names = SPECTRA if spectrum == "together" else (spectrum,)
     cases = {name: svd_cases(name, (9, 6), dtype, 4) for name in names}
@@ -201,6 +201,8 @@ def check_spectra(run, spectrum, dtype):
     for name in names:
         own = np.concatenate([found.pop(0) for _ in cases[name]])
         median, _, worst = bounds(name, precision)
+        if precision == "single":
+            median *= loose
         assert np.median(own) <= median, name
         assert own.max() <= worst, name
 
@@ -218,6 +220,8 @@ def test_every_framework_is_exact_for_eigenvalues(framework, dtype):
     for name in names:
         own = np.concatenate([found.pop(0) for _ in cases[name]])
         median, _, worst = hermitian_bounds(name, precision)
+        if precision == "single":
+            median *= framework.loose
         assert np.median(own) <= median, name
         assert own.max() <= worst, name
 

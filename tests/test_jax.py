@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 
 import numpy as np
 import pytest
-from frameworks import FRAMEWORKS
-from operator_cases import bound, problem
+from frameworks import FRAMEWORKS, as_tuple
+from operator_cases import ALL_CASES, bound, problem
 from operator_cases import matrices as numbers
 from oracle import FUNCTIONS, draw, relative_error
 
@@ -359,6 +360,47 @@ def test_methods_agree_and_auto_looks():
 
 def test_operators_pickle():
     assert pickle.loads(pickle.dumps(face.svt)) == face.svt
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "svd",
+        "eigh",
+        "expm",
+        "kabsch",
+        "nuclear_norm",
+        "spectral_map",
+        "svd_lowrank",
+        "svt",
+        "lstsq",
+        "pinv",
+        "procrustes",
+        "svd_residual",
+        "whiten",
+    ],
+)
+def test_products_are_in_full_precision(name):
+    """GPUs and TPUs round them by default; here they are lowered for one, not run."""
+    name = next(case for case in ALL_CASES if case.split(",")[0] == name)
+    f = bound(name, FRAMEWORKS["jax"])
+    if name.startswith("svd,"):  # without the products of the case
+        f = face.svd
+    if name.startswith("svd_lowrank"):
+        f = functools.partial(face.svd_lowrank, rank=2, seed=0)
+    inputs = [np.asarray(x, np.float32) for x in problem(name)[0]]
+
+    def loss(*x):
+        return sum(jnp.sum(jnp.abs(y) ** 2) for y in as_tuple(f(*x)))
+
+    def lines(f):
+        text = jax.jit(f).trace(*inputs).lower(lowering_platforms=("cuda",)).as_text()
+        return [line for line in text.splitlines() if "dot_general" in line]
+
+    for g in (f, lambda *x: jax.jvp(loss, x, x)[1], jax.grad(loss)):
+        products = lines(g)
+        assert products or g is f
+        assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
 @pytest.mark.gpu

@@ -22,7 +22,7 @@ tf = pytest.importorskip("tensorflow")
 import svdinv.numpy
 import svdinv.tf
 import svdinv.tf as face
-from svdinv.backends import tensorflow_kernels
+from svdinv.backends import tensorflow, tensorflow_kernels
 from svdinv.core.spectral_operations import Factorise
 from svdinv.core.thresholds import Soft
 from svdinv.operators import OPERATORS
@@ -797,3 +797,13 @@ def test_products_of_batches_that_broadcast(monkeypatch, batches, graph):
     assert all(a == b for a, b in seen)
     expected = svdinv.numpy.eigh_generalized(np.float64(A), np.float64(B))[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rounded_products_on_gpus_are_warned_of(monkeypatch):
+    tensorflow._warn_of_rounded_products.cache_clear()
+    face.svt(tf.eye(3), 0.5)  # without a GPU there is no warning
+    tensorflow._warn_of_rounded_products.cache_clear()
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+    with pytest.warns(UserWarning, match="TensorFloat-32"):
+        face.svt(tf.eye(3), 0.5)
+    face.svt(tf.eye(3), 0.5)  # once

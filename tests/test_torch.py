@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import contextmanager
 
 import numpy as np
+import operator_cases
 import pytest
 from frameworks import FRAMEWORKS, as_tuple
 from operator_cases import CASES, COMPLEX, bound, problem
@@ -19,7 +21,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import svdinv.torch
 from svdinv import kernels
 from svdinv.backends import torch_namespace
-from svdinv.backends.torch_calls import constant
+from svdinv.backends.torch_namespace import constant, full_precision
 from svdinv.core.gram import GramFactors
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise
@@ -827,6 +829,52 @@ def test_batches_over_threads_are_the_same():
         assert torch.equal(one, several)
 
 
+@contextmanager
+def precision(name):
+    """Let PyTorch round the products of single precision."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_products_are_not_rounded():
+    A, seen = torch.randn(4, 3, requires_grad=True), []
+
+    def tanh(S):
+        seen.append(torch.backends.mkldnn.matmul.fp32_precision)
+        return S.tanh()
+
+    with precision("medium"):
+        svdinv.torch.spectral_map(A, tanh).sum().backward()
+        svdinv.torch.spectral_map(A, tanh, tanh).sum().backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            svdinv.torch.spectral_map(A, tanh).sum().backward()
+        assert set(seen) == {"ieee"}
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_products_are_not_rounded_in_threads():
+    """The precision is of the process: one that is done leaves it to the others."""
+    library = torch.backends.mkldnn.matmul
+    x = torch.ones(1)
+    with precision("high"):
+        one, other = full_precision(x), full_precision(x)
+        one.__enter__()
+        late = full_precision(x)
+        late.__enter__()
+        one.__exit__(None, None, None)
+        assert library.fp32_precision == "ieee"
+        late.__exit__(None, None, None)
+        assert library.fp32_precision == "tf32"
+        with other:
+            assert library.fp32_precision == "ieee"
+        assert library.fp32_precision == "tf32"
+
+
 @pytest.mark.gpu
 class TestOnAGPU:
     @pytest.fixture(autouse=True)
@@ -852,16 +900,37 @@ class TestOnAGPU:
         assert np.median(error) < 50 * np.finfo(dtype).eps
         assert error.max() < 1e-3
 
+    @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
     def test_backward_never_synchronises(self):
         A = torch.eye(64, 32, device="cuda").expand(4, 64, 32).clone().requires_grad_()
         factors = svd(A)
         given = tuple(torch.ones_like(x) for x in factors)
         torch.autograd.grad(factors, A, given, retain_graph=True)
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            torch.cuda.set_sync_debug_mode("error")
             torch.autograd.grad(factors, A, given)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+    @pytest.mark.parametrize("compiled", [False, True])
+    @pytest.mark.parametrize("method", ["auto", "svd", "gram", "matmul"])
+    def test_products_are_not_rounded(self, method, compiled):
+        def svt(A):
+            return svdinv.torch.svt(A, 0.7, method=method)
+
+        values = np.array([3, 3, 1, 1, 0.5, 0.5 + 1e-5])
+        A = torch.tensor(
+            operator_cases.with_values(values, (5, 9, 6)).astype(np.float32)
+        ).cuda()
+        G = torch.randn_like(A)
+        precise = A.double().requires_grad_()
+        (expected,) = torch.autograd.grad(svt(precise), precise, G.double())
+        A.requires_grad_()
+        svt = torch.compile(svt) if compiled else svt
+        with precision("high"):
+            found = [Y := svt(A), *torch.autograd.grad(Y, A, G)]
+        for x, y in zip(found, (svdinv.torch.svt(precise, 0.7), expected), strict=True):
+            assert relative_error(x.cpu(), y.cpu()).max() < 3e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])

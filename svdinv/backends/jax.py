@@ -9,8 +9,8 @@ transposes of those.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Any
+from functools import lru_cache, partial, wraps
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,9 @@ from svdinv.core.operation import (
 )
 from svdinv.kernels.rules import RULES
 
-__all__ = ["JAXBackend", "Jacobian"]
+__all__ = ["JAXBackend", "Jacobian", "full_precision"]
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _typeof = getattr(jax, "typeof", None) or jax.core.get_aval  # before JAX 0.6
 
@@ -105,14 +106,36 @@ class _OnCPU(_Namespace):
 xp, xp_on_cpu = _Namespace(), _OnCPU()
 
 
+def full_precision(*_: Any) -> Any:
+    """Keep XLA from multiplying single precision in fewer digits.
+
+    Those are its default on GPUs, TensorFloat-32, and TPUs, bfloat16. Their errors,
+    divided by the gap of singular values, are the derivative's.
+    """
+    return jax.default_matmul_precision("highest")
+
+
+def _in_full_precision(f: _F) -> _F:
+    """Let what a function multiplies be in full precision."""
+
+    @wraps(f)
+    def call(*args: Any, **options: Any) -> Any:
+        with full_precision():
+            return f(*args, **options)
+
+    return call  # type: ignore[return-value]
+
+
 # Compiled as one: outside jit, JAX would compile each step by itself, and inside it a
 # call that comes again is lowered once.
 @partial(jax.jit, static_argnums=0)
+@_in_full_precision
 def _compiled(operation: Operation, *x: Any) -> tuple[Any, ...]:
     return operation.value(x, xp)
 
 
 @partial(jax.jit, static_argnums=0)
+@_in_full_precision
 def _compiled_on_cpu(operation: Operation, *x: Any) -> tuple[Any, ...]:
     return jax_kernels.value(operation, x, xp_on_cpu)
 
@@ -230,6 +253,7 @@ def _lower_for_cpu(ctx: Any, *x: Any, **parameters: Any) -> Any:
     return (_lower_on_cpu if by_kernels else _lower)(ctx, *x, **parameters)
 
 
+@_in_full_precision
 def _jvp(
     primals: Any, tangents: Any, *, operation: Operation, there: tuple[bool, ...]
 ) -> Any:
@@ -297,6 +321,7 @@ def _transparent_tangent(operation: Operation, x: Any, dx: Any) -> tuple[Any, ..
     return tuple(sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True))
 
 
+@_in_full_precision
 def _transpose(
     cotangents: Any, *x: Any, operation: Operation, there: tuple[bool, ...]
 ) -> list[Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,25 @@ def _refuse_lost_gradients() -> None:
 
 
 _refuse_lost_gradients()
+
+
+@cache
+def _warn_of_rounded_products() -> None:
+    """Warn once where TensorFlow multiplies single precision in fewer digits.
+
+    No operation can be left out of that, in a graph least of all.
+    """
+    if (
+        tf.config.experimental.tensor_float_32_execution_enabled()
+        and tf.config.list_logical_devices("GPU")
+    ):
+        warnings.warn(
+            "TensorFlow rounds single precision to TensorFloat-32 in products on GPUs, "
+            "which leaves svdinv's derivatives with 3 digits, and fewer where singular "
+            "values are close: call "
+            "tf.config.experimental.enable_tensor_float_32_execution(False)",
+            stacklevel=2,
+        )
 
 
 def _marked(y: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -170,6 +190,7 @@ class TensorFlowBackend(Backend):
     evaluate = staticmethod(_evaluate)
 
     def asarray(self, x: Any, name: str) -> tf.Tensor:
+        _warn_of_rounded_products()
         try:
             return tf.convert_to_tensor(x, name=name)
         except (TypeError, ValueError) as error:

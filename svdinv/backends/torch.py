@@ -13,13 +13,12 @@ from torch.overrides import is_tensor_like
 from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_calls import (
     call,
-    constant,
     inside_transform,
     is_recorded,
     value_by_kernel,
 )
 from svdinv.backends.torch_kernels import memory
-from svdinv.backends.torch_namespace import without_autocast
+from svdinv.backends.torch_namespace import constant, full_precision
 from svdinv.backends.torch_node import factors_by_node, is_kept, is_node
 from svdinv.backends.torch_sharded import check_placements, is_sharded, replicated
 from svdinv.core.backend import Backend, number_within
@@ -76,7 +75,7 @@ class TorchBackend(Backend):
         else:
             y = by_kernel(operation, x, memory, xp)
         if y is None:
-            with torch.no_grad(), without_autocast(x[0]):
+            with torch.no_grad(), full_precision(x[0]):
                 y = value(operation, x, None, xp)
         return y
 

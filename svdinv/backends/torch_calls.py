@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from itertools import zip_longest
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,23 +14,12 @@ from torch.autograd import forward_ad
 
 from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_kernels import memory
-from svdinv.backends.torch_namespace import without_autocast
+from svdinv.backends.torch_namespace import constant, full_precision
 from svdinv.backends.torch_node import as_node, cotangents, first, is_node
 from svdinv.core.operation import Operation, in_front, padded, some
 from svdinv.kernels.memory import by_kernel, value
 
-__all__ = ["call", "constant", "inside_transform", "is_recorded", "value_by_kernel"]
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def constant(f: _F) -> _F:
-    """Mark a constant of a traced graph, as `torch.compiler.assume_constant_result`.
-
-    That would import Dynamo now, which takes as long as to import PyTorch.
-    """
-    f._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return f
+__all__ = ["call", "inside_transform", "is_recorded", "value_by_kernel"]
 
 
 @constant
@@ -61,7 +50,7 @@ def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
 def _by_arrays(operation: Operation, *x: Any) -> tuple[Any, ...]:
     """Compute the value where no kernel does."""
-    with without_autocast(first(x)):
+    with full_precision(first(x)):
         return tuple(operation.value(x, xp))
 
 
@@ -148,7 +137,7 @@ class _Transformed(_Compiled):
         x, y = _split(ctx, saved)
         known = x if ctx.operation.saves_inputs else y[:1] * len(x)
         dx = tuple(_alike(d, like) for d, like in zip_longest(dx, known))
-        with without_autocast(first((*saved, *dx))):
+        with full_precision(first((*saved, *dx))):
             tangents = ctx.operation.tangent(x, y, dx, call, xp)
         return tuple(None if t is None else t.resolve_conj() for t in tangents)
 

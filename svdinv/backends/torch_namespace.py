@@ -7,10 +7,12 @@ others do what is asked of them here without promoting dtypes first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from array_api_compat import torch as compat
@@ -66,17 +68,97 @@ __all__ = [
 writable = True
 
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 _NOTHING = nullcontext()
+_ROUNDED = {"tf32", "bf16"}
+_lock, _users = Lock(), Counter[str]()
+_before: dict[str, str] = {}
 
 
-def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Keep autocast from running the derivatives' products in half precision."""
-    if not torch._C._is_any_autocast_enabled():
-        return _NOTHING
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return _NOTHING
+def constant(f: _F) -> _F:
+    """Mark a constant of a traced graph, as `torch.compiler.assume_constant_result`.
+
+    That would import Dynamo now, which takes as long as to import PyTorch.
+    """
+    f._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return f
+
+
+def _library(x: Tensor) -> str:
+    """Of which PyTorch sets the precision of products: cuBLAS, or oneDNN."""
+    return "cuda" if x.is_cuda else "mkldnn"
+
+
+if hasattr(torch._C, "_get_fp32_precision_getter"):
+
+    def _precision(library: str) -> str:
+        return torch._C._get_fp32_precision_getter(library, "matmul")
+
+    def _set_precision(library: str, precision: str) -> None:
+        torch._C._set_fp32_precision_setter(library, "matmul", precision)
+
+else:  # before PyTorch 2.9
+
+    def _precision(library: str) -> str:
+        allowed = library == "cuda" and torch.backends.cuda.matmul.allow_tf32
+        return "tf32" if allowed else "ieee"
+
+    def _set_precision(library: str, precision: str) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+
+
+@constant
+def _is_rounded(library: str) -> bool:
+    return _precision(library) in _ROUNDED
+
+
+def rounds_products(x: Tensor) -> bool:
+    """Whether PyTorch is set to round what it multiplies, as by TensorFloat-32."""
+    return _is_rounded(_library(x))
+
+
+@contextmanager
+def _unrounded(library: str) -> Iterator[None]:
+    """Set the precision of products for all threads, until the last of them is done."""
+    with _lock:
+        if not _users[library]:
+            _before[library] = _precision(library)
+            _set_precision(library, "ieee")
+        _users[library] += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users[library] -= 1
+            if not _users[library]:
+                _set_precision(library, _before.pop(library))
+
+
+@contextmanager
+def _both(*contexts: AbstractContextManager[Any]) -> Iterator[None]:
+    with contexts[0], contexts[1]:
+        yield
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Keep products of single precision from being rounded to fewer digits.
+
+    Autocast does that, and TensorFloat-32: their errors, divided by the gap of singular
+    values, are the derivative's.
+    """
+    wide = _NOTHING
+    if torch._C._is_any_autocast_enabled():
+        device = x.device.type
+        known = torch.amp.is_autocast_available(device)
+        if known and torch.is_autocast_enabled(device):
+            wide = torch.autocast(device, enabled=False)
+    if torch.compiler.is_compiling():  # the precision is that of the graph's run
+        return wide
+    library = _library(x)
+    if not (_users[library] or _is_rounded(library)):
+        return wide
+    exact = _unrounded(library)
+    return exact if wide is _NOTHING else _both(wide, exact)
 
 
 def may_ask() -> bool:

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_kernels import memory
-from svdinv.backends.torch_namespace import without_autocast
+from svdinv.backends.torch_namespace import full_precision, rounds_products
 from svdinv.backends.torch_sharded import is_sharded
 from svdinv.core.operation import Call, Operation, filled, in_front, padded, some
 from svdinv.core.operation_text import from_text, to_text
@@ -46,19 +46,22 @@ def is_node(operation: Operation, x: Any) -> bool:
     """Whether what traces this call, if anything does, gets a node of an operation.
 
     Not in a graph that is exported under `torch.no_grad`: that has values alone, and is
-    made of PyTorch's own functions. Nor for Dynamo where there are no kernels, as on a
-    GPU, or a report of the gauge reads values.
+    made of PyTorch's own functions. Nor for Dynamo where a report of the gauge reads
+    values, or array functions do as well: there are no kernels, as on a GPU, and
+    PyTorch is not set to round products.
     """
     if not torch.compiler.is_compiling():
         tracing = torch._C._get_tracing_state() is not None
         return tracing and (torch.is_grad_enabled() or _has_text(operation))
     if torch.compiler.is_exporting():
         return torch.is_grad_enabled()
-    if getattr(operation, "gauge", "ignore") != "ignore" or not variants():
+    if getattr(operation, "gauge", "ignore") != "ignore":
         return False
     there = [t for t in x if t is not None]
-    on_cpu = all(t.device.type == "cpu" and not is_sharded(t) for t in there)
-    return on_cpu and _has_text(operation)
+    if any(is_sharded(t) for t in there):
+        return False
+    by_kernel = variants() and all(t.device.type == "cpu" for t in there)
+    return bool(by_kernel or rounds_products(there[0])) and _has_text(operation)
 
 
 def _has_text(operation: Operation) -> bool:
@@ -129,7 +132,7 @@ def _node(x: list[Tensor], name: str, numbers: Sequence[float]) -> list[Tensor]:
     if forward_ad._current_level >= 0:
         raise NotImplementedError("a traced operation of svdinv has no forward mode")
     operation, there, _ = _read(name, numbers)
-    with without_autocast(x[0]):
+    with full_precision(x[0]):
         return _outputs(value(operation, filled(x, there), memory, xp), x[0])
 
 
@@ -143,7 +146,7 @@ def _(x: list[Tensor], name: str, numbers: Sequence[float]) -> list[Tensor]:
         k = torch.sym_min(m, n)
         S = A.new_empty((*batch, k), dtype=A.dtype.to_real())
         return [A.new_empty((*batch, m, k)), S, A.new_empty((*batch, k, n))]
-    with without_autocast(x[0]):
+    with full_precision(x[0]):
         return _outputs(operation.value(filled(x, there), xp), x[0])
 
 
@@ -159,7 +162,7 @@ def cotangents(
     operation: Operation, x: Any, y: Any, g: Any, wanted: Any, call: Call
 ) -> tuple[Any, ...]:
     """Cotangents of all arguments, None for those that are zero or not `wanted`."""
-    with without_autocast(first(g)):
+    with full_precision(first(g)):
         found = operation.cotangent(x, y, g, wanted, call, xp)
     pairs = zip(padded(found, len(wanted)), wanted, strict=True)
     return tuple(t if want else None for t, want in pairs)

@@ -20,7 +20,7 @@ except ImportError as _error:
 
 from svdinv.backends.torch import Jacobian
 from svdinv.backends.torch import TorchBackend as _TorchBackend
-from svdinv.backends.torch_namespace import without_autocast as _without_autocast
+from svdinv.backends.torch_namespace import full_precision as _in_full_precision
 from svdinv.core.degenerate import Repeated as _Repeated
 from svdinv.core.gauge import Gauge as _Gauge
 from svdinv.core.results import SVDResult as _SVDResult
@@ -35,11 +35,9 @@ _backend = _TorchBackend()
 
 
 def _full_precision(*arguments: _Any) -> _AbstractContextManager[_Any] | None:
-    """Keep autocast from running an operator's products in half precision."""
-    if not _torch._C._is_any_autocast_enabled():
-        return None
+    """Keep an operator's products from being rounded, as by autocast."""
     tensors = (x for x in arguments if isinstance(x, _torch.Tensor))
-    return next((_without_autocast(x) for x in tensors), None)
+    return next((_in_full_precision(x) for x in tensors), None)
 
 
 globals().update(_bind(_backend, __name__, context=_full_precision))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
 import svdinv.torch
-from svdinv.backends.torch_namespace import without_autocast
+from svdinv.backends.torch_namespace import full_precision
 from svdinv.unroll.networks import Convolutions, Number, Recipe, State
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.recipe import EPSILON, choose, first_state, make_problem
@@ -232,7 +232,7 @@ class Cell(nn.Module):
             # Not by `functional.svt`, whose lookup of the module Dynamo cannot trace.
             tau = fraction if scale is None else fraction * scale
             return svdinv.torch.svt(matrices, tau, relative=scale is None)
-        with without_autocast(matrices):
+        with full_precision(matrices):
             u, s, vh = self.svd(matrices, full_matrices=False)
             unit = s[..., :1] if scale is None else scale.unsqueeze(-1)
             return (u * F.relu(s - fraction * unit).unsqueeze(-2)) @ vh
