@@ -16,8 +16,8 @@ except ImportError as _error:
     raise _explain_missing("cupy", "cupy") from _error
 
 import numpy as _np
-from array_api_compat import cupy as _xp
 
+from svdinv.backends import cupy_namespace as _xp
 from svdinv.backends.arrays import ArrayBackend as _ArrayBackend
 from svdinv.backends.arrays import make_module as _make_module
 

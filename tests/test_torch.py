@@ -20,7 +20,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import svdinv.torch
 from svdinv import kernels
-from svdinv.backends import torch_namespace
+from svdinv.backends import torch_kernels, torch_namespace
 from svdinv.backends.torch_namespace import constant, full_precision
 from svdinv.core.gram import GramFactors
 from svdinv.core.spectral import SVDFactors
@@ -912,6 +912,41 @@ class TestOnAGPU:
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
+    @pytest.mark.parametrize("shape", [(48, 40), (40, 56), (40, 40)])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+    def test_svd_of_regular_and_singular_matrices(self, shape, dtype):
+        spectra = [np.linspace(1, 0.1, 40), np.logspace(0, -4, 40), np.ones(40)]
+        A = [operator_cases.with_values(s, shape, np.complex128) for s in spectra]
+        A = torch.tensor(np.array([*A, A[0] * 1e-30, A[0] * 1e30])).cuda()
+        if not dtype.is_complex:
+            A = A.real
+        A = A.to(dtype)
+        assert torch_kernels.suits_approximation(A)
+        assert not torch_kernels.suits_approximation(A.double())
+        low = A[:1].clone()
+        low[..., 7:] = 0
+        for batch in (A, torch.cat((A, low, torch.zeros_like(low))), low[0] * 0):
+            U, S, Vh = svd(batch)
+            top = S[..., :1, None].double().clamp(min=1e-37)
+            error = (U.to(torch.complex128) * (S[..., None, :] / top)) @ Vh
+            error -= batch.to(torch.complex128) / top
+            # Of singular matrices PyTorch's own factors are taken.
+            assert error[: len(A)].abs().max() < 1e-6
+            assert error.abs().max() < 1e-4
+            for Q in (U, Vh.mH):
+                assert (Q.mH @ Q - torch.eye(40).cuda()).abs().max() < 1e-4
+            expected = torch.linalg.svdvals(batch.to(torch.complex128))
+            torch.testing.assert_close(
+                svdvals(batch).double() / top[..., 0],
+                expected / top[..., 0],
+                rtol=0,
+                atol=1e-4,
+            )
+        bad = A.clone()
+        bad[1, 2, 3] = torch.nan
+        with pytest.raises(torch.linalg.LinAlgError, match="element 1"):
+            svd(bad)
+
     @pytest.mark.parametrize("compiled", [False, True])
     @pytest.mark.parametrize("method", ["auto", "svd", "gram", "matmul"])
     def test_products_are_not_rounded(self, method, compiled):
@@ -930,7 +965,8 @@ class TestOnAGPU:
         with precision("high"):
             found = [Y := svt(A), *torch.autograd.grad(Y, A, G)]
         for x, y in zip(found, (svdinv.torch.svt(precise, 0.7), expected), strict=True):
-            assert relative_error(x.cpu(), y.cpu()).max() < 3e-6
+            error = relative_error(*(t.detach().cpu().numpy() for t in (x, y)))
+            assert error.max() < 3e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])

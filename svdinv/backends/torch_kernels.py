@@ -1,17 +1,20 @@
-"""PyTorch's small matrices on the CPU, by the kernels of `svdinv.kernels`."""
+"""PyTorch's decompositions: small ones on the CPU by kernels, on GPUs by cuSOLVER."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
 import torch
+from array_api_compat import torch as compat
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from svdinv.core.approximate import svd_by_approximation
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.operation import Operation
 from svdinv.core.svd_operations import SVD
@@ -28,6 +31,7 @@ __all__ = [
     "multiplies_quickly",
     "runs_kernels",
     "svd",
+    "svdvals",
 ]
 
 
@@ -174,9 +178,47 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
         factors = by_memory.decomposition("svd", A, memory)
         if factors is not None:
             return factors
+        if suits_approximation(A):
+            return svd_by_approximation(A, _approximate_svd, _thin_svd, compat)
     # As in `_own_svd`, but no value is looked at.
     U, S, Vh = torch.linalg.svd(A, full_matrices=full_matrices)
     return _marked(U, S), S, Vh
+
+
+# Up to this side and this number of elements cuSOLVER's Jacobi iteration, of all
+# matrices at once, takes no longer than the check of approximate factors.
+_BATCHED_SIDE, _BATCHED_ELEMENTS = 32, 2**18
+
+
+def suits_approximation(A: Tensor) -> bool:
+    """Whether cuSOLVER's approximate SVD is the faster one: see its check in core."""
+    if not A.is_cuda or A.dtype not in (torch.float32, torch.complex64):
+        return False
+    elements = A.numel()
+    large = min(A.shape[-2:]) > _BATCHED_SIDE or elements >= _BATCHED_ELEMENTS
+    recorded = torch.is_grad_enabled() and A.requires_grad
+    plain = type(A) in _TYPES and not recorded and torch.version.cuda is not None
+    return bool(large and elements and plain and _is_eager())
+
+
+def _approximate_svd(A: Tensor) -> tuple[Tensor, ...] | None:
+    with warnings.catch_warnings():  # of what it does not compute
+        warnings.simplefilter("ignore")
+        try:
+            return tuple(torch.linalg.svd(A, full_matrices=False, driver="gesvda"))
+        except RuntimeError:  # also where PyTorch is set to use another library
+            return None
+
+
+def _thin_svd(A: Tensor) -> tuple[Tensor, ...]:
+    return tuple(torch.linalg.svd(A, full_matrices=False))
+
+
+def svdvals(A: Tensor) -> Tensor:
+    """Singular values, as `torch.linalg.svdvals`."""
+    if suits_approximation(A):
+        return svd(A, full_matrices=False)[1]
+    return torch.linalg.svdvals(A)
 
 
 def _marked(U: Tensor, S: Tensor) -> Tensor:

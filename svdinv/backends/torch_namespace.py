@@ -30,6 +30,7 @@ from svdinv.backends.torch_kernels import (
     multiplies_quickly,
     runs_kernels,
     svd,
+    svdvals,
 )
 from svdinv.backends.torch_sharded import all_reduce, is_spread, on_each_device
 
@@ -275,5 +276,5 @@ linalg = SimpleNamespace(
     eigh=on_each_device(eigh, "eigh"),
     qr=on_each_device(torch.linalg.qr, "qr"),
     svd=on_each_device(svd, "svd"),
-    svdvals=torch.linalg.svdvals,
+    svdvals=svdvals,
 )

@@ -1,0 +1,76 @@
+"""An SVD for regular matrices alone, and what is done about the others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from array_api_compat import numpy as xp
+from operator_cases import adjoint, with_values
+
+from svdinv.core.approximate import svd_by_approximation
+
+SPECTRA = {
+    "linear": np.linspace(1, 0.1, 6),
+    "condition 1e4": np.logspace(0, -4, 6),
+    "condition 1e7": np.logspace(0, -7, 6),
+    "pair": np.array([1, 1, 0.5, 0.3, 0.2, 0.1]),
+    "all equal": np.ones(6),
+    "one zero": np.array([1, 0.9, 0.5, 0.3, 0.2, 0]),
+    "zeros": np.array([1, 0.5, 0.1, 0, 0, 0]),
+    "zero": np.zeros(6),
+}
+
+
+class Routine:
+    """As cuSOLVER's: by A^H A in double precision; it fails, or leaves a wrong U."""
+
+    def __init__(self, fails):
+        self.fails, self.others = fails, 0
+
+    def approximate(self, A):
+        wide = A.astype(np.complex128 if A.dtype.kind == "c" else np.float64)
+        w, V = np.linalg.eigh(-adjoint(wide) @ wide)
+        S = np.sqrt(np.maximum(-w, 0))
+        if self.fails and (S[:, -1] <= 1e-8 * S[:, 0]).any():
+            return None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            U = wide @ V / S[:, None, :]
+        return U.astype(A.dtype), S.astype(A.real.dtype), adjoint(V).astype(A.dtype)
+
+    def own(self, A):
+        self.others += A.shape[0]
+        return tuple(np.linalg.svd(A, full_matrices=False))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # of the routine's NaN
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+@pytest.mark.parametrize("shape", [(6, 6), (9, 6), (6, 11)])
+def test_factors_of_all_matrices_are_exact(shape, dtype, fails):
+    batch = np.stack([with_values(s, shape, dtype) for s in SPECTRA.values()])
+    A = np.stack([batch, batch * dtype(1e-30), batch * dtype(1e30)]).astype(dtype)
+    routine = Routine(fails)
+    U, S, Vh = svd_by_approximation(A, routine.approximate, routine.own, xp)
+    assert (U.dtype, S.dtype, Vh.dtype) == (dtype, A.real.dtype, dtype)
+    assert U.shape == (*A.shape[:2], shape[0], 6)
+    assert Vh.shape == (*A.shape[:2], 6, shape[1])
+    eps = np.finfo(dtype).eps
+    for Q in (U, adjoint(Vh)):
+        assert np.abs(adjoint(Q) @ Q - np.eye(6)).max() < 64 * eps
+    size = A.real.dtype.type(1) * np.array([1, 1e-30, 1e30])[:, None, None, None]
+    product = (U.astype(np.complex128) * S[..., None, :]) @ Vh
+    assert np.abs(product / size - A / size).max() < 8 * eps
+    assert (np.diff(S) <= 0).all()
+    exact = np.array(list(SPECTRA.values())) * size[..., 0]
+    assert np.abs(S / size[..., 0] - exact / size[..., 0]).max() < 8 * eps
+    # Those alone whose small values are lost: rounding may have made up for some.
+    assert 6 <= routine.others <= 12
+
+
+def test_what_the_routine_never_computes():
+    A = np.ones((3, 4, 2), np.float32)
+    routine = Routine(True)
+    found = svd_by_approximation(A, lambda A: None, routine.own, xp)
+    assert routine.others == 3
+    for x, y in zip(found, np.linalg.svd(A, full_matrices=False), strict=True):
+        np.testing.assert_array_equal(x, y)
