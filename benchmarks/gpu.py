@@ -105,7 +105,7 @@ def jax_runs(shape: tuple[int, ...]) -> Iterator[tuple[str, Run, Run]]:
 
 
 def cupy_runs(shape: tuple[int, ...]) -> Iterator[tuple[str, Run, Run]]:
-    """The SVD of CuPy alone."""
+    """Forward alone in CuPy."""
     import cupy
 
     import svdinv.cupy as sc

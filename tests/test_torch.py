@@ -917,10 +917,8 @@ class TestOnAGPU:
     def test_svd_of_regular_and_singular_matrices(self, shape, dtype):
         spectra = [np.linspace(1, 0.1, 40), np.logspace(0, -4, 40), np.ones(40)]
         A = [operator_cases.with_values(s, shape, np.complex128) for s in spectra]
-        A = torch.tensor(np.array([*A, A[0] * 1e-30, A[0] * 1e30])).cuda()
-        if not dtype.is_complex:
-            A = A.real
-        A = A.to(dtype)
+        A = torch.tensor(np.array([*A, A[0] * 1e-30, A[0] * 1e30] * 2)).cuda()
+        A = (A if dtype.is_complex else A.real).to(dtype)
         assert torch_kernels.suits_approximation(A)
         assert not torch_kernels.suits_approximation(A.double())
         low = A[:1].clone()
@@ -928,19 +926,18 @@ class TestOnAGPU:
         for batch in (A, torch.cat((A, low, torch.zeros_like(low))), low[0] * 0):
             U, S, Vh = svd(batch)
             top = S[..., :1, None].double().clamp(min=1e-37)
-            error = (U.to(torch.complex128) * (S[..., None, :] / top)) @ Vh
+            scaled = U.to(torch.complex128) * (S[..., None, :] / top)
+            error = scaled @ Vh.to(torch.complex128)
             error -= batch.to(torch.complex128) / top
-            # Of singular matrices PyTorch's own factors are taken.
-            assert error[: len(A)].abs().max() < 1e-6
-            assert error.abs().max() < 1e-4
+            assert error.abs().max() < 1e-6
             for Q in (U, Vh.mH):
-                assert (Q.mH @ Q - torch.eye(40).cuda()).abs().max() < 1e-4
+                assert (Q.mH @ Q - torch.eye(40).cuda()).abs().max() < 8e-6
             expected = torch.linalg.svdvals(batch.to(torch.complex128))
             torch.testing.assert_close(
                 svdvals(batch).double() / top[..., 0],
                 expected / top[..., 0],
                 rtol=0,
-                atol=1e-4,
+                atol=1e-6,
             )
         bad = A.clone()
         bad[1, 2, 3] = torch.nan

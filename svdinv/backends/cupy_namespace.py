@@ -1,4 +1,4 @@
-"""array-api-compat's namespace for CuPy, with a faster SVD of large matrices."""
+"""array-api-compat's namespace for CuPy, with a better SVD in single precision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from array_api_compat import cupy as compat
 from array_api_compat.cupy import *  # noqa: F403
 
-from svdinv.core.approximate import svd_by_approximation
+from svdinv.core.approximate import svd_by_approximation, svd_repaired
 
 __all__ = ["linalg"]
 
@@ -31,17 +31,20 @@ def _thin(A: Any) -> tuple[Any, ...]:
 
 
 class _Linalg:
-    """array-api-compat's `linalg`, with a function of its own."""
+    """array-api-compat's `linalg`, with an SVD of its own."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(compat.linalg, name)
 
     def svd(self, A: Any, *, full_matrices: bool = True) -> tuple[Any, ...]:
         thin = not full_matrices or A.shape[-2] == A.shape[-1]
-        large = min(A.shape[-2:]) > _BATCHED_SIDE and A.size > 0
-        if thin and large and A.dtype in (compat.float32, compat.complex64):
+        single = A.dtype in (compat.float32, compat.complex64)
+        if not (thin and single and A.size):
+            return tuple(compat.linalg.svd(A, full_matrices=full_matrices))
+        m, n = A.shape[-2:]
+        if m > _BATCHED_SIDE and n > _BATCHED_SIDE:
             return svd_by_approximation(A, _approximate, _thin, compat)
-        return tuple(compat.linalg.svd(A, full_matrices=full_matrices))
+        return svd_repaired(A, _thin, compat)
 
 
 linalg = _Linalg()

@@ -303,12 +303,6 @@ class Traced:
             self._known("an array of NumPy")
         return self.tape.xp.named(ufunc.__name__)(*args, **kw)
 
-    def __cupy_get_ndarray__(self) -> Any:
-        raise TypeError(
-            "CuPy's functions take no traced array: call NumPy's of the same name, "
-            "which hand it over, or those of x.__array_namespace__()"
-        )
-
 
 def _method(name: str, reflected: bool = False) -> Callable[..., Any]:
     """Make a method of traced arrays that is a function of the namespace."""

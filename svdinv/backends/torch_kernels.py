@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from svdinv.core.approximate import svd_by_approximation
+from svdinv.core.approximate import svd_by_approximation, svd_repaired
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.operation import Operation
 from svdinv.core.svd_operations import SVD
@@ -180,25 +180,31 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
             return factors
         if suits_approximation(A):
             return svd_by_approximation(A, _approximate_svd, _thin_svd, compat)
+        if _is_single_on_gpu(A):
+            return svd_repaired(A, _thin_svd, compat)
     # As in `_own_svd`, but no value is looked at.
     U, S, Vh = torch.linalg.svd(A, full_matrices=full_matrices)
     return _marked(U, S), S, Vh
 
 
-# Up to this side and this number of elements cuSOLVER's Jacobi iteration, of all
-# matrices at once, takes no longer than the check of approximate factors.
-_BATCHED_SIDE, _BATCHED_ELEMENTS = 32, 2**18
+# Up to this side cuSOLVER's Jacobi iteration takes all matrices at once, and up to this
+# sum of their sides no longer than the check of approximate factors.
+_BATCHED_SIDE, _FEW_SIDES = 32, 256
 
 
 def suits_approximation(A: Tensor) -> bool:
-    """Whether cuSOLVER's approximate SVD is the faster one: see its check in core."""
+    """Whether cuSOLVER's approximate SVD, with its check, is the faster one."""
+    short, count = min(A.shape[-2:]), math.prod(A.shape[:-2])
+    large = short > _BATCHED_SIDE and short * count >= _FEW_SIDES
+    return large and _is_single_on_gpu(A)
+
+
+def _is_single_on_gpu(A: Tensor) -> bool:
     if not A.is_cuda or A.dtype not in (torch.float32, torch.complex64):
         return False
-    elements = A.numel()
-    large = min(A.shape[-2:]) > _BATCHED_SIDE or elements >= _BATCHED_ELEMENTS
     recorded = torch.is_grad_enabled() and A.requires_grad
     plain = type(A) in _TYPES and not recorded and torch.version.cuda is not None
-    return bool(large and elements and plain and _is_eager())
+    return plain and A.numel() > 0 and _is_eager()
 
 
 def _approximate_svd(A: Tensor) -> tuple[Tensor, ...] | None:

@@ -4,7 +4,7 @@ cuSOLVER has such a one, `gesvdaStridedBatched`: eigenvectors V of A^H A, comput
 double precision, and U = A V / S. Of matrices in single precision with a condition
 below 1e5 its factors are exact up to rounding, while those of the Jacobi iteration that
 PyTorch and CuPy call are off by some 100 eps. Of others it fails, or returns a U that
-is not orthonormal.
+is not orthonormal: their singular values are lifted, and U is completed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from svdinv.core.factors import repaired
+from svdinv.core.gram import completed
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -25,18 +27,19 @@ from svdinv.core.namespace import (
     real,
     safe_divide,
 )
-from svdinv.core.tolerances import eps
+from svdinv.core.tolerances import SINGLE_EPS
 
-__all__ = ["svd_by_approximation"]
+__all__ = ["svd_by_approximation", "svd_repaired"]
 
 Factors: TypeAlias = tuple[Array, Array, Array]
 
-# How far U^H U may be from the identity, in eps: the decomposition that would take its
-# place leaves up to 400.
+# How far U^H U may be from the identity, in eps: Jacobi iterations leave up to 400.
 _NOT_ORTHONORMAL = 64
-# Times the norm of A, what is added to its singular values: more than the condition
-# that the routine takes, and less than is lost of double precision.
+# Times the norm of A, what is added to its singular values: above what the routine
+# takes for zero, and not above half the digits of double precision.
 _LIFT = 2.0**-20
+# Side from which the routine takes longer for a batch than for one after the other.
+_LARGEST_OF_BATCH = 256
 
 
 def svd_by_approximation(
@@ -45,7 +48,7 @@ def svd_by_approximation(
     own: Callable[[Array], Factors],
     xp: Namespace,
 ) -> Factors:
-    """Thin SVD by a routine for regular matrices, and of the others by another one.
+    """Thin SVD of any matrices by a routine for regular ones.
 
     Parameters
     ----------
@@ -55,8 +58,7 @@ def svd_by_approximation(
         Thin U, S and Vh of matrices of shape (b, m, n), m >= n, in single or double
         precision; None where it fails. It may return any U of a singular matrix.
     own : callable
-        The same of any matrices; called for those alone of which the first one's
-        factors are wrong.
+        The same of any matrices, called where the first one fails of those with NaN.
 
     Returns
     -------
@@ -66,29 +68,50 @@ def svd_by_approximation(
     if is_wide(A):
         U, S, Vh = svd_by_approximation(adjoint(A, xp), approximate, own, xp)
         return adjoint(Vh, xp), S, adjoint(U, xp)
-    batch = A.shape[:-2]
-    A = xp.reshape(A, (-1, *A.shape[-2:]))
-    found = approximate(A)
-    if found is None:
-        found = _of_lifted(A, approximate, xp)
-    if found is None:
-        found = own(A)
+    batch, (m, n) = A.shape[:-2], A.shape[-2:]
+    A = xp.reshape(A, (-1, m, n))
+    if A.shape[0] > 1 and n > _LARGEST_OF_BATCH:
+        each = (
+            svd_by_approximation(A[i : i + 1, ...], approximate, own, xp)
+            for i in range(A.shape[0])
+        )
+        found: Factors | None = tuple(
+            xp.concat(parts, axis=0) for parts in zip(*each, strict=True)
+        )
     else:
-        fine = _is_orthonormal(found[0], xp)
-        fine = fine & _is_orthonormal(adjoint(found[2], xp), xp)
-        (wrong,) = xp.nonzero(~fine)
-        if wrong.shape[0]:
-            for x, y in zip(found, own(A[wrong]), strict=True):
+        found = approximate(A)
+        wrong = None if found is None else _indices(~_is_orthonormal(found[0], xp), xp)
+        if found is None:
+            found = _of_lifted(A, approximate, xp)
+        elif wrong is not None:
+            better = _of_lifted(A[wrong], approximate, xp)
+            for x, y in zip(found, better or own(A[wrong]), strict=True):
                 x[wrong] = y
-    U, S, Vh = (xp.reshape(x, (*batch, *x.shape[1:])) for x in found)
+    U, S, Vh = own(A) if found is None else found
+    U, S, Vh = (xp.reshape(x, (*batch, *x.shape[1:])) for x in (U, S, Vh))
     return U, S, Vh
+
+
+def svd_repaired(A: Array, own: Callable[[Array], Factors], xp: Namespace) -> Factors:
+    """Thin SVD whose values are as exact as those of orthonormal vectors.
+
+    Jacobi iterations leave what is 0 at 20 eps, which is taken for a value.
+    """
+    U, S, Vh = repaired(A, *own(A), xp)
+    return U, xp.sort(S, axis=-1, descending=True), Vh
+
+
+def _indices(mask: Array, xp: Namespace) -> Array | None:
+    """Where a mask holds, None for nowhere."""
+    (found,) = xp.nonzero(mask)
+    return found if found.shape[0] else None
 
 
 def _is_orthonormal(Q: Array, xp: Namespace) -> Array:
     """Whether the columns are; never of NaN. Shape (b,)."""
     product = adjoint(Q, xp) @ Q
     error = abs_max(product - identity_like(product, xp), xp)
-    return error[..., 0, 0] <= _NOT_ORTHONORMAL * eps(Q, xp)
+    return error[..., 0, 0] <= _NOT_ORTHONORMAL * SINGLE_EPS
 
 
 def _of_lifted(
@@ -97,19 +120,22 @@ def _of_lifted(
     """Factors by the right singular vectors of [A; delta I], which is never singular.
 
     They are those of A. Computed in double precision, they leave A V with orthogonal
-    columns, but for singular values that are too small against the largest.
+    columns, but for those of a length below 1e-5 of the first one. A QR decomposition
+    turns these alone, and they are moved by less than what single precision resolves.
     """
     wide = xp.astype(A, xp.complex128 if is_complex(A, xp) else xp.float64)
-    square = wide[..., : A.shape[-1], :]
     lift = _LIFT * norm(wide, xp)
-    below = cast(xp.where(lift > 0, lift, xp.ones_like(lift)), wide, xp)
-    lifted = xp.concat([wide, below * identity_like(square, xp)], axis=-2)
-    found = approximate(lifted)
+    lift = cast(xp.where(lift > 0, lift, xp.ones_like(lift)), wide, xp)
+    below = lift * identity_like(wide[..., : A.shape[-1], :], xp)
+    found = approximate(xp.concat([wide, below], axis=-2))
     if found is None:
         return None
     image = wide @ adjoint(found[2], xp)
     S = xp.sqrt(xp.sum(xp.abs(image) ** 2, axis=-2))
     inverse = safe_divide(xp.ones_like(S), S, S > 0, xp)
     U = image * cast(inverse, image, xp)[..., None, :]
+    lost = _indices(~_is_orthonormal(U, xp), xp)
+    if lost is not None:
+        U[lost] = completed(U[lost], xp)
     S = xp.sort(S, axis=-1, descending=True)  # equal ones may differ by rounding
     return cast(U, A, xp), cast(S, real(A, xp), xp), cast(found[2], A, xp)
