@@ -1903,7 +1903,8 @@ def vjp(
 
     With the name and the arguments of `jax.vjp`. The function is composed of the
     operators of this module, of Python's operators, of slices, and of the array
-    functions by the namespace of its arguments, or in NumPy and CuPy by their own:
+    functions of the namespace of its arguments, or NumPy's, of CuPy's arrays too,
+    whose own functions take nothing that is traced:
     elementwise ones (sqrt, square, exp, expm1, log, log1p, sin, cos, tanh, pow, abs,
     sign, maximum, minimum, where, real, imag, conj), sum, mean, max, min, matmul,
     products of vectors, solve, inv, the Euclidean norm, reshape, permute_dims,

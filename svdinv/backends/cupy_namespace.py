@@ -8,7 +8,7 @@ import numpy as np
 from array_api_compat import cupy as compat
 from array_api_compat.cupy import *  # noqa: F403
 
-from svdinv.core.approximate import svd_by_approximation, svd_repaired
+from svdinv.core.approximate import svd_by_approximation, svd_in_double
 
 __all__ = ["linalg"]
 
@@ -44,7 +44,7 @@ class _Linalg:
         m, n = A.shape[-2:]
         if m > _BATCHED_SIDE and n > _BATCHED_SIDE:
             return svd_by_approximation(A, _approximate, _thin, compat)
-        return svd_repaired(A, _thin, compat)
+        return svd_in_double(A, _thin, compat)
 
 
 linalg = _Linalg()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from svdinv.core.approximate import svd_by_approximation, svd_repaired
+from svdinv.core.approximate import svd_by_approximation, svd_in_double
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.operation import Operation
 from svdinv.core.svd_operations import SVD
@@ -181,7 +181,7 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
         if suits_approximation(A):
             return svd_by_approximation(A, _approximate_svd, _thin_svd, compat)
         if _is_single_on_gpu(A):
-            return svd_repaired(A, _thin_svd, compat)
+            return svd_in_double(A, _thin_svd, compat)
     # As in `_own_svd`, but no value is looked at.
     U, S, Vh = torch.linalg.svd(A, full_matrices=full_matrices)
     return _marked(U, S), S, Vh

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from svdinv.core.factors import repaired
 from svdinv.core.gram import completed
 from svdinv.core.namespace import (
     Array,
@@ -29,7 +28,7 @@ from svdinv.core.namespace import (
 )
 from svdinv.core.tolerances import SINGLE_EPS
 
-__all__ = ["svd_by_approximation", "svd_repaired"]
+__all__ = ["svd_by_approximation", "svd_in_double"]
 
 Factors: TypeAlias = tuple[Array, Array, Array]
 
@@ -92,13 +91,18 @@ def svd_by_approximation(
     return U, S, Vh
 
 
-def svd_repaired(A: Array, own: Callable[[Array], Factors], xp: Namespace) -> Factors:
-    """Thin SVD whose values are as exact as those of orthonormal vectors.
+def svd_in_double(A: Array, own: Callable[[Array], Factors], xp: Namespace) -> Factors:
+    """Thin SVD computed in double precision and rounded to single.
 
-    Jacobi iterations leave what is 0 at 20 eps, which is taken for a value.
+    Jacobi iterations leave singular values of 0 at up to 20 eps, which are taken for
+    others. Of small matrices the time is that of calls.
     """
-    U, S, Vh = repaired(A, *own(A), xp)
-    return U, xp.sort(S, axis=-1, descending=True), Vh
+    U, S, Vh = own(_in_double(A, xp))
+    return cast(U, A, xp), cast(S, real(A, xp), xp), cast(Vh, A, xp)
+
+
+def _in_double(A: Array, xp: Namespace) -> Array:
+    return xp.astype(A, xp.complex128 if is_complex(A, xp) else xp.float64)
 
 
 def _indices(mask: Array, xp: Namespace) -> Array | None:
@@ -123,7 +127,7 @@ def _of_lifted(
     columns, but for those of a length below 1e-5 of the first one. A QR decomposition
     turns these alone, and they are moved by less than what single precision resolves.
     """
-    wide = xp.astype(A, xp.complex128 if is_complex(A, xp) else xp.float64)
+    wide = _in_double(A, xp)
     lift = _LIFT * norm(wide, xp)
     lift = cast(xp.where(lift > 0, lift, xp.ones_like(lift)), wide, xp)
     below = lift * identity_like(wide[..., : A.shape[-1], :], xp)
