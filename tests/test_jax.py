@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 from frameworks import FRAMEWORKS, as_tuple
-from operator_cases import ALL_CASES, bound, problem
+from operator_cases import ALL_CASES, bound, problem, with_values
 from operator_cases import matrices as numbers
 from oracle import FUNCTIONS, draw, relative_error
 
@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax.test_util import check_grads
 
 import svdinv.jax as face
+from svdinv import kernels
+from svdinv.core import factors
 from svdinv.core.spectral_operations import Factorise
 from svdinv.core.thresholds import Soft
 from svdinv.jax import svd, svdvals
@@ -362,6 +364,53 @@ def test_methods_agree_and_auto_looks():
 
 def test_operators_pickle():
     assert pickle.loads(pickle.dumps(face.svt)) == face.svt
+
+
+def thresholded(shape, dtype, scale=1.0):
+    """Matrices of which a Gram matrix is enough, and of which it is not."""
+    s = np.logspace(0, -4, 6)
+    kept = with_values(np.array([1, 0.9, 0.8, 1e-3, 1e-4, 0]), shape, dtype)
+    return np.stack([kept, with_values(s, shape, dtype)]).astype(dtype) * dtype(scale)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((6, 6), np.float32), ((24, 6), np.complex128), ((6, 9), np.float32)],
+)
+def test_a_graph_decides_for_the_gram_matrix(shape, dtype, monkeypatch):
+    monkeypatch.setattr(factors, "MIN_GRAM_WORK", 1)
+    monkeypatch.setattr(kernels._kernels, "indices", {})
+    jax.clear_caches()
+    G = jnp.asarray(numbers((2, *shape), dtype))
+
+    @functools.partial(jax.jit, static_argnums=(2, 3))
+    def both(A, tau, relative, method):
+        def svt(A):
+            return face.svt(A, tau, relative=relative, method=method)
+
+        y, pull = jax.vjp(svt, A)
+        return y, *pull(G)
+
+    A = jnp.asarray(thresholded(shape, dtype))
+    assert "stablehlo.case" in both.lower(A, 0.3, False, "auto").as_text()
+    assert "stablehlo.case" not in both.lower(A, 0.3, False, "svd").as_text()
+    for relative in (False, True):
+        for tau, scale in ((0.3, 1), (1e-3, 1), (2.0, 1), (0.3, 1e-30), (0.3, 1e30)):
+            level = tau if relative else tau * scale
+            given = A * np.dtype(dtype).type(scale)
+            found, expected = (
+                both(given, level, relative, method) for method in ("auto", "svd")
+            )
+            for x, y, size in zip(found, expected, (scale, 1), strict=True):
+                x, y = np.asarray(x) / size, np.asarray(y) / size
+                assert abs(x - y).max() < 100 * np.finfo(dtype).eps
+    bad = A.at[0, 2, 3].set(jnp.nan)
+    y, _ = both(bad, 0.3, False, "auto")
+    assert np.isnan(y[0]).any()
+    expected = both(A, 0.3, False, "svd")[0][1]
+    np.testing.assert_allclose(y[1], expected, atol=1e-6)
+    np.testing.assert_array_equal(both(A * 0, 0.3, False, "auto")[0], A * 0)
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from frameworks import FRAMEWORKS, as_tuple
 from interpreters import run as run_python
-from operator_cases import bound, problem, weights
+from operator_cases import bound, problem, weights, with_values
 from operator_cases import matrices as numbers
 from oracle import FUNCTIONS, draw, relative_error
 
@@ -22,7 +22,9 @@ tf = pytest.importorskip("tensorflow")
 import svdinv.numpy
 import svdinv.tf
 import svdinv.tf as face
+from svdinv import kernels
 from svdinv.backends import tensorflow, tensorflow_kernels
+from svdinv.core import factors
 from svdinv.core.spectral_operations import Factorise
 from svdinv.core.thresholds import Soft
 from svdinv.operators import OPERATORS
@@ -807,3 +809,27 @@ def test_rounded_products_on_gpus_are_warned_of(monkeypatch):
     with pytest.warns(UserWarning, match="TensorFloat-32"):
         face.svt(tf.eye(3), 0.5)
     face.svt(tf.eye(3), 0.5)  # once
+
+
+def test_a_graph_decides_for_the_gram_matrix(monkeypatch):
+    monkeypatch.setattr(factors, "MIN_GRAM_WORK", 1)
+    monkeypatch.setattr(kernels._kernels, "indices", {})
+    s = np.array([[1, 0.9, 0.8, 1e-3, 1e-4, 0], np.logspace(0, -4, 6)])
+    A = np.stack([with_values(row, (9, 6)) for row in s])
+    G = numbers((2, 9, 6))
+
+    @traced
+    def both(A, tau, method):
+        with tf.GradientTape() as tape:
+            tape.watch(A)
+            y = face.svt(A, tau, method=method)
+        return y, tape.gradient(y, A, output_gradients=tf.constant(G))
+
+    graph = both.get_concrete_function(tf.constant(A), tf.constant(0.3), "auto")
+    assert any(op.type in ("If", "StatelessIf") for op in graph.graph.get_operations())
+    for tau in (0.3, 1e-3, 2.0):
+        for scale in (1.0, 1e-100):
+            given = tf.constant(A * scale), tf.constant(tau * scale, tf.float64)
+            found, expected = (both(*given, method) for method in ("auto", "svd"))
+            for x, y, size in zip(found, expected, (scale, 1), strict=True):
+                assert abs(x - y).numpy().max() / size < 1e-13

@@ -47,6 +47,7 @@ class _Namespace(jax_kernels.Namespace):
     """`jax.numpy`, and what JAX has beyond the array API."""
 
     mapped = staticmethod(jax.vmap)
+    choose = staticmethod(jax.lax.cond)
 
     @property
     def double_precision(self) -> bool:
@@ -100,7 +101,6 @@ class _OnCPU(_Namespace):
     decomposes_quickly = staticmethod(jax_kernels.decomposes_quickly)
     tall_values = staticmethod(jax_kernels.tall_values)
     tall_vectors = staticmethod(jax_kernels.tall_vectors)
-    choose = staticmethod(jax.lax.cond)
 
 
 xp, xp_on_cpu = _Namespace(), _OnCPU()

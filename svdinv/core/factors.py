@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.gram import (
+    Gram,
     GramFactors,
     completed,
     from_gram,
@@ -35,6 +36,7 @@ from svdinv.core.namespace import (
     known_equal,
     known_shape,
     may_ask,
+    norm,
     numbers,
     real,
     tall_values,
@@ -248,14 +250,17 @@ def _lost(count: int, epsilon: float) -> float:
 def _cheaper_unseen(
     A: Array,
     values: Any,
+    small: bool,
     function: SpectralFunction,
     tau: Any,
     relative: bool,
     xp: Namespace,
 ) -> SVDFactors | None:
-    """Factors of tall A, where a traced graph decides between the two ways."""
-    if values is None or not hasattr(xp, "choose"):
+    """Factors where a traced graph decides between two ways, when it runs."""
+    if not hasattr(xp, "choose"):
         return None
+    if values is None:
+        return None if small else _gram_unseen(A, function, tau, relative, xp)
     S, V, W = values
     floor, epsilon = WIDE_GRAM_FLOOR, DOUBLE_EPS
     safe = xp.all(_safe(S, function, tau, relative, floor, epsilon, xp))
@@ -265,6 +270,48 @@ def _cheaper_unseen(
         lambda: tuple(_decomposed(A, False, xp)),
     )
     return SVDFactors(*factors)
+
+
+def _gram_unseen(
+    A: Array, function: SpectralFunction, tau: Any, relative: bool, xp: Namespace
+) -> SVDFactors | None:
+    """Factors by the Gram matrix if a graph finds the cutoff high enough for it.
+
+    A lower bound of s_1, for which A is read twice, tells of most others; an upper
+    bound takes two products.
+    """
+    cutoff = function.cutoff(tau, xp)
+    if cutoff is None:
+        return None
+
+    def by_svd() -> tuple[Array, ...]:
+        return tuple(_decomposed(A, False, xp))
+
+    def by_gram() -> tuple[Array, ...]:
+        gram: Any = gram_matrix(A, False, xp)
+
+        def factors() -> tuple[Array, ...]:
+            return tuple(from_gram(gram, A, xp, with_image=True))
+
+        if relative:
+            return factors()
+        bound = GRAM_FLOOR * _bound_of_largest(gram, xp)
+        return xp.choose(xp.all(cutoff >= bound), factors, by_svd)
+
+    least = 1.0 if relative else _about_largest(A, cutoff, xp)
+    enough = xp.all(cutoff >= GRAM_FLOOR * least)
+    return SVDFactors(*xp.choose(enough, by_gram, by_svd))
+
+
+def _bound_of_largest(gram: Gram, xp: Namespace) -> Array:
+    """Upper bound of s_1, (..., 1), above it by a factor up to min(m, n)^(1/8).
+
+    The sum of the eighth powers of all singular values, of which s_1 is one.
+    """
+    trace = xp.sum(real(xp.linalg.diagonal(gram.N), xp), axis=-1, keepdims=True)
+    N = gram.N / cast(xp.where(trace > 0, trace, 1 + trace), gram.N, xp)[..., None]
+    eighth = norm(N @ N, xp)[..., 0] ** 0.25
+    return gram.scale * xp.sqrt(trace) * eighth
 
 
 def _exceeds(cutoff: Array, largest: Any, xp: Namespace) -> bool:
@@ -375,7 +422,7 @@ def _cheaper(
         return None
     known = function, tau, relative
     if any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None:
-        return _cheaper_unseen(A, values, *known, xp)
+        return _cheaper_unseen(A, values, small, *known, xp)
     if values is not None:
         S, V, W = values
         found = of_tall(A, S, V, lambda: xp.tall_vectors(A, W), *known, xp)

@@ -172,14 +172,21 @@ def gram_matrix(A: Array, wide: bool, xp: Namespace) -> Gram | None:
     return Gram(product(A), A, size[..., 0])
 
 
-def from_gram(gram: Gram, given: Array, xp: Namespace) -> SVDFactors | GramFactors:
-    """Factors of the matrix `given` by the eigenvectors of its Gram matrix."""
+def from_gram(
+    gram: Gram, given: Array, xp: Namespace, *, with_image: bool = False
+) -> SVDFactors | GramFactors:
+    """Factors of the matrix `given` by the eigenvectors of its Gram matrix.
+
+    Without the vectors of the longer side where they cost more than they save, unless
+    `with_image`.
+    """
     eigenvalues, V = _descending(gram.N, xp)
     short, long = min(given.shape[-2:]), max(given.shape[-2:])
     if V.dtype == given.dtype and short**2 <= MOST_REPAIRED_ELEMENTS:
         V = orthonormal(V, xp)
     usual = isinstance(gram.scale, float)
-    if usual and V.dtype == given.dtype and long >= ASPECT_LIMIT * short:
+    slender = long >= ASPECT_LIMIT * short and not with_image
+    if usual and V.dtype == given.dtype and slender:
         S = xp.sqrt(xp.maximum(eigenvalues, xp.zeros_like(eigenvalues)))
         return GramFactors(S * gram.scale, V)
     image, S = _image(gram, V, xp)
