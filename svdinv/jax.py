@@ -128,8 +128,8 @@ def jacobian_svd(
     ((16, 4), (4,), (4, 64))
     """
     options = {"oversampling": oversampling, "power": power, "seed": seed}
+    J = Jacobian(f, theta, chunk)  # whose products are as precise as those of f
     with _full_precision():
-        J = Jacobian(f, theta, chunk)
         return _decompositions.svd_lowrank(_backend, J, rank, like=J.at, **options)
 
 

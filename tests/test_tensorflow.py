@@ -805,7 +805,13 @@ def test_rounded_products_on_gpus_are_warned_of(monkeypatch):
     tensorflow._warn_of_rounded_products.cache_clear()
     face.svt(tf.eye(3), 0.5)  # without a GPU there is no warning
     tensorflow._warn_of_rounded_products.cache_clear()
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "get_device_details",
+        lambda device: {"compute_capability": (8, 0)},
+    )
+    face.svt(tf.eye(3, dtype=tf.float64), 0.5)
     with pytest.warns(UserWarning, match="TensorFloat-32"):
         face.svt(tf.eye(3), 0.5)
     face.svt(tf.eye(3), 0.5)  # once

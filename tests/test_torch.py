@@ -857,6 +857,20 @@ def test_products_are_not_rounded():
         assert torch.get_float32_matmul_precision() == "medium"
 
 
+def test_an_inherited_precision_stays_inherited():
+    library = torch.backends.mkldnn.matmul
+    before = torch.backends.fp32_precision, library.fp32_precision
+    A = torch.randn(4, 3)
+    try:
+        library.fp32_precision, torch.backends.fp32_precision = "none", "tf32"
+        assert library.fp32_precision == "tf32"
+        svdinv.torch.polar(A)
+        torch.backends.fp32_precision = "ieee"
+        assert library.fp32_precision == "ieee"
+    finally:
+        torch.backends.fp32_precision, library.fp32_precision = before
+
+
 def test_products_are_not_rounded_in_threads():
     """The precision is of the process: one that is done leaves it to the others."""
     library = torch.backends.mkldnn.matmul
@@ -922,7 +936,7 @@ class TestOnAGPU:
         assert torch_kernels.suits_approximation(A)
         assert not torch_kernels.suits_approximation(A * torch.ones(1).double().cuda())
         low = A[:1].clone()
-        low[..., 7:] = 0
+        low[..., 2:, :] = low[..., :1, :]
         for batch in (A, torch.cat((A, low, torch.zeros_like(low))), low[0] * 0):
             U, S, Vh = svd(batch)
             top = S[..., :1, None].double().clamp(min=1e-37)
@@ -931,7 +945,7 @@ class TestOnAGPU:
             error -= batch.to(torch.complex128) / top
             assert error.abs().max() < 1e-6
             for Q in (U, Vh.mH):
-                assert (Q.mH @ Q - torch.eye(40).cuda()).abs().max() < 8e-6
+                assert (Q.mH @ Q - torch.eye(40).cuda()).abs().max() < 2e-6
             expected = torch.linalg.svdvals(batch.to(torch.complex128))
             torch.testing.assert_close(
                 svdvals(batch).double() / top[..., 0],

@@ -336,3 +336,24 @@ class Plain(torch.nn.Module):
 
     def forward(self, A):
         return self.function(A)
+
+
+def product(A):
+    U, S, Vh = st.svd(A)
+    return (U * S[..., None, :]) @ Vh
+
+
+@pytest.mark.parametrize("function", [st.svdvals, product, lambda A: st.svt(A, 0.5)])
+def test_a_batch_of_large_matrices_stays_dynamic(function):
+    """What a GPU would choose by sizes is no condition of the graph."""
+
+    class Values(torch.nn.Module):
+        def forward(self, A):
+            return function(A)
+
+    A = torch.randn(8, 64, 64, dtype=torch.float64)
+    batch = {0: torch.export.Dim("batch", min=1, max=1000)}
+    with torch.no_grad():
+        program = torch.export.export(Values(), (A,), dynamic_shapes=(batch,))
+        found, expected = program.module()(A[:2]), function(A[:2])
+    torch.testing.assert_close(found, expected)

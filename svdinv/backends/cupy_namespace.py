@@ -46,5 +46,8 @@ class _Linalg:
             return svd_by_approximation(A, _approximate, _thin, compat)
         return svd_in_double(A, _thin, compat)
 
+    def svdvals(self, A: Any) -> Any:
+        return self.svd(A, full_matrices=False)[1]
+
 
 linalg = _Linalg()

@@ -68,16 +68,19 @@ def _warn_of_rounded_products() -> None:
 
     No operation can be left out of that, in a graph least of all.
     """
-    if (
-        tf.config.experimental.tensor_float_32_execution_enabled()
-        and tf.config.list_logical_devices("GPU")
-    ):
+    if not tf.config.experimental.tensor_float_32_execution_enabled():
+        return
+    details = map(
+        tf.config.experimental.get_device_details,
+        tf.config.list_physical_devices("GPU"),
+    )
+    if any(found.get("compute_capability", (0, 0)) >= (8, 0) for found in details):
         warnings.warn(
             "TensorFlow rounds single precision to TensorFloat-32 in products on GPUs, "
             "which leaves svdinv's derivatives with 3 digits, and fewer where singular "
             "values are close: call "
             "tf.config.experimental.enable_tensor_float_32_execution(False)",
-            stacklevel=2,
+            stacklevel=4,
         )
 
 
@@ -190,11 +193,13 @@ class TensorFlowBackend(Backend):
     evaluate = staticmethod(_evaluate)
 
     def asarray(self, x: Any, name: str) -> tf.Tensor:
-        _warn_of_rounded_products()
         try:
-            return tf.convert_to_tensor(x, name=name)
+            x = tf.convert_to_tensor(x, name=name)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be a tensor, got {x!r}") from error
+        if x.dtype in (tf.float32, tf.complex64):
+            _warn_of_rounded_products()
+        return x
 
     def parameter(self, value: Any, like: tf.Tensor, name: str = "value") -> tf.Tensor:
         if not tf.is_tensor(value):

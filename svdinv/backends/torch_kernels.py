@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
@@ -187,43 +186,51 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
     return _marked(U, S), S, Vh
 
 
-# Up to this side cuSOLVER's Jacobi iteration takes all matrices at once, and up to this
-# sum of their sides no longer than the check of approximate factors.
-_BATCHED_SIDE, _FEW_SIDES = 32, 256
+# cuSOLVER's Jacobi iteration takes matrices with a side up to this one all at once; and
+# if the sides of all together are below the other number, is as fast as the
+# approximation with its check.
+_BATCHED_SIDE, _SUM_OF_SIDES = 32, 256
 
 
 def suits_approximation(A: Tensor) -> bool:
     """Whether cuSOLVER's approximate SVD, with its check, is the faster one."""
+    if not _is_single_on_gpu(A):  # before any size, which may be a symbol
+        return False
     short, count = min(A.shape[-2:]), math.prod(A.shape[:-2])
-    large = short > _BATCHED_SIDE and short * count >= _FEW_SIDES
-    return large and _is_single_on_gpu(A)
+    return short > _BATCHED_SIDE and short * count >= _SUM_OF_SIDES
 
 
 def _is_single_on_gpu(A: Tensor) -> bool:
+    """Whether A has values in single precision now, and cuSOLVER is to decompose it."""
     if not A.is_cuda or A.dtype not in (torch.float32, torch.complex64):
         return False
     recorded = torch.is_grad_enabled() and A.requires_grad
-    plain = type(A) in _TYPES and not recorded and torch.version.cuda is not None
-    return plain and A.numel() > 0 and _is_eager()
+    if type(A) not in _TYPES or recorded or not _is_eager() or not A.numel():
+        return False
+    preferred = torch.backends.cuda.preferred_linalg_library()
+    return torch.version.cuda is not None and preferred != torch._C._LinalgBackend.Magma
 
 
 def _approximate_svd(A: Tensor) -> tuple[Tensor, ...] | None:
-    with warnings.catch_warnings():  # of what it does not compute
-        warnings.simplefilter("ignore")
-        try:
-            return tuple(torch.linalg.svd(A, full_matrices=False, driver="gesvda"))
-        except RuntimeError:  # also where PyTorch is set to use another library
-            return None
+    try:
+        return tuple(torch.linalg.svd(A, full_matrices=False, driver="gesvda"))
+    # It may warn that it uses another driver, where warnings are errors.
+    except (torch.linalg.LinAlgError, UserWarning):
+        return None
 
 
 def _thin_svd(A: Tensor) -> tuple[Tensor, ...]:
-    return tuple(torch.linalg.svd(A, full_matrices=False))
+    U, S, Vh = torch.linalg.svd(A, full_matrices=False)
+    return _marked(U, S), S, Vh
 
 
 def svdvals(A: Tensor) -> Tensor:
     """Singular values, as `torch.linalg.svdvals`."""
     if suits_approximation(A):
         return svd(A, full_matrices=False)[1]
+    if _is_single_on_gpu(A):  # as `svd_in_double`
+        double = torch.complex128 if A.is_complex() else torch.float64
+        return torch.linalg.svdvals(A.to(double)).float()
     return torch.linalg.svdvals(A)
 
 

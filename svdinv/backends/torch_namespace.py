@@ -98,14 +98,23 @@ if hasattr(torch._C, "_get_fp32_precision_getter"):
     def _set_precision(library: str, precision: str) -> None:
         torch._C._set_fp32_precision_setter(library, "matmul", precision)
 
-else:  # before PyTorch 2.9
+    def _own_precision(library: str) -> str:
+        """As it is set; "none" where it is that of all libraries or operations."""
+        found = _precision(library)
+        _set_precision(library, "none")
+        return "none" if _precision(library) == found else found
+
+else:  # before PyTorch 2.9 there was one for all
+    _NAMES = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
+    _OLD_NAMES = {new: old for old, new in _NAMES.items()}
 
     def _precision(library: str) -> str:
-        allowed = library == "cuda" and torch.backends.cuda.matmul.allow_tf32
-        return "tf32" if allowed else "ieee"
+        return _NAMES[torch.get_float32_matmul_precision()]
 
     def _set_precision(library: str, precision: str) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.set_float32_matmul_precision(_OLD_NAMES[precision])
+
+    _own_precision = _precision
 
 
 @constant
@@ -122,17 +131,18 @@ def rounds_products(x: Tensor) -> bool:
 def _unrounded(library: str) -> Iterator[None]:
     """Set the precision of products for all threads, until the last of them is done."""
     with _lock:
-        if not _users[library]:
-            _before[library] = _precision(library)
-            _set_precision(library, "ieee")
+        # Counted before and until it holds: other threads ask for the number unlocked.
         _users[library] += 1
+        if _users[library] == 1:
+            _before[library] = _own_precision(library)
+            _set_precision(library, "ieee")
     try:
         yield
     finally:
         with _lock:
-            _users[library] -= 1
-            if not _users[library]:
+            if _users[library] == 1:
                 _set_precision(library, _before.pop(library))
+            _users[library] -= 1
 
 
 @contextmanager

@@ -60,8 +60,10 @@ def is_node(operation: Operation, x: Any) -> bool:
     there = [t for t in x if t is not None]
     if any(is_sharded(t) for t in there):
         return False
-    by_kernel = variants() and all(t.device.type == "cpu" for t in there)
-    return bool(by_kernel or rounds_products(there[0])) and _has_text(operation)
+    by_kernel = bool(variants()) and all(t.device.type == "cpu" for t in there)
+    single = there[0].dtype in (torch.float32, torch.complex64)
+    rounded = single and rounds_products(there[0])
+    return (by_kernel or rounded) and _has_text(operation)
 
 
 def _has_text(operation: Operation) -> bool:

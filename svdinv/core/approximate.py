@@ -1,10 +1,9 @@
-"""SVDs by a routine that is fast and accurate, but for regular matrices alone.
+"""SVDs by a routine that is fast and accurate, but for well-conditioned matrices alone.
 
 cuSOLVER has such a one, `gesvdaStridedBatched`: eigenvectors V of A^H A, computed in
 double precision, and U = A V / S. Of matrices in single precision with a condition
-below 1e5 its factors are exact up to rounding, while those of the Jacobi iteration that
-PyTorch and CuPy call are off by some 100 eps. Of others it fails, or returns a U that
-is not orthonormal: their singular values are lifted, and U is completed.
+up to 1e4 its factors are exact up to rounding. Of others U is not orthonormal, or it
+fails: V is then that of [A; delta I], and a QR decomposition completes U.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ __all__ = ["svd_by_approximation", "svd_in_double"]
 
 Factors: TypeAlias = tuple[Array, Array, Array]
 
-# How far U^H U may be from the identity, in eps: Jacobi iterations leave up to 400.
-_NOT_ORTHONORMAL = 64
-# Times the norm of A, what is added to its singular values: above what the routine
-# takes for zero, and not above half the digits of double precision.
-_LIFT = 2.0**-20
+# How far U^H U and V^H V may be from the identity, in eps of single precision.
+_NOT_ORTHONORMAL = 8
+# The added singular value over the norm of A: above what the routine takes for zero,
+# and small enough to leave the gaps of the others in double precision.
+_DELTA = 2.0**-20
 # Side from which the routine takes longer for a batch than for one after the other.
 _LARGEST_OF_BATCH = 256
 
@@ -47,7 +46,7 @@ def svd_by_approximation(
     own: Callable[[Array], Factors],
     xp: Namespace,
 ) -> Factors:
-    """Thin SVD of any matrices by a routine for regular ones.
+    """Thin SVD of any matrices by a routine for well-conditioned ones.
 
     Parameters
     ----------
@@ -79,13 +78,10 @@ def svd_by_approximation(
         )
     else:
         found = approximate(A)
-        wrong = None if found is None else _indices(~_is_orthonormal(found[0], xp), xp)
         if found is None:
-            found = _of_lifted(A, approximate, xp)
-        elif wrong is not None:
-            better = _of_lifted(A[wrong], approximate, xp)
-            for x, y in zip(found, better or own(A[wrong]), strict=True):
-                x[wrong] = y
+            found = _of_augmented(A, approximate, xp)
+        else:
+            found = _mended(A, found, approximate, xp)
     U, S, Vh = own(A) if found is None else found
     U, S, Vh = (xp.reshape(x, (*batch, *x.shape[1:])) for x in (U, S, Vh))
     return U, S, Vh
@@ -94,8 +90,8 @@ def svd_by_approximation(
 def svd_in_double(A: Array, own: Callable[[Array], Factors], xp: Namespace) -> Factors:
     """Thin SVD computed in double precision and rounded to single.
 
-    Jacobi iterations leave singular values of 0 at up to 20 eps, which are taken for
-    others. Of small matrices the time is that of calls.
+    Jacobi iterations leave singular values of 0 at up to 20 eps, where they are taken
+    for others.
     """
     U, S, Vh = own(_in_double(A, xp))
     return cast(U, A, xp), cast(S, real(A, xp), xp), cast(Vh, A, xp)
@@ -103,6 +99,26 @@ def svd_in_double(A: Array, own: Callable[[Array], Factors], xp: Namespace) -> F
 
 def _in_double(A: Array, xp: Namespace) -> Array:
     return xp.astype(A, xp.complex128 if is_complex(A, xp) else xp.float64)
+
+
+def _mended(
+    A: Array,
+    found: Factors,
+    approximate: Callable[[Array], Factors | None],
+    xp: Namespace,
+) -> Factors | None:
+    """Replace the factors of those matrices of which they are wrong."""
+    fine = _is_orthonormal(found[0], xp)
+    fine = fine & _is_orthonormal(adjoint(found[2], xp), xp)
+    wrong = _indices(~fine, xp)
+    if wrong is None:
+        return found
+    better = _of_augmented(A[wrong], approximate, xp)
+    if better is None:
+        return None
+    for x, y in zip(found, better, strict=True):
+        x[wrong] = y
+    return found
 
 
 def _indices(mask: Array, xp: Namespace) -> Array | None:
@@ -113,12 +129,13 @@ def _indices(mask: Array, xp: Namespace) -> Array | None:
 
 def _is_orthonormal(Q: Array, xp: Namespace) -> Array:
     """Whether the columns are; never of NaN. Shape (b,)."""
+    Q = _in_double(Q, xp)
     product = adjoint(Q, xp) @ Q
     error = abs_max(product - identity_like(product, xp), xp)
     return error[..., 0, 0] <= _NOT_ORTHONORMAL * SINGLE_EPS
 
 
-def _of_lifted(
+def _of_augmented(
     A: Array, approximate: Callable[[Array], Factors | None], xp: Namespace
 ) -> Factors | None:
     """Factors by the right singular vectors of [A; delta I], which is never singular.
@@ -127,14 +144,14 @@ def _of_lifted(
     columns, but for those of a length below 1e-5 of the first one. A QR decomposition
     turns these alone, and they are moved by less than what single precision resolves.
     """
-    wide = _in_double(A, xp)
-    lift = _LIFT * norm(wide, xp)
-    lift = cast(xp.where(lift > 0, lift, xp.ones_like(lift)), wide, xp)
-    below = lift * identity_like(wide[..., : A.shape[-1], :], xp)
-    found = approximate(xp.concat([wide, below], axis=-2))
+    double = _in_double(A, xp)
+    delta = _DELTA * norm(double, xp)
+    delta = cast(xp.where(delta > 0, delta, xp.ones_like(delta)), double, xp)
+    below = delta * identity_like(double[..., : A.shape[-1], :], xp)
+    found = approximate(xp.concat([double, below], axis=-2))
     if found is None:
         return None
-    image = wide @ adjoint(found[2], xp)
+    image = double @ adjoint(found[2], xp)
     S = xp.sqrt(xp.sum(xp.abs(image) ** 2, axis=-2))
     inverse = safe_divide(xp.ones_like(S), S, S > 0, xp)
     U = image * cast(inverse, image, xp)[..., None, :]

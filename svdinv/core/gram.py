@@ -255,8 +255,9 @@ def completed(U: Array, xp: Namespace) -> Array:
     Q, R = xp.linalg.qr(U)
     d = xp.linalg.diagonal(R)
     size = xp.abs(d)
-    phase = safe_divide(d, cast(size, d, xp), size > 0, xp)
-    phase = xp.where(size > 0, phase, xp.ones_like(phase))
+    known = size > smallest(size, xp)  # a complex quotient by less is infinite
+    phase = safe_divide(d, cast(size, d, xp), known, xp)
+    phase = xp.where(known, phase, xp.ones_like(phase))
     return Q * phase[..., None, :]
 
 
