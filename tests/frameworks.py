@@ -545,6 +545,10 @@ def _param(f):
     return pytest.param(f, id=f.name, marks=marks)
 
 
+def _plain(name):
+    return name.removesuffix("-cuda")
+
+
 def params(*names, without=()):
     """Frameworks to parametrise a test over: those named, or all.
 
@@ -554,8 +558,8 @@ def params(*names, without=()):
     there = [
         f
         for f in FRAMEWORKS.values()
-        if (f.package in names or not names)
-        and f.package not in without
+        if (_plain(f.name) in names or not names)
+        and _plain(f.name) not in without
         and (f.name != "mlx" or find_spec("svdinv.mlx"))
         and (f.name not in ON_A_GPU or shutil.which("nvidia-smi"))
     ]
