@@ -189,3 +189,15 @@ class TestDask:
             svdinv.dask.svt(A, 1.0)
         with pytest.raises(ValueError, match="known shape"):
             svdinv.dask.svt(A.rechunk((4, 6))[da.ones(8, chunks=4) > 0], 1.0)
+
+
+def test_functions_of_hermitian_matrices_say_how_to_join_chunks():
+    da = pytest.importorskip("dask.array")
+    import svdinv.dask
+
+    A = da.from_array(np.eye(7), chunks=((3, 4), (7,)))
+    for function in (svdinv.dask.expm, svdinv.dask.eigh, svdinv.dask.psd_project):
+        with pytest.raises(ValueError, match=r"A\.rechunk\(\{-2: -1, -1: -1\}\)"):
+            function(A)
+    joined = svdinv.dask.expm(A.rechunk({-2: -1, -1: -1}))
+    np.testing.assert_allclose(joined, np.e * np.eye(7), atol=1e-14)

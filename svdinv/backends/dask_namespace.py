@@ -35,6 +35,11 @@ def _by_blocks(
 
     `results` are the axes and the dtype of each, `sizes` those of axes that are new.
     """
+    if is_spread(A):
+        raise ValueError(
+            f"a matrix must be in one chunk here, got chunks {A.chunks}: "
+            "A.rechunk({-2: -1, -1: -1}) joins those of an array A"
+        )
     batch = A.ndim - 2
     # Given, because Dask would find them by a cast, which warns of complex numbers.
     meta = tuple(
@@ -62,8 +67,8 @@ def _svd(A: Any, *, full_matrices: bool = True) -> tuple[Any, ...]:
     if A.ndim > 2 or full_matrices:
         raise ValueError(
             "the SVD of a matrix in several chunks must be thin and without a batch, "
-            f"got chunks {A.chunks}; A.rechunk() makes one, and operators with method "
-            '"auto" or "gram" need none'
+            f"got chunks {A.chunks}; A.rechunk({{-2: -1, -1: -1}}) joins them, and "
+            'operators with method "auto" or "gram" need none'
         )
     if m < n:
         V, S, Uh = _svd(A.T, full_matrices=False)

@@ -132,7 +132,11 @@ TRANSFORMS = {
             "XLA", "`jit_compile=True`, value and gradient of real arrays", every=False
         ),
         Transform("complex XLA", "the same of complex arrays", every=False),
-        Transform("SavedModel", "saved and loaded, value and gradient", every=False),
+        Transform(
+            "SavedModel",
+            "saved and loaded, value and gradient; a second one raises TypeError",
+            every=False,
+        ),
     ),
     "Keras": (
         *(
