@@ -137,7 +137,8 @@ def test_monitor_keeps_one_number_per_matrix(framework, run):
     factors, pullback = run(half_repeated(13), gauge=monitor)
     pullback(*cotangents(np.random.default_rng(14), factors))
     framework.wait()
-    last = framework.numpy(monitor.last)
+    last = monitor.last
+    last = last if isinstance(last, np.ndarray) else framework.numpy(last)
     assert last.shape == (2,)
     assert last[0] == 0 < 1e-3 < last[1]
 
