@@ -366,11 +366,11 @@ def test_operators_pickle():
     assert pickle.loads(pickle.dumps(face.svt)) == face.svt
 
 
-def thresholded(shape, dtype, scale=1.0):
+def thresholded(shape, dtype):
     """Matrices of which a Gram matrix is enough, and of which it is not."""
     s = np.logspace(0, -4, 6)
     kept = with_values(np.array([1, 0.9, 0.8, 1e-3, 1e-4, 0]), shape, dtype)
-    return np.stack([kept, with_values(s, shape, dtype)]).astype(dtype) * dtype(scale)
+    return np.stack([kept, with_values(s, shape, dtype)]).astype(dtype)
 
 
 @pytest.mark.parametrize(

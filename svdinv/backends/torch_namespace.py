@@ -7,7 +7,6 @@ others do what is asked of them here without promoting dtypes first.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
@@ -72,7 +71,7 @@ writable = True
 _F = TypeVar("_F", bound=Callable[..., Any])
 _NOTHING = nullcontext()
 _ROUNDED = {"tf32", "bf16"}
-_lock, _users = Lock(), Counter[str]()
+_lock, _users = Lock(), {"cuda": 0, "mkldnn": 0}
 _before: dict[str, str] = {}
 
 
@@ -127,8 +126,20 @@ def rounds_products(x: Tensor) -> bool:
     return _is_rounded(_library(x))
 
 
+_LIBRARIES = ("mkldnn", "cuda") if torch.version.cuda else ("mkldnn",)
+
+
+@constant
+def may_round() -> bool:
+    """Whether that may be so of some tensor, autocast apart."""
+    for library in _LIBRARIES:
+        if _users[library] or _precision(library) in _ROUNDED:
+            return True
+    return False
+
+
 @contextmanager
-def _unrounded(library: str) -> Iterator[None]:
+def _unrounded(library: str, inner: AbstractContextManager[Any]) -> Iterator[None]:
     """Set the precision of products for all threads, until the last of them is done."""
     with _lock:
         # Counted before and until it holds: other threads ask for the number unlocked.
@@ -137,18 +148,13 @@ def _unrounded(library: str) -> Iterator[None]:
             _before[library] = _own_precision(library)
             _set_precision(library, "ieee")
     try:
-        yield
+        with inner:
+            yield
     finally:
         with _lock:
             if _users[library] == 1:
                 _set_precision(library, _before.pop(library))
             _users[library] -= 1
-
-
-@contextmanager
-def _both(*contexts: AbstractContextManager[Any]) -> Iterator[None]:
-    with contexts[0], contexts[1]:
-        yield
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:
@@ -168,8 +174,7 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     library = _library(x)
     if not (_users[library] or _is_rounded(library)):
         return wide
-    exact = _unrounded(library)
-    return exact if wide is _NOTHING else _both(wide, exact)
+    return _unrounded(library, wide)
 
 
 def may_ask() -> bool:

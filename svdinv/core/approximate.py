@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from svdinv.core.gram import completed
+from svdinv.core.gram import completed, in_double, unit_image
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -19,11 +19,9 @@ from svdinv.core.namespace import (
     adjoint,
     cast,
     identity_like,
-    is_complex,
     is_wide,
     norm,
     real,
-    safe_divide,
 )
 from svdinv.core.tolerances import SINGLE_EPS
 
@@ -93,12 +91,8 @@ def svd_in_double(A: Array, own: Callable[[Array], Factors], xp: Namespace) -> F
     Jacobi iterations leave singular values of 0 at up to 20 eps, where they are taken
     for others.
     """
-    U, S, Vh = own(_in_double(A, xp))
+    U, S, Vh = own(in_double(A, xp))
     return cast(U, A, xp), cast(S, real(A, xp), xp), cast(Vh, A, xp)
-
-
-def _in_double(A: Array, xp: Namespace) -> Array:
-    return xp.astype(A, xp.complex128 if is_complex(A, xp) else xp.float64)
 
 
 def _mended(
@@ -129,7 +123,7 @@ def _indices(mask: Array, xp: Namespace) -> Array | None:
 
 def _is_orthonormal(Q: Array, xp: Namespace) -> Array:
     """Whether the columns are; never of NaN. Shape (b,)."""
-    Q = _in_double(Q, xp)
+    Q = in_double(Q, xp)
     product = adjoint(Q, xp) @ Q
     error = abs_max(product - identity_like(product, xp), xp)
     return error[..., 0, 0] <= _NOT_ORTHONORMAL * SINGLE_EPS
@@ -144,17 +138,14 @@ def _of_augmented(
     columns, but for those of a length below 1e-5 of the first one. A QR decomposition
     turns these alone, and they are moved by less than what single precision resolves.
     """
-    double = _in_double(A, xp)
+    double = in_double(A, xp)
     delta = _DELTA * norm(double, xp)
     delta = cast(xp.where(delta > 0, delta, xp.ones_like(delta)), double, xp)
     below = delta * identity_like(double[..., : A.shape[-1], :], xp)
     found = approximate(xp.concat([double, below], axis=-2))
     if found is None:
         return None
-    image = double @ adjoint(found[2], xp)
-    S = xp.sqrt(xp.sum(xp.abs(image) ** 2, axis=-2))
-    inverse = safe_divide(xp.ones_like(S), S, S > 0, xp)
-    U = image * cast(inverse, image, xp)[..., None, :]
+    U, S = unit_image(double, adjoint(found[2], xp), xp)
     lost = _indices(~_is_orthonormal(U, xp), xp)
     if lost is not None:
         U[lost] = completed(U[lost], xp)

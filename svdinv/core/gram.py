@@ -59,8 +59,10 @@ __all__ = [
     "completed",
     "from_gram",
     "gram_matrix",
+    "in_double",
     "orthonormal",
     "svd_by_gram",
+    "unit_image",
 ]
 
 
@@ -150,7 +152,7 @@ def gram_matrix(A: Array, wide: bool, xp: Namespace) -> Gram | None:
     Of a spread A `eigh` does.
     """
     if wide:
-        A = xp.astype(A, xp.complex128 if is_complex(A, xp) else xp.float64)
+        A = in_double(A, xp)
 
     def product(A: Array) -> Array:
         Ah = adjoint(A, xp)
@@ -172,6 +174,11 @@ def gram_matrix(A: Array, wide: bool, xp: Namespace) -> Gram | None:
     return Gram(product(A), A, size[..., 0])
 
 
+def in_double(A: Array, xp: Namespace) -> Array:
+    """Convert to double precision."""
+    return xp.astype(A, xp.complex128 if is_complex(A, xp) else xp.float64)
+
+
 def from_gram(
     gram: Gram, given: Array, xp: Namespace, *, with_image: bool = False
 ) -> SVDFactors | GramFactors:
@@ -189,7 +196,7 @@ def from_gram(
     if usual and V.dtype == given.dtype and slender:
         S = xp.sqrt(xp.maximum(eigenvalues, xp.zeros_like(eigenvalues)))
         return GramFactors(S * gram.scale, V)
-    image, S = _image(gram, V, xp)
+    image, S = unit_image(gram.A, V, xp)
     image, V, S = cast(image, given, xp), cast(V, given, xp), S * gram.scale
     S = cast(S, real(V, xp), xp)
     if is_wide(given):
@@ -206,7 +213,7 @@ def svd_by_gram(gram: Gram, given: Array, xp: Namespace) -> SVDFactors:
     belong to singular values at rounding level are 0, or nearly, not orthonormal.
     """
     V = orthonormal(_descending(gram.N, xp)[1], xp)
-    image, size = _image(gram, V, xp)
+    image, size = unit_image(gram.A, V, xp)
     # A V = image diag(size), and image = Q root W^H with orthonormal Q.
     w, W = _descending(all_reduce(adjoint(image, xp) @ image, xp), xp)
     W = orthonormal(W, xp)
@@ -236,12 +243,12 @@ def _descending(N: Array, xp: Namespace) -> tuple[Array, Array]:
     return -eigenvalues - lift, V
 
 
-def _image(gram: Gram, V: Array, xp: Namespace) -> tuple[Array, Array]:
+def unit_image(A: Array, V: Array, xp: Namespace) -> tuple[Array, Array]:
     """Columns of A V, or A^H V, over their lengths, and these.
 
     They are more accurate than the eigenvalues, and with U go fewer products.
     """
-    image = (adjoint(gram.A, xp) if is_wide(gram.A) else gram.A) @ V
+    image = (adjoint(A, xp) if is_wide(A) else A) @ V
     S = xp.sqrt(all_reduce(xp.sum(xp.abs(image) ** 2, axis=-2), xp))
     inverse = safe_divide(xp.ones_like(S), S, S > 0, xp)
     return image * cast(inverse, image, xp)[..., None, :], S

@@ -21,6 +21,7 @@ except ImportError as _error:
 from svdinv.backends.torch import Jacobian
 from svdinv.backends.torch import TorchBackend as _TorchBackend
 from svdinv.backends.torch_namespace import full_precision as _in_full_precision
+from svdinv.backends.torch_namespace import may_round as _may_round
 from svdinv.core.degenerate import Repeated as _Repeated
 from svdinv.core.gauge import Gauge as _Gauge
 from svdinv.core.results import SVDResult as _SVDResult
@@ -36,6 +37,8 @@ _backend = _TorchBackend()
 
 def _full_precision(*arguments: _Any) -> _AbstractContextManager[_Any] | None:
     """Keep an operator's products from being rounded, as by autocast."""
+    if not (_torch._C._is_any_autocast_enabled() or _may_round()):
+        return None
     tensors = (x for x in arguments if isinstance(x, _torch.Tensor))
     return next((_in_full_precision(x) for x in tensors), None)
 
