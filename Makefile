@@ -88,10 +88,11 @@ sed -i -e '/^#/d' -e '/^$$/d' -e '/^--/d' -e 's/+cpu$$//' \
 endef
 
 # Each stamp is written last, so that a half-made environment is made again.
+# Bytecode of all that is installed would take longer than that of what is imported.
 .PRECIOUS: .venv-%/.packages
 .venv-%/.packages: requirements/%.txt
 	$(make-venv)
-	.venv-$*/bin/python -m pip install --disable-pip-version-check -r $<
+	.venv-$*/bin/python -m pip install --disable-pip-version-check --no-compile -r $<
 	@touch $@
 
 .venv-%/.ready: .venv-%/.packages pyproject.toml hatch_build.py $(wildcard svdinv/kernels/*.[ch] svdinv/kernels/build.py)
