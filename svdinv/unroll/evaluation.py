@@ -214,6 +214,7 @@ def compare(
     width = 2 + max(18, *map(len, task.baselines()))
     rows: list[Row] = []
     entries: dict[str, Entry] = {}
+    saved = False
     with (
         threadpool_limits(torch.get_num_threads(), user_api="blas"),
         # A bar in percent would contradict that of a fit.
@@ -228,19 +229,21 @@ def compare(
             for name in dict.fromkeys(order):
                 bar.set_description(name)
                 row, entries[name] = run_method(name, methods[name], task, problem)
+                rows.append(row)
                 if name == chosen:  # before the others, which may fail
                     task.save(written.image, entries[name].image, problem)
-                head = "" if rows else line("", [*row.values, "seconds"], width) + "\n"
+                    saved = True
+                titles = line("", [*row.values, "seconds"], width) + "\n"
+                head = titles if len(rows) == 1 else ""
                 numbers = cells({**row.values, "seconds": row.seconds})
                 text = f"{line(f'  {name}', numbers, width)}   {row.note}".rstrip()
                 with contextlib.suppress(BrokenPipeError):  # the reader has ended
                     bar.write(head + text, file=sys.stdout)
-                rows.append(row)
                 bar.update()
                 if stopped():
                     break
         except KeyboardInterrupt:
-            if chosen not in entries:
+            if not saved:
                 return Compared(rows, False, False)
     # The chosen image is the last one in the picture.
     pictured = [entries[n] for n in methods if n in entries and n != chosen]
@@ -361,7 +364,7 @@ def evaluate(
     Ctrl-C the returned evaluation is not complete.
     """
     pairs = [
-        (replace(options, seed=options.seed + number), image)
+        (replace(options, seed=(options.seed + number) % 2**63), image)
         for index, options in enumerate(settings)
         for number, image in enumerate(images)
         if isinstance(image, InputImage) or index == 0

@@ -45,14 +45,16 @@ def nmse(truth: ArrayLike, image: ArrayLike) -> float:
     return float(np.sum(np.abs(a - b) ** 2)) / energy
 
 
-def psnr(truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0) -> float:
+def psnr(
+    truth: ArrayLike, image: ArrayLike, *, peak: float | str | None = None
+) -> float:
     """Peak signal-to-noise ratio in dB, over all pixels and channels together.
 
     ``10 log10(peak**2 / mean((truth - image)**2))``, in double precision; equal to
     ``skimage.metrics.peak_signal_noise_ratio(truth, image, data_range=peak)``. For
     complex images the magnitudes are compared. `peak` is the largest possible value, 1
-    for images in [0, 1], or "max" for the largest value or magnitude in all of `truth`.
-    The PSNR is infinite for equal images, NaN if one contains NaN.
+    by default, or "max" for the largest value or magnitude in all of `truth`. The PSNR
+    is infinite for equal images, NaN if one contains NaN.
 
     Raises ValueError if the shapes differ, `peak` is neither positive nor "max", or the
     images are of integers and `peak` is not specified.
@@ -63,7 +65,11 @@ def psnr(truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0) -> floa
 
 
 def ssim(
-    truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0, frames: bool = False
+    truth: ArrayLike,
+    image: ArrayLike,
+    *,
+    peak: float | str | None = None,
+    frames: bool = False,
 ) -> float:
     """Mean structural similarity, averaged over channels or frames; at most 1.
 
@@ -128,18 +134,19 @@ def _alike(truth: ArrayLike, image: ArrayLike) -> tuple[NDArray, NDArray]:
 
 
 def _pair(
-    truth: ArrayLike, image: ArrayLike, peak: float | str
+    truth: ArrayLike, image: ArrayLike, peak: float | str | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Return images in double precision, magnitudes if one is complex, and the peak.
 
     Raises ValueError if shapes differ, or the peak is invalid or missing.
     """
     a, b = _alike(truth, image)
-    if peak == 1 and any(x.dtype.kind in "iu" for x in (a, b)):
+    if peak is None and any(x.dtype.kind in "iu" for x in (a, b)):
         raise ValueError("peak must be passed for images of integers, such as 255")
     if np.iscomplexobj(a) or np.iscomplexobj(b):
         a, b = np.abs(a.astype(np.complex128)), np.abs(b.astype(np.complex128))
     a, b = a.astype(np.float64), b.astype(np.float64)
+    peak = 1.0 if peak is None else peak
     top = float(a.max(initial=0)) if peak == "max" else peak
     if peak == "max" and top == 0:
         raise ValueError('peak="max" is undefined, because truth is zero')

@@ -18,6 +18,8 @@ from svdinv.unroll.formats.ismrmrd import read_ismrmrd
 from svdinv.unroll.formats.nifti import read_nifti
 from svdinv.unroll.formats.series import read_series
 from svdinv.unroll.formats.table import format_of
+from svdinv.unroll.tasks.cine.hearts import read_hearts
+from svdinv.unroll.tasks.impedance.tank import read_classes
 from svdinv.unroll.tasks.measured_files import measured_entry, read_measurement
 
 resource = pytest.importorskip("resource")
@@ -76,6 +78,25 @@ def test_matlab(tmp_path, small):
     scipy.savemat(tmp_path / "a.mat", {"x": np.ones((10, 10))}, do_compression=True)
     with pytest.raises(ValueError, match=f"a.mat: x {SIZE}"):
         read_series(tmp_path / "a.mat")
+    scipy.savemat(tmp_path / "a.mat", {"truth": np.zeros((10, 10))})
+    with pytest.raises(ValueError, match=f"a.mat: truth {SIZE}"):
+        read_classes(tmp_path / "a.mat")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+def test_hearts(tmp_path, monkeypatch, suffix):
+    if suffix == ".npz":
+        monkeypatch.setenv(VARIABLE, "1000")
+        np.savez(tmp_path / "a.npz", one=np.ones((4, 16, 16)))
+        message = f"a.npz: one {SIZE}"
+    else:
+        (tmp_path / "a.npy").write_bytes(
+            b"\x93NUMPY\1\0v\0{'descr': '<f8', 'fortran_order'"
+            b": False, 'shape': (99999, 9999, 9999)}".ljust(128)
+        )
+        message = "cannot read .*a.npy as an array"
+    with pytest.raises(ValueError, match=message):
+        read_hearts([str(tmp_path)])
 
 
 def test_ismrmrd(tmp_path, monkeypatch):

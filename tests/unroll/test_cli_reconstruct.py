@@ -193,6 +193,16 @@ def test_ctrl_c_writes_nothing(picture, tmp_path, monkeypatch, capsys):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_ctrl_c_while_the_image_is_written(picture, tmp_path, monkeypatch, capsys):
+    def press(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(colour.Colour, "save", press)
+    assert run(picture, "--output", tmp_path / "out") == 130
+    assert "nothing was written" in capsys.readouterr().out
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_ctrl_c_leaves_out_what_is_only_compared(
     picture, tmp_path, monkeypatch, capsys
 ):

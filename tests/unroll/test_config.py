@@ -201,6 +201,10 @@ def test_what_is_wrong_with_a_cine_is_named(line, message):
     [
         ("", "task.kind must be one of .*'cine', 'colour'.*, got None"),
         (LEAST.replace("TLR", "TRL"), "network.kind must be one of .*'TLR'.*'TRL'"),
+        (
+            LEAST.replace('"TLR"', '"Unrolled"\nprior = [{kind = "LowRank"}, 3]'),
+            "network.prior must be a list of tables only, got ",
+        ),
         (LEAST.replace("colour", "color"), "task.kind must be one of .*'color'"),
         (LEAST.replace('"colour"', "[1]"), r"task.kind must be one of .*got \[1\]"),
         (f"training = 3\n{LEAST}", r"training must be a section, \[training\], got 3"),

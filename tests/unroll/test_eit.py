@@ -309,6 +309,17 @@ def test_what_will_not_do_is_said_in_one_line(tmp_path, one_line):
     ):
         assert main(["reconstruct", *words, "--device", "cpu"]) == 2
         assert message in one_line()
+    (tmp_path / "whole").mkdir()
+    path = challenge(tmp_path / "whole")
+    segmentation = path.parents[1] / "true1.mat"
+    for damage, message in (
+        (lambda: scipy_io.savemat(segmentation, {"x": 1}), "true1.mat has no truth"),
+        (lambda: scipy_io.savemat(segmentation, {"truth": [[3]]}), "of 0, 1 and 2"),
+        (lambda: segmentation.write_bytes(b"nothing"), "true1.mat as a MATLAB file"),
+    ):
+        damage()
+        assert main(["reconstruct", str(path), "--device", "cpu"]) == 2
+        assert message in one_line()
     (path.parent / "ref.mat").unlink()
     assert main(["reconstruct", str(path), "--device", "cpu"]) == 2
     assert "ref.mat, which does not exist" in one_line()

@@ -78,8 +78,8 @@ def test_series_of_one_name_are_told_apart(tmp_path):
         (np.ones((4, 15, 16)), "of 16 pixels a side"),
         (np.full((4, 16, 16), np.nan), "one must be finite and not all 0"),
         (np.zeros((4, 16, 16)), "one must be finite and not all 0"),
-        (np.full((4, 16, 16), "a"), "one is not a numeric array"),
-        (np.array([{}]), "cannot read .* as real series"),
+        (np.full((4, 16, 16), "a"), "one.npy must hold numbers"),
+        (np.array([{}]), "cannot read .* as an array"),
     ],
     ids=["axes", "frames", "pixels", "NaN", "zeros", "text", "objects"],
 )
@@ -95,7 +95,7 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=f"there is no {tmp_path / 'a'}"):
         read_hearts([str(tmp_path / "a")])
     (tmp_path / "b.npz").write_bytes(b"PK\3\4 and nothing more")
-    with pytest.raises(ValueError, match=r"cannot read .*b\.npz as real series"):
+    with pytest.raises(ValueError, match=r"cannot read .*b\.npz as an archive"):
         read_hearts([str(tmp_path / "b.npz")])
 
 

@@ -42,7 +42,7 @@ def header(height, width, *, centre=None, trajectory="cartesian", oversampling=1
     return HEADER.format(
         height=height,
         width=width,
-        columns=width // oversampling,
+        columns=width // oversampling if isinstance(width, int) else width,
         encoded=360 * oversampling,
         kept=360,
         limits=limits,
@@ -280,6 +280,14 @@ def test_another_group(tmp_path, kspace):
 DAMAGED = {
     "the XML header is damaged": lambda k: (header(6, 8)[:300], lines(k)),
     "no encoding/encodedSpace/matrixSize/x": lambda k: ("<a/>", lines(k)),
+    "has '1e999' as encoding/encodedSpace/matrixSize/x": lambda k: (
+        header(6, "1e999"),
+        lines(k),
+    ),
+    "has 'six' as encoding/encodedSpace/matrixSize/y": lambda k: (
+        header("six", 8),
+        lines(k),
+    ),
     "trajectory is radial": lambda k: (header(6, 8, trajectory="radial"), lines(k)),
     "encoded matrix is 0x8": lambda k: (header(0, 8), lines(k)),
     "no readout of an image": lambda k: (header(6, 8), lines(k, flags=[19])),

@@ -95,6 +95,7 @@ def test_the_peak_of_integers_must_be_given(metric):
     with pytest.raises(ValueError, match="peak must be passed"):
         metric(truth, image)
     assert metric(truth, image, peak=255) > 0.9
+    assert metric(truth, image, peak=1) == metric(truth * 1.0, image)
 
 
 @pytest.mark.parametrize("peak", ["max", 2.5])

@@ -46,7 +46,7 @@ def test_files_that_are_not_the_challenges(level):
     with pytest.raises(FileNotFoundError):
         read_tank(folder, 1)
     (folder / "data3.mat").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"data3\.mat is not a MATLAB file"):
+    with pytest.raises(ValueError, match=r"cannot read .*data3\.mat as a MATLAB"):
         read_tank(folder, 3)
     with pytest.raises(ValueError, match=r"ref\.mat has no g, H, elfaces"):
         read_mesh(folder / "ref.mat")

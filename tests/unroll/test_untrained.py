@@ -13,7 +13,7 @@ import torch
 
 from svdinv.unroll.algorithms import ADMM, conjugate_gradients
 from svdinv.unroll.fidelity import L2, PoissonKL
-from svdinv.unroll.networks import SLR, Decoder, PrimalDual, Skip
+from svdinv.unroll.networks import SLR, Decoder, LowRank, PrimalDual, Skip, Unrolled
 from svdinv.unroll.operators import MRI, Identity, ParallelBeam, Sampling
 from svdinv.unroll.priors import HuberVariation
 from svdinv.unroll.problem import Problem
@@ -636,6 +636,9 @@ def test_around_an_image():
         run(problem, generator, around=problem.truth[:, 1:])
     with pytest.raises(ValueError, match="bounded=False"):
         run(problem, around=problem.truth)
+    unrolled = Unrolled(prior=LowRank(), images="image", cells=1)  # bounds nothing
+    once = {"recorrupted": 0.1, "iterations": 1, "rule": None}
+    assert run(noisy(), unrolled, around=picture(), **once)
 
 
 def test_double_precision():

@@ -1,7 +1,8 @@
 """Checks of files, including a limit on the memory that reading them takes.
 
 A few bytes can declare gigabytes: shapes, chunks, members of archives and matrix sizes
-in headers determine allocations. Every reader calls `check_bytes` first.
+in headers determine allocations. Every reader calls `check_bytes` first, except for the
+fields of MATLAB's structures.
 """
 
 from __future__ import annotations
@@ -128,6 +129,21 @@ def matlab_names(path: str | Path) -> set[str]:
         return {name for name, *_ in whosmat(path)}
     except Exception:  # damaged, or of a version that other readers handle
         return set()
+
+
+def load_matlab(path: str | Path, *names: str, **options: Any) -> dict[str, Any]:
+    """Read variables of a MATLAB file, those of `names` that exist, with SciPy.
+
+    Sizes are checked first, but not those of fields of structures, which files declare
+    one by one.
+    """
+    from scipy.io import loadmat, whosmat
+
+    for name, shape, _ in whosmat(path):
+        if name in names:  # 16 bytes, because the kind does not tell complex numbers
+            check_bytes(path, name, 16, *shape)
+    found: dict[str, Any] = loadmat(path, variable_names=names, **options)
+    return found
 
 
 def is_numeric(dtype: np.dtype[Any]) -> bool:

@@ -239,7 +239,13 @@ def _encoding(header: str, path: str | Path) -> _Encoding:
             return default
         if node is None or node.text is None:
             raise FileError(f"{path}: the XML header has no {place}")
-        return float(node.text)
+        try:
+            value = float(node.text)
+        except ValueError:
+            value = np.nan
+        if not np.isfinite(value):
+            raise FileError(f"{path}: the XML header has {node.text!r} as {place}")
+        return value
 
     trajectory = root.find("{*}encoding/{*}trajectory")
     if trajectory is not None and (trajectory.text or "").lower() != "cartesian":
@@ -254,7 +260,7 @@ def _encoding(header: str, path: str | Path) -> _Encoding:
     )
     full = number(f"{space}/fieldOfView_mm/x")
     kept = number("encoding/reconSpace/fieldOfView_mm/x", full)
-    if not 0 < kept < np.inf or not 0 < full < np.inf:
+    if not kept > 0 or not full > 0:
         raise FileError(f"{path}: the fields of view must be positive lengths")
     columns = min(width, max(1, round(width * kept / full)))
     return _Encoding(height, width, int(centre), columns)

@@ -16,6 +16,7 @@ from svdinv.unroll.formats.checks import (
     FileError,
     check_bytes,
     is_numeric,
+    load_matlab,
     reading,
     to_complex,
 )
@@ -24,6 +25,8 @@ from svdinv.unroll.formats.scans import Scan
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+_ARCHIVE = "an archive of NumPy arrays"
 
 
 def read_series(
@@ -124,9 +127,17 @@ def names_in(path: str | Path) -> set[str]:
         return set()
 
 
-def read_archive(path: str | Path) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an ``.npz`` file; nothing is unpickled."""
-    return {name: _read_npz(Path(path), name, "") for name in names_in(path)}
+def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
+    """Read all arrays of an ``.npz`` file by name, or the one of an ``.npy`` file.
+
+    That one has the name of the file. Nothing is unpickled.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        return {path.stem: _read_npy(path, None, "")}
+    with reading(path, _ARCHIVE), zipfile.ZipFile(path) as archive:
+        names = [n.removesuffix(".npy") for n in archive.namelist()]
+    return {name: _read_npz(path, name, "") for name in names}
 
 
 def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
@@ -138,7 +149,7 @@ def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
 
 
 def _read_npz(path: Path, key: str | None, usual: str) -> NDArray[Any]:
-    with reading(path, "an archive of NumPy arrays"), zipfile.ZipFile(path) as archive:
+    with reading(path, _ARCHIVE), zipfile.ZipFile(path) as archive:
         ends = [n for n in archive.namelist() if n.endswith(".npy")]
         names = [n.removesuffix(".npy") for n in dict.fromkeys(ends)]
         headers = {k: _npz_header(archive, k) for k in names}
@@ -181,9 +192,7 @@ def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
         listed = scipy.io.whosmat(path)
         shapes = {k: shape for k, shape, kind in listed if kind.startswith(numeric)}
         name = _choose(path, key, usual, shapes, [k for k, _, _ in listed])
-        # Assume complex numbers of 16 bytes: the kind does not distinguish them.
-        check_bytes(path, name, 16, *shapes.get(name, ()))
-        array = scipy.io.loadmat(path, variable_names=[name])[name]
+        array = load_matlab(path, name)[name]
         if not isinstance(array, np.ndarray) or not is_numeric(array.dtype):
             raise FileError(f"{path}: {name} is not an array of numbers")
         return array

@@ -17,7 +17,7 @@ from svdinv.unroll.formats.checks import FileError, reading
 from svdinv.unroll.formats.fastmri import holds_fastmri
 from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5, writing_hdf5
 from svdinv.unroll.formats.scans import Geometry
-from svdinv.unroll.formats.series import names_in, read_archive
+from svdinv.unroll.formats.series import names_in, read_arrays
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry, entries
@@ -110,7 +110,7 @@ def _opened(path: str | Path) -> Iterator[Datasets]:
     with needing("h5py", "mri"):
         import h5py
     with reading(path, _WHAT), h5py.File(io.BytesIO(), "w") as file:
-        for name, array in read_archive(path).items():
+        for name, array in read_arrays(path).items():
             file[name] = array
         yield Datasets(file, path)
 

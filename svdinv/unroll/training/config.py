@@ -349,6 +349,8 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         find = partial(class_named, base=object, known=registered())
         return _object(value, name, find, registered())
     if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        if not all(isinstance(each, dict) for each in value):
+            raise ValueError(f"{name} must be a list of tables only, got {value!r}")
         return tuple(_typed(each, Any, f"{name}[{i}]") for i, each in enumerate(value))
     if origin in (Union, UnionType):
         choices = [part for part in parts if part is not NoneType]

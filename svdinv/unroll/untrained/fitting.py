@@ -408,7 +408,8 @@ class Fitting:
                 "around: this rule needs its dependence on the data; pass a function "
                 "of a problem"
             )
-        if getattr(self.recipe, "images", "") == "image" and self.recipe.bounded:  # type: ignore[attr-defined]
+        images = getattr(self.recipe, "images", "") == "image"
+        if images and getattr(self.recipe, "bounded", False):
             raise ValueError("around: needs a generator with bounded=False")
         image = convert(around)[None].to(x.dtype)
         if image.shape != x.shape:

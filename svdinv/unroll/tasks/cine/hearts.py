@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.formats.checks import FileError, fingerprint, listed, reading
+from svdinv.unroll.formats.checks import FileError, fingerprint, listed
+from svdinv.unroll.formats.series import read_arrays
 from svdinv.unroll.tasks.cine import HEARTS
 
 Series = NDArray[np.float32]
@@ -50,25 +51,19 @@ def read_hearts(places: Sequence[str]) -> dict[str, Series]:
     """
     found: dict[str, Series] = {}
     for file in _archives(places):
-        # Opened here, because NumPy leaves a damaged archive open.
-        with reading(file, "real series"), file.open("rb") as stream:
-            content = np.load(stream, allow_pickle=False)
-            arrays = {file.stem: content} if file.suffix == ".npy" else content
-            for key, array in arrays.items():
-                if array.dtype.kind not in "iufc":
-                    raise FileError(f"{file}: {key} is not a numeric array")
-                fits = array.ndim == 3 and min(array.shape[1:]) >= _LEAST
-                if not fits or len(array) < 4:
-                    raise FileError(
-                        f"{file}: {key} must be (T, H, W) with at least 4 frames of "
-                        f"{_LEAST} pixels a side, got {array.shape}"
-                    )
-                magnitude = np.abs(array.astype(np.complex64))
-                if not np.isfinite(magnitude).all() or not magnitude.any():
-                    raise FileError(f"{file}: {key} must be finite and not all 0")
-                found[f"{file.stem}/{key}" if key in found else key] = _scaled(
-                    magnitude
+        for key, array in read_arrays(file).items():
+            if array.dtype.kind not in "iufc":
+                raise FileError(f"{file}: {key} is not a numeric array")
+            fits = array.ndim == 3 and min(array.shape[1:]) >= _LEAST
+            if not fits or len(array) < 4:
+                raise FileError(
+                    f"{file}: {key} must be (T, H, W) with at least 4 frames of "
+                    f"{_LEAST} pixels a side, got {array.shape}"
                 )
+            magnitude = np.abs(array.astype(np.complex64))
+            if not np.isfinite(magnitude).all() or not magnitude.any():
+                raise FileError(f"{file}: {key} must be finite and not all 0")
+            found[f"{file.stem}/{key}" if key in found else key] = _scaled(magnitude)
     return found
 
 

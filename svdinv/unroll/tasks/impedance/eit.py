@@ -301,11 +301,10 @@ def _tank(electrodes: int, missing: int, noise: float, size: int) -> Problem:
 
 def _challenge(path: Path, size: int) -> Problem:
     """Read a measurement of the challenge."""
-    from scipy.io import loadmat
-
     from svdinv.unroll.tasks.impedance.tank import (
         calibrated,
         deviations,
+        read_classes,
         read_mesh,
         read_tank,
     )
@@ -324,7 +323,7 @@ def _challenge(path: Path, size: int) -> Problem:
     truth = None
     segmentation = root / f"true{number}.mat"
     if segmentation.exists():
-        classes = loadmat(segmentation, variable_names=("truth",))["truth"]
+        classes = read_classes(segmentation)
         truth = reduced(np.array([0.5, 0.0, 1.0])[classes], size)[None]
     name, setting = f"{path.resolve().parent.name} {path.stem}", "as measured"
     return replace(problem, truth=truth, name=name, setting=setting)

@@ -8,7 +8,6 @@ are in MATLAB's format.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
+from svdinv.unroll.formats.checks import load_matlab, reading
 from svdinv.unroll.metrics import similarity
 from svdinv.unroll.tasks.impedance.operator import Impedance, Mesh
 
@@ -69,6 +69,17 @@ def read_mesh(path: str | Path) -> Mesh:
     first = triangles.min(initial=1)  # 0, or 1 in MATLAB's convention
     edges = [face.astype(int) - first for face in content["elfaces"].ravel()]
     return Mesh(content["g"], triangles - first, tuple(edges))
+
+
+def read_classes(path: str | Path) -> NDArray[np.intp]:
+    """Read a segmentation (H, W), such as ``true1.mat``: 0, or 1 and 2 for inclusions.
+
+    Raises FileNotFoundError if it is missing, ValueError if it is not a segmentation.
+    """
+    classes = _read(Path(path), "truth")["truth"]
+    if classes.ndim != 2 or not np.isin(classes, (0, 1, 2)).all():
+        raise ValueError(f"{path}: truth must be a matrix of 0, 1 and 2")
+    return classes.astype(np.intp)
 
 
 def calibrated(mesh: Mesh, tank: Tank) -> tuple[Impedance, float, float]:
@@ -150,13 +161,9 @@ def _similarity(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def _read(path: Path, *names: str) -> dict[str, Any]:
-    with needing("scipy", "mri"):
-        from scipy.io import loadmat
-    content = BytesIO(path.read_bytes())
-    try:
-        variables = loadmat(content, variable_names=names)
-    except Exception as error:  # damaged files raise errors of any class
-        raise ValueError(f"{path} is not a MATLAB file: {error}") from error
+    path.stat()  # raises FileNotFoundError
+    with needing("scipy", "mri"), reading(path, "a MATLAB file"):
+        variables = load_matlab(path, *names)
     if missing := [name for name in names if name not in variables]:
         raise ValueError(f"{path} has no {', '.join(missing)}")
     return variables

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.formats.checks import FileError, matlab_names, reading
+from svdinv.unroll.formats.checks import (
+    FileError,
+    load_matlab,
+    matlab_names,
+    reading,
+)
 
 _STRUCTS = ("CtDataLimited", "CtDataFull")
 
@@ -46,10 +50,11 @@ def read_htc(path: str | Path) -> HTC:
     Raises ValueError if it is missing, damaged or in another format, ImportError
     without SciPy.
     """
-    with needing("scipy", "train"):
-        from scipy.io import loadmat
-    with reading(path, "a sinogram of the Helsinki challenge"):
-        content: Any = loadmat(path, simplify_cells=True, variable_names=_STRUCTS)
+    with (
+        needing("scipy", "train"),
+        reading(path, "a sinogram of the Helsinki challenge"),
+    ):
+        content = load_matlab(path, *_STRUCTS, simplify_cells=True)
         data = next(content[name] for name in _STRUCTS if name in content)
         parameters = data["parameters"]
         sinogram = np.asarray(data["sinogram"], np.float32)
