@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import operator_cases
@@ -26,7 +27,7 @@ from svdinv.core.gram import GramFactors
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise
 from svdinv.core.thresholds import Firm, Soft
-from svdinv.torch import svd, svdvals
+from svdinv.torch import cca, svd, svd_lowrank, svdvals, whiten
 
 # Raised by PyTorch's own forward mode and code generation, on their first use.
 pytestmark = pytest.mark.filterwarnings(
@@ -202,20 +203,64 @@ def test_autocast_leaves_the_derivatives_alone(inside):
     torch.testing.assert_close(tangents, outside, rtol=0, atol=0)
 
 
+def columns(generator, count):
+    """Samples (100, 24, count) whose covariance is 1."""
+    samples = torch.randn(100, 24, count, generator=generator, dtype=torch.float64)
+    centred = samples - samples.mean(-2, keepdim=True)
+    return 24**0.5 * torch.linalg.qr(centred).Q
+
+
+def correlated(generator):
+    """Two sets of three features, side by side, with all correlations 0.8."""
+    X, Y = columns(generator, 6).tensor_split(2, -1)
+    return torch.cat([X, 0.8 * X + 0.6 * Y], -1)
+
+
+def squares(values):
+    def make(generator):
+        Q = torch.randn(2, 100, 8, 8, generator=generator, dtype=torch.float64)
+        U, V = torch.linalg.qr(Q).Q
+        return U @ (torch.tensor(values)[:, None] * V.mT)
+
+    return make
+
+
+def by_factors(U, S, Vh):
+    U, S, Vh = (x.double() for x in (U, S, Vh))
+    return (U * torch.relu(S - 0.5)[..., None, :]) @ Vh
+
+
+def by_components(X):
+    white = whiten(X, 0.1, kind="pca").white.double()
+    return white @ white.mT
+
+
+def by_correlations(X):
+    found = cca(*X.tensor_split(2, -1))
+    return by_factors(found.x_weights, found.correlations, found.y_weights.mT)
+
+
+LEADING = [1, 1, 1, 0.06, 0.05, 0.04, 0.03, 0.02]
+AT_REPEATED_VALUES = {
+    "svd": (squares([1.0] * 8), lambda A: by_factors(*svd(A))),
+    "svd_lowrank": (squares(LEADING), lambda A: by_factors(*svd_lowrank(A, 3, seed=0))),
+    "whiten": (partial(columns, count=4), by_components),
+    "cca": (correlated, by_correlations),
+}
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_at_repeated_values(dtype):
+@pytest.mark.parametrize("name", AT_REPEATED_VALUES)
+def test_half_precision_at_repeated_values(dtype, name):
     """The factors are rounded, and the cotangents with them: that must be known."""
+    make, function = AT_REPEATED_VALUES[name]
     generator = torch.Generator().manual_seed(0)
-    Q = torch.linalg.qr(torch.randn(100, 6, 6, generator=generator)).Q
-    G = torch.randn(100, 6, 6, generator=generator)
-    A = Q.to(dtype).requires_grad_()
-    U, S, Vh = (x.float() for x in svd(A))
-    loss = (((U * torch.relu(S - 0.5)[..., None, :]) @ Vh) * G).sum()
-    (gA,) = torch.autograd.grad(loss, A)
+    A = make(generator).to(dtype).requires_grad_()
     exact = A.detach().double().requires_grad_()
-    U, S, Vh = svd(exact)
-    loss = (((U * torch.relu(S - 0.5)[..., None, :]) @ Vh) * G).sum()
-    (expected,) = torch.autograd.grad(loss, exact)
+    Y = function(exact)
+    G = torch.randn(Y.shape, generator=generator, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(Y, exact, G)
+    (gA,) = torch.autograd.grad(function(A), A, G)
     error = (gA.double() - expected).norm(dim=(1, 2)) / expected.norm(dim=(1, 2))
     assert error.median() < 20 * torch.finfo(dtype).eps
 

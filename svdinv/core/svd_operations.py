@@ -152,11 +152,13 @@ class SingularValues(Operation):
 class LowRankSVD(Decomposition):
     """(A, sketch) -> U, S, Vh of a truncated SVD, with the derivative in A.
 
-    Of `rank` triplets, by a number of iterations, `power`.
+    Of `rank` triplets, by a number of iterations, `power`. `epsilon` is the relative
+    precision of cotangents, if it is not that of their dtype.
     """
 
     rank: int
     power: int
+    epsilon: float | None = None
     saves_inputs = True
 
     def value(self, x, xp):
@@ -169,7 +171,7 @@ class LowRankSVD(Decomposition):
         return svd_lowrank_pushforward(*x, xp=xp, call=call)
 
     def pull(self, x, xp, call=None):
-        return svd_lowrank_pullback(*x, xp=xp, call=call)
+        return svd_lowrank_pullback(*x, epsilon=self.epsilon, xp=xp, call=call)
 
 
 @dataclass(frozen=True)

@@ -160,8 +160,8 @@ def svd_lowrank(
         return _lowrank_by_products(
             Products(backend, A, like), rank, oversampling, power, seed, rtol, most
         )
-    xp = backend.xp
-    A, restore = backend.matrices(A, "A")
+    xp, given = backend.xp, backend.asarray(A, "A")
+    A, restore = backend.matrices(given, "A")
     short = shorter(A.shape)
     if short is None:
         raise backend.shape_error("A must have known numbers of rows and columns")
@@ -171,7 +171,8 @@ def svd_lowrank(
     found = min(_beyond(most, rtol), short)
     columns = min(max(most + oversampling, found), short)
     sketch = backend.normal((*batch, n, columns), backend.stop_gradient(A), seed)
-    factors = SVDResult(*backend.call(LowRankSVD(found, power), A, sketch))
+    operation = in_precision(backend, LowRankSVD(found, power), given, A)
+    factors = SVDResult(*backend.call(operation, A, sketch))
     return SVDResult(*map(restore, _whole(backend, factors, rank, rtol, most)))
 
 

@@ -21,18 +21,19 @@ from svdinv.core.namespace import (
 )
 from svdinv.core.product_operations import product
 from svdinv.core.results import Correlations, Whitened
+from svdinv.core.svd_operations import SVD
 from svdinv.core.tolerances import rounding_rtol
 from svdinv.operators._arguments import (
     as_integer,
     batches_broadcast,
     broadcasts,
+    in_precision,
     lengths,
     per_batch,
     shorter,
     two_matrices,
 )
 from svdinv.operators._registry import operator
-from svdinv.operators.decompositions import svd
 from svdinv.operators.hermitian import powm
 
 Kind: TypeAlias = Literal["zca", "pca"]
@@ -87,8 +88,8 @@ def whiten(
        The American Statistician 72(4), 2018.
     """
     check_kind(kind)
-    xp = backend.xp
-    X, restore = backend.matrices(X, "X")
+    xp, given = backend.xp, backend.asarray(X, "X")
+    X, restore = backend.matrices(given, "X")
     if mean is None or covariance is None:
         _check_samples(backend, X, "X")
     m, C = (
@@ -100,21 +101,22 @@ def whiten(
     centred, unit = _scaled(backend, X - m[..., None, :])
     if C is None:
         C = _covariance(backend, centred, centred)
-        given = C * cast(unit, C, xp) * cast(unit, C, xp)
+        covariance = C * cast(unit, C, xp) * cast(unit, C, xp)
     else:
-        given, C = C, C / cast(unit, C, xp) / cast(unit, C, xp)
+        covariance, C = C, C / cast(unit, C, xp) / cast(unit, C, xp)
     tau = tau / unit[..., 0, 0] / unit[..., 0, 0]
     if kind == "zca":
         W = powm(backend, _with_ridge(backend, C, tau), -0.5)
     else:
-        w, V = backend.call(Eigh(), -C)  # the largest first
+        operation = in_precision(backend, Eigh(), given, X)
+        w, V = backend.call(operation, -C)  # the largest first
         w = tau[..., None] - w
         kept = w > rounding_rtol(w, xp) * first(w)
         root = xp.sqrt(xp.where(kept, w, xp.ones_like(w)))
         scale = safe_divide(xp.ones_like(root), root, kept, xp)
         W = V * cast(scale, V, xp)[..., None, :]
     white = product(centred, W, backend.call, xp)
-    return Whitened(restore(white), restore(m), restore(given))
+    return Whitened(restore(white), restore(m), restore(covariance))
 
 
 @operator
@@ -169,7 +171,7 @@ def cca(
     .. [2] G. Andrew, R. Arora, J. Bilmes and K. Livescu, "Deep canonical correlation
        analysis", ICML 2013.
     """
-    xp = backend.xp
+    xp, given = backend.xp, backend.asarray(X, "X")
     X, Y, restore = two_matrices(backend, X, Y, "X", "Y")
     fits = broadcasts(X.shape[-2:-1], Y.shape[-2:-1])
     fits = fits and broadcasts(Y.shape[-2:-1], X.shape[-2:-1])
@@ -193,7 +195,8 @@ def cca(
         roots.append(powm(backend, _with_ridge(backend, covariance, ridge), -0.5))
     times = partial(product, call=backend.call, xp=xp)
     K = times(times(roots[0], _covariance(backend, X, Y)), roots[1])
-    U, S, Vh = svd(backend, K, "X", gauge=gauge)
+    operation = in_precision(backend, SVD(gauge=gauge), given, X)
+    U, S, Vh = backend.call(operation, K)
     one = times(roots[0], U[..., :rank]) / cast(x_unit, U, xp)
     other = times(roots[1], adjoint(Vh, xp)[..., :rank]) / cast(y_unit, U, xp)
     return Correlations(restore(S[..., :rank]), restore(one), restore(other))
