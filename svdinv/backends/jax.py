@@ -260,13 +260,10 @@ def _jvp(
     moved = [None if isinstance(t, ad.Zero) else t for t in tangents]
     x, dx = filled(primals, there), filled(moved, there)
     y = _bind(operation, *x)
-    own = type(operation).composed is not Operation.composed
-    if not operation.transparent:
-        dy = operation.tangent(x, y, dx, _call, xp)
-    elif own or _is_composed(operation):
+    if operation.transparent:
         dy = _composed_tangent(operation, x, dx)
     else:
-        dy = _transparent_tangent(operation, x, dx)
+        dy = operation.tangent(x, y, dx, _call, xp)
     pairs = [(t, dt) for t, dt in zip(y, dy, strict=True) if t is not None]
     return [t for t, _ in pairs], [
         ad.Zero.from_primal_value(t) if dt is None else dt for t, dt in pairs
@@ -300,25 +297,6 @@ def _composed_transpose(
     g = [ad.instantiate_zeros(t) for t in cotangents]
     found = iter(jax.linear_transpose(linear, *structs)(g))
     return [next(found) if u else None for u in unknown]
-
-
-def _transparent_tangent(operation: Operation, x: Any, dx: Any) -> tuple[Any, ...]:
-    """Differentiate what is linear in its last argument, by its value in the others."""
-    (*fixed, last), (*moved, dlast) = x, dx
-    terms = []
-    if dlast is not None:
-        terms.append(_bind(operation, *fixed, dlast))
-    if any(t is not None for t in moved):
-        moved = [
-            jnp.zeros_like(t) if dt is None else dt
-            for t, dt in zip(fixed, moved, strict=True)
-        ]
-
-        def value(*t: Any) -> Any:
-            return _compiled(operation.anonymous(), *t, last)
-
-        terms.append(jax.jvp(value, tuple(fixed), tuple(moved))[1])
-    return tuple(sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True))
 
 
 @_in_full_precision

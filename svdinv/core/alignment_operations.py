@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from svdinv.core.functions import ProperRotation, proper_signs
 from svdinv.core.namespace import Array, Namespace, abs_max, binary_scale, safe_divide
-from svdinv.core.operation import Call, Operation, add, padded
+from svdinv.core.operation import Call, Operation, add, direct, padded
 from svdinv.core.product_operations import product
 from svdinv.core.spectral_operations import Factorise, Pull, Push
 from svdinv.core.tolerances import rounding_rtol
@@ -161,7 +161,7 @@ class FindSimilarity(FindMotion):
     def value(self, x, xp):
         motion = super().value(x, xp)
         P, Q, w = x
-        t, rmsd, c, _ = similarity(centred(P, Q, w, xp), motion.R, _direct(xp), xp)
+        t, rmsd, c, _ = similarity(centred(P, Q, w, xp), motion.R, direct(xp), xp)
         return (*motion._replace(t=t, rmsd=rmsd), c)
 
 
@@ -185,9 +185,6 @@ class SimilarityPull(Operation):
 
     weighted: bool
     transparent = True
-
-    def value(self, x, xp):
-        return self.composed(x, _direct(xp), xp)
 
     def composed(self, x, call, xp):
         P, Q, w, *motion, _, gR, gt, grmsd, gc = x
@@ -228,18 +225,11 @@ class Align(Operation):
         return call(AlignPull(wanted[2]), *x, *padded(g, 4))
 
 
-def _direct(xp: Namespace) -> Call:
-    return lambda operation, *x: operation.value(x, xp)
-
-
 @dataclass(frozen=True)
 class _AlignPush(Operation):
     """(P, Q, w, motion, dP, dQ, dw) -> tangents of R, t, rmsd and C."""
 
     transparent = True
-
-    def value(self, x, xp):
-        return self.composed(x, _direct(xp), xp)
 
     def composed(self, x, call, xp):
         P, Q, w, *motion, dP, dQ, dw = x
@@ -280,9 +270,6 @@ class AlignPull(Operation):
 
     weighted: bool
     transparent = True
-
-    def value(self, x, xp):
-        return self.composed(x, _direct(xp), xp)
 
     def composed(self, x, call, xp):
         P, Q, w, *motion, gR, gt, grmsd, gC = x

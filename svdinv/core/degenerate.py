@@ -16,7 +16,7 @@ from functools import partial
 from numbers import Real
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from svdinv.core.clusters import Windows, close_pairs, in_clusters
+from svdinv.core.clusters import close_pairs, in_clusters
 from svdinv.core.comparison_rules import COMPARISON_RULES, comparison_rule
 from svdinv.core.namespace import (
     Array,
@@ -191,7 +191,6 @@ def consistent_block(
     M: Array,
     NH: Array,
     gS: Array,
-    windows: Windows | None,
 ) -> Array:
     """Middle factor of the pullback by the consistent rule.
 
@@ -206,14 +205,10 @@ def consistent_block(
     ratio without g', and the minimum norm. Among zero singular values f/s tends
     to f'(0) and M_ij / s_j = K_ij f(s_j) / s_j carries it to full accuracy.
 
-    Of shape (..., k, k), or (w, c, c) in windows of matrices (b, k, k), where only
-    pairs in their clusters have a meaning. Homogeneous of degree one in (M, NH, gS),
-    and linear in them only outside the clusters.
+    Of shape (..., k, k), homogeneous of degree one in (M, NH, gS), and linear in them
+    only outside the clusters.
     """
     v = cotangent_values(s, M, NH, gS, xp)
-    if windows is not None:
-        v = Values(*(windows.values(x) for x in v))
-        M, NH = windows.pairs(M), windows.pairs(NH)
     scale = cast(v.scale, M, xp)[..., None]
     M, NH = M / scale, NH / scale
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from svdinv.core.clusters import Windows, close_pairs, in_clusters
+from svdinv.core.clusters import close_pairs, in_clusters
 from svdinv.core.degenerate import (
     Values,
     check_repeated,
@@ -172,7 +172,6 @@ def _consistent(
     s: Array,
     M: Array,
     gs: Array,
-    windows: Windows | None,
 ) -> Array:
     """Middle factor, with M / 2 as M and M^H / 2 as N^H of the rule for the SVD.
 
@@ -180,8 +179,6 @@ def _consistent(
     """
     M = 0.5 * M
     v = cotangent_values(xp.abs(s), M, adjoint(M, xp), gs, xp)._replace(s=s)
-    if windows is not None:
-        v, M = Values(*(windows.values(x) for x in v)), windows.pairs(M)
     scale = cast(v.scale, M, xp)[..., None]
     M = M / scale
     B = herm(M, xp)

@@ -110,9 +110,6 @@ class GeneralizedPullback(Operation):
     rule: Eigh
     transparent = True
 
-    def value(self, x, xp):
-        return self.composed(x, lambda operation, *x: operation.value(x, xp), xp)
-
     def composed(self, x, call, xp):
         A, B, w, V, gw, gV = x
         w, V = call(GeneralizedEigh(self.rule), A, B, w, V)

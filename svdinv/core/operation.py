@@ -35,8 +35,7 @@ class Operation:
     transparent : bool
         If true, frameworks differentiate through `composed`, which is made of array
         functions and calls, and do not call `tangent`. `cotangent` may be there all the
-        same, for arguments that the operation is linear in: its last one, or several
-        if `composed` is its own.
+        same, for arguments that the operation is linear in.
     host : bool
         Whether `value` reads elements of arrays on the host, where they have values.
     """
@@ -47,8 +46,8 @@ class Operation:
     host: ClassVar[bool] = False
 
     def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """Compute the outputs, whatever `x` depends on."""
-        raise NotImplementedError
+        """Compute the outputs, whatever `x` depends on; by default as `composed`."""
+        return self.composed(x, direct(xp), xp)
 
     def tangent(
         self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
@@ -79,6 +78,11 @@ class Operation:
     def anonymous(self) -> Operation:
         """Return the operation without what its value does not depend on."""
         return self
+
+
+def direct(xp: Namespace) -> Call:
+    """Make the call that computes values alone."""
+    return lambda operation, *x: operation.value(x, xp)
 
 
 def add(*terms: Any) -> Any:
