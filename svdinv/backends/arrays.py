@@ -24,8 +24,6 @@ from svdinv.kernels.memory import Memory, by_kernel, value
 from svdinv.operators import bind, decompositions, documented, thresholds
 from svdinv.operators._arguments import checked
 
-__all__ = ["ArrayBackend", "for_namespace", "make_module"]
-
 
 class _Extended:
     """An array-API namespace, and what may be done beyond it."""

@@ -10,8 +10,6 @@ from array_api_compat.cupy import *  # noqa: F403
 
 from svdinv.core.approximate import svd_by_approximation, svd_in_double
 
-__all__ = ["linalg"]
-
 # Up to this side CuPy computes all matrices of a batch at once.
 _BATCHED_SIDE = 32
 

@@ -12,8 +12,6 @@ from svdinv.backends import dask_namespace as xp
 from svdinv.backends.arrays import ArrayBackend
 from svdinv.backends.tape import untraced
 
-__all__ = ["DaskBackend"]
-
 
 class DaskBackend(ArrayBackend):
     """Dask arrays of known shape, whose values are not asked for."""

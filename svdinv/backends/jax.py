@@ -32,8 +32,6 @@ from svdinv.core.operation import (
 )
 from svdinv.kernels.rules import RULES
 
-__all__ = ["JAXBackend", "Jacobian", "full_precision"]
-
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _typeof = getattr(jax, "typeof", None) or jax.core.get_aval  # before JAX 0.6
@@ -143,6 +141,7 @@ def _compiled_on_cpu(operation: Operation, *x: Any) -> tuple[Any, ...]:
 @partial(jax.jit, static_argnums=(0, 1))
 @jax_kernels.implementing
 def svdinv_operation(operation: Operation, there: tuple[bool, ...], *x: Any) -> Any:
+    """Call an operation outside of a trace; profiles show this name."""
     return _call_p.bind(*x, operation=operation, there=there)
 
 

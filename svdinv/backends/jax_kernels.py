@@ -24,19 +24,6 @@ from svdinv.core.operation import Operation, filled, present
 from svdinv.core.spectral_operations import Map, RelativeMap
 from svdinv.kernels.rules import Array, Decompose, Plan, Tall, plan
 
-__all__ = [
-    "Namespace",
-    "chosen",
-    "decomposes_quickly",
-    "eigh",
-    "implementing",
-    "is_loaded",
-    "svd",
-    "tall_values",
-    "tall_vectors",
-    "value",
-]
-
 _TARGET = "svdinv_kernels"
 # Elements from which XLA is faster with the product U diag(y) V^H.
 _MOST_MAPPED = 256

@@ -23,8 +23,6 @@ from svdinv.core.operation import (
     rebuilt,
 )  # fmt: skip
 
-__all__ = ["MLXBackend"]
-
 
 def _has_values(x: Any) -> bool:
     """Whether `x` can be computed now: not in `mx.compile` and `mx.vmap`."""

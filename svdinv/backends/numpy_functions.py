@@ -12,8 +12,6 @@ from typing import Any
 from svdinv.backends.tape import untraced
 from svdinv.core.namespace import Array, Namespace, conj, real
 
-__all__ = ["ALIASES", "FUNCTIONS", "call", "listed", "norm"]
-
 ALIASES = {
     "power": "pow", "true_divide": "divide", "concatenate": "concat",
     "transpose": "permute_dims", "conjugate": "conj", "absolute": "abs",

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from svdinv.core.operation import Operation
 from svdinv.kernels import default_threads
 
-__all__ = ["NumPyMemory", "memory"]
-
 
 class NumPyMemory:
     """See `svdinv.kernels.memory.Memory`."""

@@ -16,14 +16,6 @@ from svdinv.backends.numpy_memory import memory
 from svdinv.kernels.memory import clusters as by_kernel
 from svdinv.kernels.memory import decomposes, decomposition
 
-__all__ = [
-    "clusters",
-    "decomposes_in_double",
-    "decomposes_quickly",
-    "linalg",
-    "memory",
-]
-
 decomposes_in_double = True
 # As NumPy's own, which are LAPACK's of double precision whatever the dtype.
 _COMPUTED_IN = {"float32": np.float64, "complex64": np.complex128}

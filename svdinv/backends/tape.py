@@ -18,18 +18,6 @@ from weakref import ref
 
 from svdinv.core.namespace import Array, Namespace, cast, conj, is_complex, real
 
-__all__ = [
-    "Tape",
-    "Traced",
-    "checked_like",
-    "innermost",
-    "is_moving",
-    "jvp",
-    "sum_to",
-    "untraced",
-    "vjp",
-]
-
 Rule: TypeAlias = Callable[[tuple[Any, ...]], Sequence[Any]]
 
 # Methods of NumPy's arrays that are functions of NumPy.

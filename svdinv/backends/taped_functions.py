@@ -21,8 +21,6 @@ from svdinv.backends.numpy_functions import listed
 from svdinv.backends.tape import Traced, innermost, is_moving, sum_to, untraced
 from svdinv.core.namespace import Array, Namespace, adjoint, conj, is_complex
 
-__all__ = ["TapedNamespace"]
-
 # Functions of arrays whose results do not move with them.
 _CONSTANT = frozenset([
     "all", "any", "argmax", "argmin", "ceil", "empty_like", "equal", "floor",

@@ -15,8 +15,6 @@ from svdinv.backends.tensorflow_kernels import by_kernel, is_portable, suits
 from svdinv.core.backend import Backend, number_within
 from svdinv.core.operation import Operation, filled, padded, present, rebuilt
 
-__all__ = ["TensorFlowBackend"]
-
 # NumPy does not know that of bfloat16.
 _HALF_EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
 

@@ -14,17 +14,6 @@ from svdinv import kernels
 from svdinv.core.operation import Operation, filled, padded, present
 from svdinv.kernels.rules import RULES, Array, Plan, Tall, may_be_kept, plan
 
-__all__ = [
-    "by_kernel",
-    "chosen",
-    "is_compiled",
-    "is_portable",
-    "portable",
-    "suits",
-    "tall_values",
-    "tall_vectors",
-]
-
 # Codes of lengths in tensorflow.c.
 _LENGTHS = {"m": -1, "n": -2, "k": -3, "b": -4}
 

@@ -25,8 +25,6 @@ from svdinv.core.backend import Backend, number_within
 from svdinv.core.operation import Operation
 from svdinv.kernels.memory import by_kernel, value
 
-__all__ = ["Jacobian", "TorchBackend", "as_vector", "leaves_of"]
-
 # LAPACK and cuSOLVER have no half precision.
 _COMPUTED_IN = {
     torch.float16: torch.float32,

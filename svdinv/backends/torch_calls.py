@@ -19,8 +19,6 @@ from svdinv.backends.torch_node import as_node, cotangents, first, is_node
 from svdinv.core.operation import Operation, in_front, padded, some
 from svdinv.kernels.memory import by_kernel, value
 
-__all__ = ["call", "inside_transform", "is_recorded", "value_by_kernel"]
-
 
 @constant
 def inside_transform() -> bool:

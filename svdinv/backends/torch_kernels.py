@@ -20,19 +20,6 @@ from svdinv.core.svd_operations import SVD
 from svdinv.kernels import memory as by_memory
 from svdinv.kernels import variants
 
-__all__ = [
-    "TorchMemory",
-    "clusters",
-    "decomposes_quickly",
-    "eigh",
-    "is_eager_cpu",
-    "memory",
-    "multiplies_quickly",
-    "runs_kernels",
-    "svd",
-    "svdvals",
-]
-
 
 def is_eager_cpu(*x: Tensor | None) -> bool:
     """Whether all arrays are on the CPU and hold numbers now."""

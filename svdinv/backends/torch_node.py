@@ -25,15 +25,6 @@ from svdinv.core.svd_operations import SVD
 from svdinv.kernels import variants
 from svdinv.kernels.memory import value
 
-__all__ = [
-    "as_node",
-    "cotangents",
-    "factors_by_node",
-    "first",
-    "is_kept",
-    "is_node",
-]
-
 
 def is_kept() -> bool:
     """Whether a graph is traced that outlives this call of the function."""

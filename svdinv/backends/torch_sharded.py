@@ -13,15 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = [
-    "all_reduce",
-    "check_placements",
-    "is_sharded",
-    "is_spread",
-    "on_each_device",
-    "replicated",
-]
-
 
 def _module() -> Any:
     """PyTorch's module, if the user has imported it: else nothing is a DTensor."""

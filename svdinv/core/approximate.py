@@ -25,8 +25,6 @@ from svdinv.core.namespace import (
 )
 from svdinv.core.tolerances import SINGLE_EPS
 
-__all__ = ["svd_by_approximation", "svd_in_double"]
-
 Factors: TypeAlias = tuple[Array, Array, Array]
 
 # How far U^H U and V^H V may be from the identity, in eps of single precision.

@@ -12,8 +12,6 @@ from svdinv.core.namespace import (
     safe_divide,
 )
 
-__all__ = ["qr"]
-
 
 def qr(A: Array, xp: Namespace) -> tuple[Array, Array]:
     """Reduced QR decomposition by Householder's reflections, one a column.

@@ -15,8 +15,6 @@ from typing import Any
 
 from svdinv.core.operation import Operation
 
-__all__ = ["from_text", "to_text"]
-
 _PACKAGE = "svdinv.core."
 
 

@@ -75,14 +75,6 @@ from svdinv.core.spectral import Direction, SVDFactors
 from svdinv.core.thresholds import Soft
 from svdinv.core.tolerances import eps, smallest
 
-__all__ = [
-    "IterationFactors",
-    "iteration_factors",
-    "polar_derivative",
-    "threshold",
-    "threshold_derivative",
-]
-
 Coefficients = tuple[float, ...]
 
 # Distance from tau, in eps, from which a singular value is above or below it.

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from svdinv.core.namespace import Array, Namespace, adjoint
 from svdinv.core.operation import Call, Operation, add
 
-__all__ = ["Product", "multiplies_quickly", "product"]
-
 
 @dataclass(frozen=True)
 class Product(Operation):

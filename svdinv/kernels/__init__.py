@@ -19,25 +19,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "DOUBLE",
-    "KINDS",
-    "chosen",
-    "default_threads",
-    "is_loaded",
-    "outruns_lapack",
-    "packed",
-    "plan",
-    "run",
-    "run_address",
-    "status",
-    "suits_alone",
-    "supports",
-    "tall_blocks",
-    "variants",
-    "xla_handler",
-]
-
 KINDS = (
     *("svd", "eigh", "spectral", "map", "derivative", "svd_pull", "eigh_pull"),
     *("clusters", "hermitian", "product", "align", "align_pull"),

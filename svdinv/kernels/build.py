@@ -15,8 +15,6 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-__all__ = ["LIBRARIES", "BuildError", "build", "compiler", "up_to_date"]
-
 HERE = Path(__file__).parent
 LIBRARY = HERE / "libsvdinv.so"
 # TensorFlow's operation, in a library that TensorFlow loads.

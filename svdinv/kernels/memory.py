@@ -29,15 +29,6 @@ from svdinv.kernels.rules import (
     plan,
 )
 
-__all__ = [
-    "Memory",
-    "by_kernel",
-    "clusters",
-    "decomposes",
-    "decomposition",
-    "value",
-]
-
 
 class Memory(Hashable, Protocol):
     """Access to the memory of a framework's arrays.

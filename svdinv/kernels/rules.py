@@ -64,23 +64,6 @@ from svdinv.core.svd_operations import (
 from svdinv.core.thresholds import Hard, Rank, Soft
 from svdinv.core.tolerances import DOUBLE_EPS, SINGLE_EPS, neighbour_rtol
 
-__all__ = [
-    "COMPOSED",
-    "DECOMPOSITIONS",
-    "RULES",
-    "Array",
-    "Clusters",
-    "Decompose",
-    "Operand",
-    "Plan",
-    "Result",
-    "Tall",
-    "knows",
-    "may_be_kept",
-    "plan",
-]
-
-
 _REALS = {"complex64": "float32", "complex128": "float64"}
 
 

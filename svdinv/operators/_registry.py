@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 from svdinv.core.backend import Backend
 
-__all__ = ["OPERATORS", "bind", "documented", "operator"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 OPERATORS: dict[str, Callable[..., Any]] = {}
