@@ -17,43 +17,12 @@ ALIASES = {
     "transpose": "permute_dims", "conjugate": "conj", "absolute": "abs",
     "amax": "max", "swapaxes": "swap_axes", "positive": "copy",
 }  # fmt: skip
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "clip": lambda xp, x, a_min=None, a_max=None, *, min=None, max=None: _clipped(
-        xp, x, min if a_min is None else a_min, max if a_max is None else a_max
-    ),
-    "copy": lambda xp, x: xp.astype(x, x.dtype),
-    "diagonal": lambda xp, x: xp.linalg.diagonal(
-        xp.permute_dims(x, (*range(2, x.ndim), 0, 1))
-    ),
-    "dot": lambda xp, a, b: _dot(xp, a, b),
-    "expand_dims": lambda xp, x, axis: xp.reshape(x, _expanded(x.shape, axis)),
-    "fft.fft2": lambda xp, x, s=None, axes=(-2, -1), norm=None: xp.fft.fftn(
-        x, s=s, axes=axes, norm=norm
-    ),
-    "fft.ifft2": lambda xp, x, s=None, axes=(-2, -1), norm=None: xp.fft.ifftn(
-        x, s=s, axes=axes, norm=norm
-    ),
-    "flatten": lambda xp, x: FUNCTIONS["copy"](xp, FUNCTIONS["ravel"](xp, x)),
-    "linalg.matmul": lambda xp, a, b: xp.matmul(a, b),
-    "linalg.norm": lambda xp, x, ord=None, axis=None, keepdims=False: norm(
-        xp, x, ord, axis, keepdims
-    ),
-    "moveaxis": lambda xp, x, source, destination: _moved(xp, x, source, destination),
-    "outer": lambda xp, a, b: xp.multiply(
-        *map(xp.reshape, xp.arrays(a, b), ((-1, 1), (1, -1)))
-    ),
-    "ravel": lambda xp, x: xp.reshape(x, (-1,)),
-    "squeeze": lambda xp, x, axis=None: xp.reshape(x, _squeezed(x.shape, axis)),
-    "trace": lambda xp, x: xp.sum(FUNCTIONS["diagonal"](xp, x), axis=-1),
-    "vdot": lambda xp, a, b: _vdot(
-        xp, *(xp.reshape(x, (-1,)) for x in xp.arrays(a, b))
-    ),
-}
 
 
-def call(name: str, xp: Namespace, *args: Any, **options: Any) -> Array:
-    """Call a function of `FUNCTIONS`; TypeError for arguments that it does not have."""
-    function = FUNCTIONS[name]
+def call(
+    function: Callable[..., Any], name: str, xp: Namespace, *args: Any, **options: Any
+) -> Any:
+    """Call a function; TypeError of NumPy's `name` for arguments that it lacks."""
     try:
         signature(function).bind(xp, *args, **options)
     except TypeError as error:
@@ -63,14 +32,25 @@ def call(name: str, xp: Namespace, *args: Any, **options: Any) -> Array:
     return function(xp, *args, **options)
 
 
-def _clipped(xp: Namespace, x: Array, low: Any, high: Any) -> Array:
+def _clipped(
+    xp: Namespace,
+    x: Array,
+    a_min: Any = None,
+    a_max: Any = None,
+    *,
+    min: Any = None,
+    max: Any = None,
+) -> Array:
+    low, high = min if a_min is None else a_min, max if a_max is None else a_max
     if low is None and high is None:
         return FUNCTIONS["copy"](xp, x)
     x = x if low is None else xp.maximum(x, low)
     return x if high is None else xp.minimum(x, high)
 
 
-def norm(xp: Namespace, x: Array, ord: Any, axis: Any, keepdims: bool) -> Array:
+def norm(
+    xp: Namespace, x: Array, ord: Any = None, axis: Any = None, keepdims: bool = False
+) -> Array:
     """Euclidean norm, whose derivative is 0 at 0."""
     one = isinstance(axis, int) or (axis is None and x.ndim == 1)
     if not (ord is None or (ord == 2 if one else ord == "fro" and x.ndim == 2)):
@@ -127,6 +107,7 @@ def _dot(xp: Namespace, a: Array, b: Array) -> Array:
 
 
 def _vdot(xp: Namespace, a: Array, b: Array) -> Array:
+    a, b = (xp.reshape(x, (-1,)) for x in xp.arrays(a, b))
     return xp.sum(conj(a, xp) * b)
 
 
@@ -135,3 +116,31 @@ def listed(axes: Any, ndim: int) -> tuple[int, ...]:
     if axes is None:
         return tuple(range(ndim))
     return tuple(axes) if isinstance(axes, tuple | list | range) else (axes,)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "clip": _clipped,
+    "copy": lambda xp, x: xp.astype(x, x.dtype),
+    "diagonal": lambda xp, x: xp.linalg.diagonal(
+        xp.permute_dims(x, (*range(2, x.ndim), 0, 1))
+    ),
+    "dot": _dot,
+    "expand_dims": lambda xp, x, axis: xp.reshape(x, _expanded(x.shape, axis)),
+    "fft.fft2": lambda xp, x, s=None, axes=(-2, -1), norm=None: xp.fft.fftn(
+        x, s=s, axes=axes, norm=norm
+    ),
+    "fft.ifft2": lambda xp, x, s=None, axes=(-2, -1), norm=None: xp.fft.ifftn(
+        x, s=s, axes=axes, norm=norm
+    ),
+    "flatten": lambda xp, x: FUNCTIONS["copy"](xp, FUNCTIONS["ravel"](xp, x)),
+    "linalg.matmul": lambda xp, a, b: xp.matmul(a, b),
+    "linalg.norm": norm,
+    "moveaxis": _moved,
+    "outer": lambda xp, a, b: xp.multiply(
+        *map(xp.reshape, xp.arrays(a, b), ((-1, 1), (1, -1)))
+    ),
+    "ravel": lambda xp, x: xp.reshape(x, (-1,)),
+    "squeeze": lambda xp, x, axis=None: xp.reshape(x, _squeezed(x.shape, axis)),
+    "trace": lambda xp, x: xp.sum(FUNCTIONS["diagonal"](xp, x), axis=-1),
+    "vdot": _vdot,
+}

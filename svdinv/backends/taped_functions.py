@@ -184,10 +184,10 @@ _TRANSPOSES: dict[str, Callable[..., Callable[[Array], Array]]] = {
     "tril": lambda xp, a, *k, **given: lambda g: xp.tril(g, *k, **given),
     "triu": lambda xp, a, *k, **given: lambda g: xp.triu(g, *k, **given),
     "linalg.diagonal": _of_diagonal,
-    "fft.fft": lambda xp, a, axis=-1, norm="backward": (
+    "fft.fft": lambda xp, a, *, axis=-1, norm="backward": (
         lambda g: xp.fft.ifft(g, axis=axis, norm=_DUAL[norm])
     ),
-    "fft.ifft": lambda xp, a, axis=-1, norm="backward": (
+    "fft.ifft": lambda xp, a, *, axis=-1, norm="backward": (
         lambda g: xp.fft.fft(g, axis=axis, norm=_DUAL[norm])
     ),
     "fft.irfft": _of_irfft,
@@ -221,7 +221,8 @@ class TapedNamespace:
         if name in _FACTORS:
             return partial(self._elementwise, value, _FACTORS[name])
         if name in _TRANSPOSES:
-            return partial(self._moving, value, _TRANSPOSES[name])
+            transpose = partial(numpy_functions.call, _TRANSPOSES[name], name)
+            return partial(self._moving, value, transpose)
         if name in _CONSTANT:
             return partial(self._constant, value)
         if not callable(value) or isinstance(value, type) or name in _OF_DTYPES:
@@ -236,7 +237,8 @@ class TapedNamespace:
         whole = f"{part}.{name}" if part in _EXTENSIONS else name
         found: Any
         if whole in numpy_functions.FUNCTIONS:
-            found = partial(numpy_functions.call, whole, self)
+            function = numpy_functions.FUNCTIONS[whole]
+            found = partial(numpy_functions.call, function, whole, self)
         elif part in _EXTENSIONS:
             # Others return what NumPy does not.
             known = "linalg.solve", "linalg.inv", "linalg.vector_norm"

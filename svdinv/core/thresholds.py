@@ -46,10 +46,6 @@ class Soft(_Above):
 
     weighted: bool = False
 
-    @property
-    def steps(self) -> bool:
-        return not self.weighted
-
     def solve(self, s, tau, xp):
         return s - tau
 
@@ -131,6 +127,12 @@ def _share_below(knee: Any, y1: Array, y2: Array, xp: Namespace) -> Array:
     return xp.where(low >= knee, xp.zeros_like(share), share)
 
 
+def _r2_by_r1(self, y1, y2, y3, tau, xp):
+    pairs = (y1, y2), (y2, y3), (y3, y1)
+    d = tuple(self.r1(a, b, tau, xp) for a, b in pairs)
+    return extreme_difference((y1, y2, y3), d, xp)
+
+
 @dataclass(frozen=True)
 class Firm(_Above):
     """Firm threshold: the proximal operator of the minimax concave penalty.
@@ -148,10 +150,7 @@ class Firm(_Above):
     def r1(self, y1, y2, tau, xp):
         return -_share_below(self.gamma * tau, y1, y2, xp) / self.gamma
 
-    def r2(self, y1, y2, y3, tau, xp):
-        pairs = (y1, y2), (y2, y3), (y3, y1)
-        d = tuple(self.r1(a, b, tau, xp) for a, b in pairs)
-        return extreme_difference((y1, y2, y3), d, xp)
+    r2 = _r2_by_r1
 
     def q0(self, y, tau, xp):
         return xp.astype(y < self.gamma * tau, y.dtype)
@@ -300,7 +299,4 @@ class Huber(Threshold):
     def r1(self, y1, y2, tau, xp):
         return _share_below(self.delta, y1, y2, xp) * (tau / self.delta)
 
-    def r2(self, y1, y2, y3, tau, xp):
-        pairs = (y1, y2), (y2, y3), (y3, y1)
-        d = tuple(self.r1(a, b, tau, xp) for a, b in pairs)
-        return extreme_difference((y1, y2, y3), d, xp)
+    r2 = _r2_by_r1

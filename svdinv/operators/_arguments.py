@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,10 +34,21 @@ def threshold_values(backend: Backend, tau: Any, A: Array) -> tuple[Array, bool]
 
 
 def per_batch(
-    backend: Backend, tau: Any, A: Array, core: int, name: str = "tau"
+    backend: Backend,
+    tau: Any,
+    A: Array,
+    core: int,
+    name: str = "tau",
+    *,
+    any_sign: bool = False,
 ) -> Array:
     """Tau in the batch shape of A, which has `core` further axes."""
-    values = checked(backend, tau, A, name)
+    if any_sign:
+        if isinstance(tau, numbers.Real) and not math.isfinite(tau):
+            raise ValueError(f"{name} must be finite, got {tau}")
+        values = backend.parameter(tau, A, name)
+    else:
+        values = checked(backend, tau, A, name)
     batch = tuple(A.shape[: len(A.shape) - core])
     if not broadcasts(values.shape, batch):
         raise backend.shape_error(

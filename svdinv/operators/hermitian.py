@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from dataclasses import replace
 from functools import partial
@@ -40,7 +39,6 @@ from svdinv.core.namespace import (
     identity_like,
     inner,
     real,
-    sizes,
 )
 from svdinv.core.product_operations import (
     Product,
@@ -52,9 +50,9 @@ from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise, leading_sum
 from svdinv.core.tolerances import rounding_rtol
 from svdinv.operators._arguments import (
-    broadcasts,
     check_compatible,
     in_precision,
+    per_batch,
     two_matrices,
 )
 from svdinv.operators._registry import operator
@@ -362,7 +360,7 @@ def powm(backend: Backend, A: Array, p: float | Array) -> Array:
     """
     A, restore = _square(backend, A)
     root = _ROOTS.get(float(p)) if isinstance(p, numbers.Real) else None
-    p = _per_matrix(backend, p, A, "p")
+    p = per_batch(backend, p, A, 2, "p", any_sign=True)
     if root is not None:
         return restore(_map(backend, A, root))
     return restore(_map(backend, A, Power(), p))
@@ -462,7 +460,7 @@ def psd_project(backend: Backend, A: Array, floor: float | Array = 0.0) -> Array
     """
     xp = backend.xp
     A, restore = _square(backend, A)
-    least = _per_matrix(backend, floor, A, "floor")[..., None, None]
+    least = per_batch(backend, floor, A, 2, "floor", any_sign=True)[..., None, None]
     least = cast(least, A, xp) * identity_like(A, xp)
     return restore(_map(backend, A - least, PositivePart()) + least)
 
@@ -528,19 +526,6 @@ def _separated(backend: Backend, *roots: Array) -> tuple[list[Array], Array | No
             unit = one if unit is None else unit * one
         separated.append(root)
     return separated, unit
-
-
-def _per_matrix(backend: Backend, value: Any, A: Array, name: str) -> Array:
-    """Real numbers of any sign in the batch shape of A."""
-    if isinstance(value, numbers.Real) and not abs(float(value)) < math.inf:
-        raise ValueError(f"{name} must be finite, got {value}")
-    batch, values = tuple(A.shape[:-2]), backend.parameter(value, A, name)
-    if not broadcasts(values.shape, batch):
-        raise backend.shape_error(
-            f"{name} must broadcast to the batch shape {batch}, got shape "
-            f"{tuple(values.shape)}"
-        )
-    return backend.xp.broadcast_to(values, sizes(A, backend.xp)[: len(batch)])
 
 
 def _square(backend: Backend, A: Array, name: str = "A") -> tuple[Array, Any]:
