@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.gram import (
@@ -31,6 +31,7 @@ from svdinv.core.namespace import (
     conj,
     decomposes_quickly,
     has_double_precision,
+    has_values,
     is_spread,
     is_wide,
     known_equal,
@@ -65,6 +66,7 @@ __all__ = [
     "METHODS",
     "Factors",
     "Method",
+    "Selection",
     "cheapest",
     "check_method",
     "factorise",
@@ -81,6 +83,25 @@ Method: TypeAlias = Literal["auto", "svd", "gram", "matmul"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 Decomposition: TypeAlias = Callable[[Array], tuple[Array, Array, Array]]
+
+
+class Selection(NamedTuple):
+    """Which singular values matter: those that a function keeps.
+
+    `tau`, of shape (..., 1) or (..., k), is a multiple of the largest if `relative`.
+    """
+
+    function: SpectralFunction
+    tau: Any
+    relative: bool
+
+    def absolute(self, top: Array) -> Any:
+        """Tau for matrices whose largest singular values are `top`, (..., 1)."""
+        return self.tau * top if self.relative else self.tau
+
+    def cutoff(self, xp: Namespace) -> Array | None:
+        """Cutoff, relative to the largest if tau is; None if there is none."""
+        return self.function.cutoff(self.tau, xp)
 
 
 def check_method(method: str) -> None:
@@ -111,43 +132,39 @@ def factorise(
     from the Gram matrix, the vectors of the larger side that belong to very small
     singular values are not orthogonal.
     """
+    selection = Selection(function, tau, relative)
     shape = known_shape(A)
     if None in shape[-2:]:
         method = "svd"  # which side of the Gram matrix is smaller is not known
     if method == "matmul" and 0 not in shape:
         return iteration_factors(function, A, tau, relative, xp)
     single = eps(A, xp) > SINGLE
-    wide = single and has_double_precision(xp)
+    double = single and has_double_precision(xp)
     unitary = function.needs_unitary and known_equal(A.shape[-2], A.shape[-1])
     if method == "gram" and 0 not in shape:
-        gram = gram_matrix(A, wide, xp)
+        gram = gram_matrix(A, double, xp)
         if gram is not None:
             factors = from_gram(gram, A, xp)
             if unitary and isinstance(factors, SVDFactors):
                 return factors._replace(U=completed(factors.U, xp))
             return factors
     if method == "auto" and 0 not in shape and is_spread(A, xp) and not unitary:
-        return _of_spread(A, function, tau, relative, wide, xp)
+        return _of_spread(A, selection, double, xp)
     quick = decomposes_quickly(A, xp)
-    known = None not in shape and 0 not in shape
-    if method == "auto" and not quick and known and may_ask(xp):
-        return cheapest(A, function, tau, relative, xp)
+    sized = None not in shape and 0 not in shape
+    if method == "auto" and not quick and sized and may_ask(xp):
+        return cheapest(A, selection, xp)
     return _decomposed(A, quick, xp)
 
 
 def cheapest(
-    A: Array,
-    function: SpectralFunction,
-    tau: Any,
-    relative: bool,
-    xp: Namespace,
-    svd: Decomposition | None = None,
+    A: Array, selection: Selection, xp: Namespace, svd: Decomposition | None = None
 ) -> SVDFactors | GramFactors:
     """Factors of A without kernels for its SVD, by what is accurate enough.
 
     `svd` is the thin SVD of the framework itself, by default `xp.linalg.svd`.
     """
-    found = _cheaper(A, function, tau, relative, xp)
+    found = _cheaper(A, selection, xp)
     return _decomposed(A, False, xp, svd) if found is None else found
 
 
@@ -171,32 +188,21 @@ def repaired(A: Array, U: Array, S: Array, Vh: Array, xp: Namespace) -> SVDFacto
 
 
 def _of_spread(
-    A: Array,
-    function: SpectralFunction,
-    tau: Any,
-    relative: bool,
-    wide: bool,
-    xp: Namespace,
+    A: Array, selection: Selection, double: bool, xp: Namespace
 ) -> SVDFactors | GramFactors:
     """Factors of spread matrices: by one Gram matrix if that is enough, or by two."""
-    gram: Any = gram_matrix(A, wide, xp)
-    if any_on_host(gram.N != gram.N, xp) is not None:
+    gram: Any = gram_matrix(A, double, xp)
+    if has_values(gram.N, xp):
         factors = from_gram(gram, A, xp)
-        floor = WIDE_GRAM_FLOOR if wide else GRAM_FLOOR
+        floor = WIDE_GRAM_FLOOR if double else GRAM_FLOOR
         epsilon = eps(gram.N, xp)
-        if _trusted(factors.S, function, tau, relative, floor, epsilon, xp):
+        if _trusted(factors.S, selection, floor, epsilon, xp):
             return factors
     return svd_by_gram(gram, A, xp)
 
 
 def _safe(
-    S: Array,
-    function: SpectralFunction,
-    tau: Any,
-    relative: bool,
-    floor: float,
-    epsilon: float,
-    xp: Namespace,
+    S: Array, selection: Selection, floor: float, epsilon: float, xp: Namespace
 ) -> Array:
     """Which singular values are above `floor` s_1, or not kept by f; never NaN.
 
@@ -205,26 +211,20 @@ def _safe(
     top = S[..., :1]
     # Lost values have no reliable size; assume the upper bound.
     most = xp.maximum(S, _lost(S.shape[-1], epsilon) * top)
-    y = function.value(most, tau * top if relative else tau, xp)
+    y = selection.function.value(most, selection.absolute(top), xp)
     return ((y <= 0) & (S == S)) | ((floor * top <= S) & (S > 0))
 
 
 def _trusted(
-    S: Array,
-    function: SpectralFunction,
-    tau: Any,
-    relative: bool,
-    floor: float,
-    epsilon: float,
-    xp: Namespace,
+    S: Array, selection: Selection, floor: float, epsilon: float, xp: Namespace
 ) -> bool:
     """Whether all values that f keeps are above `floor` s_1."""
     cutoff, values = None, _values_of_one(S, xp)
     if values is not None:
-        cutoff = function.cutoff(tau * S[..., :1] if relative else tau, xp)
+        cutoff = selection.function.cutoff(selection.absolute(S[..., :1]), xp)
     limits = None if cutoff is None else numbers(cutoff, xp)
     if values is None or limits is None:
-        safe = _safe(S, function, tau, relative, floor, epsilon, xp)
+        safe = _safe(S, selection, floor, epsilon, xp)
         return any_on_host(~safe, xp) is False
     lost, least = _lost(len(values), epsilon) * values[0], floor * values[0]
     limits = limits * len(values) if len(limits) == 1 else limits
@@ -251,19 +251,17 @@ def _cheaper_unseen(
     A: Array,
     values: Any,
     small: bool,
-    function: SpectralFunction,
-    tau: Any,
-    relative: bool,
+    selection: Selection,
     xp: Namespace,
 ) -> SVDFactors | None:
     """Factors where a traced graph decides between two ways, when it runs."""
     if not hasattr(xp, "choose"):
         return None
     if values is None:
-        return None if small else _gram_unseen(A, function, tau, relative, xp)
+        return None if small else _gram_unseen(A, selection, xp)
     S, V, W = values
     floor, epsilon = WIDE_GRAM_FLOOR, DOUBLE_EPS
-    safe = xp.all(_safe(S, function, tau, relative, floor, epsilon, xp))
+    safe = xp.all(_safe(S, selection, floor, epsilon, xp))
     factors = xp.choose(
         safe,
         lambda: tuple(_with_image(A, S, V, xp.tall_vectors(A, W), xp)),
@@ -272,15 +270,13 @@ def _cheaper_unseen(
     return SVDFactors(*factors)
 
 
-def _gram_unseen(
-    A: Array, function: SpectralFunction, tau: Any, relative: bool, xp: Namespace
-) -> SVDFactors | None:
+def _gram_unseen(A: Array, selection: Selection, xp: Namespace) -> SVDFactors | None:
     """Factors by the Gram matrix if a graph finds the cutoff high enough for it.
 
     A lower bound of s_1, for which A is read twice, tells of most others; an upper
     bound takes two products.
     """
-    cutoff = function.cutoff(tau, xp)
+    cutoff = selection.cutoff(xp)
     if cutoff is None:
         return None
 
@@ -293,12 +289,12 @@ def _gram_unseen(
         def factors() -> tuple[Array, ...]:
             return tuple(from_gram(gram, A, xp, with_image=True))
 
-        if relative:
+        if selection.relative:
             return factors()
         bound = GRAM_FLOOR * _bound_of_largest(gram, xp)
         return xp.choose(xp.all(cutoff >= bound), factors, by_svd)
 
-    least = 1.0 if relative else _about_largest(A, cutoff, xp)
+    least = 1.0 if selection.relative else _about_largest(A, cutoff, xp)
     enough = xp.all(cutoff >= GRAM_FLOOR * least)
     return SVDFactors(*xp.choose(enough, by_gram, by_svd))
 
@@ -335,7 +331,7 @@ def _about_largest(A: Array, cutoff: Array, xp: Namespace) -> Array:
 
 
 def _by_triangle(
-    A: Array, function: SpectralFunction, tau: Any, relative: bool, xp: Namespace
+    A: Array, selection: Selection, xp: Namespace
 ) -> SVDFactors | GramFactors | None:
     """Factors of tall or wide A by the SVD of the triangle of its QR decomposition.
 
@@ -350,9 +346,10 @@ def _by_triangle(
     if any_on_host(~xp.isfinite(R), xp) is not False:
         return None
     left, S, righth = xp.linalg.svd(R, full_matrices=False)
-    if _is_usual(S, xp) and _trusted(
-        S, function, tau, relative, TRIANGLE_FLOOR, eps(A, xp), xp
-    ):
+    trusted = _is_usual(S, xp) and _trusted(
+        S, selection, TRIANGLE_FLOOR, eps(A, xp), xp
+    )
+    if trusted:
         return GramFactors(S, adjoint(righth, xp))
     U = multiplied(left)
     if wide:
@@ -375,24 +372,21 @@ def of_tall(
     S: Array,
     V: Array,
     vectors: Callable[[], Array],
-    function: SpectralFunction,
-    tau: Any,
-    relative: bool,
+    selection: Selection,
     xp: Namespace,
 ) -> SVDFactors | GramFactors | None:
     """Factors of tall or wide A, if S and V of `tall_values` are accurate enough.
 
     `vectors` computes those of the longer side, as `tall_vectors`.
     """
-    known = function, tau, relative
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
     elements = math.prod(A.shape)
     large = elements > MOST_TALL_ELEMENTS or elements * short > MOST_TALL_WORK
-    if large and long >= ASPECT_LIMIT * short and function.cutoff(tau, xp) is not None:
+    if large and long >= ASPECT_LIMIT * short and selection.cutoff(xp) is not None:
         usual = _is_usual(S, xp)
-        if usual and _trusted(S, *known, GRAM_FLOOR, DOUBLE_EPS, xp):
+        if usual and _trusted(S, selection, GRAM_FLOOR, DOUBLE_EPS, xp):
             return GramFactors(S, V)
-    if not _trusted(S, *known, WIDE_GRAM_FLOOR, DOUBLE_EPS, xp):
+    if not _trusted(S, selection, WIDE_GRAM_FLOOR, DOUBLE_EPS, xp):
         return None
     return _with_image(A, S, V, vectors(), xp)
 
@@ -403,11 +397,7 @@ def _with_image(A: Array, S: Array, V: Array, image: Array, xp: Namespace) -> An
 
 
 def _cheaper(
-    A: Array,
-    function: SpectralFunction,
-    tau: Any,
-    relative: bool,
-    xp: Namespace,
+    A: Array, selection: Selection, xp: Namespace
 ) -> SVDFactors | GramFactors | None:
     """Factors without an SVD of A, if that is faster and accurate enough."""
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
@@ -420,21 +410,20 @@ def _cheaper(
     values = tall_values(A, xp) if tall else None
     if values is None and small and not many:
         return None
-    known = function, tau, relative
-    if any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None:
-        return _cheaper_unseen(A, values, small, *known, xp)
+    if not has_values(A, xp):
+        return _cheaper_unseen(A, values, small, selection, xp)
     if values is not None:
         S, V, W = values
-        found = of_tall(A, S, V, lambda: xp.tall_vectors(A, W), *known, xp)
+        found = of_tall(A, S, V, lambda: xp.tall_vectors(A, W), selection, xp)
         if found is not None:
             return found
-    cutoff = function.cutoff(tau, xp)
+    cutoff = selection.cutoff(xp)
     if values is None and cutoff is not None and not small:
-        largest = 1.0 if relative else _about_largest(A, cutoff, xp)
+        largest = 1.0 if selection.relative else _about_largest(A, cutoff, xp)
         gram = gram_matrix(A, False, xp) if _exceeds(cutoff, largest, xp) else None
         if gram is not None:
             factors = from_gram(gram, A, xp)
-            largest = 1.0 if relative else factors.S[..., :1]
+            largest = 1.0 if selection.relative else factors.S[..., :1]
             if _exceeds(cutoff, largest, xp):  # and so does all that f keeps
                 return factors
-    return _by_triangle(A, *known, xp) if tall and many else None
+    return _by_triangle(A, selection, xp) if tall and many else None

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from svdinv import kernels
 from svdinv.core.alignment_operations import FindMotion
-from svdinv.core.factors import cheapest, of_tall
+from svdinv.core.factors import Selection, cheapest, of_tall
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.namespace import Namespace
 from svdinv.core.operation import Operation
@@ -205,10 +205,10 @@ class _Factorised:
     def __call__(self, x: Any, memory: Memory, xp: Namespace) -> Any:
         A, tau = x
         f = self._operation
-        known = f.function, tau, f.relative
-        factors = None if self._steps is None else self._tall(A, known, memory, xp)
+        selection = Selection(f.function, tau, f.relative)
+        factors = None if self._steps is None else self._tall(A, selection, memory, xp)
         if factors is None:
-            factors = cheapest(A, *known, xp, lambda A: self._svd((A,)))
+            factors = cheapest(A, selection, xp, lambda A: self._svd((A,)))
         if not isinstance(f, Apply):
             return factors
         key = type(factors), memory.key(factors)
@@ -225,15 +225,13 @@ class _Factorised:
             return _Prepared(found, x, memory)
         return lambda x, memory, xp: mapped.value(x, xp)
 
-    def _tall(
-        self, A: Any, known: tuple[Any, Any, Any], memory: Memory, xp: Namespace
-    ) -> Any:
+    def _tall(self, A: Any, selection: Selection, memory: Memory, xp: Namespace) -> Any:
         S, V, W = self._step("eigen", (A, *self._step("gram", (A,), memory)), memory)
 
         def vectors() -> Any:
             return self._step("product", (A, W), memory)[0]
 
-        return of_tall(A, S, V, vectors, *known, xp)
+        return of_tall(A, S, V, vectors, selection, xp)
 
     def _step(self, name: str, x: Any, memory: Memory) -> Any:
         steps: Any = self._steps
