@@ -102,7 +102,8 @@ def eigh_pullback(
 
     rule, distinct = partial(_consistent, xp, rtol, epsilon), partial(_distinct, xp)
     arrays = s, adjoint(V, xp) @ gV, gw * top
-    block = in_clusters(reach, s != s, distinct, rule, kernel, arrays, xp)
+    none = s != s  # no value is a cluster by itself
+    block = in_clusters(reach, none, distinct, rule, kernel, arrays, xp)
     return herm((V * cast(1 / top, V, xp)[..., None]) @ block @ adjoint(V, xp), xp)
 
 

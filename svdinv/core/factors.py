@@ -346,10 +346,8 @@ def _by_triangle(
     if any_on_host(~xp.isfinite(R), xp) is not False:
         return None
     left, S, righth = xp.linalg.svd(R, full_matrices=False)
-    trusted = _is_usual(S, xp) and _trusted(
-        S, selection, TRIANGLE_FLOOR, eps(A, xp), xp
-    )
-    if trusted:
+    epsilon = eps(A, xp)
+    if _is_usual(S, xp) and _trusted(S, selection, TRIANGLE_FLOOR, epsilon, xp):
         return GramFactors(S, adjoint(righth, xp))
     U = multiplied(left)
     if wide:
