@@ -78,6 +78,9 @@ def run_method(
     start = time.monotonic()
     estimate = method(problem)
     seconds = time.monotonic() - start
+    if not hasattr(estimate, "image"):
+        kind = type(estimate).__name__
+        raise TypeError(f"{name} must return a Reconstruction, got {kind}")
     values = task.score(problem, estimate.image)
     row = Row(problem.name, problem.setting, name, values, seconds, estimate.note)
     return row, Entry(name, task.for_display(estimate.image), label(values))

@@ -113,6 +113,20 @@ def test_grey_pictures_get_three_channels(tmp_path, rng):
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
+@pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.png"])
+def test_files_of_several_pictures_are_refused(tmp_path, name):
+    pages = [Image.new("L", (40, 40), k) for k in (0, 255)]
+    pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match=f"{name} as a picture: it holds 2 pictures"):
+        read_picture(tmp_path / name)
+
+
+def test_a_preview_is_no_further_picture(tmp_path):
+    pages = [Image.new("L", (size, size), size) for size in (40, 20)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert read_picture(tmp_path / "a.tif").shape == (40, 40, 3)
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
 def test_pictures_of_16_bits_keep_their_greys(tmp_path, rng, name):
     pixels = rng.integers(0, 65536, (40, 50), dtype=np.uint16)

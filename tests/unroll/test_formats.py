@@ -142,6 +142,18 @@ def test_phases_and_magnitudes_are_apart(tmp_path, series):
         dicom.read_dicom(folder)
 
 
+def test_echoes_are_apart_and_copies_are_not_read_again(tmp_path, series):
+    folder = dicom_folder(tmp_path / "scan", series, EchoTime=2.0)
+    for file in sorted(folder.iterdir()):
+        (folder / f"copy of {file.name}").write_bytes(file.read_bytes())
+    dicom_folder(folder, series + 1, "e", EchoTime=3.5)
+    with pytest.raises(SeveralSlices) as error:
+        dicom.read_dicom(folder)
+    for label, echo in zip(error.value.slices, ("2 ms", "3.5 ms"), strict=True):
+        assert f"of 18x22, echo {echo}, ORIGINAL PRIMARY M, 4 frames" in label
+    np.testing.assert_array_equal(dicom.read_dicom(folder, slice=0).array, series)
+
+
 def test_rescaled_values(tmp_path, series):
     dataset = dicom_dataset(series[0], RescaleSlope=0.5, RescaleIntercept=-3)
     dataset.save_as(tmp_path / "a.dcm")
@@ -191,6 +203,25 @@ def test_a_file_of_several_frames(tmp_path, series):
     np.testing.assert_array_equal(scan.array, (series * factors)[::-1])
     assert scan.geometry.seconds == pytest.approx(0.03)
     np.testing.assert_allclose(scan.geometry.affine[:3, 3], [0, 0, 10])
+
+
+def test_magnitudes_and_phases_of_one_file_are_apart(tmp_path, series):
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    groups = []
+    for t in range(len(series)):
+        group, kind = Dataset(), Dataset()
+        kind.FrameType = ["ORIGINAL", "PRIMARY", "CINE", "NONE"]
+        kind.ComplexImageComponent = "PHASE" if t % 2 else "MAGNITUDE"
+        group.MRImageFrameTypeSequence = Sequence([kind])
+        groups.append(group)
+    dataset = dicom_dataset(series, ImageType=["ORIGINAL", "PRIMARY", "CINE", "MIXED"])
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    dataset.save_as(tmp_path / "both.dcm")
+    for k in range(2):
+        found = dicom.read_dicom(tmp_path / "both.dcm", slice=k).array
+        np.testing.assert_array_equal(found, series[k::2])
 
 
 @pytest.mark.parametrize("name", ["TemporalPositionIndex", "DimensionIndexValues"])

@@ -334,6 +334,25 @@ def test_a_readout_of_the_wrong_length_is_named(tmp_path, kspace):
         read_ismrmrd(path)
 
 
+@pytest.mark.parametrize("mode", ["embedded", "separate"])
+def test_lines_for_calibration_that_belong_to_the_image(tmp_path, kspace, mode):
+    xml = header(6, 8).replace(
+        "</trajectory>",
+        "</trajectory><parallelImaging><accelerationFactor>"
+        "<kspace_encoding_step_1>2</kspace_encoding_step_1>"
+        "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor>"
+        f"<calibrationMode>{mode}</calibrationMode></parallelImaging>",
+    )
+    readouts = [
+        readout(kspace[0, :, row], row, flags=[flag] if row == 3 else ())
+        for row in (0, 2, 3, 4)
+        for flag in [ismrmrd.ACQ_IS_PARALLEL_CALIBRATION]
+    ]
+    found = read_ismrmrd(write(tmp_path / "a.h5", xml, readouts))
+    rows = [0, 2, 3, 4] if mode == "embedded" else [0, 2, 4]
+    np.testing.assert_array_equal(np.flatnonzero(found.mask[0].all(-1)), rows)
+
+
 @pytest.mark.parametrize("share", [0, 0.2, 0.9])
 def test_a_truncated_file_is_named(tmp_path, kspace, share):
     path = write(tmp_path / "a.h5", header(6, 8), lines(kspace))

@@ -114,6 +114,28 @@ def test_installed_tasks_come_by_an_entry_point(own, monkeypatch):
     assert entry_of_file("a.png").kind == "leaves"
 
 
+def test_the_class_of_an_entry_point_keeps_its_entry(tmp_path, monkeypatch):
+    entry = TaskEntry(
+        kind="squares", location=f"{__name__}:Squares", suffixes=(".squares",)
+    )
+
+    class Point:
+        name, value = "squares", ""
+
+        def load(self):
+            return entry
+
+    monkeypatch.setattr(registry, "_ADDED", {})
+    monkeypatch.setattr(registry, "_LEFT_OUT", set())
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
+    assert registry.add(Squares) is entry
+    assert entry_of_file("a.squares") is entry
+    monkeypatch.setattr(registry, "_ADDED", {})
+    entry = dataclasses.replace(entry, kind="cine")
+    with pytest.warns(UserWarning, match="cannot be used: svdinv has a task cine"):
+        assert entries()["cine"].location.startswith("svdinv.")
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

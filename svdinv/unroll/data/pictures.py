@@ -22,6 +22,8 @@ SUFFIXES = (
 """Suffixes of picture files."""
 
 _PHOTOMETRIC = 262  # tag of TIFF
+# Formats of several pictures; in those of cameras (MPO) the first is the photograph.
+_PAGED = ("TIFF", "GIF", "WEBP", "PNG")
 
 Image = NDArray[np.float32]
 _Number = TypeVar("_Number", np.uint8, np.float32)
@@ -53,8 +55,8 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
     The format is PNG, JPEG, TIFF or any other that Pillow reads. Grey pictures of 8 or
     16 bits become three equal channels, and transparency is dropped. Pictures with more
     than `largest` pixels a side are cropped around their centre, unless it is None.
-    Raises ValueError if the file is missing, is not a picture, has 32 bits without a
-    known range, or is smaller than 32x32 pixels.
+    Raises ValueError if the file is missing, is not a picture, holds several, has 32
+    bits without a known range, or is smaller than 32x32 pixels.
     """
     with needing("PIL", "demo"):
         from PIL import Image as pillow
@@ -64,6 +66,13 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
         check_regular(path)
         with quiet(), pillow.open(path) as picture:
             check_bytes(path, "the picture", 12, *picture.size)
+            count = getattr(picture, "n_frames", 1)
+            if count > 1 and picture.format in _PAGED:
+                size = picture.size
+                picture.seek(1)  # a smaller one is a preview
+                if picture.size == size:
+                    raise ValueError(f"it holds {count} pictures")
+                picture.seek(0)
             upright = ImageOps.exif_transpose(picture)
             deep = upright.mode.startswith("I;16") or (
                 # In these formats Pillow uses 32-bit integers for 16-bit values.

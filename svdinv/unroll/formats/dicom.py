@@ -30,6 +30,7 @@ class _Frame:
     scale: tuple[float, float]
     geometry: Geometry | None
     described: str
+    detail: str  # by which slices of the same description differ
 
 
 def holds_dicom(path: Path) -> bool:
@@ -42,11 +43,12 @@ def holds_dicom(path: Path) -> bool:
 def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     """Read a series of one slice from a DICOM file, or from the files of a folder.
 
-    Frames with the same series, image type, orientation and position form a slice.
-    Slices are numbered by series and position; `slice` selects one of several. Frames
-    are sorted by trigger time, or by instance number if some times are missing or
-    equal, and those of an enhanced file by temporal position or dimension index. A file
-    has one frame or several; other files of a folder, and subfolders, are ignored.
+    Frames with the same series, image type, echo time, orientation and position form a
+    slice. Slices are numbered by series and position; `slice` selects one of several.
+    Frames are sorted by trigger time, or by instance number if some times are missing
+    or equal, and those of an enhanced file by temporal position or dimension index. A
+    file has one frame or several; further copies of an image, other files of a folder,
+    and subfolders are ignored.
     Numbers are rescaled with the slope and intercept in the files, from which the
     geometry is read too.
 
@@ -62,15 +64,23 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if _has_preamble(file))
     slices: dict[Any, list[_Frame]] = {}
+    known = set()
     for file in files:
         with reading(file, "a DICOM file"):
             dataset = pydicom.dcmread(file, stop_before_pixels=True)
+            if (instance := dataset.get("SOPInstanceUID", file)) in known:
+                continue
+            known.add(instance)
             for frame in _frames(file, dataset):
                 slices.setdefault(frame.slice, []).append(frame)
     if not slices:
         raise FileError(f"{path} holds no DICOM image")
     ordered = [slices[key] for key in sorted(slices)]
-    labels = [f"{frames[0].described}, {len(frames)} frames" for frames in ordered]
+    names = [frames[0].described for frames in ordered]
+    labels = []
+    for name, frames in zip(names, ordered, strict=True):
+        detail = frames[0].detail if names.count(name) > 1 else ""
+        labels.append(f"{name}{detail}, {len(frames)} frames")
     frames = ordered[chosen(path, slice, labels)]
     times = {frame.time for frame in frames}
     timed = None not in times and len(times) == len(frames)
@@ -138,7 +148,10 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
             affine[:2] *= -1
             geometry = Geometry(affine)
         series = int(find("SeriesNumber", 0)), str(find("SeriesInstanceUID", ""))
-        kinds = tuple(map(str, find("ImageType", ())))
+        # Files of several frames have the type of each in a group of its own.
+        kinds = tuple(map(str, find("FrameType", find("ImageType", ()))))
+        kinds += (str(find("ComplexImageComponent", "")),)
+        echo = float(find("EffectiveEchoTime", find("EchoTime", 0)))
         rounded = tuple(round(x, 3) for x in orientation)
         time = find("TriggerTime", find("NominalCardiacTriggerDelayTime"))
         name = find("SeriesDescription", "no description")
@@ -148,12 +161,13 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
         yield _Frame(
             file,
             index,
-            (*series, kinds, size, rounded, round(location, 2)),
+            (*series, kinds, round(echo, 3), size, rounded, round(location, 2)),
             None if time is None else float(time),
             (int(find("InstanceNumber", 0)), *map(int, np.atleast_1d(order)), index),
             (float(find("RescaleSlope", 1)), float(find("RescaleIntercept", 0))),
             geometry,
             f"series {series[0]} ({name}) at {location:.1f} mm",
+            f" of {size[0]}x{size[1]}, echo {echo:g} ms, {' '.join(kinds).strip()}",
         )
 
 

@@ -22,6 +22,7 @@ from svdinv.unroll.formats.scans import Scan, chosen
 # Flags, numbered from 1 as in the standard, of readouts that belong to no image: noise,
 # calibration, navigation, phase correction, feedback, dummies and stabilisation.
 _NOT_IMAGING = (19, 20, 23, 24, 26, 27, 28, 29, 30, 31)
+_CALIBRATION = 20
 _REVERSED = 22
 _COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 _TIMES = ("phase", "repetition")
@@ -49,6 +50,7 @@ class _Encoding:
     width: int
     centre: int  # encoding step of frequency zero
     columns: int  # readout samples without oversampling
+    embedded: bool  # whether lines for calibration belong to the image
 
 
 def read_ismrmrd(
@@ -64,8 +66,8 @@ def read_ismrmrd(
     The line of a readout follows from its ``kspace_encode_step_1`` and the centre of
     the encoding limits; its columns follow from its ``center_sample``, unless it fills
     the line. Partial Fourier and asymmetric echoes thus leave gaps. Points measured
-    several times are averaged. Noise, calibration, navigation and other readouts that
-    belong to no image are ignored.
+    several times are averaged. Noise, navigation and other readouts that belong to no
+    image are ignored, and those for calibration unless the header calls them embedded.
 
     Parameters
     ----------
@@ -113,7 +115,7 @@ def read_ismrmrd(
         _check_fields(dataset, path)
         records = _records(dataset, path)
         encoding = _encoding(header, path)
-        records = records[of_images(records["head"])]
+        records = records[of_images(records["head"], embedded=encoding.embedded)]
         if not len(records):
             raise FileError(f"{path} has no readout of an image")
         for name, value in select.items():
@@ -263,12 +265,18 @@ def _encoding(header: str, path: str | Path) -> _Encoding:
     if not kept > 0 or not full > 0:
         raise FileError(f"{path}: the fields of view must be positive lengths")
     columns = min(width, max(1, round(width * kept / full)))
-    return _Encoding(height, width, int(centre), columns)
+    mode = root.findtext("{*}encoding/{*}parallelImaging/{*}calibrationMode", "")
+    embedded = mode.strip().lower() == "embedded"
+    return _Encoding(height, width, int(centre), columns, embedded)
 
 
-def of_images(head: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return a mask of the readouts that belong to an image, from their heads."""
-    flags = sum(1 << (number - 1) for number in _NOT_IMAGING)
+def of_images(head: NDArray[Any], *, embedded: bool = False) -> NDArray[np.bool_]:
+    """Return a mask of the readouts that belong to an image, from their heads.
+
+    With `embedded`, those for calibration alone do so too.
+    """
+    numbers = [n for n in _NOT_IMAGING if not (embedded and n == _CALIBRATION)]
+    flags = sum(1 << (number - 1) for number in numbers)
     keep = (head["flags"].astype(np.uint64) & np.uint64(flags)) == 0
     if "encoding_space_ref" in (head.dtype.names or ()):
         keep &= head["encoding_space_ref"] == 0

@@ -485,7 +485,7 @@ def _object(value: Any) -> Any:
         if name not in _REGISTERED:
             raise ValueError(
                 f"no network or component is named {name!r}; if it is your own, import "
-                "the module that registers it, as --import does on the command line"
+                "the module that registers it, by --import MODULE on the command line"
             )
         return _REGISTERED[name](**fields)
     return tuple(map(_object, value)) if isinstance(value, list) else value

@@ -114,7 +114,7 @@ class Operator:
             return self
         raise ValueError(
             f"different operators cannot form a batch, unless their class defines "
-            f"stacked(others): {type(self).__name__}"
+            f"stacked(others, data): {type(self).__name__}"
         )
 
     def __call__(self, x: Array) -> Array:

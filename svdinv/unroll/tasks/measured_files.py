@@ -77,7 +77,8 @@ def measured_entry(path: str | Path) -> TaskEntry | None:
     with _opened(path) as file:
         named = any(e.dataset in file for e in entries().values() if e.dataset)
         own = named and ("kind" in file.attrs or not holds_fastmri(file))
-        return _entry(file) if own else None
+        kind = _text(file.attrs.get("kind", ""))
+        return _entry(file) if own or kind in entries() else None
 
 
 def read_measurement(path: str | Path) -> tuple[Task, Problem]:

@@ -94,19 +94,31 @@ _LEFT_OUT: set[EntryPoint] = set()
 def add(task: Any) -> TaskEntry:
     """Register a `Task`, or an entry, in this process, and return its entry.
 
-    Raises TypeError for anything else.
+    A task that an entry point describes keeps that entry. Raises TypeError for anything
+    else.
     """
-    if not isinstance(task, TaskEntry) and not hasattr(task, "described"):
-        raise TypeError(f"a Task or a TaskEntry is needed, got {task!r}")
-    entry = task if isinstance(task, TaskEntry) else task.described()
+    entry = _entry(task)
+    known = entries().get(entry.kind, entry)
+    if not isinstance(task, TaskEntry) and known.location == entry.location:
+        entry = known
     _ADDED[entry.kind] = entry
+    return entry
+
+
+def _entry(task: Any) -> TaskEntry:
+    if isinstance(task, TaskEntry):
+        return task
+    if not hasattr(task, "described"):
+        raise TypeError(f"a Task or a TaskEntry is needed, got {task!r}")
+    entry: TaskEntry = task.described()
     return entry
 
 
 def entries() -> dict[str, TaskEntry]:
     """Return all tasks by kind: those of svdinv, of other packages, and from `add`.
 
-    Warns of a task of another package that cannot be imported, once, and leaves it out.
+    Warns of a task of another package that cannot be imported, or has the name of one
+    of svdinv's own, once, and leaves it out.
     """
     own: dict[str, TaskEntry] = {}
     for folder in _FOLDERS:
@@ -116,12 +128,15 @@ def entries() -> dict[str, TaskEntry]:
     for point in entry_points(group=GROUP):
         if point.name not in _ADDED and point not in _LEFT_OUT:
             try:
-                add(point.load())
+                entry = _entry(point.load())
+                if entry.kind in own:
+                    raise ValueError(f"svdinv has a task {entry.kind}")
+                _ADDED[entry.kind] = entry
             except Exception as error:  # a module of others may raise any
                 _LEFT_OUT.add(point)
                 warnings.warn(
                     f"left out the task of the entry point {point.name} = "
-                    f"{point.value!r}, which cannot be imported: {error}",
+                    f"{point.value!r}, which cannot be used: {error}",
                     stacklevel=2,
                 )
     return found | _ADDED
