@@ -237,9 +237,7 @@ def _fit(
         with interrupts() as interrupted:
             try:
                 done = fitting.run(
-                    arguments.checkpoint,
-                    stop=interrupted,
-                    progress=sys.stderr.isatty(),
+                    arguments.checkpoint, stop=interrupted, progress=sys.stderr.isatty()
                 )
             except Interrupted as interrupt:  # keep the image before the final step
                 done = interrupt.solution
