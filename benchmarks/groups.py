@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 
 from svdinv.unroll import pretrained
 from svdinv.unroll.data.pictures import photograph
-from svdinv.unroll.priors.patch_matching import alike
+from svdinv.unroll.priors.patch_matching import nearest_patches
 from svdinv.unroll.torch import Network
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
@@ -69,7 +69,7 @@ def main() -> int:
         steps = thresholded(network, image * mask, mask.bool())
 
     patch, stride = recipe.patch, recipe.stride
-    index = alike(guide[0].numpy(), patch, stride, recipe.count, recipe.reach)
+    index = nearest_patches(guide[0].numpy(), patch, stride, recipe.count, recipe.reach)
     across = size - patch + 1
     row, column = (place // stride for place in REFERENCE)
     group = row * -(-across // stride) + column

@@ -31,12 +31,6 @@ _COMMANDS = {
     "info": "versions, frameworks, kernels, threads, devices and weights",
 }
 
-_MOVED = {
-    "compare": "python -m derivative_study",
-    "stability": "python stability.py INPUT",
-}
-"""Former commands that are now programs in examples/ of the source tree."""
-
 _CLOSED = 141  # a shell's exit code for SIGPIPE, which Windows does not have
 
 
@@ -49,12 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     parser = _parser(words)
-    if words and words[0] in _MOVED:
-        complain(
-            f"svdinv {words[0]}: is now a program of the source tree, in its folder "
-            f"examples: {_MOVED[words[0]]}"
-        )
-        return 2
     previous = _interrupt_on_sigterm()
     try:
         arguments = parser.parse_args(words)

@@ -51,6 +51,23 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **options)
         self.set_defaults(parser=self)
 
+    def option(
+        self, words: str, help: str, type: Any = None, default: Any = None, **more: Any
+    ) -> None:
+        """Declare an option by its flag and placeholder, such as "--output DIR"."""
+        flag, _, metavar = words.partition(" ")
+        more |= {"metavar": metavar or None, "type": type, "default": default}
+        self.add_argument(flag, help=help, **more)
+
+    def switch(self, flag: str, help: str) -> None:
+        """Declare an option without a value, false by default."""
+        self.add_argument(flag, action="store_true", help=help)
+
+    def yes_or_no(self, flag: str, help: str, default: bool | None = None) -> None:
+        """Declare an option with a flag for yes and one for no."""
+        action = argparse.BooleanOptionalAction
+        self.add_argument(flag, action=action, default=default, help=help)
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Declare the remaining options, then parse."""
         if self.late is not None:
@@ -92,26 +109,16 @@ def need(parser: Parser, modules: Iterable[str], extra: str) -> None:
         )
 
 
-def add_computing(parser: argparse.ArgumentParser) -> None:
+def add_computing(parser: Parser) -> None:
     """Declare ``--seed``, ``--threads`` and ``--device`` of a reconstruction."""
-    parser.add_argument(
-        "--seed", type=seed, default=0, help="seed of sampling and noise (default 0)"
-    )
-    parser.add_argument(
-        "--threads", type=threads, help="number of threads (default: PyTorch's)"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, or auto (default auto)"
-    )
+    parser.option("--seed", "seed of sampling and noise (default 0)", seed, 0)
+    parser.option("--threads", "number of threads (default: PyTorch's)", threads)
+    parser.option("--device", "cpu, cuda, or auto (default auto)", default="auto")
 
 
-def add_truth(parser: argparse.ArgumentParser) -> None:
+def add_truth(parser: Parser) -> None:
     """Declare ``--no-truth``."""
-    parser.add_argument(
-        "--no-truth",
-        action="store_true",
-        help="the input is noisy data, not the truth",
-    )
+    parser.switch("--no-truth", "the input is noisy data, not the truth")
 
 
 def begin(arguments: argparse.Namespace) -> None:
@@ -131,23 +138,13 @@ def add_task_options(parser: Parser, *, several: bool) -> None:
     under that name.
     """
     parser.late = partial(_declare_tasks, several=several)
-    parser.add_argument(
-        "--task",
-        type=filled,
-        metavar="MODULE:CLASS",
-        help="import a task of your own",
-    )
+    parser.option("--task MODULE:CLASS", "import a task of your own", filled)
 
 
-def add_import(parser: argparse.ArgumentParser) -> None:
+def add_import(parser: Parser) -> None:
     """Declare ``--import``."""
-    parser.add_argument(
-        "--import",
-        action="append",
-        type=_module,
-        metavar="MODULE",
-        help="import a module that registers a network of your own",
-    )
+    help = "import a module that registers a network of your own"
+    parser.option("--import MODULE", help, _module, action="append")
 
 
 def _module(text: str) -> Any:

@@ -126,20 +126,16 @@ def add(commands: Subparsers, help: str) -> None:
     )
     _add_output(write, "file to write, .h5")
     add_task_options(write, several=False)
-    write.add_argument(
-        "--no-truth", action="store_true", help="leave the truth out of the file"
-    )
+    write.switch("--no-truth", "leave the truth out of the file")
 
 
-def _add_output(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument(
-        "--output", type=folder, required=True, metavar="FILE", help=what
-    )
+def _add_output(parser: Parser, what: str) -> None:
+    parser.option("--output FILE", what, folder, required=True)
     _add_seed(parser)
 
 
-def _add_seed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=seed, default=0, help="random seed (default 0)")
+def _add_seed(parser: Parser) -> None:
+    parser.option("--seed", "random seed (default 0)", seed, 0)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -45,55 +45,36 @@ def add(commands: Subparsers, help: str) -> None:
         default="colour",
         help="a photograph, or a beating heart",
     )
-    demo.add_argument(
-        "--heart",
-        default="short-axis",
-        metavar="NAME",
-        help="series to reconstruct, a heart listed by 'svdinv data list'",
-    )
-    demo.add_argument(
+    heart = "series to reconstruct, a heart listed by 'svdinv data list'"
+    demo.option("--heart NAME", heart, default="short-axis")
+    demo.option(
         "--rate",
-        type=rate,
-        default=0.4,
-        help="sampling rate, the fraction of the values that is sampled, from 0.01 to "
+        "sampling rate, the fraction of the values that is sampled, from 0.01 to "
         "0.99; the network was trained with 0.04 to 0.5",
+        rate,
+        0.4,
     )
-    demo.add_argument(
-        "--photo",
-        default="chelsea",
-        metavar="NAME_OR_PATH",
-        help="photograph to reconstruct: a built-in one or a picture file",
-    )
-    demo.add_argument(
-        "--seed", type=natural, default=0, help="seed of the random generators"
-    )
-    demo.add_argument(
-        "--steps", type=natural, default=200, help="training steps; 0 for none"
-    )
-    demo.add_argument(
+    photo = "photograph to reconstruct: a built-in one or a picture file"
+    demo.option("--photo NAME_OR_PATH", photo, default="chelsea")
+    demo.option("--seed", "seed of the random generators", natural, 0)
+    demo.option("--steps", "training steps; 0 for none", natural, 200)
+    demo.option(
         "--minutes",
-        type=positive_number,
-        default=2.0,
-        help="time limit of each of the two trainings; slow machines make fewer steps",
+        "time limit of each of the two trainings; slow machines make fewer steps",
+        positive_number,
+        2.0,
     )
-    demo.add_argument(
+    demo.option(
         "--threads",
-        type=positive,
-        default=1,
-        help="threads of PyTorch; two are faster on idle cores, and much slower on "
+        "threads of PyTorch; two are faster on idle cores, and much slower on "
         "shared ones",
+        positive,
+        1,
     )
-    demo.add_argument(
-        "--output",
-        type=folder,
-        default=Path("demo-output"),
-        metavar="DIR",
-        help="folder for the pictures",
-    )
-    demo.add_argument(
+    demo.option("--output DIR", "folder for the pictures", folder, Path("demo-output"))
+    demo.switch(
         "--quick",
-        action="store_true",
-        help="take seconds instead of minutes: a part of the picture and few steps; "
+        "take seconds instead of minutes: a part of the picture and few steps; "
         "for a heart only the network",
     )
 

@@ -58,45 +58,26 @@ def add(commands: Subparsers, help: str) -> None:
         help="weights that come with svdinv (default colour), a file, the folder of a "
         "training, or a task without weights, such as eit",
     )
-    evaluate.add_argument(
-        "--images",
-        nargs="+",
-        type=filled,
-        metavar="PATH",
-        help="files, folders and built-in names (default: images not used to train the "
+    evaluate.option(
+        "--images PATH",
+        "files, folders and built-in names (default: images not used to train the "
         "weights in svdinv)",
+        filled,
+        nargs="+",
     )
     add_task_options(evaluate, several=True)
     add_import(evaluate)
-    evaluate.add_argument(
-        "--baselines",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="include classical methods (default yes)",
-    )
-    evaluate.add_argument(
+    evaluate.yes_or_no("--baselines", "include classical methods (default yes)", True)
+    evaluate.yes_or_no(
         "--ensemble",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="include the average over eight versions of each image (default yes)",
+        "include the average over eight versions of each image (default yes)",
+        True,
     )
-    evaluate.add_argument(
-        "--panels",
-        type=natural,
-        default=1,
-        metavar="N",
-        help="make pictures of the first N images of each setting (default 1)",
-    )
-    evaluate.add_argument(
-        "--output",
-        type=folder,
-        default=Path("svdinv-evaluation"),
-        metavar="DIR",
-        help="output folder (default svdinv-evaluation)",
-    )
-    evaluate.add_argument(
-        "--overwrite", action="store_true", help="replace an existing evaluation"
-    )
+    pictures = "make pictures of the first N images of each setting (default 1)"
+    evaluate.option("--panels N", pictures, natural, 1)
+    output = Path("svdinv-evaluation")
+    evaluate.option("--output DIR", f"output folder (default {output})", folder, output)
+    evaluate.switch("--overwrite", "replace an existing evaluation")
     add_computing(evaluate)
 
 

@@ -66,98 +66,46 @@ def add(commands: Subparsers, help: str) -> None:
     fit.add_argument(
         "input", metavar="INPUT", type=filled, help="as for 'svdinv reconstruct'"
     )
-    fit.add_argument(
+    fit.option(
         "--prior",
-        type=filled,
-        help=f"the network: {', '.join(_PRIORS)}, {_EDUCATED} (a trained one), or "
+        f"the network: {', '.join(_PRIORS)}, {_EDUCATED} (a trained one), or "
         "package.module:Class (default dip)",
+        filled,
     )
-    fit.add_argument(
-        "--weights",
-        type=folder,
-        metavar="PATH",
-        help=f"of a trained network (default with {_EDUCATED}: svdinv's own)",
-    )
-    fit.add_argument(
+    own = f"of a trained network (default with {_EDUCATED}: svdinv's own)"
+    fit.option("--weights PATH", own, folder)
+    fit.option(
         "--trained",
+        "which weights are fitted (default all)",
         choices=("all", "decoder", "singular-values"),
         default="all",
-        help="which weights are fitted (default all)",
     )
     add_task_options(fit, several=False)
     add_import(fit)
     add_truth(fit)
-    fit.add_argument(
-        "--stop", choices=_RULES, help="rule that ends the fit (default held-out)"
+    rule = "rule that ends the fit (default held-out)"
+    fit.option("--stop", rule, choices=_RULES)
+    deviation = "deviation in units of the data (default: from --noise)"
+    fit.option("--deviation D", deviation, positive_number)
+    most = f"most iterations (default {_ITERATIONS}, with {_EDUCATED} 100)"
+    fit.option("--iterations N", most, positive)
+    rate = f"default {_RATE}, with {_EDUCATED} {_EDUCATED_RATE}, unrolled 1e-4"
+    fit.option("--learning-rate R", rate, positive_number)
+    noise = "noise at the network's input (default by task)"
+    fit.option("--input-noise D", noise, not_negative)
+    fit.option(
+        "--tv WEIGHT", "weight of the total variation (default 0)", not_negative, 0.0
     )
-    fit.add_argument(
-        "--deviation",
-        type=positive_number,
-        metavar="D",
-        help="deviation in units of the data (default: from --noise)",
-    )
-    fit.add_argument(
-        "--iterations",
-        type=positive,
-        metavar="N",
-        help=f"most iterations (default {_ITERATIONS}, with {_EDUCATED} 100)",
-    )
-    fit.add_argument(
-        "--learning-rate",
-        type=positive_number,
-        metavar="R",
-        help=f"default {_RATE}, with {_EDUCATED} {_EDUCATED_RATE}, unrolled 1e-4",
-    )
-    fit.add_argument(
-        "--input-noise",
-        type=not_negative,
-        metavar="D",
-        help="noise at the network's input (default by task)",
-    )
-    fit.add_argument(
-        "--tv",
-        type=not_negative,
-        default=0.0,
-        metavar="WEIGHT",
-        help="weight of the total variation (default 0)",
-    )
-    fit.add_argument(
-        "--low-rank",
-        type=not_negative,
-        default=0.0,
-        metavar="WEIGHT",
-        help="weight of the nuclear norm of series (default 0)",
-    )
-    fit.add_argument(
-        "--penalty",
-        type=not_negative,
-        metavar="WEIGHT",
-        help="weight of the sparse part of low-rank-and-sparse (default 0.01)",
-    )
-    fit.add_argument(
-        "--start",
-        action=argparse.BooleanOptionalAction,
-        help="add the mean of the frames to the image (default yes)",
-    )
-    fit.add_argument(
-        "--baselines",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="compare with all classical methods",
-    )
-    fit.add_argument(
-        "--checkpoint",
-        type=folder,
-        metavar="FILE",
-        help="save the state of the fit here, and resume from it",
-    )
-    fit.add_argument(
-        "--output",
-        type=folder,
-        default=Path("svdinv-output"),
-        metavar="PATH",
-        help="as for 'svdinv reconstruct'",
-    )
+    low_rank = "weight of the nuclear norm of series (default 0)"
+    fit.option("--low-rank WEIGHT", low_rank, not_negative, 0.0)
+    sparse = "weight of the sparse part of low-rank-and-sparse (default 0.01)"
+    fit.option("--penalty WEIGHT", sparse, not_negative)
+    fit.yes_or_no("--start", "add the mean of the frames to the image (default yes)")
+    fit.yes_or_no("--baselines", "compare with all classical methods", False)
+    state = "save the state of the fit here, and resume from it"
+    fit.option("--checkpoint FILE", state, folder)
+    output = Path("svdinv-output")
+    fit.option("--output PATH", "as for 'svdinv reconstruct'", folder, output)
     add_computing(fit)
 
 
@@ -289,9 +237,7 @@ def _fit(
         with interrupts() as interrupted:
             try:
                 done = fitting.run(
-                    arguments.checkpoint,
-                    stop=interrupted,
-                    progress=sys.stderr.isatty(),
+                    arguments.checkpoint, stop=interrupted, progress=sys.stderr.isatty()
                 )
             except Interrupted as interrupt:  # keep the image before the final step
                 done = interrupt.solution

@@ -13,16 +13,18 @@ from svdinv import __version__, kernels
 from svdinv._missing import command
 from svdinv.cli.arguments import Subparsers
 
+# For each framework its packages, and the module that reports whether it uses the
+# kernels, or why it uses none.
 _FRAMEWORKS = {
-    "numpy": ("numpy",),
-    "torch": ("torch",),
-    "tensorflow": ("tensorflow", "tensorflow-cpu"),
-    "jax": ("jax",),
-    "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
-    "dask": ("dask",),
-    "mlx": ("mlx",),
-    "keras": ("keras",),
-    "array-api-compat": ("array-api-compat",),
+    "numpy": ("numpy", "svdinv.kernels"),
+    "torch": ("torch", "svdinv.kernels"),
+    "tensorflow": ("tensorflow tensorflow-cpu", "svdinv.backends.tensorflow_kernels"),
+    "jax": ("jax", "svdinv.backends.jax_kernels"),
+    "cupy": ("cupy-cuda13x cupy-cuda12x cupy", "none: they run on the CPU"),
+    "dask": ("dask", "svdinv.kernels"),
+    "mlx": ("mlx", "none: MLX's own decompositions are called"),
+    "keras": ("keras", ""),
+    "array-api-compat": ("array-api-compat", ""),
 }
 
 
@@ -48,11 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
         "kernels": kernels.status(),
         "threads": str(kernels.default_threads()),
     }
-    for name, packages in _FRAMEWORKS.items():
-        version = next(filter(None, map(_version, packages)), None)
+    for name, (packages, used) in _FRAMEWORKS.items():
+        version = next(filter(None, map(_version, packages.split())), None)
         lines[name] = "not installed" if version is None else version
-        if version is not None and name in (*_KERNELS, *_WITHOUT):
-            lines[name] += f", kernels {_WITHOUT.get(name) or _kernels(name)}"
+        if version is not None and used:
+            is_module = used.startswith("svdinv.")
+            lines[name] += f", kernels {_kernels(name, used) if is_module else used}"
     if lines["torch"] != "not installed":
         lines["device"] = _device()
     for name, text in (*lines.items(), *_weights()):
@@ -89,22 +92,7 @@ def _weights() -> list[tuple[str, str]]:
     return found
 
 
-_KERNELS = {
-    "numpy": "svdinv.kernels",
-    "torch": "svdinv.kernels",
-    "tensorflow": "svdinv.backends.tensorflow_kernels",
-    "jax": "svdinv.backends.jax_kernels",
-    "dask": "svdinv.kernels",
-}
-"""Modules that report whether a framework uses the kernels."""
-
-_WITHOUT = {
-    "cupy": "none: they run on the CPU",
-    "mlx": "none: MLX's own decompositions are called",
-}
-
-
-def _kernels(framework: str) -> str:
+def _kernels(framework: str, module: str) -> str:
     """Return which kernels a framework uses, or why it uses none."""
     for name, value in {
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -112,7 +100,7 @@ def _kernels(framework: str) -> str:
     }.items():
         os.environ.setdefault(name, value)  # fewer messages from TensorFlow's import
     try:
-        return importlib.import_module(_KERNELS[framework]).chosen()
+        return importlib.import_module(module).chosen()
     except Exception as error:  # a broken installation may raise any
         return f"none: {framework} cannot be imported: {error}"
 

@@ -72,42 +72,36 @@ def add(commands: Subparsers, help: str) -> None:
     add_task_options(reconstruct, several=False)
     add_import(reconstruct)
     add_truth(reconstruct)
-    reconstruct.add_argument(
-        "--weights",
-        type=folder,
-        metavar="PATH",
-        help="weights of svdinv train, or their folder (default: svdinv's own)",
+    reconstruct.option(
+        "--weights PATH",
+        "weights of svdinv train, or their folder (default: svdinv's own)",
+        folder,
     )
-    reconstruct.add_argument(
-        "--method",
-        type=filled,
-        metavar="NAME",
-        help="method whose image is written: network, or a classical method from the "
+    reconstruct.option(
+        "--method NAME",
+        "method whose image is written: network, or a classical method from the "
         "table, such as non-local-low-rank",
+        filled,
     )
-    reconstruct.add_argument(
-        "--ensemble",
-        action="store_true",
-        help="average over eight mirrored, rotated or reversed versions",
+    reconstruct.switch(
+        "--ensemble", "average over eight mirrored, rotated or reversed versions"
     )
-    reconstruct.add_argument(
+    reconstruct.yes_or_no(
         "--baselines",
-        action=argparse.BooleanOptionalAction,
-        help="compare with all classical methods, or only the simplest (default: those "
+        "compare with all classical methods, or only the simplest (default: those "
         f"that take seconds, up to {_MOST_PIXELS / 1e6:g} million pixels)",
     )
-    reconstruct.add_argument(
-        "--output",
-        type=folder,
-        default=Path("svdinv-output"),
-        metavar="PATH",
-        help="folder, or file for the reconstruction: .png, .npz, .npy, .h5, .nii, "
+    reconstruct.option(
+        "--output PATH",
+        "folder, or file for the reconstruction: .png, .npz, .npy, .h5, .nii, "
         ".cfl (default svdinv-output)",
+        folder,
+        Path("svdinv-output"),
     )
-    reconstruct.add_argument(
+    reconstruct.option(
         "--movie",
+        "format of the animation of a series (default gif); mp4 needs ffmpeg",
         choices=("gif", "mp4"),
-        help="format of the animation of a series (default gif); mp4 needs ffmpeg",
     )
     add_computing(reconstruct)
 

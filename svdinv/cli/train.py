@@ -70,49 +70,30 @@ def add(commands: Subparsers, help: str) -> None:
         help="resume the training in this folder; the final weights are bitwise those "
         "of an uninterrupted training",
     )
-    train.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="start a new training even if the folder contains one",
-    )
-    train.add_argument(
-        "--set",
-        action="append",
+    train.switch("--overwrite", "start a new training even if the folder contains one")
+    train.option(
+        "--set NAME=VALUE",
+        "change an option, such as training.steps=500 (repeatable)",
         default=[],
-        metavar="NAME=VALUE",
-        help="change an option, such as training.steps=500 (repeatable)",
+        action="append",
     )
-    train.add_argument(
-        "--steps",
-        type=positive,
-        help="same as training.steps (default: from the configuration)",
-    )
-    train.add_argument(
-        "--seed",
-        type=seed,
-        help="seed of weights and data (default: from the configuration)",
-    )
-    train.add_argument(
-        "--threads",
-        type=threads,
-        help="threads of each process (default: from the configuration)",
-    )
-    train.add_argument(
-        "--weights",
-        type=folder,
-        metavar="PATH",
-        help="initial weights, of the same network or of the one that it refines: a "
+    configured = "(default: from the configuration)"
+    train.option("--steps", f"same as training.steps {configured}", positive)
+    train.option("--seed", f"seed of weights and data {configured}", seed)
+    train.option("--threads", f"threads of each process {configured}", threads)
+    train.option(
+        "--weights PATH",
+        "initial weights, of the same network or of the one that it refines: a "
         "file, the folder of a training, or svdinv's own by name (default: drawn from "
         "the seed)",
+        folder,
     )
-    train.add_argument(
+    train.option(
         "--device",
+        "cpu, cuda, or auto, which uses GPUs if available (default auto)",
         default="auto",
-        help="cpu, cuda, or auto, which uses GPUs if available (default auto)",
     )
-    train.add_argument(
-        "--print", action="store_true", help="print the configuration and exit"
-    )
+    train.switch("--print", "print the configuration and exit")
 
 
 def run(arguments: argparse.Namespace) -> int:

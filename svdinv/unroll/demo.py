@@ -154,9 +154,7 @@ def _tuned(
     deadline = time.monotonic() + 60 * options.minutes
     with interrupts() as interrupted:
         outcome = train_with_bar(
-            job,
-            lambda: interrupted() or time.monotonic() > deadline,
-            f"through {svd}",
+            job, lambda: interrupted() or time.monotonic() > deadline, f"through {svd}"
         )
     if outcome.ending == "stopped" and not interrupted():
         print(

@@ -407,9 +407,9 @@ def evaluate(
             if interrupted():
                 return evaluation
             if picture_counts.setdefault(problem.setting, 0) < panels:
-                slug = file_stem(f"{problem.setting} {problem.name}")
-                gif = output / f"animation-{slug}.gif" if task.moves(problem) else None
-                panel = output / f"panel-{slug}.png"
+                stem = file_stem(f"{problem.setting} {problem.name}")
+                gif = output / f"animation-{stem}.gif" if task.moves(problem) else None
+                panel = output / f"panel-{stem}.png"
                 save_pictures(panel, gif, task, problem, entries)
                 picture_counts[problem.setting] += 1
     evaluation.complete = True

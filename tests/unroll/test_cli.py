@@ -35,12 +35,6 @@ def test_every_command_has_help(capsys):
         assert "usage" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["compare", "stability"])
-def test_a_command_that_is_a_program_now_names_it(command, one_line):
-    assert main([command, "--output", "x"]) == 2
-    assert "examples: python" in one_line()
-
-
 @pytest.mark.parametrize(
     "example", ["evaluate colour", "fit coffee", "reconstruct coffee"]
 )

@@ -52,12 +52,7 @@ from svdinv.unroll.arrays import (
     times,
 )
 from svdinv.unroll.fidelity import DataFidelity, PoissonKL
-from svdinv.unroll.networks.functional import (
-    at_least,
-    check_image,
-    positive,
-    require,
-)
+from svdinv.unroll.networks.functional import at_least, check_image, positive, require
 from svdinv.unroll.networks.recipe import (
     Layer,
     Layers,

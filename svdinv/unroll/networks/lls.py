@@ -468,47 +468,23 @@ def iterate(
     own loops pass the numbers of a row as 0-d arrays; the numbers of a column must all
     be int, or all float. `body` must preserve shapes and dtypes.
     """
-    if len(rows) > 1 and compat.is_jax_array(state[0]):
-        return _in_jax(body, state, rows)
-    if len(rows) > 1 and is_tensorflow(state[0]):
-        tf = sys.modules["tensorflow"]
-        if not tf.executing_eagerly():
-            return _in_tensorflow(tf, body, state, rows)
-    for row in rows:
-        state = body(*state, *row)
-    return state
-
-
-def _columns(state: tuple[Array, ...], rows: Sequence[tuple[float, ...]]) -> list[Any]:
-    xp = namespace(state[0])
-    dtype = real_dtype(state[0], xp)
-    return [
+    xp, first = namespace(state[0]), state[0]
+    tf = sys.modules["tensorflow"] if is_tensorflow(first) else None
+    in_graph = tf is not None and not tf.executing_eagerly()
+    if len(rows) < 2 or not (in_graph or compat.is_jax_array(first)):
+        for row in rows:
+            state = body(*state, *row)
+        return state
+    dtype = real_dtype(first, xp)
+    columns = [
         xp.asarray(column, dtype=dtype if isinstance(column[0], float) else xp.int32)
         for column in zip(*rows, strict=True)
     ]
-
-
-def _in_jax(
-    body: Callable[..., tuple[Array, ...]],
-    state: tuple[Array, ...],
-    rows: Sequence[tuple[float, ...]],
-) -> tuple[Array, ...]:
-    jax = sys.modules["jax"]
-
-    def once(state: tuple[Array, ...], row: list[Array]) -> tuple[Any, None]:
-        return body(*state, *row), None
-
-    last, _ = jax.lax.scan(once, state, _columns(state, rows))
-    return tuple(last)
-
-
-def _in_tensorflow(
-    tf: Any,
-    body: Callable[..., tuple[Array, ...]],
-    state: tuple[Array, ...],
-    rows: Sequence[tuple[float, ...]],
-) -> tuple[Array, ...]:
-    columns = _columns(state, rows)
+    if tf is None:
+        last, _ = sys.modules["jax"].lax.scan(
+            lambda state, row: (body(*state, *row), None), state, columns
+        )
+        return tuple(last)
 
     def once(i: Array, *state: Array) -> tuple[Array, ...]:
         new = body(*state, *(column[i] for column in columns))

@@ -83,10 +83,10 @@ from svdinv.unroll.operators import MRI, Operator, Sampling
 from svdinv.unroll.operators.wrapped import OnHost
 from svdinv.unroll.priors.local_phase import conjugate_phase
 from svdinv.unroll.priors.patch_matching import (
-    alike,
     folded,
     gathered,
     group_shape,
+    nearest_patches,
     patches_of,
     summed,
 )
@@ -99,10 +99,10 @@ _LEAST_DENSITY = 0.02
 _DENSITY, _CONTRAST, _SPREAD, _NOISE = -1.2, -3.0, 1.0, -4.5
 _FIRST = {"push": 0.1, "keep": 1.0, "gain": 0.5}
 # mu as `non_local_low_rank` begins: at least, and in units of noise by threshold.
-_PENALTY, _BESIDE_DATA = 0.06, 0.45
-# Of noise alone, as `denoise_non_local` begins: what is fed back, and the threshold of
-# the first step and of the others in units of the largest singular value of the noise.
-_FED_BACK, _ALONE, _LEFT = -2.2, 0.5, 0.14
+_LEAST_MU, _BESIDE_DATA = 0.06, 0.45
+# Of noise alone, as `denoise_non_local` begins: -log mu, and the threshold of the first
+# step and of the others in units of the largest singular value of the noise.
+_TRUST, _ALONE, _ALONE_LATER = -2.2, 0.5, 0.14
 _EPSILON, _QUIET = 0.002, 1e-4
 
 
@@ -291,12 +291,12 @@ class NonLocal(ImageOrSeriesRecipe):
         values, total = min(size, self.count), self.rounds * self.steps
         if self.alone:
             noise = math.sqrt(size) + math.sqrt(self.count)
-            factor = _LEFT if step else _ALONE
+            factor = _ALONE_LATER if step else _ALONE
             numbers = {"tau_0": math.log(factor * noise) + _NOISE}
             numbers |= dict.fromkeys((*self._powers, "kept_power", "taken_power"), 0.0)
             numbers |= {"noise": 1.0, "push": 0.0}
             if step < total - 1:
-                numbers |= {"trust": _FED_BACK, "trust_noise": 0.0}
+                numbers |= {"trust": _TRUST, "trust_noise": 0.0}
             return numbers
         way = step / max(1, total - 1)
         deviation = self.first * (self.last / self.first) ** way
@@ -310,8 +310,8 @@ class NonLocal(ImageOrSeriesRecipe):
         else:
             known = (_BESIDE_DATA * math.exp(_NOISE) / deviation) ** 2
             numbers |= {"tau_0": math.log(largest), "push": 0.0, "keep": 1.0, "gain": 1}
-            numbers |= {"trust": -math.log(max(_PENALTY, known))}
-            numbers |= {"trust_noise": -2.0 if known > _PENALTY else 0.0}
+            numbers |= {"trust": -math.log(max(_LEAST_MU, known))}
+            numbers |= {"trust_noise": -2.0 if known > _LEAST_MU else 0.0}
         idle = ("keep", "gain") if step == total - 1 else ()
         return {name: x for name, x in numbers.items() if name not in idle}
 
@@ -329,7 +329,7 @@ class NonLocal(ImageOrSeriesRecipe):
         if is_complex(guide, xp):
             guide = xp.concat([xp.real(guide), xp.imag(guide)], axis=1)
         shapes = ((guide.shape[1], H, W),), group_shape((H, W), *options)
-        found = OnHost(lambda image: alike(image, *options), *shapes)(guide)
+        found = OnHost(lambda image: nearest_patches(image, *options), *shapes)(guide)
         return xp.astype(found, xp.int32)
 
     def _parts(self, rows: Array, index: Array, xp: Namespace) -> Iterator[Any]:

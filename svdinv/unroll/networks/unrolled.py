@@ -22,14 +22,7 @@ from svdinv.unroll.algorithms.iterations import (
     GradientDescent,
     LowRankPlusSparse,
 )
-from svdinv.unroll.arrays import (
-    Array,
-    conj,
-    is_complex,
-    namespace,
-    root,
-    times,
-)
+from svdinv.unroll.arrays import Array, conj, is_complex, namespace, root, times
 from svdinv.unroll.networks.functional import (
     at_least,
     check_floats,

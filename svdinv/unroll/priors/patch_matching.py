@@ -76,7 +76,7 @@ class Groups:
             raise ValueError("guide must be finite")
         self.patch, self._shape = patch, shape
         self._corners = shape[1] - patch + 1, shape[2] - patch + 1
-        self._index = alike(image, patch, stride, count, reach)
+        self._index = nearest_patches(image, patch, stride, count, reach)
         self._sum = _Sum(self._index.reshape(-1), math.prod(self._corners))
         # Number of patches at each pixel: positive, as references cover all pixels.
         counts = np.repeat(self._sum.counts[:, None] * 1.0, patch**2, axis=1)
@@ -206,7 +206,7 @@ def group_shape(
     return references, min(count, nearby)
 
 
-def alike(
+def nearest_patches(
     image: NDArray[Any], patch: int, stride: int, count: int, reach: int
 ) -> NDArray[Any]:
     """Return for each reference patch the positions of its nearest patches.

@@ -58,6 +58,17 @@ from svdinv.unroll.untrained.options import Fit, Options, Record
 from svdinv.unroll.untrained.residual import STEPS, towards_data
 from svdinv.unroll.untrained.stopping import Rule, Seen
 
+_SAVE_EVERY = 60.0  # seconds
+_LESS = 2  # noise is divided by this in the input and multiplied by it in the target
+# The fit has diverged if the residual is larger than this multiple of its median.
+_DROP = 4.0
+_NOTHING = 1e-3  # of the first residual, below which it cannot diverge
+_SLOWER = 0.5  # factor of the learning rate after each divergence
+_WINDOW = 50
+REMEMBER = 50
+"""Iterations between two sets of weights that can be restored."""
+_MOST_ROLLBACKS = 20
+
 
 class Fitting:
     """A fit, iteration by iteration; `fit` makes a complete one.
@@ -530,20 +541,6 @@ def fit(
     if path is not None and path.exists():
         fitting.load(path)
     return fitting.run(path, callback=callback, stop=stop, progress=progress)
-
-
-_SAVE_EVERY = 60.0  # seconds
-
-_LESS = 2  # noise is divided by this in the input and multiplied by it in the target
-
-# The fit has diverged if the residual is larger than this multiple of its median.
-_DROP = 4.0
-_NOTHING = 1e-3  # of the first residual, below which it cannot diverge
-_SLOWER = 0.5  # factor of the learning rate after each divergence
-_WINDOW = 50
-REMEMBER = 50
-"""Iterations between two sets of weights that can be restored."""
-_MOST_ROLLBACKS = 20
 
 
 def _without(problem: Problem, left_out: Tensor) -> Problem:

@@ -23,41 +23,20 @@ def estimate_maps(
 
     ESPIRiT (Uecker et al., MRM 71, 2014) as implemented in SigPy: the maps are the
     eigenvectors for the eigenvalue 1 of the projection onto the row space of the
-    calibration matrix. The frames of a series are averaged first, each point over the
-    frames that sample it.
+    calibration matrix, spanned by the singular vectors whose singular values exceed
+    `threshold` times the largest. The frames of a series are averaged first, each point
+    over the frames that sample it.
 
-    Parameters
-    ----------
-    kspace : array_like, shape (C, H, W) or (T, C, H, W)
-        k-space data, the centre at ``(H // 2, W // 2)``.
-    mask : array_like of bool, shape (H, W) or (T, H, W), optional
-        True where sampled; by default where some coil is not zero.
-    calibration : int
-        Side of the square around the centre that is used. Each of its points must be
-        sampled in at least one frame.
-    kernel : int
-        Side of the kernels, at most `calibration`.
-    threshold : float
-        The row space is spanned by the singular vectors of the calibration matrix
-        whose singular values exceed this times the largest; in (0, 1).
-    crop : float
-        Maps are set to zero where the eigenvalue is at most this, as outside the
-        object; in [0, 1). With 0 there are maps everywhere.
+    `kspace` (C, H, W) or (T, C, H, W) has its centre at ``(H // 2, W // 2)``; `mask`
+    (H, W) or (T, H, W) is by default true where some coil is not zero. `calibration` is
+    the side of the central square, each of whose points must be sampled in a frame;
+    `kernel`, at most that, is the side of the kernels. Maps are zero where the
+    eigenvalue is at most `crop`, as outside the object; with 0 they are everywhere.
 
-    Returns
-    -------
-    ndarray of complex64, shape (C, H, W)
-        The maps. The sum of their squared magnitudes is 1, or 0 where cropped. The
-        first coil is real and nonnegative, because only relative phases are
-        determined; they are less accurate where that coil receives little signal.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit, numbers are not finite, the square is not sampled or is
-        zero, or an argument is out of range.
-    ImportError
-        If SigPy is missing.
+    Returns maps (C, H, W), whose squared magnitudes add up to 1, or 0 where cropped.
+    The first coil is real and nonnegative, because only relative phases are determined;
+    they are less accurate where that coil receives little signal. Raises ValueError for
+    unsuitable data or arguments, and ImportError if SigPy is missing.
     """
     data = np.asarray(kspace)
     if data.ndim not in (3, 4) or not data.size:

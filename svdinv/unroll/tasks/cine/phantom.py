@@ -67,41 +67,14 @@ def heart(
     and follows the flow in the blood. Position, size, shape and texture of the organs
     are drawn from the seed.
 
-    Parameters
-    ----------
-    frames, height, width : int
-        T >= 1, and H and W of 16 or more; pixels are square.
-    seed : int
-        Seed of the anatomy; equal arguments yield equal series.
-    coils : int, optional
-        Number of receive coils around the chest; by default there are no maps.
-    contrast : {"cine", "perfusion"}
-        "cine": real-time balanced SSFP, in which blood is always bright. "perfusion":
-        the first pass of a contrast agent through the right ventricle, the left, and
-        the myocardium, where a subendocardial segment lacks perfusion; one frame per
-        beat, always in diastole.
-    frame_time : float, optional
-        Seconds between frames: 0.05 for "cine", one beat for "perfusion" by default.
-    heart_rate, breathing_rate : float
-        Beats and breaths per minute, positive.
-    breathing : float
-        Depth of breathing in [0, 1.5]: 1 is free breathing, 0 a held breath.
-
-    Returns
-    -------
-    Phantom
-        The series, coil maps, labels and times.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
-
-    Examples
-    --------
-    >>> from svdinv.unroll.tasks.cine.phantom import heart
-    >>> heart(8, 64, 64, seed=0, coils=4).maps.shape
-    (4, 64, 64)
+    H and W are 16 or more. The `contrast` "cine" is real-time balanced SSFP, in which
+    blood is always bright; "perfusion" is the first pass of a contrast agent through
+    the right ventricle, the left, and the myocardium, where a subendocardial segment
+    lacks perfusion, with one frame per beat, always in diastole. `frame_time` is in
+    seconds, by default 0.05 for "cine" and one beat for "perfusion"; rates are per
+    minute; `breathing` in [0, 1.5] is its depth, 1 for free breathing and 0 for a held
+    breath. There are maps if `coils`, a number of coils around the chest, is given.
+    Raises ValueError if an argument is out of range.
     """
     _check_size(frames, height, width)
     if contrast not in ("cine", "perfusion"):

@@ -155,10 +155,7 @@ class Pet(Task):
         0.4, "largest fraction of scatter and randoms in these", low=0, high=0.95
     )
     frames: tuple[int, int] = option(
-        (1, 1),
-        "fewest and most frames: each step draws a number",
-        low=1,
-        rising=True,
+        (1, 1), "fewest and most frames: each step draws a number", low=1, rising=True
     )
     validation: int = option(4, "number of validation phantoms", low=1)
 
