@@ -233,9 +233,11 @@ def commands():
 def test_commands_have_such_options(arguments, tmp_path, monkeypatch):
     from svdinv.unroll.tasks import registry
 
-    own = "from svdinv.unroll.tasks.colour.task import Colour\nclass Scans(Colour):\n"
-    (tmp_path / "module.py").write_text(f"{own}    kind = 'scans'\n")
+    page = (ROOT / "docs" / "bring-your-own.md").read_text(encoding="utf-8")
+    own = re.search(r"```python\n(.*?class Dead\(Task\).*?)\ntask, ", page, re.S)[1]
+    (tmp_path / "module.py").write_text(own.rpartition("```python\n")[2])
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "module", raising=False)
     monkeypatch.setattr(registry, "_ADDED", {})
     if arguments[-1:] == ["--help"]:
         with pytest.raises(SystemExit) as stop:
