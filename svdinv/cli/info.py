@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     if lines["torch"] != "not installed":
         lines["device"] = _device()
     for name, text in (*lines.items(), *_weights()):
-        print(f"{name:<17} {text}")
+        print(f"{name:<23} {text}")
     return 0
 
 

@@ -243,7 +243,7 @@ def test_info_lists_the_weights(capsys):
     assert main(["info"]) == 0
     shown = capsys.readouterr().out
     assert "weights cine" in shown
-    assert "weights colour    TLR with" in shown
+    assert "weights colour          TLR with" in shown
     assert "MB, for colour" in shown
 
 

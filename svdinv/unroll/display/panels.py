@@ -71,8 +71,9 @@ def save_panel(
         whole = sheet.axes[0, column]
         clipped = np.clip(entry.image, 0, 1)  # samples may have noise
         whole.imshow(_reduced(clipped), interpolation="antialiased", extent=extent)
+        corner = (left - 0.5, top - 0.5)
         whole.add_patch(
-            Rectangle((left, top), side, side, fill=False, edgecolor=_MARK, lw=1.4)
+            Rectangle(corner, side, side, fill=False, edgecolor=_MARK, lw=1.4)
         )
         window = clipped[top : top + side, left : left + side]
         sheet.framed(1, column).imshow(window, interpolation="nearest")

@@ -276,5 +276,6 @@ def tv(problem: Problem) -> Reconstruction:
             fidelity=problem.fidelity.replace_arrays(bin_),
         )
         found.append(penalised(single, TotalVariation, _USUAL, nonnegative=True))
-    notes = ", ".join(each.note.removeprefix("weight ") for each in found)
-    return Reconstruction(np.concatenate([x.image for x in found]), f"weights {notes}")
+    kind, *_ = found[0].note.rpartition(" ")
+    notes = ", ".join(each.note.rpartition(" ")[2] for each in found)
+    return Reconstruction(np.concatenate([x.image for x in found]), f"{kind}s {notes}")
