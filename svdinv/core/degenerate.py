@@ -28,6 +28,7 @@ from svdinv.core.namespace import (
     clusters,
     conj,
     herm,
+    identity_like,
     is_complex,
     off_diagonal,
     real,
@@ -77,7 +78,8 @@ def _pairs(s: Array) -> tuple[Array, Array]:
 
 def reciprocal(s: Array, xp: Namespace) -> Array:
     """1 / s, and 0 for singular values that are 0."""
-    return safe_divide(xp.ones_like(s), s, s > vanishing(s, xp), xp)
+    positive = s > vanishing(s, xp)
+    return xp.where(positive, 1 / xp.where(positive, s, 1.0), 0.0)
 
 
 def inverse_sum(s: Array, xp: Namespace) -> Array:
@@ -178,7 +180,7 @@ def linear_rule(
     # is constant), on one side alone where the other singular value is 0.
     positive = xp.astype(s > vanishing(s, xp), s.dtype, copy=False)
     pi, pj = _pairs(positive)
-    cluster = off_diagonal(xp.abs(gap) <= tol, gap, xp)
+    cluster = off_diagonal(xp.abs(gap) <= tol, identity_like(gap, xp), xp)
     share = safe_divide(xp.ones_like(gap), pi + pj, cluster & (pi + pj > 0), xp)
     return E, share * reciprocal(sj, xp)
 
@@ -218,31 +220,34 @@ def consistent_block(
     right = NH * inverse_i  # conj(N_ji) / s_i
     positive = xp.astype(v.s > vanishing(s, xp), s.dtype, copy=False)
     pi, pj = _pairs(positive)
-    sides = xp.maximum(pi + pj, xp.ones_like(pi + pj))
-    quotient = (left + right) / cast(sides, M, xp)
+    both = pi * pj
+    quotient = (left + right) / cast(1 + both, M, xp)
 
     near = xp.abs(sj - si) <= neighbour_rtol(rtol, epsilon)
+    eye = identity_like(both, xp)
     total = M + NH
     B = 0.5 * herm(total, xp)
     rho, rho_error = slope = log_derivative(v, B, near, epsilon, xp)
 
-    norm = herm(quotient, xp), xp.abs(herm(quotient, xp))
-    block = cluster_part(v, skew(M - NH, xp), B, slope, norm, near, epsilon, xp)
+    mean = herm(quotient, xp)
+    norm, apart = (mean, xp.abs(mean)), off_diagonal(near, eye, xp)
+    block = cluster_part(v, skew(M - NH, xp), B, slope, norm, apart, epsilon, xp)
     block = block + cast(inverse_sum(v.s, xp), M, xp) * skew(total, xp)
 
     # A slope that is known to differ from 1/s is that of no linear function.
     unlike = xp.abs(rho - v.inverse) > ERROR_FACTOR * rho_error
-    linear = ~unlike | (v.s <= rounding_rtol(s, xp))
-    zero = _zero_part(v, left, right, pi * pj, linear & v.smooth, epsilon, xp)
-    negligible = xp.maximum(si, sj) <= rounding_rtol(s, xp)
-    diagonal = diagonal_matrices(real_diagonal(quotient, xp), M, xp)
-    block = xp.where(negligible, xp.zeros_like(block), block)
+    lost = v.s <= rounding_rtol(s, xp)
+    linear = (~unlike | lost) & v.smooth & (v.s <= neighbour_rtol(None, eps(s, xp)))
+    zero = _zero_part(v, left, right, both, linear, epsilon, xp)
+    lost_i, lost_j = _pairs(lost)
+    diagonal = cast(eye * real_diagonal(quotient, xp)[..., None], M, xp)
+    block = xp.where(lost_i & lost_j, 0.0, block)
     block = xp.where(zero, quotient - diagonal, block)
-    return (block + diagonal_matrices(v.gS, M, xp)) * scale
+    return (block + cast(eye * v.gS[..., None], M, xp)) * scale
 
 
 class Values(NamedTuple):
-    """What the rule needs from whole matrices, at each singular value: (..., k).
+    """What the rule needs at each singular value, (..., k), or of all: (..., 1).
 
     Cotangents are normalised by their scale, because their squares in the rule would
     under- or overflow.
@@ -271,7 +276,7 @@ def cotangent_values(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) ->
         scale = xp.max(size, axis=-1, keepdims=True)
     most = xp.max(xp.abs(gS), axis=-1, keepdims=True)
     scale = xp.maximum(scale, most)
-    scale = xp.where(scale > 0, scale, xp.ones_like(scale)) * xp.ones_like(s)
+    scale = xp.where(scale > 0, scale, 1.0)
     gS, size, most = gS / scale, size / scale, most / scale
     smooth = smooth_at_zero(s, size, gS, xp)
     return Values(s, reciprocal(s, xp), gS, size, smooth, most, scale)
@@ -288,10 +293,8 @@ def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
     significant = s > rounding_rtol(s, xp)
     # Of small values the slope may be that of a constant, |f(0)| / s: bounded so
     # that such a slope lets nothing at rounding level pass.
-    bounded = xp.maximum(
-        s, SLOPE_RATIO_AT_ZERO * rounding_rtol(s, xp) * xp.ones_like(s)
-    )
-    slopes = xp.where(significant, size, xp.zeros_like(size)) / bounded
+    least = SLOPE_RATIO_AT_ZERO * rounding_rtol(s, xp)
+    slopes = xp.where(significant, size, 0.0) / xp.where(s > least, s, least)
     slope = xp.max(xp.maximum(slopes, xp.abs(gS)), axis=-1, keepdims=True)
     return significant | (size <= SLOPE_RATIO_AT_ZERO * s * slope)
 
@@ -305,7 +308,7 @@ def outside_weight(
         return weight
     size = xp.maximum(*(xp.max(xp.abs(g), axis=-2) for g in cotangents))
     smooth = smooth_at_zero(s, size, gS, xp)
-    return xp.where(smooth, weight, xp.zeros_like(weight))
+    return xp.where(smooth, weight, 0.0)
 
 
 def cluster_part(
@@ -321,12 +324,12 @@ def cluster_part(
     """Estimate E * odd, pair by pair by the smallest predicted error.
 
     `odd` is skew(M + N), `slope` is from `log_derivative`, and `norm` is the minimum
-    norm estimate; both come with their predicted errors.
+    norm estimate; both come with their predicted errors. `near` are pairs of two
+    values, within the reach of the rule.
     """
     si, sj = _pairs(v.s)
     gap = sj - si
     distance = xp.abs(gap)
-    near = off_diagonal(near, gap, xp)
     # Rounding errors of M are relative to its columns, those of N^H to its rows.
     size_i, size_j = _pairs(v.size)
     noise = 2 * epsilon * (size_i + size_j)
@@ -369,16 +372,15 @@ def _zero_part(
 ) -> Array:
     """Between which values f is linear, so that M_ij / s_j is all of the block.
 
-    Both values are small, f is not known to be anything but linear at either, and
-    the two sides M_ij / s_j and conj(N_ji) / s_i agree, for (i, j) and for (j, i).
+    Both values are small and f is not known to be anything but linear at either, as
+    `linear` says, and the two sides M_ij / s_j and conj(N_ji) / s_i agree, for (i, j)
+    and for (j, i).
     """
-    si, sj = _pairs(v.s)
     linear_i, linear_j = _pairs(linear)
     size_i, size_j = _pairs(v.size * v.inverse)
     size = size_i + size_j + 1
     agree = (both == 0) | (xp.abs(left - right) <= epsilon**0.5 * size)
-    agree = agree & xp.matrix_transpose(agree) & linear_i & linear_j
-    return agree & (xp.maximum(si, sj) <= neighbour_rtol(None, eps(si, xp)))
+    return agree & xp.matrix_transpose(agree) & linear_i & linear_j
 
 
 def log_derivative(
@@ -394,26 +396,24 @@ def log_derivative(
     count = xp.sum(weight, axis=-1)
     b = real(xp.linalg.diagonal(B), xp)
 
-    def mean(x: Array) -> Array:
-        return xp.sum(weight * x, axis=-1) / count
-
-    def deviation(x: Array) -> Array:
-        return x[..., None, :] - mean(x[..., None, :])[..., :, None]
-
-    db, dg, ds = deviation(b), deviation(gS), deviation(s)
-    variance = mean(db * db)
-    square_b = mean((b * b)[..., None, :])
-    square_g = mean((gS * gS)[..., None, :])
+    # Means by one product, because on a GPU each small operation costs the same.
+    x = xp.stack([b, gS, s, b * b, gS * gS, b * gS], axis=-2)
+    means = (x @ weight) / count[..., None, :]
+    square_b, square_g, product = (means[..., i, :] for i in (3, 4, 5))
+    db, dg, ds = (x[..., i, None, :] - means[..., i, :, None] for i in range(3))
+    weighted = weight * db
+    variance = xp.sum(weighted * db, axis=-1) / count
+    covariance = xp.sum(weighted * dg, axis=-1) / count
 
     # Bounded below so that second derivatives, in 1 / variance^2, stay finite.
     least = tiny(s, xp)
     slope_known = variance > least
-    slope = safe_divide(mean(db * dg), variance, slope_known, xp)
-    ratio = safe_divide(mean((b * gS)[..., None, :]), square_b, square_b > least, xp)
+    slope = safe_divide(covariance, variance, slope_known, xp)
+    ratio = safe_divide(product, square_b, square_b > least, xp)
 
     rounding = 2 * epsilon * (v.most + size * inverse)
     curvature = xp.sqrt(square_g) * inverse + xp.sqrt(square_b) * inverse**2
-    spread = xp.sqrt(mean(ds * ds))
+    spread = xp.sqrt(xp.sum(weight * ds * ds, axis=-1) / count)
     slope_error = safe_divide(
         rounding + curvature * spread, xp.sqrt(variance), slope_known, xp
     )

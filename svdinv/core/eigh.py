@@ -32,8 +32,10 @@ from svdinv.core.namespace import (
     cast,
     clusters,
     herm,
+    identity_like,
     known_equal,
     last_size,
+    off_diagonal,
     safe_divide,
     scaled,
     skew,
@@ -189,8 +191,10 @@ def _consistent(
     slope = log_derivative(v, B, near, epsilon, xp)
     # Moore and Penrose's solution is 0; it leaves out f' herm(G) = B f' / f.
     norm = xp.zeros_like(B), xp.abs(B) * v.inverse[..., None]
+    eye = identity_like(distance, xp)
+    near = off_diagonal(near, eye, xp)
     part = cluster_part(v, 2 * skew(M, xp), B, slope, norm, near, epsilon, xp)
-    return (part + diagonal_matrices(v.gS, M, xp)) * scale
+    return (part + cast(eye * v.gS[..., None], M, xp)) * scale
 
 
 def _steepness(v: Values, B: Array, near: Array, xp: Namespace) -> Array:

@@ -88,10 +88,10 @@ def identity_like(x: Array, xp: Namespace) -> Array:
     return xp.triu(xp.tril(xp.ones_like(x)))
 
 
-def off_diagonal(mask: Array, like: Array, xp: Namespace) -> Array:
-    """Mask of square matrices without its diagonal; `like` is real, of its shape."""
+def off_diagonal(mask: Array, eye: Array, xp: Namespace) -> Array:
+    """Mask of square matrices without its diagonal, given identity matrices."""
     # Not by `&`: under `mx.vmap`, MLX's reads other memory where it maps over one side.
-    return xp.where(identity_like(like, xp) == 0, mask, mask != mask)
+    return xp.where(eye == 0, mask, False)
 
 
 def inner(X: Array, Y: Array, xp: Namespace) -> Array:
@@ -327,10 +327,8 @@ def safe_divide(
     The denominator is replaced before the division, not the quotient after it:
     otherwise the derivative of the branch not taken is 0 * inf = NaN.
     """
-    one = xp.ones_like(denominator)
-    quotient = numerator / cast(xp.where(where, denominator, one), numerator, xp)
-    rest = xp.zeros_like(quotient) if otherwise is None else otherwise
-    return xp.where(where, quotient, rest)
+    divisor = cast(xp.where(where, denominator, 1.0), numerator, xp)
+    return xp.where(where, numerator / divisor, 0.0 if otherwise is None else otherwise)
 
 
 def scaled(x: Array, xp: Namespace) -> tuple[Array, Array]:
