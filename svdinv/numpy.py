@@ -18,6 +18,7 @@ except ImportError as _error:
 from svdinv.backends import numpy_namespace as _xp
 from svdinv.backends.arrays import ArrayBackend as _ArrayBackend
 from svdinv.backends.arrays import make_module as _make_module
+from svdinv.backends.numpy_memory import memory as _memory
 
 _backend = _ArrayBackend(
     _xp,
@@ -25,7 +26,7 @@ _backend = _ArrayBackend(
     _np.linalg.LinAlgError,
     _np.random.default_rng,
     lambda: _np.errstate(over="ignore", under="ignore", invalid="ignore"),
-    _xp.memory,
+    _memory,
 )
 _functions = _make_module(_backend, __name__)
 __all__ = sorted(_functions)

@@ -263,8 +263,8 @@ def test_the_rule_along_a_long_cluster(name):
         "uneven": 1 - reach * np.cumsum(1.2 * rng.random(k)),
         "to zero": np.r_[1, 0.5, 0.4 * reach * np.arange(k - 2)[::-1]],
     }[name]
-    s = np.stack([s, np.linspace(1, 0.1, k)])
-    K, f = rng.standard_normal((2, k, k)), np.tanh(s)
+    s = np.stack([s, np.linspace(1, 0.1, k), s - 0.2 * reach * s**2])
+    K, f = rng.standard_normal((3, k, k)), np.tanh(s)
     gS = np.diagonal(K, axis1=1, axis2=2) / np.cosh(s) ** 2
     arrays = s, K * f[:, None, :], f[:, :, None] * K, gS
     known, unknown = (

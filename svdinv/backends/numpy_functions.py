@@ -24,12 +24,16 @@ def call(
 ) -> Any:
     """Call a function; TypeError of NumPy's `name` for arguments that it lacks."""
     try:
-        signature(function).bind(xp, *args, **options)
-    except TypeError as error:
-        raise TypeError(
-            f"no derivative of numpy.{name} with these arguments is known here: {error}"
-        ) from None
-    return function(xp, *args, **options)
+        return function(xp, *args, **options)
+    except TypeError:
+        try:
+            signature(function).bind(xp, *args, **options)
+        except TypeError as error:
+            raise TypeError(
+                f"no derivative of numpy.{name} with these arguments is known here: "
+                f"{error}"
+            ) from None
+        raise
 
 
 def _clipped(

@@ -209,9 +209,14 @@ def _refuse_unknown(parser: Parser, word: str, tasks: list[str]) -> None:
 def _add_own_task(parser: Parser, name: str) -> None:
     try:
         from svdinv.unroll.tasks import add, task_named
+        from svdinv.unroll.tasks.registry import entries
 
         with naming("argument --task"):
-            add(task_named(name))
+            task = task_named(name)
+            # One that an entry point describes keeps that description.
+            known = {entry.location for entry in entries().values()}
+            if task.described().location not in known:
+                add(task)
     except (ValueError, ImportError) as error:
         parser.error(str(error))
 

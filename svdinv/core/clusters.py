@@ -14,6 +14,8 @@ from svdinv.core.namespace import (
 )
 from svdinv.core.tolerances import rounding_rtol
 
+_ELEMENTS_AT_ONCE = 2**16
+
 
 def in_clusters(
     reach: float,
@@ -28,10 +30,10 @@ def in_clusters(
 
     The first array holds the values, (..., k), sorted. A cluster is a run of values of
     which each is within `reach` of the next, or a value by itself where `singleton`
-    holds. `distinct(*arrays, reach)` is finite, but wrong, for pairs within `reach`; it
-    is None if there are no clusters. `kernel(*arrays, block)` writes the rule for these
-    pairs into that block, or returns None. All matrices have the rule where values
-    cannot be read, as in a traced graph.
+    holds. `distinct(*arrays, reach)` is finite, but wrong, for pairs within `reach`,
+    which is None where there are no clusters. `kernel(*arrays, block)` writes the rule
+    for these pairs into that block, or returns None. All matrices have the rule where
+    values cannot be read, as in a traced graph.
     """
     s = arrays[0]
     adjacent = abs(s[..., 1:] - s[..., :-1]) <= reach
@@ -51,7 +53,12 @@ def in_clusters(
     )
     some = xp.any(clustered, axis=-1)
     (at,) = xp.nonzero(some)
-    block[some] = rule(*(xp.take(x, at, axis=0) for x in flat))
+    # Some matrices at a time, whose intermediate arrays stay in the cache.
+    step = max(1, _ELEMENTS_AT_ONCE // shape[-1] ** 2)
+    count = at.shape[0]
+    parts = (at[i : min(i + step, count)] for i in range(0, count, step))
+    blocks = [rule(*(xp.take(x, part, axis=0) for x in flat)) for part in parts]
+    block[some] = xp.concat(blocks, axis=0)
     return xp.reshape(block, shape)
 
 

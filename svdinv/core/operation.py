@@ -47,6 +47,8 @@ class Operation:
 
     def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
         """Compute the outputs, whatever `x` depends on; by default as `composed`."""
+        if type(self).composed is Operation.composed:
+            raise NotImplementedError
         return self.composed(x, direct(xp), xp)
 
     def tangent(

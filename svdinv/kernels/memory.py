@@ -324,6 +324,6 @@ def clusters(memory: Memory, xp: Namespace, *x: Any) -> Any:
     *arrays, near, epsilon = x
     try:
         found = by_kernel(Clusters(near, epsilon), arrays, memory, xp)
-    except MemoryError:  # the array functions need less at a time
+    except MemoryError:  # of workspace, which the array functions do not need
         return None
     return found and found[0]

@@ -44,7 +44,8 @@ def per_batch(
 ) -> Array:
     """Tau in the batch shape of A, which has `core` further axes."""
     if any_sign:
-        if isinstance(tau, numbers.Real) and not math.isfinite(tau):
+        # Not by `math.isfinite`, which Dynamo does not trace.
+        if isinstance(tau, numbers.Real) and not abs(float(tau)) < math.inf:
             raise ValueError(f"{name} must be finite, got {tau}")
         values = backend.parameter(tau, A, name)
     else:

@@ -117,14 +117,18 @@ def test_grey_pictures_get_three_channels(tmp_path, rng):
 def test_files_of_several_pictures_are_refused(tmp_path, name):
     pages = [Image.new("L", (40, 40), k) for k in (0, 255)]
     pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
-    with pytest.raises(ValueError, match=f"{name} as a picture: it holds 2 pictures"):
+    with pytest.raises(ValueError, match=f"{name} as a picture: it holds several"):
         read_picture(tmp_path / name)
 
 
 def test_a_preview_is_no_further_picture(tmp_path):
-    pages = [Image.new("L", (size, size), size) for size in (40, 20)]
-    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    pages = [Image.new("L", (size, size), size) for size in (40, 20, 40)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:2])
     assert read_picture(tmp_path / "a.tif").shape == (40, 40, 3)
+    for order in (pages, pages[1:]):
+        order[0].save(tmp_path / "b.tif", save_all=True, append_images=order[1:])
+        with pytest.raises(ValueError, match="it holds several"):
+            read_picture(tmp_path / "b.tif")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])

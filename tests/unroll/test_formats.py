@@ -154,6 +154,12 @@ def test_echoes_are_apart_and_copies_are_not_read_again(tmp_path, series):
     np.testing.assert_array_equal(dicom.read_dicom(folder, slice=0).array, series)
 
 
+@pytest.mark.parametrize("same", ["", "1.2.3"])
+def test_frames_without_an_identifier_of_their_own_are_kept(tmp_path, series, same):
+    folder = dicom_folder(tmp_path / "scan", series, SOPInstanceUID=same)
+    np.testing.assert_array_equal(dicom.read_dicom(folder).array, series)
+
+
 def test_rescaled_values(tmp_path, series):
     dataset = dicom_dataset(series[0], RescaleSlope=0.5, RescaleIntercept=-3)
     dataset.save_as(tmp_path / "a.dcm")

@@ -114,24 +114,31 @@ def test_installed_tasks_come_by_an_entry_point(own, monkeypatch):
     assert entry_of_file("a.png").kind == "leaves"
 
 
-def test_the_class_of_an_entry_point_keeps_its_entry(tmp_path, monkeypatch):
-    entry = TaskEntry(
-        kind="squares", location=f"{__name__}:Squares", suffixes=(".squares",)
-    )
+def test_the_class_of_an_entry_point_keeps_its_entry(own, monkeypatch):
+    entry = TaskEntry(kind="leaves", location=own, suffixes=(".leaf",))
 
     class Point:
-        name, value = "squares", ""
+        name, value = "leaves", ""
 
         def load(self):
             return entry
 
+    monkeypatch.setattr(registry, "_LEFT_OUT", set())
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
+    assert main(["data", "inspect", "coffee", "--task", own]) == 0
+    assert entry_of_file("a.leaf") is entry
+
+
+def test_entry_points_do_not_replace_what_is_built_in(monkeypatch):
+    class Point:
+        name, value = "cine", "garden:Leaves"
+
+        def load(self):
+            return TaskEntry(kind="cine", location="garden:Leaves")
+
     monkeypatch.setattr(registry, "_ADDED", {})
     monkeypatch.setattr(registry, "_LEFT_OUT", set())
     monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
-    assert registry.add(Squares) is entry
-    assert entry_of_file("a.squares") is entry
-    monkeypatch.setattr(registry, "_ADDED", {})
-    entry = dataclasses.replace(entry, kind="cine")
     with pytest.warns(UserWarning, match="cannot be used: svdinv has a task cine"):
         assert entries()["cine"].location.startswith("svdinv.")
 

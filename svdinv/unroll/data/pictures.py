@@ -5,9 +5,10 @@ Nothing is downloaded: the photographs come with scikit-image and scikit-learn.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ SUFFIXES = (
 )  # fmt: skip
 """Suffixes of picture files."""
 
-_PHOTOMETRIC = 262  # tag of TIFF
+_PHOTOMETRIC, _SUBFILE = 262, 254  # tags of TIFF
 # Formats of several pictures; in those of cameras (MPO) the first is the photograph.
 _PAGED = ("TIFF", "GIF", "WEBP", "PNG")
 
@@ -66,13 +67,8 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
         check_regular(path)
         with quiet(), pillow.open(path) as picture:
             check_bytes(path, "the picture", 12, *picture.size)
-            count = getattr(picture, "n_frames", 1)
-            if count > 1 and picture.format in _PAGED:
-                size = picture.size
-                picture.seek(1)  # a smaller one is a preview
-                if picture.size == size:
-                    raise ValueError(f"it holds {count} pictures")
-                picture.seek(0)
+            if picture.format in _PAGED and not _holds_one(picture):
+                raise ValueError("it holds several pictures")
             upright = ImageOps.exif_transpose(picture)
             deep = upright.mode.startswith("I;16") or (
                 # In these formats Pillow uses 32-bit integers for 16-bit values.
@@ -94,6 +90,21 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
         raise ValueError(f"{path} is smaller than 32x32 pixels: {pixels.shape[:2]}")
     cropped = pixels if largest is None else centre_crop(pixels, largest)
     return cropped if deep else from_bytes(cropped)
+
+
+def _holds_one(picture: Any) -> bool:
+    """Whether further pages are previews, smaller than the first, or masks of it."""
+    width, height = picture.size
+    for page in itertools.count(1):
+        try:
+            picture.seek(page)
+        except Exception:  # the end, or a page that is damaged
+            picture.seek(0)
+            return True
+        preview = picture.width < width and picture.height < height
+        if not preview and not getattr(picture, "tag_v2", {}).get(_SUBFILE):
+            return False
+    return True
 
 
 def picture_files(path: str | Path) -> list[Path]:

@@ -135,12 +135,14 @@ def load_matlab(path: str | Path, *names: str, **options: Any) -> dict[str, Any]
     """Read variables of a MATLAB file, those of `names` that exist, with SciPy.
 
     Sizes are checked first, but not those of fields of structures, which files declare
-    one by one.
+    one by one, nor of sparse matrices.
     """
     from scipy.io import loadmat, whosmat
 
-    for name, shape, _ in whosmat(path):
-        if name in names:  # 16 bytes, because the kind does not tell complex numbers
+    for name, shape, kind in whosmat(path):
+        if (
+            name in names and kind != "sparse"
+        ):  # 16 bytes, because the kind does not tell complex numbers
             check_bytes(path, name, 16, *shape)
     found: dict[str, Any] = loadmat(path, variable_names=names, **options)
     return found

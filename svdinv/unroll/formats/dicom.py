@@ -15,6 +15,7 @@ from svdinv.unroll.formats.checks import FileError, check_bytes, reading, to_com
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
 
 _MOST_FRAMES = 65536  # of a file
+_INSTANCE = ("SOPInstanceUID", "InstanceNumber", "TriggerTime", "ContentTime")
 _DEFAULT_ORIENTATION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
@@ -68,7 +69,9 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     for file in files:
         with reading(file, "a DICOM file"):
             dataset = pydicom.dcmread(file, stop_before_pixels=True)
-            if (instance := dataset.get("SOPInstanceUID", file)) in known:
+            # Anonymised files may have the same identifier, or none.
+            instance = tuple(str(dataset.get(name) or "") for name in _INSTANCE)
+            if instance[0] and instance in known:
                 continue
             known.add(instance)
             for frame in _frames(file, dataset):

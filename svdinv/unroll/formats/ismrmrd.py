@@ -265,7 +265,9 @@ def _encoding(header: str, path: str | Path) -> _Encoding:
     if not kept > 0 or not full > 0:
         raise FileError(f"{path}: the fields of view must be positive lengths")
     columns = min(width, max(1, round(width * kept / full)))
-    mode = root.findtext("{*}encoding/{*}parallelImaging/{*}calibrationMode", "")
+    encoding = root.find("{*}encoding")
+    place = "{*}parallelImaging/{*}calibrationMode"
+    mode = "" if encoding is None else encoding.findtext(place, "")
     embedded = mode.strip().lower() == "embedded"
     return _Encoding(height, width, int(centre), columns, embedded)
 

@@ -94,13 +94,9 @@ _LEFT_OUT: set[EntryPoint] = set()
 def add(task: Any) -> TaskEntry:
     """Register a `Task`, or an entry, in this process, and return its entry.
 
-    A task that an entry point describes keeps that entry. Raises TypeError for anything
-    else.
+    Raises TypeError for anything else.
     """
     entry = _entry(task)
-    known = entries().get(entry.kind, entry)
-    if not isinstance(task, TaskEntry) and known.location == entry.location:
-        entry = known
     _ADDED[entry.kind] = entry
     return entry
 

@@ -230,7 +230,7 @@ class Task:
     # Suffixes of files that `save` writes, the first by default.
     endings: ClassVar[tuple[str, ...]] = (*WRITTEN, ".png")
     # Largest value of an image, or "max", as in `svdinv.unroll.metrics.psnr`.
-    peak: ClassVar[float | str] = 1.0
+    peak: ClassVar[float | str | None] = None
     moving: ClassVar[bool] = False  # whether its images have frames
     seconds: ClassVar[float] = 0.1  # duration of a frame in an animation
     has_views: ClassVar[bool] = True  # whether `views` yields equivalent problems
