@@ -14,6 +14,7 @@ from interpreters import run
 from svdinv.cli import main
 from svdinv.unroll.plugins import imported
 from svdinv.unroll.tasks import registry
+from svdinv.unroll.tasks.measured_files import measured_entry
 from svdinv.unroll.tasks.registry import TaskEntry, entries, entry_of_file
 from svdinv.unroll.tasks.task import Options, Task, task_named
 
@@ -141,6 +142,17 @@ def test_entry_points_do_not_replace_what_is_built_in(monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
     with pytest.warns(UserWarning, match="cannot be used: svdinv has a task cine"):
         assert entries()["cine"].location.startswith("svdinv.")
+
+
+def test_a_file_that_names_its_task_needs_no_other_mark(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["kind"] = "squares"
+        file["y"] = [1.0]
+    monkeypatch.setattr(registry, "_ADDED", {})
+    assert measured_entry(tmp_path / "a.h5") is None
+    entry = registry.add(Squares)
+    assert measured_entry(tmp_path / "a.h5") is entry
 
 
 @pytest.mark.parametrize(
