@@ -239,9 +239,9 @@ def consistent_block(
     lost = v.s <= rounding_rtol(s, xp)
     linear = (~unlike | lost) & v.smooth & (v.s <= neighbour_rtol(None, eps(s, xp)))
     zero = _zero_part(v, left, right, both, linear, epsilon, xp)
-    lost_i, lost_j = _pairs(lost)
+    kept_i, kept_j = _pairs(~lost)  # NaN included
     diagonal = cast(eye * real_diagonal(quotient, xp)[..., None], M, xp)
-    block = xp.where(lost_i & lost_j, 0.0, block)
+    block = xp.where(kept_i | kept_j, block, 0.0)
     block = xp.where(zero, quotient - diagonal, block)
     return (block + cast(eye * v.gS[..., None], M, xp)) * scale
 
@@ -399,8 +399,13 @@ def log_derivative(
     # Means by one product, because on a GPU each small operation costs the same.
     x = xp.stack([b, gS, s, b * b, gS * gS, b * gS], axis=-2)
     means = (x @ weight) / count[..., None, :]
-    square_b, square_g, product = (means[..., i, :] for i in (3, 4, 5))
-    db, dg, ds = (x[..., i, None, :] - means[..., i, :, None] for i in range(3))
+    mean_b, mean_g, mean_s, square_b, square_g, product = (
+        means[..., i, :] for i in range(6)
+    )
+    db, dg, ds = (
+        y[..., None, :] - mean[..., :, None]
+        for y, mean in ((b, mean_b), (gS, mean_g), (s, mean_s))
+    )
     weighted = weight * db
     variance = xp.sum(weighted * db, axis=-1) / count
     covariance = xp.sum(weighted * dg, axis=-1) / count
