@@ -236,8 +236,8 @@ def compare(
                 if name == chosen:  # before the others, which may fail
                     task.save(written.image, entries[name].image, problem)
                     saved = True
-                titles = line("", [*row.values, "seconds"], width) + "\n"
-                head = titles if len(rows) == 1 else ""
+                first = len(rows) == 1
+                head = line("", [*row.values, "seconds"], width) + "\n" if first else ""
                 numbers = cells({**row.values, "seconds": row.seconds})
                 text = f"{line(f'  {name}', numbers, width)}   {row.note}".rstrip()
                 with contextlib.suppress(BrokenPipeError):  # the reader has ended

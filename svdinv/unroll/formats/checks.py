@@ -140,9 +140,8 @@ def load_matlab(path: str | Path, *names: str, **options: Any) -> dict[str, Any]
     from scipy.io import loadmat, whosmat
 
     for name, shape, kind in whosmat(path):
-        if (
-            name in names and kind != "sparse"
-        ):  # 16 bytes, because the kind does not tell complex numbers
+        if name in names and kind != "sparse":
+            # The kind does not distinguish complex numbers, of 16 bytes.
             check_bytes(path, name, 16, *shape)
     found: dict[str, Any] = loadmat(path, variable_names=names, **options)
     return found

@@ -135,15 +135,9 @@ def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
     path = Path(path)
     if path.suffix.lower() == ".npy":
         return {path.stem: _read_npy(path, None, "")}
-    found: dict[str, NDArray[Any]] = {}
     with reading(path, _ARCHIVE), zipfile.ZipFile(path) as archive:
-        for name in dict.fromkeys(n.removesuffix(".npy") for n in archive.namelist()):
-            shape, dtype = _npz_header(archive, name)
-            if not is_numeric(dtype):
-                raise FileError(f"{path}: {name} is not an array of numbers")
-            check_bytes(path, name, dtype.itemsize, *shape)
-            found[name] = _npz_array(archive, name)
-    return found
+        names = dict.fromkeys(n.removesuffix(".npy") for n in archive.namelist())
+        return {name: _npz_array(path, archive, name) for name in names}
 
 
 def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
@@ -163,14 +157,14 @@ def _read_npz(path: Path, key: str | None, usual: str) -> NDArray[Any]:
             k: shape for k, (shape, dtype) in headers.items() if is_numeric(dtype)
         }
         name = _choose(path, key, usual, shapes, names)
-        if name not in shapes:
-            raise FileError(f"{path}: {name} is not an array of numbers")
-        shape, dtype = headers[name]
-        check_bytes(path, name, dtype.itemsize, *shape)
-        return _npz_array(archive, name)
+        return _npz_array(path, archive, name)
 
 
-def _npz_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+def _npz_array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    shape, dtype = _npz_header(archive, name)
+    if not is_numeric(dtype):
+        raise FileError(f"{path}: {name} is not an array of numbers")
+    check_bytes(path, name, dtype.itemsize, *shape)
     with archive.open(f"{name}.npy") as member:
         array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
         return array

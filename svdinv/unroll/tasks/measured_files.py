@@ -75,10 +75,11 @@ def measured_entry(path: str | Path) -> TaskEntry | None:
     if Path(path).suffix.lower() not in HDF5_SUFFIXES:
         return None
     with _opened(path) as file:
-        named = any(e.dataset in file for e in entries().values() if e.dataset)
+        known = entries()
+        named = any(e.dataset in file for e in known.values() if e.dataset)
         own = named and ("kind" in file.attrs or not holds_fastmri(file))
         kind = _text(file.attrs.get("kind", ""))
-        return _entry(file) if own or kind in entries() else None
+        return _entry(file) if own or kind in known else None
 
 
 def read_measurement(path: str | Path) -> tuple[Task, Problem]:
