@@ -42,6 +42,21 @@ def test_derivative_at_fixed_rank(rank, shape, dtype):
     assert abs(np.sum(np.conj(gA) * X).real - np.sum(np.conj(G) * moved).real) < 1e-10
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+@pytest.mark.parametrize("shape", [(6, 4), (50, 4, 6), (200, 20), (2000, 4)])
+@pytest.mark.parametrize("exponent", [-0.9, -0.5, 0.5, 0.9])
+def test_values_without_a_derivative_at_any_scale(exponent, shape, dtype):
+    """They need no scale of their own, which the derivatives need."""
+    size = 2.0 ** int(exponent * np.finfo(dtype).maxexp)
+    A = matrices(shape, dtype)
+    expected = f.pinv(A)
+    tolerance = 1e3 * np.finfo(dtype).eps
+    found = f.pinv((A * size).astype(dtype)) * size
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    found = f.vjp(f.pinv, (A * size).astype(dtype))[0] * size
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_second_derivative_at_fixed_rank(shape):
     """Along matrices of the same rank, of the derivative along any direction."""

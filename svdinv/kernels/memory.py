@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import Any, Protocol
@@ -223,7 +224,7 @@ class _Factorised:
         found = plan(mapped, _arrays(x, memory))
         if found is not None:
             return _Prepared(found, x, memory)
-        return lambda x, memory, xp: mapped.value(x, xp)
+        return partial(_by_arrays, mapped)
 
     def _tall(self, A: Any, selection: Selection, memory: Memory, xp: Namespace) -> Any:
         S, V, W = self._step("eigen", (A, *self._step("gram", (A,), memory)), memory)
@@ -241,8 +242,8 @@ class _Factorised:
         return steps[name](x, memory, None)
 
 
-def _by_namespace(x: Any, memory: Memory, xp: Namespace) -> Any:
-    return SingularValues().value(x, xp)
+def _by_arrays(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> Any:
+    return operation.value(x, xp)
 
 
 _MOST_PREPARED = 512
@@ -285,7 +286,7 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
         elif automatic and kept and not memory.in_double and 0 not in arrays[0].shape:
             prepared = _Factorised(operation, arrays[0], memory.own(SVD()))
         elif isinstance(operation, SingularValues):
-            prepared = _by_namespace
+            prepared = partial(_by_arrays, operation)
         else:
             prepared = memory.own(operation)
         if kept:

@@ -585,9 +585,9 @@ def _tall(operation: Tall, x: Any) -> Plan | None:
 
 
 def _values(operation: SingularValues, x: Any) -> Plan | None:
-    """Plan an SVD of a batch, of which kernels are faster than LAPACK's S alone."""
+    """Plan an SVD where it is faster than LAPACK is for S alone: not of one matrix."""
     plan = _decompose(Decompose("svd"), x)
-    if plan is None or prod(plan.batch) == 1:
+    if plan is None or (prod(plan.batch) == 1 and plan.m * plan.n > _TINY):
         return None
     return plan._replace(outputs=lambda y: (y[1],))
 
@@ -619,6 +619,7 @@ _SOFT, _HARD, _RANK, _LARGEST = 1.0, 2.0, 3.0, 4.0
 _RECIPROCAL, _TIKHONOV, _SAMPLED = 5.0, 6.0, 7.0
 _RELATIVE, _GIVEN = 8.0, (0.0, 0.0)
 _ONES = Polar()
+_TINY = 192  # elements of one matrix whose SVD is as fast as S alone by LAPACK
 _STEPS = Polar, ProperRotation  # of which the values are given; no derived classes
 
 RULES: dict[type, Callable[[Any, Any], Plan | None]] = {

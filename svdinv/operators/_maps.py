@@ -21,6 +21,7 @@ from svdinv.operators._arguments import threshold_values
 
 # f(c s, c tau) = c f(s, tau) for c > 0.
 _HOMOGENEOUS = Soft, Hard, Firm
+_VALUES = SingularValues()
 
 
 def threshold(
@@ -92,7 +93,7 @@ def without_tau(
 
 def values_alone(backend: Backend, A: Array) -> Array | None:
     """Singular values, if no derivative will be asked for and that is known."""
-    found = backend.by_kernel(SingularValues(), A)
+    found = backend.by_kernel(_VALUES, A)
     return None if found is None else found[0]
 
 
