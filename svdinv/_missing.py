@@ -1,4 +1,4 @@
-"""The error that a face raises where its framework is not installed."""
+"""The errors that a face raises where its framework is not installed, or is old."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ def command(extra: str) -> str:
 def explain_missing(module: str, extra: str) -> ImportError:
     """Make the ImportError of a module that names the extra of svdinv to install."""
     return ImportError(f"svdinv needs {module} for this: {command(extra)}", name=module)
+
+
+def check_version(module: str, found: str, least: str) -> None:
+    """Raise ImportError if a framework is older than what svdinv works with."""
+    import re
+
+    old, new = (tuple(map(int, re.findall(r"\d+", v)[:3])) for v in (found, least))
+    if old < new:
+        raise ImportError(
+            f"svdinv needs {module} {least} or later, found {found}: {command(module)}",
+            name=module,
+        )
 
 
 @contextmanager

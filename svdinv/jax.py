@@ -10,12 +10,15 @@ from __future__ import annotations as _annotations
 from collections.abc import Callable as _Callable
 from typing import Any as _Any
 
+from svdinv._missing import check_version as _check_version
 from svdinv._missing import explain_missing as _explain_missing
 
 try:
     import jax as _jax
 except ImportError as _error:
     raise _explain_missing("jax", "jax") from _error
+else:
+    _check_version("jax", _jax.__version__, "0.8.2")
 
 from svdinv.backends.jax import Jacobian
 from svdinv.backends.jax import JAXBackend as _JAXBackend

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from interpreters import complaint, imported, run
 
 from svdinv._missing import command
 
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 FRAMEWORKS = {"torch", "tensorflow", "jax", "keras", "cupy", "numpy", "mlx"}
 
 
@@ -56,6 +59,16 @@ def test_only_the_framework_asked_for_is_imported(face, framework):
 def test_missing_framework_names_the_extra(face, module, extra):
     said = complaint(f"import svdinv.{face}", module)
     assert f"for this: {command(extra)}" in said
+
+
+@pytest.mark.parametrize("face", ["torch", "jax"])
+def test_an_old_framework_names_the_version(face):
+    pytest.importorskip(face)
+    extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+    least = extras[face][0].removeprefix(f"{face}>=").partition(",")[0]
+    code = f"import {face} as f; f.__version__ = '0.8.1+cpu'; import svdinv.{face}"
+    said = f"needs {face} {least} or later, found 0.8.1+cpu: {command(face)}"
+    assert said in run("-c", code).stderr
 
 
 def test_version_is_the_installed_one():

@@ -34,8 +34,6 @@ from svdinv.kernels.rules import RULES
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_typeof = getattr(jax, "typeof", None) or jax.core.get_aval  # before JAX 0.6
-
 
 def _is_on_cpu(x: Any) -> bool:
     return all(device.platform == "cpu" for device in x.devices())
@@ -178,7 +176,7 @@ def _known_outputs(
 def _bind(operation: Operation, *x: Any) -> Any:
     there, kept = present(x), _varying_alike([t for t in x if t is not None])
     y = _call_p.bind(*kept, operation=operation, there=there)
-    _, structure = _outputs(operation, there, map(_typeof, kept))
+    _, structure = _outputs(operation, there, map(jax.typeof, kept))
     return rebuilt(structure, filled(y, present(structure)))
 
 
@@ -189,19 +187,13 @@ def _varying_alike(x: list[Any]) -> list[Any]:
     if not every:
         return x
     return [
-        _vary(t, tuple(every - own)) if every - own else t
+        lax.pcast(t, tuple(every - own), to="varying") if every - own else t
         for t, own in zip(x, axes, strict=True)
     ]
 
 
-def _vary(x: Any, axes: tuple[Any, ...]) -> Any:
-    if hasattr(lax, "pcast"):
-        return lax.pcast(x, axes, to="varying")
-    return lax.pvary(x, axes)  # before JAX 0.8
-
-
 def _varying(x: Any) -> frozenset[Any]:
-    aval = _typeof(x)
+    aval = jax.typeof(x)
     kind = getattr(aval, "manual_axis_type", None)
     return getattr(aval, "vma", frozenset()) if kind is None else kind.varying
 
@@ -231,7 +223,7 @@ def _abstract(*avals: Any, operation: Operation, there: tuple[bool, ...]) -> Any
 def _lowered(compiled: Any) -> Any:
     def values(*x: Any, operation: Operation, there: tuple[bool, ...]) -> list[Any]:
         y = compiled(operation.anonymous(), *filled(x, there))
-        avals, structure = _outputs(operation, there, map(_typeof, x))
+        avals, structure = _outputs(operation, there, map(jax.typeof, x))
         # A kernel leaves out what is zero.
         pairs = [t for t, kept in zip(y, present(structure), strict=True) if kept]
         return [
@@ -305,7 +297,7 @@ def _transpose(
     unknown = [ad.is_undefined_primal(t) for t in x]
     if _is_composed(operation):
         return _composed_transpose(cotangents, x, unknown, operation, there)
-    avals = [t.aval if u else _typeof(t) for t, u in zip(x, unknown, strict=True)]
+    avals = [t.aval if u else jax.typeof(t) for t, u in zip(x, unknown, strict=True)]
     # JAX's cotangents are the conjugates of those of the formulas.
     given = [None if isinstance(g, ad.Zero) else jnp.conj(g) for g in cotangents]
     if all(g is None for g in given):
@@ -366,7 +358,7 @@ class JAXBackend(Backend):
         A, restore = super().matrices(A, name, ndim, **options)
         # The type of an array has its explicit axes alone; JAX refuses products over
         # them.
-        spec = tuple(getattr(getattr(_typeof(A), "sharding", None), "spec", ()))
+        spec = tuple(getattr(getattr(jax.typeof(A), "sharding", None), "spec", ()))
         if (
             ndim > 1
             and len(spec) == A.ndim

@@ -30,10 +30,7 @@ _MOST_MAPPED = 256
 _handler = kernels.xla_handler()
 if _handler is not None:
     jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(_handler), platform="cpu")
-# Of JAX 0.6 and later; before, a batch is gathered.
-_let_divide = getattr(jax.ffi, "register_ffi_target_as_batch_partitionable", None)
-if _handler is not None and _let_divide is not None:
-    _let_divide(_TARGET)
+    jax.ffi.register_ffi_target_as_batch_partitionable(_TARGET)
 
 
 class Namespace:
@@ -152,15 +149,13 @@ def _(*x: Any, plan: Any, shapes: Any, batch: Any) -> Any:
 
 
 def _lowering(ctx: Any, *x: Any, plan: Any, shapes: Any, batch: Any) -> Any:
-    options = {}
-    if _let_divide is not None:
-        axes = ir.DictAttr.get({"num_batch_dims": ir.StringAttr.get(str(len(batch)))})
-        rule = _sharding_rule(len(batch), ctx.avals_in, ctx.avals_out)
-        options["extra_attributes"] = {
-            "mhlo.frontend_attributes": axes,
-            "sdy.sharding_rule": ir.Attribute.parse(rule),
-        }
-    lower = jax.ffi.ffi_lowering(_TARGET, **options)
+    axes = ir.DictAttr.get({"num_batch_dims": ir.StringAttr.get(str(len(batch)))})
+    rule = _sharding_rule(len(batch), ctx.avals_in, ctx.avals_out)
+    shared = {
+        "mhlo.frontend_attributes": axes,
+        "sdy.sharding_rule": ir.Attribute.parse(rule),
+    }
+    lower = jax.ffi.ffi_lowering(_TARGET, extra_attributes=shared)
     return lower(ctx, *x, plan=np.asarray(plan, np.int64))
 
 

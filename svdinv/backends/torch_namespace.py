@@ -89,31 +89,19 @@ def _library(x: Tensor) -> str:
     return "cuda" if x.is_cuda else "mkldnn"
 
 
-if hasattr(torch._C, "_get_fp32_precision_getter"):
+def _precision(library: str) -> str:
+    return torch._C._get_fp32_precision_getter(library, "matmul")
 
-    def _precision(library: str) -> str:
-        return torch._C._get_fp32_precision_getter(library, "matmul")
 
-    def _set_precision(library: str, precision: str) -> None:
-        torch._C._set_fp32_precision_setter(library, "matmul", precision)
+def _set_precision(library: str, precision: str) -> None:
+    torch._C._set_fp32_precision_setter(library, "matmul", precision)
 
-    def _own_precision(library: str) -> str:
-        """As it is set; "none" where it is that of all libraries or operations."""
-        found = _precision(library)
-        _set_precision(library, "none")
-        return "none" if _precision(library) == found else found
 
-else:  # before PyTorch 2.9 there was one for all
-    _NAMES = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
-    _OLD_NAMES = {new: old for old, new in _NAMES.items()}
-
-    def _precision(library: str) -> str:
-        return _NAMES[torch.get_float32_matmul_precision()]
-
-    def _set_precision(library: str, precision: str) -> None:
-        torch.set_float32_matmul_precision(_OLD_NAMES[precision])
-
-    _own_precision = _precision
+def _own_precision(library: str) -> str:
+    """As it is set; "none" where it is that of all libraries or operations."""
+    found = _precision(library)
+    _set_precision(library, "none")
+    return "none" if _precision(library) == found else found
 
 
 @constant

@@ -11,12 +11,15 @@ from collections.abc import Callable as _Callable
 from contextlib import AbstractContextManager as _AbstractContextManager
 from typing import Any as _Any
 
+from svdinv._missing import check_version as _check_version
 from svdinv._missing import explain_missing as _explain_missing
 
 try:
     import torch as _torch
 except ImportError as _error:
     raise _explain_missing("torch", "torch") from _error
+else:
+    _check_version("torch", _torch.__version__, "2.9")
 
 from svdinv.backends.torch import Jacobian
 from svdinv.backends.torch import TorchBackend as _TorchBackend
