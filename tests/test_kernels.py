@@ -1385,7 +1385,7 @@ for dtype in (np.float32, np.float64, np.complex64, np.complex128):
     for shape in [*alone, (1, 130, 80)]:
         A = rng.standard_normal(shape).astype(dtype)
         A[..., 1:] = A[..., :1]
-        views = A, A.mT, A[:, ::-1]  # each of two, of the large ones, which take seconds
+        views = A, A.mT, A[:, ::-1]  # of the large ones, which take seconds, two
         for x in views if A.size < 2000 else views[A.shape[-1] % 2 :][:2]:
             by_memory.decomposition("svd", x, xp.memory)
             (U, S, Vh), back = svdinv.numpy.vjp(svdinv.numpy.svd, x)
