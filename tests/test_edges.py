@@ -220,9 +220,7 @@ def test_what_keeps_all_is_the_identity_at_zero_singular_values(framework, name)
     def f(A):
         return KEEPING_ALL[name](framework.module, A)
 
-    # JAX compiles for every shape.
-    for rows in (70,) if framework.name == "jax" else (70, 3):
-        A_, X_, G_ = (x[:, :rows] for x in (A, X, G))
+    for A_, X_, G_ in (A, X, G), (A[:, :3], X[:, :3], G[:, :3]):
         found = framework.derivatives(f, [A_], [X_], [G_])
         for x, expected in zip(found, (A_, G_, X_, 0 * A_), strict=True):
             if x is not None:
