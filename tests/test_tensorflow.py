@@ -106,7 +106,8 @@ def over_shapes(function, mode, arrays):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-@pytest.mark.parametrize("mode", MODES)
+# An unknown rank is unknown dimensions, too.
+@pytest.mark.parametrize("mode", ["eager", "graph", "unknown rank"])
 @pytest.mark.parametrize("function", [spectral, full_invariants])
 def test_gradient_against_finite_differences(function, mode, dtype):
     arrays = [matrices(shape, dtype) for shape in SHAPES]
@@ -118,7 +119,7 @@ def test_gradient_against_finite_differences(function, mode, dtype):
         assert abs(found - expected) < 1e-7 * (1 + abs(expected)), shape
 
 
-@pytest.mark.parametrize("n", [1, 3, 4, 5])
+@pytest.mark.parametrize("n", [1, 3, 4])
 def test_rotations_of_any_dimension_by_xla(n):
     A = tf.constant(matrices((3, 6, n), np.float32))
 
@@ -138,7 +139,6 @@ def test_empty_shapes(mode):
         assert gA.shape == A.shape
 
 
-# An unknown rank is unknown dimensions, too.
 @pytest.mark.parametrize("mode", ["eager", "graph", "unknown rank"])
 def test_second_and_third_derivatives(mode):
     A, direction = matrices((4, 3)), matrices((4, 3), seed=1)
@@ -377,10 +377,12 @@ THRESHOLDS = [
 # One of each kind: graphs take a second to trace.
 SOME = [
     f"{name}, {dtype}"
-    for dtype in ("float64", "complex128")
-    for name in ("svt", "svt, weighted", "polar", "schatten_norm, 1.5", "tsvt", "sure",
-                 "spectral_map")
-]  # fmt: skip
+    for dtype, names in (
+        ("float64", ("svt", "polar", "schatten_norm, 1.5", "sure", "spectral_map")),
+        ("complex128", ("svt, weighted", "tsvt", "spectral_map")),
+    )
+    for name in names
+]
 
 
 def close(found, expected, tolerance):
@@ -419,7 +421,7 @@ def shown(tensors):
 
 @pytest.mark.parametrize("name", SOME)
 def test_graphs(name):
-    unknown = SOME.index(name) % 2 == 0  # in one of the two dtypes
+    unknown = SOME.index(name) % 2 == 0
     function = bound(name, FRAMEWORKS["tensorflow"])
     inputs, directions, _ = problem(name)
     x = tuple(map(tf.constant, inputs))
@@ -603,13 +605,15 @@ def test_tape_over_a_graph():
     close(shown(found[0]), shown(found[1]), 1e-13)
 
 
-@pytest.mark.parametrize("graph", [False, True])
-@pytest.mark.parametrize("function", [
-    lambda A: face.svt(A, 0.5),
-    face.polar,
-    lambda A: face.svt(A, tf.reduce_mean(A * A), relative=True),
-    lambda A: face.expm(tf.matmul(A, A, transpose_a=True)),
-], ids=["svt", "polar", "relative", "expm"])  # fmt: skip
+# In graphs, which take seconds to trace, one of each kind of decomposition.
+@pytest.mark.parametrize(("function", "graph"), [
+    (lambda A: face.svt(A, 0.5), False),
+    (face.polar, False),
+    (lambda A: face.svt(A, tf.reduce_mean(A * A), relative=True), False),
+    (lambda A: face.svt(A, tf.reduce_mean(A * A), relative=True), True),
+    (lambda A: face.expm(tf.matmul(A, A, transpose_a=True)), False),
+    (lambda A: face.expm(tf.matmul(A, A, transpose_a=True)), True),
+])  # fmt: skip
 def test_products_with_the_hessian_are_linear_in_the_vector(function, graph):
     A, v, w = (tf.constant(numbers((4, 3), seed=i)) for i in range(3))
 

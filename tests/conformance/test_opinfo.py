@@ -56,17 +56,17 @@ def matrix_norm(A, ord, dim, keepdim):
 # Operators of PyTorch with ours, which of their samples these are for, and of how many
 # of those one is differentiated: of all kinds of samples, for their number is a prime.
 COUNTERPARTS = {
-    "linalg.svd": (st.svd, None, 11),
-    "linalg.svdvals": (st.svdvals, None, 1),
+    "linalg.svd": (st.svd, None, 17),
+    "linalg.svdvals": (st.svdvals, None, 5),
     "linalg.eigh": (eigh, None, 1),
-    "linalg.eigvalsh": (lambda A, *, UPLO: eigh(A, UPLO=UPLO)[0], None, 1),
+    "linalg.eigvalsh": (lambda A, *, UPLO: eigh(A, UPLO=UPLO)[0], None, 3),
     # Less a matrix M, theirs are no longer of the rank asked for, and inexact.
-    "svd_lowrank": (svd_lowrank, lambda sample: sample.kwargs["M"] is None, 3),
-    "pca_lowrank": (pca_lowrank, None, 5),
+    "svd_lowrank": (svd_lowrank, lambda sample: sample.kwargs["M"] is None, 7),
+    "pca_lowrank": (pca_lowrank, None, 11),
     "linalg.matrix_norm": (
         matrix_norm,
         lambda sample: sample.args[0] in ("nuc", 2),
-        1,
+        3,
     ),
 }
 # What calls a kernel, or PyTorch's own where there is none; the others call these.
