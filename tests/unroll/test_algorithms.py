@@ -43,7 +43,7 @@ PROXIMAL = {
     "ista": ISTA(),
     "fista": FISTA(),
     "fista, restart": FISTA(restart=True),
-    "admm": ADMM(cg_iterations=30),
+    "admm": ADMM(cg_iterations=5),
     "pdhg": PDHG(),
 }
 
@@ -119,12 +119,15 @@ def test_total_variation_by_two_ways(isotropic, rng):
     A = gaussian_sensing(70, image.shape, 2, dtype=np.float64)
     y = A(image) + 0.02 * rng.standard_normal(70)
     R = TotalVariation(0.05, isotropic=isotropic, iterations=300)
-    first = solve(Problem(y, A), R, iterations=20000, rtol=1e-9)
-    second = solve(
-        Problem(y, A), R, algorithm=FISTA(restart=True), iterations=600, rtol=1e-8
-    )
+    how = {"iterations": 20000, "rtol": 1e-7, "objective": False}
+    first = solve(Problem(y, A), R, **how)
+    second = solve(Problem(y, A), R, algorithm=FISTA(restart=True), **how)
     assert first.converged
-    assert first.objective[-1] == pytest.approx(second.objective[-1], rel=1e-5)
+    values = [
+        Problem(y, A).value(found.image) + R.value(found.image)
+        for found in (first, second)
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
     np.testing.assert_allclose(first.image, second.image, atol=2e-3)
     assert np.linalg.norm(first.image - image) < 0.2 * np.linalg.norm(image)
 
@@ -272,22 +275,25 @@ def test_frameworks_agree(name, arrays, rng):
     algorithm, (y, A), prox = case(name, rng)
     p = {key: 0.2 * value for key, value in algorithm.parameters.items()}
     expected = iterate(algorithm, y, A, prox, p)
-    found = iterate(algorithm, arrays.array(y), A, prox, p)
-    # Parameters as a network has them, in whatever precision.
-    learned = {key: arrays.array(np.float32(value)) for key, value in p.items()}
-    nearly = iterate(algorithm, arrays.array(y), A, prox, learned)
-    assert expected.keys() == found.keys() == nearly.keys()
     assert list(algorithm.start(Problem(y, A))) == list(expected)
-    for key, array in expected.items():
-        size = np.linalg.norm(array)
-        other, third = arrays.numpy(found[key]), arrays.numpy(nearly[key])
-        assert other.dtype == third.dtype == array.dtype
-        assert np.linalg.norm(other - array) <= 1e-10 * size
-        assert np.linalg.norm(third - array) <= 1e-5 * size
-    single = iterate(algorithm, arrays.array(y.astype(np.complex64)), A, prox, p, 2)
-    dtypes = {arrays.numpy(array).dtype.name for array in single.values()}
-    assert dtypes <= {"complex64", "float32"}
-    assert arrays.numpy(single["x"]).dtype == np.complex64
+
+    def learned(dtype):
+        """Parameters as a network has them, in whatever precision."""
+        return {key: arrays.array(dtype(value)) for key, value in p.items()}
+
+    short = y.astype(np.complex64)
+    runs = [(short, learned(np.float64), 1e-4)]
+    # JAX compiles each operation for each dtype; below it takes double precision.
+    if arrays.name != "jax":
+        runs += [(y, p, 1e-10), (y, learned(np.float32), 1e-5), (short, p, 1e-4)]
+    for given, parameters, exact in runs:
+        found = iterate(algorithm, arrays.array(given), A, prox, parameters)
+        assert expected.keys() == found.keys()
+        for key, array in expected.items():
+            other, kind = arrays.numpy(found[key]), array.dtype.kind
+            precision = other.dtype.itemsize // (2 if kind == "c" else 1)
+            assert (other.dtype.kind, precision) == (kind, given.real.itemsize)
+            assert np.linalg.norm(other - array) <= exact * np.linalg.norm(array)
 
 
 @pytest.mark.parametrize("name", NAMES)

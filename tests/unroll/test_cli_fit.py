@@ -12,9 +12,15 @@ from PIL import Image
 
 from svdinv.cli import main
 from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
-from svdinv.unroll.untrained import Fitting
+from svdinv.unroll.untrained import Fitting, residual
 
 SHORT = ("--iterations", "10", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """After a fit the residual has one part to try, not four: they take a second."""
+    monkeypatch.setattr(residual, "_PARTS", (0.5,))
 
 
 @pytest.fixture(scope="module")

@@ -127,6 +127,8 @@ def test_some_groups_at_a_time_give_the_same(monkeypatch, rng):
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_frameworks_agree(dtype, arrays, rng):
+    if (arrays.name, dtype) == ("jax", "float32"):
+        pytest.skip("seconds of compilation, and denoising has real images")
     x = draw(dtype, rng, 2, 9, 8)
     given = arrays.array(x)
     R, expected = (NonLocalLowRank(0.1, guide, **SMALL) for guide in (given, x))
@@ -179,6 +181,14 @@ def test_an_image_of_another_shape_is_refused():
             R.prox(np.ones(shape), 1.0)
 
 
+@pytest.fixture
+def fewer(monkeypatch):
+    """Every other deviation of those that are tried, in half of the time."""
+    some = algorithm.DEVIATIONS[::2]
+    monkeypatch.setattr(algorithm, "DEVIATIONS", some)
+    return some
+
+
 @pytest.fixture(scope="module")
 def photo():
     task, options = Colour(), ColourOptions(rate=0.3, seed=0)
@@ -211,15 +221,17 @@ def test_a_photograph_is_completed(photo):
 
 
 @pytest.mark.parametrize("rate", [0.5, 1.0])
-def test_noise_is_told_by_what_is_left_out(corner, rate, rng):
+def test_noise_is_told_by_what_is_left_out(corner, rate, fewer, rng):
     """Where it is known the last image is as good as any, else nearly so."""
     truth = corner.truth
     A = Sampling(rng.random(truth.shape) < rate)
     given = noisy(Problem(A(truth), A, truth=truth), 0.1, seed=0)
     blind = best_non_local(replace(given, truth=None))
     assert blind.noise == pytest.approx(0.1, rel=0.2)
-    *_, without = (psnr(truth, x) for x in non_local_low_rank(given))
-    *others, last = (psnr(truth, x) for x in non_local_low_rank(given, noise=0.1))
+    how = {"deviations": fewer}
+    *_, without = (psnr(truth, x) for x in non_local_low_rank(given, **how))
+    images = non_local_low_rank(given, noise=0.1, **how)
+    *others, last = (psnr(truth, x) for x in images)
     assert last > max(others) - 0.5
     assert last > without + 4
     assert psnr(truth, blind.image) > last - 1
@@ -253,7 +265,7 @@ def test_weighted_data_count_by_their_weights(corner, rng):
 
 
 @pytest.mark.parametrize("coils", [None, 4])
-def test_one_frame_of_mri(coils, rng):
+def test_one_frame_of_mri(coils, fewer):
     """Ahead of the zero-filled image, and the best of the stages is what is given."""
     task = Cine()
     options = CineOptions(size=32, frames=1, coils=coils, noise=0.01, acceleration=3)
@@ -262,7 +274,8 @@ def test_one_frame_of_mri(coils, rng):
     first = snr(problem.truth, problem.adjoint())
     found = snr(problem.truth, non_local(task, problem).image)
     assert found > first + 6
-    stages = [snr(problem.truth, x) for x in non_local_low_rank(problem)]
+    images = non_local_low_rank(problem, deviations=fewer)
+    stages = [snr(problem.truth, x) for x in images]
     assert found > max(stages) - 0.5  # they are not told the noise
     blind = best_non_local(replace(problem, truth=None)).image
     assert snr(problem.truth, blind) > found - 1
@@ -310,7 +323,7 @@ class TestPhase:
         guide = rng.random((1, 8, 8)) + 1j * rng.random((1, 8, 8))
         prior = NonLocalLowRank(0.3, guide, phase=2, **self.GROUPS)
         x = torch.from_numpy(guide).requires_grad_()
-        assert torch.autograd.gradcheck(lambda x: prior.prox(x, 0.1), x)
+        assert torch.autograd.gradcheck(lambda x: prior.prox(x, 0.1), x, fast_mode=True)
 
     def test_bad_input(self, rng):
         guide = rng.random((1, 12, 10))
@@ -336,7 +349,7 @@ def test_noise_is_told_of_the_data_that_count(corner, rng):
     assert psnr(corner.truth, blind.image) > 27
 
 
-def test_data_of_little_weight_do_not_tell_the_noise(corner, rng):
+def test_data_of_little_weight_do_not_tell_the_noise(corner, fewer, rng):
     """They are near 0 for their weight alone; infinite ones of weight 0 are none."""
     truth, shape = corner.truth, corner.truth.shape
     junk, counts = rng.random(shape) < 0.2, rng.random(shape) < 0.7
@@ -358,7 +371,7 @@ def test_data_that_are_not_finite_are_refused(photo, bad):
         best_non_local(replace(photo, y=y), noise=0.1)
 
 
-def test_data_of_weight_zero_are_not_put_back(corner, rng):
+def test_data_of_weight_zero_are_not_put_back(corner, fewer, rng):
     junk = rng.random(corner.truth.shape) < 0.2
     y = np.where(junk, rng.random(junk.shape), corner.truth).astype(np.float32)
     weight = (~junk).astype(np.float32)
@@ -388,7 +401,7 @@ def test_the_error_of_an_image_is_hardly_taken_for_noise():
     assert snr(problem.truth, blind.image) > max(stages) - 1.5
 
 
-def test_the_phase_of_estimated_maps_is_no_noise(rng):
+def test_the_phase_of_estimated_maps_is_no_noise(fewer):
     """Where the phase of an object is not known the truth does not tell the noise."""
     task = Cine()
     options = CineOptions(size=40, frames=1, coils=4, noise=0.01, acceleration=3)
@@ -402,7 +415,7 @@ def test_the_phase_of_estimated_maps_is_no_noise(rng):
     assert found[1] > found[0] - 1
 
 
-def test_noise_is_not_put_back(corner):
+def test_noise_is_not_put_back(corner, fewer):
     """Where samples have noise they are not what the image should have there."""
     task = Colour()
     for rate in (0.5, 1.0):
@@ -437,7 +450,7 @@ def test_what_takes_long_has_to_be_asked_for():
 def test_nothing_at_all_stays_nothing(dtype):
     mask = np.random.default_rng(0).random((1, 12, 12)) < 0.5
     problem = Problem(np.zeros((1, 12, 12), dtype), Sampling(mask))
-    image = best_non_local(problem).image
+    image = best_non_local(problem, deviations=(0.3, 0.1)).image
     assert image.dtype == dtype
     assert not image.any()
 
@@ -452,11 +465,11 @@ def test_torch_and_a_batch_of_one(photo):
         np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-3)
 
 
-def test_another_fidelity_is_refused(photo):
-    given = replace(photo, fidelity=PoissonKL())
+def test_another_fidelity_is_refused(corner):
+    given = replace(corner, fidelity=PoissonKL())
     for reconstruct in (non_local_low_rank, best_non_local):
         with pytest.raises(TypeError, match="ADMM needs the data fidelity L2"):
-            reconstruct(given)
+            reconstruct(given, deviations=(0.3,))
     for name, value in (
         ("deviations", ()),
         ("deviations", (0.1, -0.1)),
@@ -464,15 +477,15 @@ def test_another_fidelity_is_refused(photo):
         ("noise", -0.1),
         ("noise", math.inf),
         ("patch", 0),
-        ("patch", 49),
+        ("patch", 33),
         ("phase", -1),
         ("phase", 3),  # of a real image
     ):
         with pytest.raises(ValueError, match=f"{name}"):
-            non_local_low_rank(photo, **{name: value})
+            non_local_low_rank(corner, **{name: value})
     with pytest.raises(ValueError, match="x0 must be None without a score and noise"):
-        best_non_local(photo, x0=photo.y)
-    several = replace(photo, y=np.stack([photo.y, photo.y]))
+        best_non_local(corner, x0=corner.y)
+    several = replace(corner, y=np.stack([corner.y, corner.y]))
     with pytest.raises(ValueError, match="of one image"):
         non_local_low_rank(several)
     with pytest.raises(ValueError, match="at least 20 data"):
@@ -557,7 +570,8 @@ class TestDenoising:
     def test_tiles_hardly_change_it(self, truth, monkeypatch):
         y = self.noisy(truth, 0.1)
         whole = denoise_non_local(y, 0.1)
-        monkeypatch.setattr(algorithm, "_TILE", 24)
+        monkeypatch.setattr(algorithm, "_TILE", 32)
+        monkeypatch.setattr(algorithm, "_MARGIN", 12)
         tiled = denoise_non_local(y, 0.1)
         assert psnr(whole, tiled) > 40
         assert psnr(truth, tiled) > psnr(truth, whole) - 0.1
@@ -569,11 +583,12 @@ class TestDenoising:
             denoise_non_local(y, 0.1, patch=30)
 
     def test_frameworks_agree(self, arrays, truth):
-        y = self.noisy(truth[:, :24, :24], 0.1)
+        """In small groups: JAX compiles each of the ways in which they overlap."""
+        y = self.noisy(truth[:2, :12, :12], 0.1)
         given = arrays.array(y)
-        found = denoise_non_local(given, 0.1, iterations=1)
+        found = denoise_non_local(given, 0.1, iterations=2, **SMALL)
         assert arrays.owns(found)
-        expected = denoise_non_local(y, 0.1, iterations=1)
+        expected = denoise_non_local(y, 0.1, iterations=2, **SMALL)
         np.testing.assert_allclose(arrays.numpy(found), expected, atol=1e-4)
 
     def test_bad_input_is_refused(self, truth):

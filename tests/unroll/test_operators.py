@@ -71,7 +71,7 @@ CASES = {
 }
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
-COMPILED = ("float32", "complex128")
+COMPILED = ("float32", "complex64")
 
 
 def draw(shape, dtype, rng):
@@ -88,29 +88,23 @@ def complexified(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
 def test_adjoint_and_dtypes(name, dtype, arrays, rng):
-    """<A x, y> = <x, A^H y>, and the precision of the data is kept."""
-    if arrays.name == "jax" and dtype not in COMPILED:
+    """<A x, y> = <x, A^H y>; NumPy's numbers, and the precision of the data is kept."""
+    if arrays.name == "jax" and dtype != COMPILED[[*CASES].index(name) % 2]:
         pytest.skip("JAX compiles each operation for each dtype")
     A, image, measurement, is_complex = CASES[name]
     result = complexified(dtype) if is_complex else np.dtype(dtype)
     x, y = draw(image, dtype, rng), draw(measurement, result, rng)
-    Ax = arrays.numpy(A(arrays.array(x)))
-    AHy = arrays.numpy(A.H(arrays.array(y)))
+    both = A(arrays.array(x)), A.H(arrays.array(y))
+    assert all(map(arrays.owns, both))
+    Ax, AHy = map(arrays.numpy, both)
     assert Ax.dtype == result
     assert Ax.shape == measurement
     assert AHy.shape == image
     assert AHy.dtype == result
-    tolerance = 30 * np.finfo(dtype).eps * np.linalg.norm(Ax) * np.linalg.norm(y)
+    eps = np.finfo(dtype).eps
+    tolerance = 30 * eps * np.linalg.norm(Ax) * np.linalg.norm(y)
     assert abs(np.vdot(Ax, y) - np.vdot(x, AHy)) <= tolerance
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_the_framework_is_kept_and_agrees_with_numpy(name, arrays, rng):
-    A, image, _, _ = CASES[name]
-    x = draw(image, "complex128", rng)
-    result = A(arrays.array(x))
-    assert arrays.owns(result)
-    np.testing.assert_allclose(arrays.numpy(result), A(x), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(Ax, A(x), rtol=0, atol=30 * eps * abs(Ax).max())
 
 
 def test_parameters_of_the_framework_are_taken(arrays, rng):

@@ -196,12 +196,11 @@ def test_series_have_weights_of_their_own():
     assert task.suits_network(case, pretrained.load("cine").recipe)
 
 
-@pytest.mark.parametrize("mask", ["radial", "vista"])
-def test_the_weights_for_series_are_far_ahead_of_their_own_start(mask):
-    """On a heart that they never saw."""
+def test_the_weights_for_series_are_far_ahead_of_their_own_start():
+    """On a heart that they never saw; of lines there is a real heart above."""
     series = unseen_series(3, frames=8, size=64)
     task = Cine()
-    case = task.measure(InputImage("heart", series), CineOptions(mask=mask))
+    case = task.measure(InputImage("heart", series), CineOptions(mask="radial"))
     network = pretrained.load("cine")
     start, whole = inference.learned(network, task).values()
     began, ended = (snr(series, f(case).image) for f in (start, whole))

@@ -102,8 +102,8 @@ def test_what_takes_bins_together_is_ahead():
     assert found["TV"] > found["FBP"] + 5
     assert found["TNV"] > found["TV"] + 0.5
     blind = replace(made, truth=None)
-    for name, method in task.baselines().items():
-        image = method(blind).image
+    for name in ("low rank", "TNV"):  # the others are those of one image
+        image = task.baselines()[name](blind).image
         assert task.score(made, image)["SNR / dB"] > found[name] - 4
 
 

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 import time
 import tomllib
@@ -714,15 +713,17 @@ class Unregistered(TLR):
 """
 
 
-def test_a_network_of_ones_own_is_found_again_by_other_processes(file, tmp_path):
+def test_a_network_of_ones_own_is_found_again_by_other_processes(file, fork, tmp_path):
     (tmp_path / "ownnet.py").write_text(_OWN)
+    there = (
+        f"import os, sys\nos.chdir({str(tmp_path)!r})\n"
+        "from svdinv.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+    )
 
     def svdinv(*words):
-        command = [sys.executable, "-m", "svdinv", *words]
-        ended = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        return ended.returncode, ended.stdout + ended.stderr
+        """In a process that has not imported the module, in the folder where it is."""
+        process = fork(*words, code=there)
+        return process.wait(), process.out + process.err
 
     kinds = "--set", "training.steps=2", "--set", "network.kind=ownnet:{}"
     train = ("train", str(file), "--output", "run", *kinds)
