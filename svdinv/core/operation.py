@@ -178,5 +178,5 @@ def zeros_where(
     wanted: Sequence[bool], arrays: Arrays, xp: Namespace
 ) -> tuple[Any, ...]:
     """Return zeros like those arrays that are wanted, and None for the others."""
-    pairs = zip(arrays, wanted[: len(arrays)], strict=True)
+    pairs = zip(arrays, wanted, strict=False)
     return tuple(xp.zeros_like(x) if want else None for x, want in pairs)

@@ -114,7 +114,7 @@ def tilings(size: tuple[int, int], block: Any, stride: Any, shift: Any) -> list[
 
 def pair(name: str, value: Any) -> tuple[int, int]:
     """Return two integers as they are, and one integer twice."""
-    two = value if isinstance(value, tuple | list) else (value, value)
+    two = value if isinstance(value, (tuple, list)) else (value, value)
     if len(two) != 2 or not all(hasattr(i, "__index__") for i in two):
         raise TypeError(f"{name} must be an integer or two of them, got {value!r}")
     return int(two[0]), int(two[1])

@@ -14,7 +14,7 @@ MISMATCH = 0.05
 
 def is_product(A: Any) -> bool:
     """Whether `A` is a pair of functions or an operator, not an array."""
-    pair = isinstance(A, tuple | list) and len(A) == 2 and all(map(callable, A))
+    pair = isinstance(A, (tuple, list)) and len(A) == 2 and all(map(callable, A))
     return pair or _has(A, "forward", "adjoint") or _has(A, "matmat", "rmatmat")
 
 
@@ -79,7 +79,7 @@ class Products:
         xp, count = self.xp, X.shape[1]
         X = cast(X, self.given, xp)
         block = xp.reshape(xp.matrix_transpose(X), (count, *shape))
-        if isinstance(self.A, tuple | list):
+        if isinstance(self.A, (tuple, list)):
             return self._checked(each(self.A[which], block, xp))
         method = self.A.adjoint if which else self.A.forward
         Y = self._checked(method(block))

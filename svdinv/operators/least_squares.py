@@ -113,7 +113,7 @@ def lstsq(
             f"to batches that broadcast, for A of shape {tuple(A.shape)}, got "
             f"{tuple(b.shape)}"
         )
-    damped = not (isinstance(damping, int | float) and damping == 0)
+    damped = not (isinstance(damping, (int, float)) and damping == 0)
     tau = per_batch(backend, damping, A, 2, "damping")[..., None] if damped else None
     x = product(_pinv(backend, A, rcond, tau), B, backend.call, xp)
     return restore(x[..., 0] if vectors else x)
