@@ -21,7 +21,7 @@ DTYPES = (np.float64, np.complex128, np.float32, np.complex64)
 
 def as_tuple(results):
     """Give one result or several as a plain tuple."""
-    return tuple(results) if isinstance(results, tuple | list) else (results,)
+    return tuple(results) if isinstance(results, (tuple, list)) else (results,)
 
 
 class Framework:
