@@ -134,10 +134,32 @@ def abs_max(x: Array, xp: Namespace, axis: tuple[int, ...] = (-2, -1)) -> Array:
 _PARTS = 6, 11, 16, 21, 26
 
 
+# Elements of a matrix of which Python finds the largest sooner than a framework.
+_FEW = 256
+
+
+def _usual_edge(x: Array, xp: Namespace) -> float:
+    _, bits = math.frexp(float(xp.finfo(x.dtype).max))
+    return 2.0 ** (_PARTS[0] * bits // 32)
+
+
+def is_small_and_usual(A: Array, xp: Namespace) -> bool:
+    """Whether A is one small matrix, and `binary_scale` of its size known to be 1."""
+    shape = known_shape(A)
+    if len(shape) != 2 or None in shape or not 0 < math.prod(shape) <= _FEW:
+        return False
+    known: list[Any] | None = numbers(A, xp)
+    if known is None:
+        return False
+    if is_complex(A, xp):
+        known = [part for z in known for part in (z.real, z.imag)]
+    edge = _usual_edge(A, xp)
+    return 1 / edge <= max(max(known), -min(known)) <= edge
+
+
 def is_usual(size: Array, xp: Namespace) -> bool:
     """Whether `binary_scale` is known to be 1 everywhere."""
-    _, bits = math.frexp(float(xp.finfo(size.dtype).max))
-    edge = 2.0 ** (_PARTS[0] * bits // 32)
+    edge = _usual_edge(size, xp)
     known = numbers(size, xp) if all(n == 1 for n in known_shape(size)) else None
     if known is not None:  # a single one, of which Python knows sooner
         return 1 / edge <= known[0] <= edge

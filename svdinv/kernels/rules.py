@@ -585,7 +585,7 @@ def _tall(operation: Tall, x: Any) -> Plan | None:
 
 
 def _values(operation: SingularValues, x: Any) -> Plan | None:
-    """Plan an SVD where it is faster than LAPACK is for S alone: not of one matrix."""
+    """Plan an SVD that is faster than S alone by LAPACK: not of one large matrix."""
     plan = _decompose(Decompose("svd"), x)
     if plan is None or (prod(plan.batch) == 1 and plan.m * plan.n > _TINY):
         return None

@@ -10,10 +10,10 @@ from svdinv.core.namespace import (
     adjoint,
     binary_scale,
     cast,
+    is_small_and_usual,
     is_usual,
 )
 from svdinv.core.product_operations import product
-from svdinv.core.spectral_operations import Apply
 from svdinv.operators._arguments import (
     as_number,
     batches_broadcast,
@@ -127,14 +127,15 @@ def _pinv(
     if not 0 <= rcond < 1:
         raise ValueError(f"rcond must be None or lie in [0, 1), got {rcond}")
     f = Reciprocal(rcond) if tau is None else Tikhonov(rcond)
-    found = tau is None and backend.by_kernel(Apply(f, False, "auto"), A, None)
-    if found:
-        return adjoint(found[0], xp)
-    # Derivatives need a scale: the second one contains the cube of the result.
-    size = abs_max(backend.stop_gradient(A), xp)
-    if tau is not None:
-        size = xp.maximum(size, backend.stop_gradient(tau)[..., None])
-    if is_usual(size, xp):
+    # The second derivative contains the cube of the result.
+    given = backend.stop_gradient(A)
+    usual, size = tau is None and is_small_and_usual(given, xp), None
+    if not usual:
+        size = abs_max(given, xp)
+        if tau is not None:
+            size = xp.maximum(size, backend.stop_gradient(tau)[..., None])
+        usual = is_usual(size, xp)
+    if usual:
         return adjoint(with_tau(backend, A, f, tau, False, "auto"), xp)
     unit = binary_scale(size, xp)
     inverse = cast(1 / unit, A, xp)
