@@ -145,8 +145,8 @@ def _usual_edge(x: Array, xp: Namespace) -> float:
 
 def is_small_and_usual(A: Array, xp: Namespace) -> bool:
     """Whether A is one small matrix, and `binary_scale` of its size known to be 1."""
-    shape = known_shape(A)
-    if len(shape) != 2 or None in shape or not 0 < math.prod(shape) <= _FEW:
+    sides = [n for n in known_shape(A) if n is not None]
+    if not len(A.shape) == len(sides) == 2 or not 0 < math.prod(sides) <= _FEW:
         return False
     known: list[Any] | None = numbers(A, xp)
     if known is None:
