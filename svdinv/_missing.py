@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,8 +38,6 @@ def explain_missing(module: str, extra: str) -> ImportError:
 
 def check_version(module: str, found: str, least: str) -> None:
     """Raise ImportError if a framework is older than what svdinv works with."""
-    import re
-
     old, new = (tuple(map(int, re.findall(r"\d+", v)[:3])) for v in (found, least))
     if old < new:
         raise ImportError(

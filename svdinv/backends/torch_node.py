@@ -118,10 +118,7 @@ def _own(t: Tensor) -> Tensor:
     return t
 
 
-_SCHEMA = "(Tensor[] x, str name, float[] numbers) -> Tensor[]"
-
-
-@torch.library.custom_op("svdinv::operation", mutates_args=(), schema=_SCHEMA)
+@torch.library.custom_op("svdinv::operation", mutates_args=())
 def _node(x: list[Tensor], name: str, numbers: Sequence[float]) -> list[Tensor]:
     """Compute an operation."""
     # PyTorch would drop the tangents without a word, and shows them not always here.

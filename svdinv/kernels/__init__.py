@@ -47,6 +47,8 @@ _MOST_SLENDER = 64
 _SLENDER, _SOME_ELEMENTS = 8, 4096
 # Elements up to which the kernels are not slower for one matrix of any ratio.
 _TINY = 256
+# The same against LAPACK's singular values without vectors.
+_TINY_OF_VALUES = 192
 # Work m n min(m, n) for each matrix of the batch up to which products in lanes are
 # faster than array functions, though one matrix leaves most lanes empty.
 _MOST_WORK = 2**18
@@ -182,6 +184,11 @@ def suits_alone(kind: str, m: int, n: int) -> bool:
 def outruns_lapack(m: int, n: int) -> bool:
     """Whether one matrix that the kernels take is faster than by the framework."""
     return m * n <= _TINY or max(m, n) <= _SLENDER * min(m, n)
+
+
+def outruns_values(m: int, n: int) -> bool:
+    """Whether one matrix is decomposed sooner than LAPACK computes S alone."""
+    return m * n <= _TINY_OF_VALUES
 
 
 def tall_blocks(m: int) -> int:

@@ -587,7 +587,9 @@ def _tall(operation: Tall, x: Any) -> Plan | None:
 def _values(operation: SingularValues, x: Any) -> Plan | None:
     """Plan an SVD that is faster than S alone by LAPACK: not of one large matrix."""
     plan = _decompose(Decompose("svd"), x)
-    if plan is None or (prod(plan.batch) == 1 and plan.m * plan.n > _TINY):
+    if plan is None:
+        return None
+    if prod(plan.batch) == 1 and not kernels.outruns_values(plan.m, plan.n):
         return None
     return plan._replace(outputs=lambda y: (y[1],))
 
@@ -619,7 +621,6 @@ _SOFT, _HARD, _RANK, _LARGEST = 1.0, 2.0, 3.0, 4.0
 _RECIPROCAL, _TIKHONOV, _SAMPLED = 5.0, 6.0, 7.0
 _RELATIVE, _GIVEN = 8.0, (0.0, 0.0)
 _ONES = Polar()
-_TINY = 192  # elements of one matrix whose SVD is as fast as S alone by LAPACK
 _STEPS = Polar, ProperRotation  # of which the values are given; no derived classes
 
 RULES: dict[type, Callable[[Any, Any], Plan | None]] = {

@@ -129,13 +129,12 @@ def _pinv(
     f = Reciprocal(rcond) if tau is None else Tikhonov(rcond)
     # The second derivative contains the cube of the result.
     given = backend.stop_gradient(A)
-    usual, size = tau is None and is_small_and_usual(given, xp), None
-    if not usual:
-        size = abs_max(given, xp)
-        if tau is not None:
-            size = xp.maximum(size, backend.stop_gradient(tau)[..., None])
-        usual = is_usual(size, xp)
-    if usual:
+    if tau is None and is_small_and_usual(given, xp):
+        return adjoint(with_tau(backend, A, f, None, False, "auto"), xp)
+    size = abs_max(given, xp)
+    if tau is not None:
+        size = xp.maximum(size, backend.stop_gradient(tau)[..., None])
+    if is_usual(size, xp):
         return adjoint(with_tau(backend, A, f, tau, False, "auto"), xp)
     unit = binary_scale(size, xp)
     inverse = cast(1 / unit, A, xp)

@@ -24,6 +24,7 @@ from svdinv.core.namespace import (
     sizes,
 )
 from svdinv.core.tensors import along, zero_padded
+from svdinv.operators._arguments import broadcasts
 
 __all__ = [
     "Array",
@@ -154,13 +155,10 @@ def stacked(arrays: Sequence[Array], axes: int) -> Array:
 
 def check_broadcast(name: str, shape: Sequence[Any], data: Sequence[Any]) -> None:
     """Raise ValueError if a shape does not broadcast to that of the data."""
-    shape, data = tuple(shape), tuple(data)
-    fits = len(shape) <= len(data) and all(
-        a in (1, b) or a is None or b is None
-        for a, b in zip(shape[::-1], data[::-1], strict=False)
-    )
-    if not fits:
-        raise ValueError(f"{name} {shape} does not broadcast to data of shape {data}")
+    if not broadcasts(shape, data):
+        raise ValueError(
+            f"{name} {tuple(shape)} does not broadcast to data of shape {tuple(data)}"
+        )
 
 
 def check_count(name: str, count: Any, least: int) -> None:

@@ -76,7 +76,9 @@ def test_every_framework_solves(name, arrays, measured, rng):
         expected = solve(Problem(y, A), R, **options, **first)
         found = solve(Problem(arrays.array(y), A), R, **options, **first)
         assert arrays.owns(found.image)
-        np.testing.assert_allclose(arrays.numpy(found.image), expected.image, atol=1e-9)
+        np.testing.assert_allclose(
+            arrays.numpy(found.image), expected.image, atol=1e-10
+        )
         np.testing.assert_allclose(found.objective, expected.objective, rtol=1e-9)
         assert all(type(value) is float for value in found.objective)
         assert found.iterations == len(found.objective) == 4

@@ -264,6 +264,12 @@ class ADMM(Algorithm):
         Raises ValueError if `exact_data` is set and A is not tight, TypeError if the
         data fidelity is not `L2`, or A is not linear.
         """
+        self.check(problem)
+        x = super().start(problem, x)["x"]
+        return {"x": x, "multiplier": namespace(x).zeros_like(x)}
+
+    def check(self, problem: Problem) -> None:
+        """Raise as `start`, before any work."""
         _check_linear(self, problem)
         if self.exact_data and not problem.A.tight:
             raise ValueError(f"exact_data needs a tight operator, not {problem.A!r}")
@@ -272,8 +278,6 @@ class ADMM(Algorithm):
                 f"ADMM needs the data fidelity L2, not {problem.fidelity!r}: use PDHG "
                 "or ISTA"
             )
-        x = super().start(problem, x)["x"]
-        return {"x": x, "multiplier": namespace(x).zeros_like(x)}
 
     def iterate(
         self, state: State, problem: Problem, prox: Prox, p: Parameters

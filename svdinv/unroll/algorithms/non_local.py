@@ -283,7 +283,7 @@ def best_non_local(
         raise ValueError(
             "x0 must be None without a score and noise: it may know all data"
         )
-    images(problem, 0.0)  # raises for what `restricted` would let pass until the end
+    ADMM().check(problem)  # whose fidelity `restricted` replaces
     problem = problem.only_measured()
     y, A, xp = to_numpy(problem.y), problem.A, namespace(problem.y)
     weight = getattr(problem.fidelity, "weight", None)
