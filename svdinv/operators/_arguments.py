@@ -111,7 +111,8 @@ def two_matrices(
 
     Returns both in the dtype to compute in, and a cast of results back.
     """
-    check = check or backend.matrices
+    if check is None:  # not `or`: Dynamo of PyTorch 2.9 asks for no truth of a partial
+        check = backend.matrices
     (first, restore), (second, _) = check(A, a), check(B, b)
     # Half precision is in single now, and the result would have the dtype of A.
     kinds = [backend.asarray(x, name).dtype for x, name in ((A, a), (B, b))]
@@ -150,18 +151,24 @@ def shorter(shape: Any) -> int | None:
 
 def broadcasts(shape: Any, to: Any) -> bool:
     """Whether a shape can broadcast to another; unknown lengths can."""
-    given, wanted = tuple(shape)[::-1], tuple(to)[::-1]
-    pairs = zip(given, wanted, strict=False)
+    given, wanted = tuple(shape), tuple(to)
     return len(given) <= len(wanted) and all(
-        a is None or b is None or a == 1 or a == b for a, b in pairs
+        a is None or b is None or a == 1 or a == b for a, b in _last(given, wanted)
     )
 
 
 def batches_broadcast(first: Any, second: Any) -> bool:
     """Whether batch shapes can broadcast with each other; unknown lengths can."""
-    pairs = zip(tuple(first)[::-1], tuple(second)[::-1], strict=False)
+    pairs = _last(tuple(first), tuple(second))
     # Compared, because a symbolic length cannot be hashed.
     return all(None in (x, y) or 1 in (x, y) or x == y for x, y in pairs)
+
+
+def _last(first: tuple[Any, ...], second: tuple[Any, ...]) -> Any:
+    """Pairs of the last lengths of two shapes, as many as both have."""
+    # Dynamo of PyTorch 2.9 takes strict=False for True.
+    n = min(len(first), len(second))
+    return zip(first[len(first) - n :], second[len(second) - n :], strict=True)
 
 
 def as_number(value: Any, name: str, above: int | None = None) -> float:
