@@ -9,6 +9,7 @@ from operator_cases import adjoint, with_values
 
 from svdinv.core import approximate
 from svdinv.core.approximate import svd_by_approximation, svd_in_double
+from svdinv.core.guarded import independent
 
 SPECTRA = {
     "linear": np.linspace(1, 0.1, 6),
@@ -103,11 +104,40 @@ def test_zero_values_of_single_precision_by_double(dtype):
     assert taken == [np.result_type(dtype, np.float64)]
     assert (U.dtype, S.dtype, Vh.dtype) == (dtype, A.real.dtype, dtype)
     assert S[3:].max() < np.finfo(dtype).eps
+    least = np.finfo(dtype).smallest_normal  # CuPy's casts make 0 of less
+    *_, S, _ = svd_in_double((A * 1e-30).astype(dtype), own, xp)
+    assert S[3:].min() >= least
+    *_, S, _ = svd_in_double(A * 0, own, xp)
+    assert not S.any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+@pytest.mark.parametrize("shape", [(40, 40), (60, 12), (12, 60), (1, 3), (3, 1)])
+def test_rounding_errors_that_make_columns_independent(shape, dtype):
+    m, n = shape
+    eps = np.finfo(dtype).eps
+    x = with_values([1.0], (m, 1), dtype)
+    for X in (np.repeat(x, n, 1), np.ones((m, n), dtype), with_values([1], (2, m, n))):
+        X = (X * 1e-3).astype(dtype)
+        found = independent(X, xp)
+        assert found.dtype == X.dtype
+        size = np.abs(X).max()
+        assert 0 < np.abs(found - X).max() < 6 * eps * size
+        R = np.linalg.qr(found.astype(np.complex128))[1]
+        assert np.abs(np.linalg.diagonal(R)).min() > 0.1 * eps * size
+    assert not independent(X * 0, xp).any()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
-def test_parallel_columns_of_what_is_lost(dtype):
-    """The diagonal of R falls to numbers whose reciprocals are infinite."""
+def test_parallel_columns_of_what_is_lost(dtype, monkeypatch):
+    """Of those that are exactly so, cuBLAS's QR decomposition of batches is NaN."""
+
+    def decompose(U, original=xp.linalg.qr):
+        Q, R = original(U)
+        assert np.abs(np.linalg.diagonal(R)).min() > 1e-4 * np.finfo(float).eps
+        return Q, R
+
+    monkeypatch.setattr(xp.linalg, "qr", decompose)
     rows = with_values(np.array([1, 0.5]), (2, 128), np.result_type(dtype, np.float64))
     A = np.stack([np.tile(rows, (64, 1)), np.ones((128, 128))]).astype(dtype)
     routine = Routine(True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from frameworks import params
+from operator_cases import adjoint, with_values
 
 import svdinv.numpy
 from svdinv.core.functions import Threshold
@@ -365,6 +366,32 @@ def test_lapack_sees_no_infinity_of_which_it_may_not_return(monkeypatch, shape):
         assert all(np.isnan(x[1]).all() for x in factors)
         values = svdinv.numpy.svdvals(A[::2])
         np.testing.assert_allclose(factors.S[::2], values, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex64])
+@pytest.mark.parametrize("framework", params("cupy", "jax", "torch"), indirect=True)
+def test_batches_of_columns_that_depend_on_others_exactly(framework, dtype):
+    """Of these, cuBLAS's QR decomposition of batches is wrong, or NaN."""
+    rows = with_values([1, 0.5], (8, 2, 40), np.complex128)
+    rows = (rows if np.dtype(dtype).kind == "c" else rows.real).astype(dtype)
+    for m in (40, 60):
+        A = np.concatenate([rows, np.repeat(rows[:, :1], m - 2, 1)], 1)
+        module = framework.module
+
+        def polar(A, module=module):
+            return (module.polar(A, method="gram"),)
+
+        def lowrank(A, module=module):
+            return tuple(module.svd_lowrank(A, 6, oversampling=6))
+
+        U, S, Vh = framework.value(lowrank, A)
+        unitary = [U, adjoint(Vh)]
+        if m == 40:
+            unitary += framework.value(polar, A)
+        eps = np.finfo(dtype).eps
+        for Q in unitary:
+            assert np.abs(adjoint(Q) @ Q - np.eye(Q.shape[-1])).max() < 100 * eps
+        assert np.abs((U * S[..., None, :]) @ Vh - A).max() < 100 * eps
 
 
 @pytest.mark.parametrize("framework", params(), indirect=True)

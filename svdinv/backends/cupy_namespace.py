@@ -9,6 +9,7 @@ from array_api_compat import cupy as compat
 from array_api_compat.cupy import *  # noqa: F403
 
 from svdinv.core.approximate import svd_by_approximation, svd_in_double
+from svdinv.core.guarded import marked
 
 # Up to this side CuPy computes all matrices of a batch at once.
 _BATCHED_SIDE = 32
@@ -24,12 +25,13 @@ def _approximate(A: Any) -> tuple[Any, ...] | None:
     return U, S, V.conj().swapaxes(-1, -2)
 
 
-def _thin(A: Any) -> tuple[Any, ...]:
-    return tuple(compat.linalg.svd(A, full_matrices=False))
+def _own_svd(A: Any, full_matrices: bool = False) -> tuple[Any, ...]:
+    factors = compat.linalg.svd(A, full_matrices=full_matrices)
+    return marked(A, tuple(factors), compat)
 
 
 class _Linalg:
-    """array-api-compat's `linalg`, with an SVD of its own."""
+    """array-api-compat's `linalg`, with decompositions of its own."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(compat.linalg, name)
@@ -38,14 +40,17 @@ class _Linalg:
         thin = not full_matrices or A.shape[-2] == A.shape[-1]
         single = A.dtype in (compat.float32, compat.complex64)
         if not (thin and single and A.size):
-            return tuple(compat.linalg.svd(A, full_matrices=full_matrices))
+            return _own_svd(A, full_matrices)
         m, n = A.shape[-2:]
         if m > _BATCHED_SIDE and n > _BATCHED_SIDE:
-            return svd_by_approximation(A, _approximate, _thin, compat)
-        return svd_in_double(A, _thin, compat)
+            return svd_by_approximation(A, _approximate, _own_svd, compat)
+        return svd_in_double(A, _own_svd, compat)
 
     def svdvals(self, A: Any) -> Any:
         return self.svd(A, full_matrices=False)[1]
+
+    def eigh(self, A: Any) -> tuple[Any, ...]:
+        return marked(compat.tril(A), tuple(compat.linalg.eigh(A)), compat)
 
 
 linalg = _Linalg()

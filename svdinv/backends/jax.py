@@ -93,6 +93,7 @@ class _OnCPU(_Namespace):
         """As `jax.numpy.linalg`."""
 
         svd, eigh = staticmethod(jax_kernels.svd), staticmethod(jax_kernels.eigh)
+        qr = staticmethod(jnp.linalg.qr)
 
     decomposes_quickly = staticmethod(jax_kernels.decomposes_quickly)
     tall_values = staticmethod(jax_kernels.tall_values)

@@ -8,7 +8,7 @@ batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -20,6 +20,7 @@ from jax.interpreters import mlir
 from jaxlib.mlir import ir
 
 from svdinv import kernels
+from svdinv.core.guarded import independent, marked
 from svdinv.core.operation import Operation, filled, present
 from svdinv.core.spectral_operations import Map, RelativeMap
 from svdinv.kernels.rules import Array, Decompose, Plan, Tall, plan
@@ -40,11 +41,23 @@ class Namespace:
         return getattr(jnp, name)
 
     class linalg:
-        """As `jax.numpy.linalg`."""
+        """As `jax.numpy.linalg`, but for what CUDA's libraries do."""
 
         diagonal, det = staticmethod(jnp.linalg.diagonal), staticmethod(jnp.linalg.det)
-        qr, svd = staticmethod(jnp.linalg.qr), staticmethod(jnp.linalg.svd)
-        eigh = staticmethod(partial(jnp.linalg.eigh, symmetrize_input=False))
+
+        @staticmethod
+        def svd(A: Any, *, full_matrices: bool = True) -> tuple[Any, ...]:
+            factors = jnp.linalg.svd(A, full_matrices=full_matrices)
+            return marked(A, tuple(factors), jnp)
+
+        @staticmethod
+        def eigh(A: Any) -> tuple[Any, ...]:
+            factors = jnp.linalg.eigh(A, symmetrize_input=False)
+            return marked(jnp.tril(A), tuple(factors), jnp)
+
+        @staticmethod
+        def qr(A: Any) -> tuple[Any, ...]:
+            return tuple(jnp.linalg.qr(independent(A, jnp)))
 
 
 def chosen() -> str:

@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from svdinv.core import householder
 from svdinv.core.backend import Backend
+from svdinv.core.guarded import marked
 from svdinv.core.namespace import adjoint, is_complex, real
 from svdinv.core.operation import (
     Arrays,
@@ -39,10 +40,7 @@ def _guarded(decompose: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
     def call(A: Any, **options: Any) -> tuple[Any, ...]:
         finite = mx.all(mx.isfinite(A), axis=(-2, -1), keepdims=True)
         factors = decompose(mx.where(finite, A, mx.zeros_like(A)), **options)
-        return tuple(
-            mx.where(finite if x.ndim == A.ndim else finite[..., 0], x, mx.nan)
-            for x in factors
-        )
+        return marked(A, factors, mx)
 
     return call
 

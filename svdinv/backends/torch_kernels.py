@@ -14,6 +14,8 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from svdinv.core.approximate import svd_by_approximation, svd_in_double
+from svdinv.core.gram import in_double
+from svdinv.core.guarded import independent, marked
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.operation import Operation
 from svdinv.core.svd_operations import SVD
@@ -108,8 +110,10 @@ class TorchMemory:
 def _own_svd(full_matrices: bool, x: Any, *_: Any) -> tuple[Tensor, ...]:
     # LAPACK says what is wrong with a matrix, or not: of infinity it returns finite
     # vectors, and functions that drop small values would hide the NaN of S.
-    U, S, Vh = torch.linalg.svd(x[0], full_matrices=full_matrices)
-    return U if math.isfinite(S.sum().item()) else _marked(U, S), S, Vh
+    factors = torch.linalg.svd(x[0], full_matrices=full_matrices)
+    if math.isfinite(factors.S.sum().item()):
+        return tuple(factors)
+    return marked(x[0], tuple(factors), compat)
 
 
 def _own_eigh(x: Any, *_: Any) -> tuple[Tensor, ...]:
@@ -169,8 +173,7 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
         if _is_single_on_gpu(A):
             return svd_in_double(A, _thin_svd, compat)
     # As in `_own_svd`, but no value is looked at.
-    U, S, Vh = torch.linalg.svd(A, full_matrices=full_matrices)
-    return _marked(U, S), S, Vh
+    return marked(A, tuple(torch.linalg.svd(A, full_matrices=full_matrices)), compat)
 
 
 # cuSOLVER's Jacobi iteration takes matrices with a side up to this one all at once; and
@@ -207,26 +210,27 @@ def _approximate_svd(A: Tensor) -> tuple[Tensor, ...] | None:
 
 
 def _thin_svd(A: Tensor) -> tuple[Tensor, ...]:
-    U, S, Vh = torch.linalg.svd(A, full_matrices=False)
-    return _marked(U, S), S, Vh
+    return marked(A, tuple(torch.linalg.svd(A, full_matrices=False)), compat)
 
 
 def svdvals(A: Tensor) -> Tensor:
     """Singular values, as `torch.linalg.svdvals`."""
     if suits_approximation(A):
         return svd(A, full_matrices=False)[1]
-    if _is_single_on_gpu(A):  # as `svd_in_double`
-        double = torch.complex128 if A.is_complex() else torch.float64
-        return torch.linalg.svdvals(A.to(double)).float()
-    return torch.linalg.svdvals(A)
-
-
-def _marked(U: Tensor, S: Tensor) -> Tensor:
-    """U with NaN where S has any."""
-    return U + (S - S).sum(dim=-1)[..., None, None]
+    single = _is_single_on_gpu(A)  # as `svd_in_double`
+    S = torch.linalg.svdvals(in_double(A, compat) if single else A)
+    return marked(A, (S.float() if single else S,), compat)[0] if A.is_cuda else S
 
 
 def eigh(A: Tensor) -> tuple[Tensor, ...]:
     """Eigendecomposition of Hermitian matrices, as `torch.linalg.eigh`."""
     factors = by_memory.decomposition("eigh", A, memory)
-    return torch.linalg.eigh(A) if factors is None else factors
+    if factors is not None:
+        return factors
+    found = tuple(torch.linalg.eigh(A))
+    return marked(A.tril(), found, compat) if A.is_cuda else found
+
+
+def qr(A: Tensor) -> tuple[Tensor, ...]:
+    """Reduced QR decomposition, as `torch.linalg.qr`."""
+    return tuple(torch.linalg.qr(independent(A, compat) if A.is_cuda else A))

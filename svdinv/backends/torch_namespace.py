@@ -27,6 +27,7 @@ from svdinv.backends.torch_kernels import (
     eigh,
     is_eager_cpu,
     multiplies_quickly,
+    qr,
     runs_kernels,
     svd,
     svdvals,
@@ -277,7 +278,7 @@ linalg = SimpleNamespace(
     det=torch.linalg.det,
     diagonal=on_each_device(_diagonal, "diagonal"),
     eigh=on_each_device(eigh, "eigh"),
-    qr=on_each_device(torch.linalg.qr, "qr"),
+    qr=on_each_device(qr, "qr"),
     svd=on_each_device(svd, "svd"),
     svdvals=svdvals,
 )

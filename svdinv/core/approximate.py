@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from svdinv.core.gram import completed, in_double, unit_image
+from svdinv.core.guarded import independent
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -23,7 +24,7 @@ from svdinv.core.namespace import (
     norm,
     real,
 )
-from svdinv.core.tolerances import SINGLE_EPS
+from svdinv.core.tolerances import SINGLE_EPS, smallest
 
 Factors: TypeAlias = tuple[Array, Array, Array]
 
@@ -89,8 +90,19 @@ def svd_in_double(A: Array, own: Callable[[Array], Factors], xp: Namespace) -> F
     Jacobi iterations leave singular values of 0 at up to 20 eps, where they are taken
     for others.
     """
-    U, S, Vh = own(in_double(A, xp))
-    return cast(U, A, xp), cast(S, real(A, xp), xp), cast(Vh, A, xp)
+    return _in_single(own(in_double(A, xp)), A, xp)
+
+
+def _in_single(factors: Factors, A: Array, xp: Namespace) -> Factors:
+    """Factors in the precision of A, with none of the singular values rounded to 0.
+
+    CuPy's casts do so with subnormal numbers, and of 0 a singular vector has no share
+    in U f(S) V^H.
+    """
+    U, S, Vh = factors
+    least = xp.minimum(SINGLE_EPS * S[..., :1], smallest(real(A, xp), xp))
+    S = cast(xp.where(S > 0, xp.maximum(S, least), S), real(A, xp), xp)
+    return cast(U, A, xp), S, cast(Vh, A, xp)
 
 
 def _mended(
@@ -146,6 +158,6 @@ def _of_augmented(
     U, S = unit_image(double, adjoint(found[2], xp), xp)
     lost = _indices(~_is_orthonormal(U, xp), xp)
     if lost is not None:
-        U[lost] = completed(U[lost], xp)
+        U[lost] = completed(independent(U[lost], xp), xp)
     S = xp.sort(S, axis=-1, descending=True)  # equal ones may differ by rounding
-    return cast(U, A, xp), cast(S, real(A, xp), xp), cast(found[2], A, xp)
+    return _in_single((U, S, found[2]), A, xp)
