@@ -821,6 +821,20 @@ def test_rounded_products_on_gpus_are_warned_of(monkeypatch):
     face.svt(tf.eye(3), 0.5)  # once
 
 
+def test_factors_of_nan_are_nan_where_those_of_the_library_are_not(monkeypatch):
+    """As of cuSOLVER, up to 32 x 32."""
+
+    def library(A, original=tf.linalg.svd, **options):
+        return original(tf.where(tf.math.is_nan(A), tf.ones_like(A), A), **options)
+
+    monkeypatch.setattr(tf.linalg, "svd", library)
+    A = np.stack([np.eye(70), np.eye(70), np.eye(70)])  # for which there is no kernel
+    A[1, 2, 3] = np.nan
+    for x in traced(lambda A: tuple(face.svd(A)))(tf.constant(A)):
+        lost = np.isnan(x.numpy().reshape(3, -1)).all(-1)
+        np.testing.assert_array_equal(lost, [False, True, False])
+
+
 def test_a_graph_decides_for_the_gram_matrix(monkeypatch):
     monkeypatch.setattr(factors, "MIN_GRAM_WORK", 1)
     monkeypatch.setattr(kernels._kernels, "indices", {})

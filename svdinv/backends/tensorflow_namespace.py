@@ -213,7 +213,18 @@ def _own_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
         s, u, v = tf.cond(
             sound, lambda: (s, u, v), lambda: _double_svd(A, full_matrices)
         )
+    if "CPU" not in A.device:  # as `svdinv.core.guarded.marked`
+        finite = _finite(A)
+        s, u, v = _or_nan(s, finite[..., 0]), _or_nan(u, finite), _or_nan(v, finite)
     return u, s, tf.linalg.adjoint(v)
+
+
+def _finite(A: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_all(tf.math.is_finite(tf.abs(A)), (-2, -1), keepdims=True)
+
+
+def _or_nan(x: tf.Tensor, finite: tf.Tensor) -> tf.Tensor:
+    return tf.where(finite, x, astype(tf.constant(np.nan, x.dtype.real_dtype), x.dtype))
 
 
 def _orthonormal(Q: tf.Tensor) -> tf.Tensor:
@@ -236,11 +247,9 @@ def _eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 def _own_eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
     # TensorFlow raises for NaN and infinity, and for the whole batch.
-    finite = tf.reduce_all(tf.math.is_finite(tf.abs(A)), (-2, -1), keepdims=True)
+    finite = _finite(A)
     eigenvalues, V = tf.linalg.eigh(tf.where(finite, A, tf.zeros_like(A)))
-    nan = tf.constant(float("nan"), A.dtype.real_dtype)
-    values = tf.where(finite[..., 0], tf.math.real(eigenvalues), nan)
-    return values, tf.where(finite, V, astype(nan, A.dtype))
+    return _or_nan(tf.math.real(eigenvalues), finite[..., 0]), _or_nan(V, finite)
 
 
 def _det(A: tf.Tensor) -> tf.Tensor:
