@@ -13,6 +13,7 @@ from typing import NamedTuple
 import array_api_compat
 import numpy as np
 import pytest
+import scipy.sparse
 from frameworks import FRAMEWORKS, params
 from operator_cases import CASES, as_tuple, bound, difference, inner, matrices, problem
 from oracle import FUNCTIONS, draw, relative_error
@@ -562,10 +563,59 @@ def test_bad_tangents_and_arguments_are_named():
         svn.jvp(svn.polar, (A,), (1j * A,))
     with pytest.raises(ValueError, match="tangents must have 2 parts"):
         svn.jvp(svn.svt, (A, np.array(1.0)), (A,))
-    with pytest.raises(TypeError, match="argument 0 must be floating point"):
-        svn.vjp(svn.polar, np.eye(3, dtype=int))
+    with pytest.raises(TypeError, match=r"primals must be a tuple .* got ndarray"):
+        svn.jvp(svn.polar, A, (A,))
+    with pytest.raises(TypeError, match=r"tangents must be a tuple .* got ndarray"):
+        svn.jvp(svn.polar, (A,), A)
+    with pytest.raises(ValueError, match=r"tangents\[0\] .* among \['a'\], got {'b'"):
+        svn.jvp(lambda d: 2 * d["a"], ({"a": A},), ({"b": A},))
+    _, pullback = svn.vjp(lambda A: {"x": 2 * A, "y": A}, A)
+    np.testing.assert_array_equal(pullback({"x": A})[0], 2 * A)
+    for given in ({"X": A}, [A, A]):
+        with pytest.raises(ValueError, match=r"cotangent must be a dict with keys"):
+            pullback(given)
+    for bad in (np.eye(3, dtype=int), None, [None]):
+        with pytest.raises(TypeError, match="argument 0 must be floating point"):
+            svn.vjp(svn.polar, bad)
     with pytest.raises(TypeError, match="integers, slices"):
         svn.vjp(lambda A: A[[0, 1]], A)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (np.matrix, "numpy.matrix"),
+        (scipy.sparse.csr_array, "scipy.*csr_array"),
+        (partial(np.ma.array, mask=np.eye(3)), "numpy.ma.MaskedArray"),
+    ],
+)
+def test_arrays_with_operators_of_their_own_are_refused(kind, name):
+    A = np.arange(9.0).reshape(3, 3)
+    other = kind(A)
+    for f in (np.multiply, np.matmul, lambda x, y: x - y, lambda x, y: x @ y):
+        with pytest.raises(TypeError, match=f"beside .* must not be {name}"):
+            svn.vjp(lambda x, f=f: f(x, other), A)
+    with pytest.raises(TypeError, match=f"argument 0 .* must not be {name}"):
+        svn.vjp(lambda x: x * x, other)
+    with pytest.raises(TypeError, match=f"A must not be {name}"):
+        svn.svt(other, 0.1)
+
+
+def test_shifts_may_change_before_a_tangent_is_computed():
+    def f(x):
+        shift, both, y = np.array(0), [0, 0], x * 0
+        for _ in range(3):
+            y = y + np.roll(x, shift, axis=1) * np.roll(x, both, axis=(0, 1))
+            shift += 1
+            both[0] += 1
+        return y
+
+    x, d = np.random.default_rng(0).standard_normal((2, 4, 4))
+    value, tangent = svn.jvp(f, (x,), (d,))
+    np.testing.assert_allclose(tangent, f(x + d / 2) - f(x - d / 2), atol=1e-13)
+    _, pullback = svn.vjp(f, x)
+    assert np.sum(pullback(value)[0] * d) == pytest.approx(np.sum(value * tangent))
 
 
 # Products of factors that a loss forms in half precision are no more exact than that.

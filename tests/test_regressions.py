@@ -581,6 +581,68 @@ def test_robust_pca_has_the_derivative_of_its_own_penalty():
     assert svt.robust_pca(torch.zeros(0, 0)).sparse.shape == (0, 0)
 
 
+def test_robust_pca_ends_however_many_iterations_there_are():
+    A = normal(np.random.default_rng(0), 8, 6).float().requires_grad_()
+    few = svt.robust_pca(A, iterations=150)
+    for options in ({"iterations": 500}, {"iterations": 100, "growth": 3.0}):
+        many = svt.robust_pca(A, **options)
+        torch.testing.assert_close(sum(many), A, atol=1e-5, rtol=0)
+        assert torch.autograd.grad(many.sparse.sum(), A)[0].isfinite().all()
+    # An iteration adds a rounding error.
+    many = svt.robust_pca(A, iterations=500)
+    torch.testing.assert_close(many, few, atol=350 * 1.2e-7, rtol=0)
+
+
+def test_a_weight_or_threshold_of_nan_is_not_lost():
+    A, nan = torch.eye(3).expand(2, 3, 3), torch.tensor([0.1, torch.nan])
+    for found in (*svt.robust_pca(A, nan), svt.svt_divergence(A, nan)):
+        lost = found.reshape(2, -1).isnan()
+        assert lost.all(-1).tolist() == lost.any(-1).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 1e20), ("float64", 1e155)])
+def test_what_has_a_square_that_overflows(dtype, size):
+    A = (size * torch.eye(3, dtype=getattr(torch, dtype))).requires_grad_()
+    tau = torch.tensor(0.3, dtype=A.dtype, requires_grad=True)
+    y = svt.log_sum_threshold(A, tau, 0.7)
+    torch.testing.assert_close(y, A)
+    torch.testing.assert_close(torch.autograd.grad(y.trace(), A)[0], torch.eye(3).to(A))
+    risk = svt.sure(A, tau, 0.1)
+    # Of -9 sigma^2 + 2 sigma^2 9 + 3 tau^2, but for what is lost of tau / size.
+    torch.testing.assert_close(risk, torch.tensor(0.36).to(A))
+    gA, gtau = torch.autograd.grad(risk, (A, tau))
+    torch.testing.assert_close(gtau, 6 * tau.detach())
+    assert gA.abs().max() < 1e-15
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 1e-20), ("float64", 1e-160)])
+def test_whitening_of_features_far_below_what_is_added(dtype, size):
+    X = torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0))
+    X = X.to(getattr(torch, dtype))
+    X[0] *= size
+    X.requires_grad_()
+    for kind in ("zca", "pca"):
+        white, mean, _ = svt.whiten(X, 1e-4, kind=kind)
+        expected = ((X - mean[:, None]) * 100).detach()
+        found = white[0].detach().norm(dim=0).sort().values
+        scale = found.new_tensor(1 / size)
+        if kind == "zca":
+            torch.testing.assert_close(white[0] * scale, expected[0] * scale)
+        torch.testing.assert_close(found.norm(), expected[0].norm())
+        (g,) = torch.autograd.grad(white.sum(), X)
+        assert g.isfinite().all()
+    found = svt.cca(X, X.detach(), ridge=1e-4).correlations
+    assert (found[0] < 1e-10).all()
+    assert (found[1] > 0.9).all()
+
+
+def test_pinv_of_complex_matrices_lies_in_memory_as_it_is():
+    A = torch.randn(2, 4, 3, dtype=torch.complex128)
+    found = svt.pinv(A)
+    assert not found.is_conj()
+    np.testing.assert_allclose(found.numpy(), np.linalg.pinv(A.numpy()), atol=1e-12)
+
+
 def test_a_graph_of_tensorflow_knows_nan_as_eager_code_does():
     """Grappler makes a > b of ~(a <= b), which is another thing for NaN."""
     tf = pytest.importorskip("tensorflow")

@@ -12,7 +12,7 @@ from typing import Any
 from array_api_compat import device, to_device
 
 from svdinv.backends import tape
-from svdinv.backends.tape import Tape, Traced, innermost, untraced
+from svdinv.backends.tape import Tape, Traced, check_plain, innermost, untraced
 from svdinv.backends.taped_functions import TapedNamespace
 from svdinv.core.backend import Backend, number_within
 from svdinv.core.degenerate import Repeated
@@ -159,6 +159,8 @@ class ArrayBackend(Backend):
         return x if self.tape is None else self.tape.constant(x)
 
     def asarray(self, x: Any, name: str) -> Array:
+        if type(x) is not Traced:
+            check_plain(x, name)
         return self._constant(self.xp.asarray(x))
 
     def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
@@ -338,10 +340,11 @@ def _vjp(
     Raises
     ------
     TypeError
-        If an argument is not floating point, no derivative of a function is known, or
-        a traced array is put into an array of NumPy, which would lose its derivative.
+        If an argument is not floating point, no derivative of a function is known,
+        a traced array is put into an array of NumPy, which would lose its derivative,
+        or beside it is a masked or sparse array or a `numpy.matrix`.
     ValueError
-        From the pullback, if a cotangent has the wrong shape.
+        From the pullback, if a cotangent has the wrong shape or key.
 
     Notes
     -----
@@ -420,7 +423,9 @@ def _linear(
     Parameters
     ----------
     forward : callable
-        The function, of an array; it is called with arrays that are not traced.
+        The function, of an array; it is called with arrays that are not traced, and
+        again for derivatives. What it reads must be the same then: the variable of a
+        loop is bound by ``lambda x, c=c: c * x``, an array that changes by a copy.
     adjoint : callable
         Its adjoint: Re <forward(x), y> = Re <x, adjoint(y)> for all x and y.
 

@@ -358,6 +358,24 @@ for _symbol, _name in {
     setattr(Traced, _symbol, _method(_name))
 
 
+# What arrays of other kinds than NumPy's own have, and what to write in their place.
+_ODD = {
+    "filled": "the array and its mask, apart",
+    "A1": "an array of NumPy, by np.asarray",
+    "tocsr": "a function made by `linear` from the products with it and its adjoint",
+}
+
+
+def check_plain(x: Any, name: str) -> None:
+    """Raise TypeError for arrays with operators of their own, masked or sparse."""
+    for attribute, instead in _ODD.items():
+        if not isinstance(x, Traced) and hasattr(x, attribute):
+            raise TypeError(
+                f"{name} must not be {type(x).__module__}.{type(x).__name__}; take "
+                f"{instead}"
+            )
+
+
 def innermost(arrays: Iterable[Any]) -> Tape | None:
     """Return the innermost tape that any of the arrays, nested or not, is on."""
     found = None
@@ -454,6 +472,10 @@ def _given(
     if given is None or tree is None:
         return
     if isinstance(tree, dict):
+        if not isinstance(given, dict) or not given.keys() <= tree.keys():
+            raise ValueError(
+                f"{name} must be a dict with keys among {list(tree)}, got {given!r}"
+            )
         given = [given.get(key) for key in tree]
         names, tree = [f"[{key!r}]" for key in tree], list(tree.values())
     elif isinstance(tree, tuple | list):
@@ -478,14 +500,15 @@ def _run(f: Callable[..., Any], args: Any, xp: Namespace) -> tuple[Tape, Any, An
 
     def variable(x: Any) -> Traced:
         number = next(numbers)
+        check_plain(x, f"argument {number} of the function")
         # A copy, so that the caller may change the array before the pullback.
         given, x = x, _apart(x, xp)
-        if not hasattr(given, "__iadd__"):
-            x = x[()]  # a number, which no update in place changes
         if not xp.isdtype(x.dtype, ("real floating", "complex floating")):
             raise TypeError(
                 f"argument {number} must be floating point or complex, got {x.dtype}"
             )
+        if not hasattr(given, "__iadd__"):
+            x = x[()]  # a number, which no update in place changes
         found = tape.variable(x)
         found.share()
         return found
@@ -541,6 +564,12 @@ def jvp(
 
     See the function of that name in the modules of the frameworks.
     """
+    for name, x in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(x, tuple | list):
+            raise TypeError(
+                f"{name} must be a tuple with one part for each argument of f, got "
+                f"{type(x).__name__}"
+            )
     tape, inputs, outputs, values = _run(f, primals, xp)
     moved: dict[int | None, Array] = {
         x.position: d for x, d in _given(tuple(tangents), inputs, "tangents", xp)

@@ -18,7 +18,14 @@ from array_api_compat import device
 
 from svdinv.backends import numpy_functions
 from svdinv.backends.numpy_functions import listed
-from svdinv.backends.tape import Traced, innermost, is_moving, sum_to, untraced
+from svdinv.backends.tape import (
+    Traced,
+    check_plain,
+    innermost,
+    is_moving,
+    sum_to,
+    untraced,
+)
 from svdinv.core.namespace import Array, Namespace, adjoint, conj, is_complex
 
 # Functions of arrays whose results do not move with them.
@@ -293,6 +300,8 @@ class TapedNamespace:
         tape = innermost(args)
         if tape is None:
             return value(*args)
+        for x in args:
+            check_plain(x, "what is beside a traced array")
         y = self._record(value, push, pull, *map(tape.value, args), reads=reads)
         x = tape.kept(args, reads)
         return tape.record(
@@ -331,9 +340,17 @@ class TapedNamespace:
         self, function: Any, transpose: Any, a: Array, *args: Any, **given: Any
     ) -> Any:
         """Call a linear function whose transpose is known."""
+        args = tuple(map(self._fixed, args))
+        given = {name: self._fixed(x) for name, x in given.items()}
         # Not `a` itself: rules keep no traced arrays, which would seem to be in use.
         back = transpose(self.base, untraced(a), *args, **given)
         return self.linear(lambda x: function(x, *args, **given), back, a)
+
+    def _fixed(self, x: Any) -> Any:
+        """Copy what may be changed before the derivative is computed."""
+        if isinstance(x, list):
+            return list(map(self._fixed, x))
+        return self.base.asarray(x, copy=True) if hasattr(x, "dtype") else x
 
     def linear(self, forward: Any, transpose: Any, a: Array) -> Array:
         """Call a linear function, whose adjoint is `transpose`."""

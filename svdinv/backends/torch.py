@@ -115,6 +115,10 @@ class TorchBackend(Backend):
     def stop_gradient(self, x: Tensor) -> Tensor:
         return x.detach()
 
+    def materialised(self, x: Tensor) -> Tensor:
+        # `mH` marks a tensor as conjugate, and `Tensor.numpy` refuses those.
+        return x.resolve_conj()
+
     def normal(self, shape: tuple[int, ...], like: Tensor, seed: Any) -> Tensor:
         if is_sharded(like):
             raise ValueError("A must be no DTensor: each device would draw anew")

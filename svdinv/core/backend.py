@@ -70,6 +70,10 @@ class Backend(ABC):
     def stop_gradient(self, x: Array) -> Array:
         """`x` without its derivative."""
 
+    def materialised(self, x: Array) -> Array:
+        """`x` as it lies in memory."""
+        return x
+
     @abstractmethod
     def normal(self, shape: tuple[Any, ...], like: Array, seed: Any) -> Array:
         """Draw normal random numbers in the dtype of `like`."""

@@ -171,9 +171,10 @@ class LogSum(Threshold):
         y, real = self._larger_root(s, tau, xp)
         positive = real & (y > 0)
         y = xp.where(positive, y, xp.ones_like(y))
-        # y is a minimum of the objective, the least one only if it is below 0's.
+        # y is a minimum of the objective, the least one only if it is below 0's. Over
+        # y, as its square may be no number.
         penalty = tau * xp.log1p(y / self.epsilon)
-        return positive & (penalty + 0.5 * y * y < s * y)
+        return positive & (penalty / y + 0.5 * y < s)
 
     def solve(self, s, tau, xp):
         return self._larger_root(s, tau, xp)[0]

@@ -60,7 +60,7 @@ def pinv(backend: Backend, A: Array, rcond: float | None = None) -> Array:
        Anal. 10(2), 1973.
     """
     A, restore = backend.matrices(A, "A")
-    return restore(_pinv(backend, A, rcond))
+    return restore(backend.materialised(_pinv(backend, A, rcond)))
 
 
 @operator

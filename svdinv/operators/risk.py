@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from svdinv.core.backend import Backend
 from svdinv.core.namespace import (
     Array,
@@ -72,8 +74,8 @@ def sure(backend: Backend, A: Array, tau: float | Array, sigma: float | Array) -
     Returns
     -------
     array
-        Real, shape (...), in units of A squared, which overflow from elements of
-        1e19 on in single precision. Being unbiased, it may be negative.
+        Real, shape (...), in units of A squared, which overflow from a threshold or
+        sigma of 1e19 on in single precision. Being unbiased, it may be negative.
 
     {raises}.
 
@@ -88,14 +90,16 @@ def sure(backend: Backend, A: Array, tau: float | Array, sigma: float | Array) -
     tau = per_batch(backend, tau, A, 2)
     sigma = per_batch(backend, sigma, A, 2, "sigma")
     unit = _unit(backend, A, tau, sigma)
-    A, tau = A / cast(unit[..., None, None], A, xp), tau / unit
-    variance = (sigma / unit) ** 2
+    A = A / cast(unit[..., None, None], A, xp)
     _, S, _ = backend.call(SVD(), A)
-    lost = xp.minimum(S, tau[..., None])
     m, n = lengths(backend, A)
     size = m * n * (2 if is_complex(A, xp) else 1)
-    risk = variance * (2 * _divergence(backend, S, tau, A) - size)
-    return restore((risk + xp.sum(lost * lost, axis=-1)) * unit * unit)
+    # What is squared may be far smaller than A.
+    least = backend.stop_gradient(xp.maximum(tau, sigma))
+    scale = binary_scale(least, xp)
+    lost = xp.minimum(S * unit[..., None], tau[..., None]) / scale[..., None]
+    risk = (sigma / scale) ** 2 * (2 * _divergence(backend, S, tau / unit, A) - size)
+    return restore((risk + xp.sum(lost * lost, axis=-1)) * scale * scale)
 
 
 def _unit(backend: Backend, A: Array, *sizes: Array) -> Array:
@@ -127,4 +131,5 @@ def _divergence(backend: Backend, S: Array, tau: Array, A: Array) -> Array:
     phi = -lost + xp.astype(kept, S.dtype)
     trace = inside + abs(m - n) * xp.sum(phi, axis=-1)
     trace = trace + xp.sum(S - S, axis=-1)  # NaN, which comparisons lose
+    trace = xp.where(tau[..., 0] == tau[..., 0], trace, xp.full_like(trace, math.nan))
     return 2 * trace if has_phase else trace

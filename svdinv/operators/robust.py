@@ -70,7 +70,8 @@ def robust_pca(
         Named tuple ``(low_rank, sparse)`` of the shape and dtype of A.
 
     {raises}, and if `iterations` or `growth` is below 1, or the number `penalty` is not
-        positive. Penalties of an array that are not positive give NaN.
+        positive. Penalties of an array that are not positive, and weights of NaN, give
+        NaN.
 
     See Also
     --------
@@ -99,7 +100,8 @@ def robust_pca(
         raise TypeError(f"report must be callable, got {report!r}")
     xp = backend.xp
     A, restore = backend.matrices(A, "A")
-    if weight is None:
+    given = weight is not None
+    if not given:
         m, n = lengths(backend, A)
         known = isinstance(m, int) and isinstance(n, int)
         weight = (max(m, n, 1) if known else xp.maximum(m, n)) ** -0.5
@@ -111,8 +113,9 @@ def robust_pca(
         mu = _default_penalty(backend, A)
     else:
         mu = per_batch(backend, penalty, A, 2, "penalty") * unit[..., 0, 0]
-    usual, one = mu > 0, xp.ones_like(mu)
-    mu = xp.where(usual, mu, one)
+    usual, one = (mu > 0) & (weight == weight), xp.ones_like(mu)
+    mu, weight = (xp.where(usual, x, one) for x in (mu, weight))
+    most = one * float(xp.finfo(mu.dtype).max) ** 0.5
     sparse = dual = xp.zeros_like(A)
     size = norm(backend.stop_gradient(A), xp)[..., 0, 0]
     for k in range(1, iterations + 1):
@@ -120,11 +123,12 @@ def robust_pca(
         low_rank = soft_threshold(backend, A - sparse + scaled, 1 / mu, False, method)
         sparse = _shrunk(A - low_rank + scaled, weight / mu, xp)
         rest = A - low_rank - sparse
-        dual, mu = dual + rest * _wide(mu, A, xp), mu * growth
+        dual = dual + rest * _wide(mu, A, xp)
+        mu = xp.minimum(mu * growth, most)
         if report is not None:
             left = norm(backend.stop_gradient(rest), xp)[..., 0, 0]
             report(k, safe_divide(left, size, size > 0, xp))
-    if hasattr(penalty, "shape"):
+    if given or hasattr(penalty, "shape"):
         unit = unit * xp.where(usual, one, xp.full_like(one, math.nan))[..., None, None]
     low_rank, sparse = (x * cast(unit, A, xp) for x in (low_rank, sparse))
     return LowRankAndSparse(restore(low_rank), restore(sparse))

@@ -98,7 +98,7 @@ def whiten(
     )
     m = _mean(backend, X) if m is None else m
     tau = per_batch(backend, epsilon, X, 2, "epsilon")
-    centred, unit = _scaled(backend, X - m[..., None, :])
+    centred, unit = _scaled(backend, X - m[..., None, :], tau)
     if C is None:
         C = _covariance(backend, centred, centred)
         covariance = C * cast(unit, C, xp) * cast(unit, C, xp)
@@ -187,7 +187,7 @@ def cca(
         raise ValueError(f"rank must be at most min(p, q) = {short}, got {rank}")
     tau = per_batch(backend, ridge, X, 2, "ridge")
     X, Y = (x - _mean(backend, x)[..., None, :] for x in (X, Y))
-    (X, x_unit), (Y, y_unit) = _scaled(backend, X), _scaled(backend, Y)
+    (X, x_unit), (Y, y_unit) = (_scaled(backend, x, tau) for x in (X, Y))
     roots = []
     for x, unit in ((X, x_unit), (Y, y_unit)):
         ridge = tau / unit[..., 0, 0] / unit[..., 0, 0]
@@ -236,10 +236,15 @@ def _mean(backend: Backend, X: Array) -> Array:
     return backend.xp.sum(X, axis=-2) / _count(backend, X)
 
 
-def _scaled(backend: Backend, X: Array) -> tuple[Array, Array]:
-    """Features over a power of two, and that, (..., 1, 1): powers of C overflow."""
+def _scaled(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array]:
+    """Features over a power of two, and that, (..., 1, 1): powers of C overflow.
+
+    And tau, which is added to C, over the square of it.
+    """
     xp = backend.xp
-    unit = binary_scale(abs_max(backend.stop_gradient(X), xp), xp)
+    root = xp.sqrt(backend.stop_gradient(tau))[..., None, None]
+    size = xp.maximum(abs_max(backend.stop_gradient(X), xp), root)
+    unit = binary_scale(size, xp)
     return X / cast(unit, X, xp), unit
 
 
