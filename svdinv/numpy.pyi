@@ -544,7 +544,9 @@ def linear(
     Parameters
     ----------
     forward : callable
-        The function, of an array; it is called with arrays that are not traced.
+        The function, of an array; it is called with arrays that are not traced, and
+        again for derivatives. What it reads must be the same then: the variable of a
+        loop is bound by ``lambda x, c=c: c * x``, an array that changes by a copy.
     adjoint : callable
         Its adjoint: Re <forward(x), y> = Re <x, adjoint(y)> for all x and y.
 
@@ -1076,7 +1078,8 @@ def robust_pca(
     ------
     TypeError, ValueError
         As `svt`, and if `iterations` or `growth` is below 1, or the number `penalty` is not
-        positive. Penalties of an array that are not positive give NaN.
+        positive. Penalties of an array that are not positive, and weights of NaN, give
+        NaN.
 
     See Also
     --------
@@ -1317,8 +1320,8 @@ def sure(
     Returns
     -------
     array
-        Real, shape (...), in units of A squared, which overflow from elements of
-        1e19 on in single precision. Being unbiased, it may be negative.
+        Real, shape (...), in units of A squared, which overflow from a threshold or
+        sigma of 1e19 on in single precision. Being unbiased, it may be negative.
 
     Raises
     ------
@@ -1944,10 +1947,11 @@ def vjp(
     Raises
     ------
     TypeError
-        If an argument is not floating point, no derivative of a function is known, or
-        a traced array is put into an array of NumPy, which would lose its derivative.
+        If an argument is not floating point, no derivative of a function is known,
+        a traced array is put into an array of NumPy, which would lose its derivative,
+        or beside it is a masked or sparse array or a `numpy.matrix`.
     ValueError
-        From the pullback, if a cotangent has the wrong shape.
+        From the pullback, if a cotangent has the wrong shape or key.
 
     Notes
     -----

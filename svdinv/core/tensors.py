@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from operator import index
 from typing import Any
 
 from svdinv.core.namespace import Array, Namespace, is_complex, sizes
@@ -115,6 +116,10 @@ def tilings(size: tuple[int, int], block: Any, stride: Any, shift: Any) -> list[
 def pair(name: str, value: Any) -> tuple[int, int]:
     """Return two integers as they are, and one integer twice."""
     two = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(two) != 2 or not all(hasattr(i, "__index__") for i in two):
-        raise TypeError(f"{name} must be an integer or two of them, got {value!r}")
-    return int(two[0]), int(two[1])
+    try:
+        first, second = map(index, two)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be an integer or two of them, got {value!r}"
+        ) from error
+    return first, second

@@ -1148,7 +1148,8 @@ def robust_pca(
     ------
     TypeError, ValueError
         As `svt`, and if `iterations` or `growth` is below 1, or the number `penalty` is not
-        positive. Penalties of an array that are not positive give NaN.
+        positive. Penalties of an array that are not positive, and weights of NaN, give
+        NaN.
 
     See Also
     --------
@@ -1392,8 +1393,8 @@ def sure(
     Returns
     -------
     array
-        Real, shape (...), in units of A squared, which overflow from elements of
-        1e19 on in single precision. Being unbiased, it may be negative.
+        Real, shape (...), in units of A squared, which overflow from a threshold or
+        sigma of 1e19 on in single precision. Being unbiased, it may be negative.
 
     Raises
     ------
