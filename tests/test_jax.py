@@ -454,6 +454,21 @@ def test_products_are_in_full_precision(name):
         assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
+def test_no_array_is_broadcast_to_more_axes_unasked():
+    A = jnp.asarray(positive := numbers((3, 3)) @ numbers((3, 3)).T + 4 * np.eye(3))
+    functions = [
+        lambda A: face.spectral_map(A, jnp.tanh),
+        lambda A: face.powm(A, 0.3),
+        lambda A: face.psd_project(A, 0.1),
+        lambda A: face.bures_distance(A, jnp.asarray(positive)),
+        lambda A: face.eigh_generalized(A, jnp.asarray(positive)).w,
+        face.logm,
+    ]
+    with jax.numpy_rank_promotion("raise"):
+        for f in functions:
+            assert jnp.isfinite(jax.grad(lambda A, f=f: jnp.sum(f(A)))(A)).all()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
 def test_exact_on_a_gpu(dtype):

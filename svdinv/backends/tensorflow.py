@@ -84,9 +84,19 @@ def _warn_of_rounded_products() -> None:
 
 def _marked(y: tuple[Any, ...]) -> tuple[Any, ...]:
     """Mark outputs that a custom gradient links to the inputs."""
-    if tf.executing_eagerly() or is_portable():
+    if tf.executing_eagerly() or (is_portable() and not _is_vectorized()):
         return y
     return tuple(None if t is None else tf.raw_ops.Snapshot(input=t) for t in y)
+
+
+def _is_vectorized() -> bool:
+    """Whether what is traced is the body of a vectorized loop, which no file holds."""
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        if "loop_body" in graph.get_name_scope():
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
 
 
 @_plain

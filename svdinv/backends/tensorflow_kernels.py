@@ -70,8 +70,10 @@ def portable() -> Iterator[None]:
     same up to rounding errors. What was traced before it stays as it is: trace within
     it, or make a new `tf.function`. So does what was traced outside of XLA: from within
     a function with ``jit_compile=True`` it can be called only if it was traced in this
-    context, or first from there. TFLite has no SVD and no eigendecomposition: it
-    converts operators with ``method="matmul"`` alone.
+    context, or first from there. If `tf.vectorized_map` is given a function that was
+    traced here, a tape outside of it finds a gradient of 0, without an error. TFLite
+    has no SVD and no eigendecomposition: it converts operators with
+    ``method="matmul"`` alone.
 
     Examples
     --------

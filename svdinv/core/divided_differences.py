@@ -33,8 +33,8 @@ def _in_front(numbers: Array, x: Array, xp: Namespace) -> Array:
 
 def difference_nodes(S: Array, nodes: Array, xp: Namespace) -> Array:
     """Where `sampled_difference` needs the slope of f, shape (8, ..., k, k)."""
-    si, sj = S[..., :, None], S[..., None, :]
-    return si + _in_front(nodes, sj, xp) * (sj - si)
+    si, sj = S[None, ..., :, None], S[None, ..., None, :]
+    return si + _in_front(nodes, S[..., None], xp) * (sj - si)
 
 
 def sampled_difference(

@@ -116,10 +116,16 @@ TRANSFORMS = {
             "ForwardAccumulator",
             "eager. One inside another takes third derivatives, which only `svd` and "
             "the norms have; a tape inside an accumulator takes two, but not of "
-            "`kabsch`, nor in `tf.function`, where a tape of a tape does",
+            "`kabsch`, nor in `tf.function`, where a tape of a tape does. Of a "
+            "`tf.function` that a tape has differentiated before, most raise "
+            "NotImplementedError: make another",
             every=False,
         ),
-        Transform("ForwardAccumulator in a function", "in `tf.function`", every=False),
+        Transform(
+            "ForwardAccumulator in a function",
+            "in `tf.function`, but not around `tf.while_loop`",
+            every=False,
+        ),
         Transform("unknown batch", "`tf.function`, value and gradient", every=False),
         Transform("unknown rows", "`tf.function`, value and gradient", every=False),
         Transform(
