@@ -624,7 +624,7 @@ def test_whitening_of_features_far_below_what_is_added(dtype, size):
     for kind in ("zca", "pca"):
         white, mean, _ = svt.whiten(X, 1e-4, kind=kind)
         expected = ((X - mean[:, None]) * 100).detach()
-        found = white[0].detach().norm(dim=0).sort().values
+        found = white[0].detach()
         scale = found.new_tensor(1 / size)
         if kind == "zca":
             torch.testing.assert_close(white[0] * scale, expected[0] * scale)

@@ -159,8 +159,7 @@ class ArrayBackend(Backend):
         return x if self.tape is None else self.tape.constant(x)
 
     def asarray(self, x: Any, name: str) -> Array:
-        if type(x) is not Traced:
-            check_plain(x, name)
+        check_plain(x, name)
         return self._constant(self.xp.asarray(x))
 
     def parameter(self, value: Any, like: Array, name: str = "value") -> Array:

@@ -368,8 +368,10 @@ _ODD = {
 
 def check_plain(x: Any, name: str) -> None:
     """Raise TypeError for arrays with operators of their own, masked or sparse."""
+    if isinstance(x, Traced):
+        return
     for attribute, instead in _ODD.items():
-        if not isinstance(x, Traced) and hasattr(x, attribute):
+        if hasattr(x, attribute):
             raise TypeError(
                 f"{name} must not be {type(x).__module__}.{type(x).__name__}; take "
                 f"{instead}"

@@ -98,13 +98,12 @@ def whiten(
     )
     m = _mean(backend, X) if m is None else m
     tau = per_batch(backend, epsilon, X, 2, "epsilon")
-    centred, unit = _scaled(backend, X - m[..., None, :], tau)
+    centred, unit, tau = _scaled(backend, X - m[..., None, :], tau)
     if C is None:
         C = _covariance(backend, centred, centred)
         covariance = C * cast(unit, C, xp) * cast(unit, C, xp)
     else:
         covariance, C = C, C / cast(unit, C, xp) / cast(unit, C, xp)
-    tau = tau / unit[..., 0, 0] / unit[..., 0, 0]
     if kind == "zca":
         W = powm(backend, _with_ridge(backend, C, tau), -0.5)
     else:
@@ -187,10 +186,10 @@ def cca(
         raise ValueError(f"rank must be at most min(p, q) = {short}, got {rank}")
     tau = per_batch(backend, ridge, X, 2, "ridge")
     X, Y = (x - _mean(backend, x)[..., None, :] for x in (X, Y))
-    (X, x_unit), (Y, y_unit) = (_scaled(backend, x, tau) for x in (X, Y))
+    scaled = [_scaled(backend, x, tau) for x in (X, Y)]
+    (X, x_unit, _), (Y, y_unit, _) = scaled
     roots = []
-    for x, unit in ((X, x_unit), (Y, y_unit)):
-        ridge = tau / unit[..., 0, 0] / unit[..., 0, 0]
+    for x, _, ridge in scaled:
         covariance = _covariance(backend, x, x)
         roots.append(powm(backend, _with_ridge(backend, covariance, ridge), -0.5))
     times = partial(product, call=backend.call, xp=xp)
@@ -236,16 +235,16 @@ def _mean(backend: Backend, X: Array) -> Array:
     return backend.xp.sum(X, axis=-2) / _count(backend, X)
 
 
-def _scaled(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array]:
+def _scaled(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array]:
     """Features over a power of two, and that, (..., 1, 1): powers of C overflow.
 
-    And tau, which is added to C, over the square of it.
+    And tau, which is added to C, over its square.
     """
     xp = backend.xp
     root = xp.sqrt(backend.stop_gradient(tau))[..., None, None]
     size = xp.maximum(abs_max(backend.stop_gradient(X), xp), root)
     unit = binary_scale(size, xp)
-    return X / cast(unit, X, xp), unit
+    return X / cast(unit, X, xp), unit, tau / unit[..., 0, 0] / unit[..., 0, 0]
 
 
 def _covariance(backend: Backend, X: Array, Y: Array) -> Array:
