@@ -90,6 +90,16 @@ def main(results):
     pair = [jax.device_put(x, NamedSharding(mesh, P("i"))) for x in (B, b)]
     with jax.set_mesh(mesh):
         found["explicit vectors"] = error(o.lstsq(*pair), np.asarray(o.lstsq(B, b)))
+        # Mapped, beside what is not, and with a further map inside the first.
+        shared = B[0]
+        for name, f in {
+            "target": lambda X: jax.grad(lambda Y: o.kabsch(X, Y).rmsd)(shared),
+            "jacobian": jax.jacrev(lambda X: o.svt(X, 0.5)),
+            "tangents": jax.jacfwd(o.polar),
+            "factor": jax.jacrev(lambda X: o.svd(X).U[0]),
+        }.items():
+            mapped = jax.vmap(f)
+            found["explicit " + name] = error(mapped(pair[0]), np.asarray(mapped(B)))
     try:
         o.svt(jax.device_put(A, NamedSharding(mesh, P("i", None))), 20.0)
     except ValueError as refused:

@@ -25,10 +25,10 @@ from svdinv.core.backend import Backend, number_within
 from svdinv.core.operation import (
     Operation,
     filled,
-    in_front,
     padded,
     present,
     rebuilt,
+    some,
 )
 from svdinv.kernels.rules import RULES
 
@@ -317,7 +317,9 @@ def _transpose(
 
 
 def _batch(x: Any, axes: Any, *, operation: Operation, there: tuple[bool, ...]) -> Any:
-    y = _call_p.bind(*in_front(x, axes, xp), operation=operation, there=there)
+    # Of what is not mapped, `vmap` knows over which axes of a mesh it is to be sharded.
+    in_front = jax.vmap(lambda *x: x, in_axes=tuple(axes))(*x)
+    y = _call_p.bind(*in_front, operation=operation, there=there)
     return y, [0] * len(y)
 
 
@@ -360,11 +362,7 @@ class JAXBackend(Backend):
         # The type of an array has its explicit axes alone; JAX refuses products over
         # them.
         spec = tuple(getattr(getattr(jax.typeof(A), "sharding", None), "spec", ()))
-        if (
-            ndim > 1
-            and len(spec) == A.ndim
-            and any(axis is not None for axis in spec[-2:])
-        ):
+        if ndim > 1 and len(spec) == A.ndim and some(*spec[-2:]):
             raise ValueError(
                 f"{name} must be sharded along its rows or columns over axes of the "
                 f"type Auto, not the explicit {spec}: make the mesh by "
