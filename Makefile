@@ -32,7 +32,7 @@ test: .venv-test/.ready ## install every framework; run the checks, the docs bui
 	$(TEST)/python -m pytest -n 2 --timeout 600 $(PYTEST_ARGS)
 
 # Where a module has a stub, mypy reads that, unless it is told to read the module.
-with-stubs = $(patsubst %.pyi,%.py,$(wildcard svdinv/*.pyi svdinv/*/*.pyi))
+with-stubs = $(wildcard $(patsubst %.pyi,%.py,$(wildcard svdinv/*.pyi svdinv/*/*.pyi)))
 
 lint: .venv-test/.ready ## ruff, mypy and the import contracts
 	$(TEST)/ruff check .

@@ -1,7 +1,9 @@
 """Write the stubs of the modules whose names come into being at run time.
 
-Editors and type checkers read a stub in place of its module: operators in the types of
-their framework, and the docstrings of operators and layers.
+Editors and type checkers read a stub in place of its module. Signatures and docstrings
+of the operators are in one stub, generic in the types of arrays; those of the modules
+of frameworks name them in the types of theirs, as the standard library's `random` names
+the methods of a generator.
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ from textwrap import indent
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from svdinv.operators import OPERATORS
+
+ROOT = Path(__file__).parents[1]
 RESULTS = "svdinv.core.results"
+FUNCTIONS = "svdinv.numpy"  # where all of them are
+GENERIC = "svdinv._operators"
 HEADER = "# Written by `make stubs` (tools/stubs.py): change what that reads.\n"
 
 
@@ -28,6 +35,7 @@ class Face(NamedTuple):
     imports: str
     array: str  # type of results
     given: str  # type of arguments
+    functions: str = ""  # class of `GENERIC` whose methods it has
     layer: str = ""  # base of layers
 
 
@@ -36,27 +44,41 @@ FACES = {
         "import torch\nfrom svdinv.torch import nn as nn",
         "torch.Tensor",
         "torch.Tensor",
+        "Operators",
     ),
     "svdinv.torch.nn": Face(
-        "from torch import Tensor, nn", "Tensor", "Tensor", "nn.Module"
+        "from torch import Tensor, nn", "Tensor", "Tensor", layer="nn.Module"
     ),
     "svdinv.tf": Face(
         "from tensorflow import Tensor\n"
         "from tensorflow.types.experimental import TensorLike",
         "Tensor",
         "TensorLike",
+        "Operators",
     ),
     "svdinv.jax": Face(
-        "import jax\nfrom jax.typing import ArrayLike", "jax.Array", "ArrayLike"
+        "import jax\nfrom jax.typing import ArrayLike",
+        "jax.Array",
+        "ArrayLike",
+        "Operators",
     ),
     "svdinv.numpy": Face(
-        "from numpy.typing import ArrayLike, NDArray", "NDArray[Any]", "ArrayLike"
+        "from numpy.typing import ArrayLike, NDArray",
+        "NDArray[Any]",
+        "ArrayLike",
+        "ArrayFunctions",
     ),
-    "svdinv.cupy": Face("import cupy", "cupy.ndarray", "cupy.ndarray"),
-    "svdinv.dask": Face("from dask.array import Array", "Array", "Array"),
-    "svdinv.mlx": Face("from mlx.core import array", "array", "array"),
-    "svdinv.keras": Face("import keras", "Any", "Any", "keras.layers.Layer"),
+    "svdinv.cupy": Face(
+        "import cupy", "cupy.ndarray", "cupy.ndarray", "ArrayFunctions"
+    ),
+    "svdinv.dask": Face(
+        "from dask.array import Array", "Array", "Array", "ArrayFunctions"
+    ),
+    "svdinv.mlx": Face("from mlx.core import array", "array", "array", "Operators"),
+    "svdinv.keras": Face("import keras", "Any", "Any", layer="keras.layers.Layer"),
 }
+
+_GENERIC = Face("from typing import Generic, TypeVar", "Array", "ArrayLike")
 
 # The argument that the type of the result depends on, and its values for the members
 # of that type, in their order.
@@ -151,9 +173,11 @@ def docstring(thing: Any) -> str:
     return indent(f'{raw}"""{text}{end}"""', "    ") + "\n"
 
 
-def function_stub(face: Face, name: str, function: Callable[..., Any]) -> str:
+def function_stub(
+    face: Face, name: str, function: Callable[..., Any], method: bool = False
+) -> str:
     """Write a function, with overloads if it has such an option."""
-    whole, doc = signature(face, function), docstring(function)
+    whole, doc = signature(face, function, method), docstring(function)
     option, values = OPTIONS.get(name, ("", ()))
     if option not in whole.parameters:
         return f"def {name}{whole}:\n{doc}"
@@ -203,15 +227,52 @@ def layer_stub(face: Face, cls: type) -> str:
     return "".join(parts)
 
 
+def generic_stub() -> str:
+    """Write the operators, and what modules with a tape of their own have beside them.
+
+    They are methods of classes that exist in the stub alone.
+    """
+    module, lines = (
+        import_module(FUNCTIONS),
+        [
+            '"""Functions of arrays, by their types: for the stubs of the modules."""',
+            _imported(_GENERIC.imports),
+            'Array = TypeVar("Array")',
+            'ArrayLike = TypeVar("ArrayLike")',
+        ],
+    )
+    for head, names in {
+        "Operators(Generic[Array, ArrayLike])": set(OPERATORS),
+        "ArrayFunctions(Operators[Array, ArrayLike])": {*module.__all__} - {*OPERATORS},
+    }.items():
+        lines.append(f"class {head}:")
+        for name in sorted(names):
+            text = function_stub(_GENERIC, name, getattr(module, name), method=True)
+            lines.append(indent(text, "    "))
+    return formatted("\n".join(lines))
+
+
+def _imported(imports: str) -> str:
+    """Add the names that signatures may have."""
+    lines = (f"\nfrom {s} import {', '.join(names)}" for s, names in _NAMES.items())
+    return imports + "".join(lines)
+
+
 def stub(name: str) -> str:
     """Write the stub of a module."""
     module, face = import_module(name), FACES[name]
     imports, parts = face.imports, []
+    kind = face.functions
+    if kind:
+        imports += f"\nfrom {GENERIC} import {kind} as _{kind}"
+        parts.append(f"_functions: _{kind}[{face.array}, {face.given}]\n")
     for public in module.__all__:
         thing = getattr(module, public)
         if isinstance(thing, ModuleType):
             continue
-        if thing.__module__ != name:
+        if kind and (public in OPERATORS or kind == "ArrayFunctions"):
+            parts.append(f"{public} = _functions.{public}\n")
+        elif thing.__module__ != name:
             imports += f"\nfrom {thing.__module__} import {public} as {public}"
         elif not isinstance(thing, type):
             parts.append(function_stub(face, public, thing))
@@ -219,10 +280,8 @@ def stub(name: str) -> str:
             parts.append(tuple_stub(thing))
         else:
             parts.append(layer_stub(face, thing))
-    for source, names in _NAMES.items():
-        imports += f"\nfrom {source} import {', '.join(names)}"
     return formatted(
-        f'"""{inspect.getdoc(module)}\n"""\n{imports}\n\n' + "\n".join(parts)
+        f'"""{inspect.getdoc(module)}\n"""\n{_imported(imports)}\n\n' + "".join(parts)
     )
 
 
@@ -241,19 +300,21 @@ def formatted(text: str) -> str:
         text = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--stdin-filename=stub.pyi", "-"],
             input=text, capture_output=True, check=True, encoding="utf-8",
-            cwd=Path(__file__).parents[1],
+            cwd=ROOT,
         ).stdout  # fmt: skip
     return HEADER + text
 
 
 def path_of(name: str) -> Path:
-    """Give the path of the stub of a module."""
-    return Path(str(import_module(name).__file__)).with_suffix(".pyi")
+    """Give the path of the stub of a module, which may have no module."""
+    path = ROOT.joinpath(*name.split("."))
+    return path / "__init__.pyi" if path.is_dir() else path.with_suffix(".pyi")
 
 
 def main() -> None:
     """Write all stubs, but those of frameworks that are not installed."""
     path_of(RESULTS).write_text(results_stub(), "utf-8")
+    path_of(GENERIC).write_text(generic_stub(), "utf-8")
     for name in FACES:
         try:
             text = stub(name)
