@@ -203,6 +203,8 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             arguments.parser.error(f"argument --set: NAME=VALUE expected, got {text!r}")
+        if name in overrides:
+            arguments.parser.error(f"argument --set: {name} is given twice")
         try:
             overrides[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:  # a string without quotes

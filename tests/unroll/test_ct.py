@@ -284,6 +284,8 @@ def test_damaged_files_are_refused(tmp_path):
         ("geometry", np.r_[made["geometry"][:4], 1e3, 0, 0], "no ray runs through"),
         ("geometry", np.r_[made["geometry"][:5], 1, 9], "source must lie beyond"),
         ("geometry", np.r_[made["geometry"][:5], 0, 9], "distance must be 0"),
+        ("geometry", np.r_[made["geometry"][:5], 99, 9], "must be at least source"),
+        ("angles", np.radians(made["angles"]), "angles must be in degrees"),
         ("angles", np.ones(3), "angles must have the shape"),
         (
             "sinogram",

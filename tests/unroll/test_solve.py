@@ -310,6 +310,11 @@ R = Casorati(1.0)
         (lambda: solve(Problem(Y[..., :3], A), R), ValueError, "broadcast"),
         (lambda: solve(Problem(Y, A), R, x0=Y[0]), ValueError, "x0 must have the sha"),
         (lambda: solve(Problem(Y, A), R, x0=Y + 0j), TypeError, "x0 must be real"),
+        (lambda: solve(Problem(Y, A), R, x0=Y * np.nan), ValueError, "x0 contains NaN"),
+        (lambda: solve(Problem(Y, A), R, x0=Y.tolist()), TypeError, "x0 must be a Num"),
+        # Otherwise the first of them has converged at once.
+        (lambda: solve(Problem(Y * 1e-170, A), R), ValueError, "y must have other un"),
+        (lambda: solve(Problem(Y * 1e160, A), R), ValueError, "y must have other un"),
         (lambda: solve(Problem(Y, A), R, iterations=0), ValueError, "iterations"),
         (lambda: solve(Problem(Y, A), R, rtol=-1), ValueError, "rtol"),
         (lambda: solve(Problem(Y, A), R, rtol=np.nan), ValueError, "rtol"),

@@ -346,6 +346,11 @@ def test_other_options_beside_resume_are_refused(whole, more, message, one_line)
     assert message in one_line()
 
 
+def test_an_option_has_one_value(one_line):
+    assert train("colour", "--print", "--set", "training.steps=2", "--steps", 4) == 2
+    assert "argument --set: training.steps is given twice" in one_line()
+
+
 # What there is already
 
 

@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from array_api_compat import is_numpy_array
+
 from svdinv.operators._arguments import as_integer
 from svdinv.unroll.algorithms.iterations import (
     FISTA,
@@ -144,7 +146,8 @@ def solve(
         If `problem` is not a `Problem`, data are not floating point, `x0` is complex
         where images are real, or the algorithm cannot use the prior or fidelity.
     ValueError
-        If data are NaN or infinite, a shape is wrong, or an option is out of range.
+        If data or `x0` are NaN or infinite, or so large or small that their squares
+        are no numbers, a shape is wrong, or an option is out of range.
     FloatingPointError
         If the image becomes NaN or infinite, because a step is too large.
     Interrupted
@@ -180,8 +183,9 @@ def solve(
             )
     if x0 is None and not problem.A.linear:
         raise ValueError(f"x0 is required if A is not linear: {problem.A!r}")
+    x0 = None if x0 is None else _checked_start(x0, problem.y)
     like = problem.adjoint() if problem.A.linear else x0
-    _check_shapes(problem, like, x0)
+    _check_image(problem, like, x0)
     current = _first_state(algorithm, problem, like, x0, state)
     passed = dict(parameters or {})
     if unknown := sorted(passed.keys() - algorithm.parameters.keys()):
@@ -298,7 +302,21 @@ def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -
     return converged
 
 
-def _check_shapes(problem: Problem, image: Array, x0: Array | None) -> None:
+def _checked_start(x0: Array, y: Array) -> Array:
+    """Check that `x0` is an array of numbers, of NumPy or of the framework of `y`."""
+    try:
+        known = is_numpy_array(x0) or namespace(x0) is namespace(y)
+    except TypeError:  # no array
+        known = False
+    if not known:
+        kinds = f"a NumPy array or, as y is, {type(y).__name__}"
+        raise TypeError(f"x0 must be {kinds}, got {type(x0).__name__}")
+    if not as_float(namespace(x0).max(abs(x0))) < math.inf:
+        raise ValueError("x0 contains NaN or infinity")
+    return x0
+
+
+def _check_image(problem: Problem, image: Array, x0: Array | None) -> None:
     shape = tuple(problem.A.forward(image).shape)
     if shape != tuple(problem.y.shape):
         raise ValueError(
@@ -312,3 +330,13 @@ def _check_shapes(problem: Problem, image: Array, x0: Array | None) -> None:
     real = not is_complex(image, namespace(image))
     if x0 is not None and real and is_complex(x0, namespace(x0)):
         raise TypeError(f"x0 must be real, because A^H y is, got {x0.dtype}")
+    # Algorithms divide and compare squares: of those that underflow, an image that
+    # has hardly changed looks like one that has converged.
+    xp = namespace(image)
+    info, size = xp.finfo(image.dtype), as_float(xp.max(xp.abs(image)))
+    least, most = float(info.smallest_normal), float(info.max)
+    if size and not least / info.eps <= size * size <= most * info.eps:
+        raise ValueError(
+            f"y must have other units: squares of the image, of elements up to "
+            f"{size:.3g}, are no numbers of {image.dtype}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 LEAST, MOST = 11, 4096
 """Fewest and most rows and columns of an image."""
+
+_MANY = 8  # views that no scan takes within a few degrees
 
 
 def read_geometry(
@@ -33,6 +36,10 @@ def read_geometry(
         rule = f"must have {LEAST} to {MOST} pixels a side, got {rows}x{columns}"
         raise file.error("geometry", rule)
     angles = file.real("angles").astype(np.float64)
+    arc = float(np.ptp(angles))
+    if views >= _MANY and arc <= 2 * math.pi:
+        rule = f"must be in degrees, got {views} within {arc:.3g}, as in radians"
+        raise file.error("angles", rule)
     return kind(rows, columns, *numbers[2:]), angles
 
 
