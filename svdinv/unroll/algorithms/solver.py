@@ -334,8 +334,8 @@ def _check_image(problem: Problem, image: Array, x0: Array | None) -> None:
     # has hardly changed looks like one that has converged.
     xp = namespace(image)
     info, size = xp.finfo(image.dtype), as_float(xp.max(xp.abs(image)))
-    least, most = float(info.smallest_normal), float(info.max)
-    if size and not least / info.eps <= size * size <= most * info.eps:
+    least, most, eps = map(float, (info.smallest_normal, info.max, info.eps))
+    if size and not least / eps <= size * size <= most * eps:
         raise ValueError(
             f"y must have other units: squares of the image, of elements up to "
             f"{size:.3g}, are no numbers of {image.dtype}"
