@@ -97,6 +97,7 @@ def main(results):
             "jacobian": jax.jacrev(lambda X: o.svt(X, 0.5)),
             "tangents": jax.jacfwd(o.polar),
             "factor": jax.jacrev(lambda X: o.svd(X).U[0]),
+            "blocks": lambda X: o.local_low_rank(X[None], 0.5, 2),
         }.items():
             mapped = jax.vmap(f)
             found["explicit " + name] = error(mapped(pair[0]), np.asarray(mapped(B)))

@@ -94,7 +94,7 @@ class TestJAX:
 
     def test_explicit_axes_are_of_the_batch(self, in_jax):
         assert in_jax["explicit batch"] < 1e-13
-        for name in ("vectors", "target", "jacobian", "tangents", "factor"):
+        for name in ("vectors", "target", "jacobian", "tangents", "factor", "blocks"):
             assert in_jax[f"explicit {name}"] < 1e-13, name
         assert "A must be sharded along its rows or columns" in in_jax["explicit rows"]
 

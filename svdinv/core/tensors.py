@@ -62,6 +62,8 @@ class Tiling:
             x = xp.roll(x, -shift, axis=axis) if shift else x
         *batch, T, H, W = sizes(x, xp)
         (h, w), n = self.block, len(batch)
+        # One axis at a time: JAX refuses more of what is sharded over explicit axes.
+        x = xp.reshape(x, (*batch, T, H // h, h, W))
         x = xp.reshape(x, (*batch, T, H // h, h, W // w, w))
         x = xp.permute_dims(x, (*range(n), n + 1, n + 3, n + 2, n + 4, n))
         return xp.reshape(x, (*batch, H // h, W // w, h * w, T))
@@ -72,6 +74,7 @@ class Tiling:
         (h, w), n = self.block, len(batch)
         x = xp.reshape(tiles, (*batch, rows, columns, h, w, T))
         x = xp.permute_dims(x, (*range(n), n + 4, n, n + 2, n + 1, n + 3))
+        x = xp.reshape(x, (*batch, T, rows * h, columns, w))
         x = xp.reshape(x, (*batch, T, rows * h, columns * w))
         for axis, (_, _, shift) in zip((-2, -1), self._axes(), strict=True):
             x = xp.roll(x, shift, axis=axis) if shift else x
