@@ -89,11 +89,14 @@ endef
 
 # Each stamp is written last, so that a half-made environment is made again.
 # Bytecode of all that is installed would take longer than that of what is imported.
+# The second core compiles the kernels meanwhile; svdinv's installation would do it after.
 .PRECIOUS: .venv-%/.packages
 .venv-%/.packages: requirements/%.txt
 	$(make-venv)
-	.venv-$*/bin/python -m pip install --disable-pip-version-check --no-compile -r $<
-	@touch $@
+	@[ -e svdinv/kernels/libsvdinv.so ] || \
+	    .venv-$*/bin/python svdinv/kernels/build.py >/dev/null 2>&1 & \
+	.venv-$*/bin/python -m pip install --disable-pip-version-check --no-compile -r $< \
+	    && { wait; touch $@; }
 
 .venv-%/.ready: .venv-%/.packages pyproject.toml hatch_build.py $(wildcard svdinv/kernels/*.[ch] svdinv/kernels/build.py)
 	@rm -f $@
