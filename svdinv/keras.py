@@ -9,8 +9,7 @@ Half precision, as with the policy ``"mixed_float16"``, is computed in single
 precision, and the learned parameter stays in it. Complex tensors pass as they are, but
 not through `Whitening`: Keras casts only real ones to a layer's dtype. Without XLA,
 that is, on TensorFlow: its decomposition knows no complex matrices and stops at 1e-6,
-so that models with these layers are compiled without it, unless ``jit_compile=True``
-asks for it.
+so that Keras compiles models with these layers without it.
 """
 
 from __future__ import annotations

@@ -216,6 +216,17 @@ def check_fit_lowers_the_loss(folder):
     assert abs(psnr - expected) < 1e-3
 
 
+def check_steps_without_a_compiler_are_the_same(folder):
+    _, (y, mask), expected = case(folder, "SLR")
+    losses = []
+    for options in ({}, {"jit_compile": False}, {"run_eagerly": True}):
+        model = models.SLRNet(cells=1, features=2, seed=0)
+        model.compile(keras.optimizers.SGD(0.1), models.MeanSquaredError(), **options)
+        history = model.fit((y, mask), expected["truth"], epochs=2, verbose=0).history
+        losses.append(history["loss"])
+    np.testing.assert_allclose(losses, [losses[0]] * 3, rtol=1e-5)
+
+
 def check_losses_that_drop_the_imaginary_part(folder):
     model = models.LSNet(**SMALL)
     for loss in (
@@ -463,6 +474,7 @@ def check_what_is_refused(folder):
     for call, error, words in (
         (lambda: model(y), TypeError, "LS needs after the measured values: mask"),
         (lambda: model((y, mask, y, y)), TypeError, "got 3 arguments"),
+        (lambda: model({"y": y, "mask": mask}), TypeError, "inputs must be a tuple"),
         (lambda: model((y[0], mask[0])), ValueError, "axes B T H W"),
         (lambda: model((y, mask[..., 1:])), ValueError, "does not broadcast"),
         (lambda: model((y, mask.astype("float32"))), TypeError, "array of bool"),
@@ -480,6 +492,10 @@ def check_what_is_refused(folder):
     ):
         with pytest.raises(error, match=words):
             call()
+    if keras.backend.backend() == "torch":
+        with pytest.raises(ValueError, match="jit_compile must not be True"):
+            model.compile("sgd", jit_compile=True)
+        image.compile("sgd", jit_compile=True)
     models.save(models.Network(SLR(cells=1, features=2)), folder / "slr")
     content = (folder / "slr").read_bytes()
     (folder / "slr").write_bytes(content[:-1])

@@ -139,11 +139,18 @@ class Network(keras.Model):
         tensor
             Images, not clipped, with the axes that ``recipe.axes`` names.
         """
+        if isinstance(inputs, dict):
+            raise TypeError(
+                "inputs must be a tuple, of the measured values and the arguments of "
+                f"the forward operator, got a dict of {', '.join(map(str, inputs))}"
+            )
         y, *measurement = inputs if isinstance(inputs, tuple | list) else (inputs,)
         self._last_inputs = keras.tree.map_structure(_input_spec, inputs)
         dtype = self._precision(y.dtype)
         if dtype != keras.backend.standardize_dtype(y.dtype):
             y = ops.cast(y, dtype)
+        # Without jit, Keras on JAX passes NumPy's arrays beside traced weights.
+        y, *measurement = map(_as_tensor, (y, *measurement))
 
         def make(y: Array, measurement: Sequence[Any]) -> Problem:
             return make_problem(self.recipe, self.operator, y, tuple(measurement))
@@ -177,10 +184,22 @@ class Network(keras.Model):
         super().export(filepath, *args, **options)
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile; TypeError if a Keras loss or metric would drop imaginary parts."""
+        """Compile; TypeError if a Keras loss or metric would drop imaginary parts.
+
+        ValueError if PyTorch is to compile, too: gradients of numbers that multiply
+        complex images are wrong by its default compiler, as of version 2.13.
+        """
         if "T" in self.recipe.axes:
             signature = inspect.signature(keras.Model.compile)
             arguments = signature.bind(self, *args, **options).arguments
+            if (
+                arguments.get("jit_compile") is True
+                and keras.backend.backend() == "torch"
+            ):
+                raise ValueError(
+                    "jit_compile must not be True on PyTorch, whose compiler returns "
+                    "wrong gradients of numbers that multiply complex images"
+                )
             for kind in ("loss", "metrics", "weighted_metrics"):
                 for value in keras.tree.flatten(arguments.get(kind)):
                     if _is_from_keras(value):
@@ -444,6 +463,10 @@ def load(path: str | Path, **options: Any) -> Network:
     with naming(path, TypeError):
         model.set_arrays(weights)
     return model
+
+
+def _as_tensor(x: Any) -> Any:
+    return ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x
 
 
 def _is_from_keras(value: Any) -> bool:
