@@ -93,7 +93,7 @@ endef
 .PRECIOUS: .venv-%/.packages
 .venv-%/.packages: requirements/%.txt
 	$(make-venv)
-	@[ -e svdinv/kernels/libsvdinv.so ] || \
+	@[ -e svdinv/kernels/libsvdinv.so ] || [ "$$SVDINV_KERNELS" ] || \
 	    .venv-$*/bin/python svdinv/kernels/build.py >/dev/null 2>&1 & \
 	.venv-$*/bin/python -m pip install --disable-pip-version-check --no-compile -r $< \
 	    && { wait; touch $@; }
