@@ -232,15 +232,13 @@ def generic_stub() -> str:
 
     They are methods of classes that exist in the stub alone.
     """
-    module, lines = (
-        import_module(FUNCTIONS),
-        [
-            '"""Functions of arrays, by their types: for the stubs of the modules."""',
-            _imported(_GENERIC.imports),
-            'Array = TypeVar("Array")',
-            'ArrayLike = TypeVar("ArrayLike")',
-        ],
-    )
+    module = import_module(FUNCTIONS)
+    lines = [
+        '"""Functions of arrays, by their types: for the stubs of the modules."""',
+        _imported(_GENERIC.imports),
+        'Array = TypeVar("Array")',
+        'ArrayLike = TypeVar("ArrayLike")',
+    ]
     for head, names in {
         "Operators(Generic[Array, ArrayLike])": set(OPERATORS),
         "ArrayFunctions(Operators[Array, ArrayLike])": {*module.__all__} - {*OPERATORS},

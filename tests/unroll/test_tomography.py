@@ -296,6 +296,7 @@ def test_subsets_are_stacked(rng):
         (lambda: ParallelBeam((4, 4), [0], offset=np.inf), "offset must be finite"),
         (lambda: FanBeam((4, 4), [0], source=2, distance=9), "source must lie beyond"),
         (lambda: FanBeam((4, 4), [0], source=9, distance=0), "distance must be"),
+        (lambda: FanBeam((4, 4), [0], source=9, distance=8), "must be at least source"),
         (
             lambda: ParallelBeam((4, 4), [0]).filtered_back_projection(
                 np.ones((1, 6)), "box"

@@ -183,7 +183,8 @@ def solve(
             )
     if x0 is None and not problem.A.linear:
         raise ValueError(f"x0 is required if A is not linear: {problem.A!r}")
-    x0 = None if x0 is None else _checked_start(x0, problem.y)
+    if x0 is not None:
+        _check_start(x0, problem.y)
     like = problem.adjoint() if problem.A.linear else x0
     _check_image(problem, like, x0)
     current = _first_state(algorithm, problem, like, x0, state)
@@ -302,7 +303,7 @@ def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -
     return converged
 
 
-def _checked_start(x0: Array, y: Array) -> Array:
+def _check_start(x0: Array, y: Array) -> None:
     """Check that `x0` is an array of numbers, of NumPy or of the framework of `y`."""
     try:
         known = is_numpy_array(x0) or namespace(x0) is namespace(y)
@@ -313,7 +314,6 @@ def _checked_start(x0: Array, y: Array) -> Array:
         raise TypeError(f"x0 must be {kinds}, got {type(x0).__name__}")
     if not as_float(namespace(x0).max(abs(x0))) < math.inf:
         raise ValueError("x0 contains NaN or infinity")
-    return x0
 
 
 def _check_image(problem: Problem, image: Array, x0: Array | None) -> None:
@@ -336,7 +336,8 @@ def _check_image(problem: Problem, image: Array, x0: Array | None) -> None:
     info, size = xp.finfo(image.dtype), as_float(xp.max(xp.abs(image)))
     least, most, eps = map(float, (info.smallest_normal, info.max, info.eps))
     if size and not least / eps <= size * size <= most * eps:
+        name = "y" if problem.A.linear else "x0"
         raise ValueError(
-            f"y must have other units: squares of the image, of elements up to "
+            f"{name} must have other units: squares of the image, of elements up to "
             f"{size:.3g}, are no numbers of {image.dtype}"
         )

@@ -332,7 +332,7 @@ class FanBeam(_Beam):
     source : float
         Distance of the source from the centre of rotation; larger than the image.
     distance : float
-        Distance of the source from the detector.
+        Distance of the source from the detector; at least `source`.
     detectors, offset, pixel, matrix
         As for `ParallelBeam`.
     spacing : float, optional
@@ -371,6 +371,11 @@ class FanBeam(_Beam):
         for name in ("source", "distance"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.distance < self.source:
+            raise ValueError(
+                f"distance, from the source to the detector, must be at least source, "
+                f"that to the centre, {self.source}, got {self.distance}"
+            )
         super().__init__(
             image_shape,
             angles,

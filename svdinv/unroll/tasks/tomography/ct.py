@@ -94,11 +94,6 @@ def _operator(
     rows, columns, pixel, spacing, offset, source, distance = geometry
     if distance and not source:
         raise ValueError("distance must be 0, for parallel beams, where source is")
-    if distance < source:
-        raise ValueError(
-            f"distance, from the source to the detectors, must be at least source, "
-            f"that to the centre, {source}, got {distance}"
-        )
     fan = {"source": source, "distance": distance} if source else {}
     kind: Any = FanBeam if fan else ParallelBeam
     A = kind(
