@@ -794,12 +794,26 @@ def test_mixed_precision(name):
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_compiled():
-    recipe = replace(PUBLISHED["LS"], cells=1)
+@pytest.mark.filterwarnings("ignore:.*complex operators:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("LS", {"backend": "aot_eager"}),
+        # As docs/networks.md says: with the default layout gradients are wrong.
+        pytest.param(
+            "SLR",
+            {"options": {"layout_optimization": False}},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_compiled(name, options):
+    recipe = replace(PUBLISHED[name], cells=1)
     y, measurement = problem(recipe, dtype=torch.float32)
     net = network(recipe, dtype=torch.float32)
     x, g = gradients(net, y, *measurement)
-    compiled = torch.compile(net, backend="aot_eager")
+    compiled = torch.compile(net, **options)
     found = compiled(y, *measurement)
     torch.testing.assert_close(found, x)
     net.zero_grad()

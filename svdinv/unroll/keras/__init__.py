@@ -186,8 +186,8 @@ class Network(keras.Model):
     def compile(self, *args: Any, **options: Any) -> None:
         """Compile; TypeError if a Keras loss or metric would drop imaginary parts.
 
-        ValueError if PyTorch is to compile, too: gradients of numbers that multiply
-        complex images are wrong by its default compiler, as of version 2.13.
+        ValueError if PyTorch is to compile, too: with its default layout of memory, its
+        compiler returns wrong gradients for complex images, as of version 2.13.
         """
         if "T" in self.recipe.axes:
             signature = inspect.signature(keras.Model.compile)
@@ -198,7 +198,7 @@ class Network(keras.Model):
             ):
                 raise ValueError(
                     "jit_compile must not be True on PyTorch, whose compiler returns "
-                    "wrong gradients of numbers that multiply complex images"
+                    "wrong gradients for complex images"
                 )
             for kind in ("loss", "metrics", "weighted_metrics"):
                 for value in keras.tree.flatten(arguments.get(kind)):
