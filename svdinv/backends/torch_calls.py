@@ -168,10 +168,10 @@ class _Plain(torch.autograd.Function):
 
 def value_by_kernel(operation: Operation, *x: Any) -> Any:
     """Compute the value by a kernel, unless it is to be differentiated."""
-    # Forward mode is nothing that `memory.key` sees.
-    if forward_ad._current_level >= 0 or is_recorded(x):
-        return None
-    return by_kernel(operation, x, memory, xp)
+    # Forward mode is nothing that `memory.key` sees, which returns None if recorded.
+    return (
+        by_kernel(operation, x, memory, xp) if forward_ad._current_level < 0 else None
+    )
 
 
 def call(operation: Operation, *x: Any) -> tuple[Any, ...]:
@@ -179,15 +179,17 @@ def call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     if operation.transparent:
         return operation.composed(x, call, xp)
     if not torch.compiler.is_compiling():
+        recorded = is_recorded(x)
+        # First, since of one small matrix the other questions take as long.
+        y = None if recorded else value_by_kernel(operation, *x)
+        if y is not None:
+            return y
         if inside_transform():
             return _Transformed.apply(operation, *x)
         if is_node(operation, x):
             return as_node(operation, *x)
-        if is_recorded(x):
+        if recorded:
             return _Plain.apply(operation, *x)
-        y = by_kernel(operation, x, memory, xp)
-        if y is not None:
-            return y
         with torch.no_grad():
             return _by_arrays(operation, *unwrap_dead_wrappers(x))
     # Dynamo 2.13 drops a Function's own derivatives inside a transform, without a
