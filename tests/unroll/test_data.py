@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import sys
 
 import numpy as np
@@ -146,6 +147,68 @@ def test_tiff_of_16_bits_with_white_at_0(tmp_path, rng):
     Image.fromarray(65535 - pixels).save(tmp_path / "a.tif", tiffinfo={262: 0})
     image = read_picture(tmp_path / "a.tif")
     np.testing.assert_array_equal(image[..., 0], pixels / np.float32(65535))
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_deflate"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_that_lies_on_its_side(tmp_path, rng, dtype, compression):
+    pixels = rng.integers(0, 256, (40, 50)).astype(dtype)
+    turned = Image.Exif()
+    turned[274] = 6  # to be shown a quarter turn clockwise
+    path = tmp_path / "a.tif"
+    Image.fromarray(pixels).save(path, exif=turned, compression=compression)
+    expected = np.rot90(pixels, -1) / np.float32(np.iinfo(dtype).max)
+    np.testing.assert_allclose(read_picture(path)[..., 0], expected, atol=1e-7)
+
+
+def write_tiff(path, data, shape, bits, planes):
+    """Write numbers of `bits` bits, which Pillow does not write, by hand."""
+    *channels, height, width = shape
+    count = channels[0] if channels else 1
+    depths = struct.pack(f"<{count}H", *[bits] * count)
+    offset = 8 + len(data)
+    tags = {256: width, 257: height, 259: 1, 262: 2 if channels else 1}
+    tags |= {277: count, 278: height, 284: planes}
+    sizes = [len(data) // (count if planes == 2 else 1)]
+    entries = [(tag, 3, 1, struct.pack("<HH", value, 0)) for tag, value in tags.items()]
+    extra = depths
+    entries.append((258, 3, count, struct.pack("<I", offset) if count > 2 else depths))
+    if planes == 2:
+        sizes *= count
+        for tag, values in ((273, range(8, offset, sizes[0])), (279, sizes)):
+            where = struct.pack("<I", offset + len(extra))
+            entries.append((tag, 4, count, where))
+            extra += struct.pack(f"<{count}I", *values)
+    else:
+        entries += [(273, 4, 1, struct.pack("<I", 8))]
+        entries += [(279, 4, 1, struct.pack("<I", len(data)))]
+    with path.open("wb") as file:
+        file.write(struct.pack("<2sHI", b"II", 42, offset + len(extra)))
+        file.write(data + extra + struct.pack("<H", len(entries)))
+        for tag, kind, number, value in sorted(entries):
+            file.write(struct.pack("<HHI", tag, kind, number) + value.ljust(4, b"\0"))
+        file.write(struct.pack("<I", 0))
+
+
+def test_tiff_of_12_bits(tmp_path, rng):
+    pixels = rng.integers(0, 4096, (40, 50))
+    first, second = pixels.reshape(-1, 2).T
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1)
+    data = packed.astype(np.uint8).tobytes()
+    write_tiff(tmp_path / "a.tif", data, pixels.shape, bits=12, planes=1)
+    image = read_picture(tmp_path / "a.tif")
+    np.testing.assert_allclose(image[..., 0], pixels / 4095, atol=1e-7)
+
+
+def test_tiff_of_one_channel_behind_the_other(tmp_path, rng):
+    pixels = rng.integers(0, 256, (3, 40, 50))
+    path = tmp_path / "a.tif"
+    write_tiff(path, pixels.astype("u1").tobytes(), pixels.shape, bits=8, planes=2)
+    expected = np.moveaxis(pixels, 0, -1) / 255
+    np.testing.assert_allclose(read_picture(path), expected, atol=1e-7)
+    write_tiff(path, pixels.astype("<u2").tobytes(), pixels.shape, bits=16, planes=2)
+    with pytest.raises(ValueError, match=r"a\.tif.*are not interleaved"):
+        read_picture(path)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])

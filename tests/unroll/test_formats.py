@@ -106,6 +106,19 @@ def test_a_dicom_folder_is_sorted_by_trigger_time(tmp_path, series):
     assert given.scan.seconds == pytest.approx(0.04)
 
 
+def test_frames_of_one_heartbeat_each_are_sorted_by_acquisition(tmp_path, series):
+    """Their trigger times are about the same, and in no order."""
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    for t, delay in enumerate((612, 610, 615, 608)):
+        values = {"InstanceNumber": t, "TriggerTime": delay}
+        values["AcquisitionTime"] = f"0959{58 + t // 2:02d}.{5 * (t % 2)}"
+        dicom_dataset(series[t], **values).save_as(folder / "dbca"[t])
+    scan = dicom.read_dicom(folder)
+    np.testing.assert_array_equal(scan.array, series)
+    assert scan.geometry.seconds == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("times", ["missing", "equal"])
 def test_without_trigger_times_by_instance_number(tmp_path, series, times):
     folder = tmp_path / "scan"
@@ -286,6 +299,8 @@ def test_dicom_that_cannot_be_read(tmp_path, series):
     colour.save_as(tmp_path / "colour.dcm")
     table = dicom_dataset(series[0], ModalityLUTSequence=[pydicom.Dataset()])
     table.save_as(tmp_path / "table.dcm")
+    negative = dicom_dataset(series[0], PhotometricInterpretation="MONOCHROME1")
+    negative.save_as(tmp_path / "negative.dcm")
     (tmp_path / "none.dcm").write_bytes(b"no image at all" * 20)
     report = dicom_dataset(series[0], Rows=None)
     report.save_as(tmp_path / "report.dcm")
@@ -296,12 +311,20 @@ def test_dicom_that_cannot_be_read(tmp_path, series):
         ("endless", "endless.dcm has too many frames: 2000000000"),
         ("colour", "in colour"),
         ("table", "table.dcm has a modality lookup table"),
+        ("negative", "negative.dcm has the photometric .* MONOCHROME1"),
         ("none", "cannot read .*none.dcm"),
         ("report", "holds no DICOM image"),
         ("missing", "there is no file"),
     ):
         with pytest.raises(ValueError, match=complaint):
             read_input(tmp_path / f"{name}.dcm")
+
+
+def test_a_damaged_file_in_a_dicom_folder(tmp_path, series):
+    folder = dicom_folder(tmp_path / "scan", series)
+    (folder / "frame.dcm").touch()
+    with pytest.raises(ValueError, match=r"frame\.dcm as a DICOM file: it has no head"):
+        dicom.read_dicom(folder)
 
 
 def test_a_dicom_file_without_a_place(tmp_path, series):

@@ -72,6 +72,33 @@ def test_k_space_may_come_in_an_archive(tmp_path, series, mask):
     assert isinstance(read_input(tmp_path / "series.npz")[1], InputImage)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("coffee", "colour"),
+        ("head-1", "ct"),
+        ("spectral:head-1", "spectral-ct"),
+        ("kinetic-sum", "pet"),
+        ("tank-1", "eit"),
+    ],
+)
+def test_data_of_each_task_by_the_names_of_the_arrays(tmp_path, name, kind):
+    """Without the attribute that names the task, in HDF5 and in an archive."""
+    task, given = read_input(name)
+    problem = given
+    if isinstance(given, InputImage):
+        problem = task.measure(given, task.options())
+    arrays = task.arrays_to_save(problem)
+    np.savez(tmp_path / "a.npz", **arrays)
+    write_h5(tmp_path / "a.h5", **arrays)
+    (found, archived), (same, given) = map(
+        read_input, (tmp_path / "a.npz", tmp_path / "a.h5")
+    )
+    assert found.kind == same.kind == kind
+    np.testing.assert_array_equal(archived.y, given.y)
+    assert archived.y.size == problem.y.size
+
+
 def test_pictures_by_name_and_from_files(tmp_path):
     task, given = read_input("coffee")
     assert (task, given.image.shape) == (Colour(), (3, 400, 600))

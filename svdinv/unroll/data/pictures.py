@@ -22,7 +22,7 @@ SUFFIXES = (
 )  # fmt: skip
 """Suffixes of picture files."""
 
-_PHOTOMETRIC, _SUBFILE = 262, 254  # tags of TIFF
+_SUBFILE, _BITS, _PHOTOMETRIC, _PLANES = 254, 258, 262, 284  # tags of TIFF
 # Formats of several pictures; in those of cameras (MPO) the first is the photograph.
 _PAGED = ("TIFF", "GIF", "WEBP", "PNG")
 
@@ -65,7 +65,14 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
 
     try:
         check_regular(path)
-        with quiet(), pillow.open(path) as picture:
+        # Given a path, Pillow 13 maps the file, and scrambles TIFF with rotated pixels.
+        with quiet(), Path(path).open("rb") as file, pillow.open(file) as picture:
+            tags = getattr(picture, "tag_v2", {})  # of TIFF
+            depths = tags.get(_BITS, (16,))
+            white = 2 ** max(depths) - 1
+            if white > 255 and len(depths) > 1 and tags.get(_PLANES) == 2:
+                # Pillow reads these wrong.
+                raise ValueError("its channels of more than 8 bits are not interleaved")
             check_bytes(path, "the picture", 12, *picture.size)
             if picture.format in _PAGED and not _holds_one(picture):
                 raise ValueError("it holds several pictures")
@@ -79,12 +86,12 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
                 raise ValueError("its values have no known maximum for white")
             pixels = np.asarray(upright if deep else upright.convert("RGB"))
             # Of TIFF with white at 0, Pillow inverts 8 bits alone.
-            if deep and getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
-                pixels = 65535 - pixels
+            if deep and tags.get(_PHOTOMETRIC) == 0:
+                pixels = white - pixels
     except Exception as error:  # Pillow may raise any class for a damaged file
         raise ValueError(f"cannot read {path} as a picture: {error}") from error
     if deep:
-        grey = pixels.astype(np.float32) / np.float32(65535)
+        grey = pixels.astype(np.float32) / np.float32(white)
         pixels = np.stack([grey] * 3, axis=-1)
     if min(pixels.shape[:2]) < 32:
         raise ValueError(f"{path} is smaller than 32x32 pixels: {pixels.shape[:2]}")

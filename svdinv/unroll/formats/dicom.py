@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from svdinv._missing import needing
 from svdinv.unroll.formats.checks import FileError, check_bytes, reading, to_complex
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
+from svdinv.unroll.formats.table import DICOM_SUFFIXES
 
 _MOST_FRAMES = 65536  # of a file
 _INSTANCE = ("SOPInstanceUID", "InstanceNumber", "TriggerTime", "ContentTime")
@@ -27,6 +29,7 @@ class _Frame:
     index: int
     slice: tuple[Any, ...]  # key that the frames of a slice share, for sorting
     time: float | None  # in milliseconds
+    acquired: float | None  # when, in milliseconds
     number: tuple[int, ...]  # order of frames without times
     scale: tuple[float, float]
     geometry: Geometry | None
@@ -47,15 +50,18 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     Frames with the same series, image type, echo time, orientation and position form a
     slice. Slices are numbered by series and position; `slice` selects one of several.
     Frames are sorted by trigger time, or by instance number if some times are missing
-    or equal, and those of an enhanced file by temporal position or dimension index. A
+    or equal, and those of an enhanced file by temporal position or dimension index. If
+    the times of acquisition increase with the instance numbers, and trigger times do
+    not, each frame is of a heartbeat of its own, and the times of acquisition count. A
     file has one frame or several; further copies of an image, other files of a folder,
     and subfolders are ignored.
     Numbers are rescaled with the slope and intercept in the files, from which the
     geometry is read too.
 
-    Raises ValueError if a file is damaged, in colour, has a modality lookup table, or
-    is compressed with a method that no installed package can decode, or if there are
-    several slices and none is selected; ImportError without pydicom.
+    Raises ValueError if a file is damaged, in colour, has white at its lowest value or
+    a modality lookup table, or is compressed with a method that no installed package
+    can decode, or if there are several slices and none is selected; ImportError without
+    pydicom.
     """
     with needing("pydicom", "mri"):
         import pydicom
@@ -63,7 +69,7 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     path = Path(path)
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _has_preamble(file))
+        files = sorted(file for file in path.iterdir() if _is_image(file))
     slices: dict[Any, list[_Frame]] = {}
     known = set()
     for file in files:
@@ -85,9 +91,7 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
         detail = frames[0].detail if names.count(name) > 1 else ""
         labels.append(f"{name}{detail}, {len(frames)} frames")
     frames = ordered[chosen(path, slice, labels)]
-    times = {frame.time for frame in frames}
-    timed = None not in times and len(times) == len(frames)
-    frames.sort(key=lambda f: (f.time or 0.0,) if timed else f.number)
+    times = _sort(frames)
     series, last = [], None
     pixels: NDArray[Any] = np.empty(0)
     for frame in frames:
@@ -100,10 +104,47 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
             values = pixels[frame.index] * slope + intercept
             series.append(to_complex(values, frame.file, "the frame"))
     geometry = frames[0].geometry
-    if geometry is not None and None not in times and len(frames) > 1:
-        seconds = float(np.median(np.diff([frame.time for frame in frames]))) / 1000
+    if geometry is not None and len(times) > 1:
+        seconds = float(np.median(np.diff(times))) / 1000
         geometry = Geometry(geometry.affine, max(seconds, 0.0))
     return Scan(np.stack(series), geometry=geometry)
+
+
+def _sort(frames: list[_Frame]) -> list[float]:
+    """Sort frames by time; return their times in milliseconds, none if unknown."""
+    frames.sort(key=lambda frame: frame.number)
+    acquired = [frame.acquired for frame in frames if frame.acquired is not None]
+    times = [frame.time for frame in frames if frame.time is not None]
+    if _increases(acquired, len(frames)) and not _increases(times, len(frames)):
+        return acquired
+    if len(times) < len(frames):
+        return []
+    if len(set(times)) == len(frames):
+        frames.sort(key=lambda frame: frame.time or 0.0)
+        times.sort()
+    return times
+
+
+def _increases(times: list[float], count: int) -> bool:
+    return len(times) == count and all(a < b for a, b in pairwise(times))
+
+
+def _milliseconds(time: Any) -> float | None:
+    """Convert a time of the day, as ``HHMMSS.FFFFFF``; None if it is another text."""
+    text = str(time)
+    try:
+        return 1000 * (3600 * int(text[:2]) + 60 * int(text[2:4]) + float(text[4:]))
+    except ValueError:
+        return None
+
+
+def _is_image(path: Path) -> bool:
+    """Check a file of a folder; ValueError if it is DICOM by name alone."""
+    if _has_preamble(path):
+        return True
+    if path.is_file() and path.name.lower().endswith(DICOM_SUFFIXES):
+        raise FileError(f"cannot read {path} as a DICOM file: it has no header")
+    return False
 
 
 def _has_preamble(path: Path) -> bool:
@@ -119,6 +160,11 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
         return
     if dataset.get("SamplesPerPixel", 1) != 1:
         raise FileError(f"{file} is a DICOM image in colour; it must be grey")
+    if dataset.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":
+        raise FileError(
+            f"{file} has the photometric interpretation "
+            f"{dataset.PhotometricInterpretation}; it must be MONOCHROME2"
+        )
     size = int(dataset.Rows), int(dataset.Columns)
     count = int(dataset.get("NumberOfFrames") or 1)
     if count > _MOST_FRAMES:
@@ -166,6 +212,7 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
             index,
             (*series, kinds, round(echo, 3), size, rounded, round(location, 2)),
             None if time is None else float(time),
+            _milliseconds(find("AcquisitionTime")),
             (int(find("InstanceNumber", 0)), *map(int, np.atleast_1d(order)), index),
             (float(find("RescaleSlope", 1)), float(find("RescaleIntercept", 0))),
             geometry,

@@ -1,4 +1,4 @@
-"""Measured data of any task in HDF5 files: layout, reading and writing."""
+"""Measured data of any task in HDF5 or .npz files: layout, reading and writing."""
 
 from __future__ import annotations
 
@@ -63,15 +63,18 @@ def write_problem(
 
 
 def measured_entry(path: str | Path) -> TaskEntry | None:
-    """Return the task of a file in the layout of `write_problem`, None for others.
-
-    No array is read.
-    """
+    """Return the task of a file in the layout of `write_problem`, None for others."""
     if Path(path).suffix.lower() == ".npz":  # these have no attributes
         names = names_in(path)
-        measured = {"kspace", "mask"} <= names
-        tasks = (e for e in entries().values() if e.dataset in names)
-        return next(tasks) if measured else None
+        tasks = [
+            entry
+            for entry in entries().values()
+            if entry.companions and names >= {entry.dataset, *entry.companions}
+        ]
+        if len(tasks) < 2:
+            return tasks[0] if tasks else None
+        with _opened(path) as file:
+            return _entry(file)
     if Path(path).suffix.lower() not in HDF5_SUFFIXES:
         return None
     with _opened(path) as file:
@@ -87,7 +90,8 @@ def read_measurement(path: str | Path) -> tuple[Task, Problem]:
 
     The file is HDF5, or ``.npz`` with arrays of the same names. The attribute ``kind``
     names the task; without it, the name of the dataset, such as ``kspace`` or
-    ``samples``, determines the task. The attributes ``name`` and ``setting`` are
+    ``samples``, determines the task, and the number of its axes whether a ``sinogram``
+    is of CT or of spectral CT. The attributes ``name`` and ``setting`` are
     optional. `Task.read_measured` of each task describes its datasets.
 
     Raises ValueError, naming the dataset, if the file is missing, damaged or in another
@@ -127,9 +131,12 @@ def _entry(file: Datasets) -> TaskEntry:
             f"{file.path}: the attribute kind must be {' or '.join(tasks)}, got "
             f"{kind or attribute}"
         )
-    for entry in tasks.values():
-        if entry.dataset and entry.dataset in file:
-            return entry
+    found = [e for e in tasks.values() if e.dataset and e.dataset in file]
+    if len(found) > 1:
+        axes = file.dataset(found[0].dataset).ndim
+        found = [entry for entry in found if entry.ndim == axes] or found
+    if found:
+        return found[0]
     names = " nor ".join(entry.dataset for entry in tasks.values() if entry.dataset)
     raise FileError(f"{file.path} has neither a dataset {names}")
 

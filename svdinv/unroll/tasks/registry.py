@@ -34,7 +34,9 @@ class TaskEntry:
     channels: int | None = None  # channels of its images; None if the number is free
     images: str = "images"  # noun for its images in messages
     inputs: str = ""  # description of its inputs in messages, without an article
-    dataset: str = ""  # name of the data in HDF5 files of measured data
+    dataset: str = ""  # name of the data in files of measured data
+    companions: tuple[str, ...] = ()  # names of other arrays that such files must have
+    ndim: int | None = None  # axes of the data, where tasks share the name
     names: Mapping[str, str] = field(default_factory=dict)  # built-in images
     heading: str = ""  # heading of these in ``svdinv data list``
     pictures: tuple[str, ...] = ()  # more names for ``svdinv data show``, such as masks
