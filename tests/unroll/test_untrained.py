@@ -745,6 +745,27 @@ class TestGoingOn:
         assert found.rollbacks == [61]
         assert error(noisy(), found.last) < 0.05
 
+    @pytest.mark.parametrize("interrupted", [55, 70, 110])
+    def test_a_resumed_fit_goes_back_to_the_same_weights(self, tmp_path, interrupted):
+        def advance(fitting, last):
+            while fitting.iteration < last:
+                if fitting.iteration == 60:
+                    with torch.no_grad():
+                        fitting.models[0].network.cells[0].image[0].shift += 20
+                fitting.step()
+
+        whole, begun, resumed = (
+            Fitting(noisy(), GENERATOR, Options(rule=None)) for _ in range(3)
+        )
+        advance(whole, 120)
+        advance(begun, interrupted)
+        begun.save(tmp_path / "fit")
+        resumed.load(tmp_path / "fit")
+        advance(resumed, 120)
+        assert resumed.rollbacks == whole.rollbacks == [61]
+        for name, weight in whole.models.state_dict().items():
+            assert torch.equal(weight, resumed.models.state_dict()[name]), name
+
     def test_a_fit_without_noise_is_not_taken_for_broken(self):
         found = run(sampled(), iterations=600, input_noise=0.0, rule=None)
         assert found.ending == "iterations"

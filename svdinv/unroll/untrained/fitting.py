@@ -68,6 +68,7 @@ _WINDOW = 50
 REMEMBER = 50
 """Iterations between two sets of weights that can be restored."""
 _MOST_ROLLBACKS = 20
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
 
 class Fitting:
@@ -147,6 +148,10 @@ class Fitting:
         self._identity = self._checksum()
         x = self.state["x"]
         self.kept = Kept(x, y, len(self.targets), rule)
+        # The weights and moments that a fit returns to if it diverges.
+        copies = (copy.deepcopy(self.models) for _ in (0, *_MOMENTS))
+        self.kept.earlier = nn.ModuleList(copies)
+        self._updates = 0  # steps of the optimiser, less than iterations after a return
         self.iteration, self.best, self.best_value = 0, 0, math.inf
         self.trajectory: list[Record] = []
         self.rollbacks: list[int] = []
@@ -216,6 +221,7 @@ class Fitting:
         for group in self.optimiser.param_groups:
             group["lr"] = options.rate * _SLOWER ** len(self.rollbacks)
         self.optimiser.step()
+        self._updates += 1
         if self.iteration % REMEMBER == 0:
             self._remember()
         # The first iterates have no more weight than later ones.
@@ -277,6 +283,7 @@ class Fitting:
             "rollbacks": json.dumps(self.rollbacks),
             "recent": json.dumps(list(self._recent)),
             "best": json.dumps([self.best, self.best_value, self._first]),
+            "updates": json.dumps([self._updates, self._earlier_updates]),
             "data": self._identity,
             "svdinv": __version__,
         }
@@ -299,10 +306,13 @@ class Fitting:
             best, value, first = json.loads(saved.origin["best"])
             self.best, self.best_value = int(best), float(value)
             self._first = float(first)
+            updates = map(int, json.loads(saved.origin["updates"]))
+            self._updates, self._earlier_updates = updates
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a checkpoint of a fit: {error}") from error
         self.iteration = saved.step
-        self._remember()
+        for moments in self.optimiser.state.values():
+            moments["step"].fill_(self._updates)
 
     def _evaluated(self, index: int) -> tuple[Tensor, ...]:
         """Return image, predicted data, loss and data fidelity for one target."""
@@ -390,9 +400,7 @@ class Fitting:
             return False
         self.rollbacks.append(self.iteration)
         if not self._lost:
-            models, moments = self._restorable
-            self.models.load_state_dict(models)
-            self.optimiser.load_state_dict(copy.deepcopy(moments))
+            self._return()
         return True
 
     def _check(self, problem: Problem) -> None:
@@ -430,9 +438,30 @@ class Fitting:
             )
         return image
 
+    @torch.no_grad()
     def _remember(self) -> None:
-        state = self.models.state_dict(), self.optimiser.state_dict()
-        self._restorable = copy.deepcopy(state)
+        weights, *moments = self.kept.earlier
+        weights.load_state_dict(self.models.state_dict())
+        for kind, earlier in zip(_MOMENTS, moments, strict=True):
+            pairs = zip(self.models.parameters(), earlier.parameters(), strict=True)
+            for parameter, moment in pairs:
+                state = self.optimiser.state.get(parameter, {})
+                moment.copy_(state.get(kind, torch.zeros_like(moment)))
+        self._earlier_updates = self._updates
+
+    @torch.no_grad()
+    def _return(self) -> None:
+        weights, *moments = self.kept.earlier
+        self.models.load_state_dict(weights.state_dict())
+        self._updates = self._earlier_updates
+        self.optimiser.state.clear()
+        known = (earlier.parameters() for earlier in moments)
+        for parameter, *values in zip(self.models.parameters(), *known, strict=True):
+            if parameter.requires_grad and self._updates:
+                state = {"step": torch.tensor(float(self._updates))}
+                for kind, value in zip(_MOMENTS, values, strict=True):
+                    state[kind] = value.detach().clone()
+                self.optimiser.state[parameter] = state
 
     def _description(self) -> str:
         # A fit that has ended may be resumed with more iterations.

@@ -23,6 +23,7 @@ class Kept(nn.Module):
     average: Tensor
     measured: Tensor
     best: Tensor
+    earlier: nn.ModuleList
 
     def __init__(self, x: Tensor, y: Tensor, count: int, rule: Rule) -> None:
         super().__init__()
