@@ -22,7 +22,7 @@ from svdinv.unroll.networks import (
     Number,
     Unrolled,
 )
-from svdinv.unroll.operators import Blur, ParallelBeam, Sampling, Stack
+from svdinv.unroll.operators import Blur, Dense, ParallelBeam, Sampling, Stack
 
 BACKEND = keras.backend.backend()
 SMALL = {"cells": 2, "features": 4}
@@ -466,6 +466,44 @@ def check_layers_of_ones_own(folder):
         models.save(model, folder / "own")
 
 
+class Normalised(LearnedPrior):
+    """A prior with a layer that acts differently in training."""
+
+    def layers(self, axes):
+        return {
+            "own": lambda: keras.Sequential(
+                [keras.Input((3, None, None)), keras.layers.BatchNormalization(axis=1)]
+            )
+        }
+
+    def prox(self, v, step, layers):
+        return layers.own(v)
+
+
+def check_layers_that_act_differently_in_training(folder):
+    _, (y, mask), expected = case(folder, "TLR, fill")
+    recipe = Unrolled(cells=1, prior=Normalised(), images="image")
+    model = models.Network(recipe)
+    model.compile("sgd", models.MeanSquaredError())
+    model.fit((y, mask), expected["truth"], epochs=1, verbose=0)
+    (moving,) = (w for w in model.weights if w.path.endswith("moving_mean"))
+    assert (numpy(moving) != 0).all()
+    with pytest.raises(ValueError, match="checkpoint must be False with layers that"):
+        models.Network(recipe, checkpoint=True)
+
+
+def check_own_operators_in_functional_models(folder):
+    matrix = np.random.default_rng(0).standard_normal((50, 64)).astype("float32")
+    network = models.Network(
+        Unrolled(cells=1, images="image"), operator=Dense(matrix, (8, 8))
+    )
+    y = keras.Input((3, 50))
+    image = network(y)
+    assert image.shape == (None, 3, 8, 8)
+    model = keras.Model(y, keras.layers.Flatten()(image))
+    assert model.predict(np.ones((2, 3, 50), "float32"), verbose=0).shape == (2, 192)
+
+
 def check_what_is_refused(folder):
     _, (y, mask), _ = case(folder, "T2LR")
     model = models.LSNet(cells=1, features=2)
@@ -475,6 +513,7 @@ def check_what_is_refused(folder):
         (lambda: model(y), TypeError, "LS needs after the measured values: mask"),
         (lambda: model((y, mask, y, y)), TypeError, "got 3 arguments"),
         (lambda: model({"y": y, "mask": mask}), TypeError, "inputs must be a tuple"),
+        (lambda: model(y, mask), TypeError, "inputs must be a tuple.*got 2 arguments"),
         (lambda: model((y[0], mask[0])), ValueError, "axes B T H W"),
         (lambda: model((y, mask[..., 1:])), ValueError, "does not broadcast"),
         (lambda: model((y, mask.astype("float32"))), TypeError, "array of bool"),

@@ -12,6 +12,7 @@ import inspect
 import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,8 +82,9 @@ class Network(keras.Model):
         Weight in the loss of the recipe's penalty, such as the asymmetry of SLR-Net.
     checkpoint : bool
         Whether to recompute each cell in the backward pass instead of storing its
-        intermediate results, by `keras.remat`. On TensorFlow, tensors in an `Operator`
-        then have an incomplete gradient; tensors in the input do not.
+        intermediate results, by `keras.remat`. ValueError with layers of one's own that
+        change when they are called, such as BatchNormalization. On TensorFlow, tensors
+        in an `Operator` then have an incomplete gradient; tensors in the input do not.
     seed : int, optional
         Seed of the initial weights, which are the same in every framework; by default
         determined by `keras.utils.set_random_seed`.
@@ -120,11 +122,16 @@ class Network(keras.Model):
             self.supports_jit = False
         if penalty and not self.recipe.has_penalty:
             raise ValueError(f"penalty: {type(self.recipe).__name__} has none")
+        if checkpoint and any(cell.changes() for cell in self.cells):
+            raise ValueError(
+                "checkpoint must be False with layers that change when they are "
+                "called, such as BatchNormalization and Dropout"
+            )
         if seed is None:  # from the generator that Keras uses for seeds
             seed = random.randrange(2**31)
         self.set_arrays(files.initial(self.recipe, np.random.default_rng(seed)))
 
-    def call(self, inputs: Any, training: bool = False) -> Array:
+    def call(self, inputs: Any, *more: Any, training: bool = False) -> Array:
         """Reconstruct images.
 
         Parameters
@@ -139,10 +146,13 @@ class Network(keras.Model):
         tensor
             Images, not clipped, with the axes that ``recipe.axes`` names.
         """
-        if isinstance(inputs, dict):
+        if more or isinstance(inputs, dict):
+            got = f"{1 + len(more)} arguments"
+            if not more:
+                got = f"a dict of {', '.join(map(str, inputs))}"
             raise TypeError(
                 "inputs must be a tuple, of the measured values and the arguments of "
-                f"the forward operator, got a dict of {', '.join(map(str, inputs))}"
+                f"the forward operator, got {got}"
             )
         y, *measurement = inputs if isinstance(inputs, tuple | list) else (inputs,)
         self._last_inputs = keras.tree.map_structure(_input_spec, inputs)
@@ -162,9 +172,9 @@ class Network(keras.Model):
             state["penalty"] = self.recipe.no_penalty(state["x"])
         for cell in self.cells:
             if self.checkpoint:
-                state = cell.recomputed(state, y, make, measurement)
+                state = cell.recomputed(state, y, make, measurement, training)
             else:
-                state = cell.iterate(state, problem)
+                state = cell.iterate(state, problem, training)
         if penalised:
             self.add_loss(self.penalty * state["penalty"])
         return state["x"]
@@ -218,6 +228,8 @@ class Network(keras.Model):
 
     def compute_output_spec(self, inputs: Any, **_: Any) -> keras.KerasTensor:
         """Return shape and dtype of the images without computing them."""
+        if self.operator is not None:
+            return super().compute_output_spec(inputs)
         y, *measurement = inputs if isinstance(inputs, tuple | list) else (inputs,)
         shape = tuple(y.shape)
         if len(measurement) == 2 and len(shape) > len(self.recipe.axes.split()):
@@ -347,8 +359,18 @@ class _Cell(keras.layers.Layer):
                 self.parts[name] = None if layer is None else layer()
         self.built = True
 
-    def iterate(self, state: State, problem: Problem) -> State:
-        return self.recipe.cell(state, problem, _Layers(self.index, self.parts))
+    def changes(self) -> bool:
+        """Whether a layer of one's own has state, such as moving means or a seed."""
+        own = [x for x in self.parts.values() if isinstance(x, keras.layers.Layer)]
+        return any(
+            (x.trainable and x.non_trainable_weights)
+            or len(x.variables) > len(x.weights)
+            for x in own
+        )
+
+    def iterate(self, state: State, problem: Problem, training: bool) -> State:
+        layers = _Layers(self.index, self.parts, training)
+        return self.recipe.cell(state, problem, layers)
 
     def recomputed(
         self,
@@ -356,6 +378,7 @@ class _Cell(keras.layers.Layer):
         y: Array,
         make: Callable[[Array, Sequence[Any]], Problem],
         measurement: Sequence[Any],
+        training: bool,
     ) -> State:
         """Apply one iteration, which is recomputed in the backward pass."""
         arguments = dict(enumerate(measurement))
@@ -368,7 +391,8 @@ class _Cell(keras.layers.Layer):
         def step(*arrays: Array) -> tuple[Array, ...]:
             previous = _joined(arrays, inputs)
             values = [previous.pop(i, x) for i, x in arguments.items()]
-            new = self.iterate(previous, make(previous.pop("measured"), values))
+            problem = make(previous.pop("measured"), values)
+            new = self.iterate(previous, problem, training)
             return _split(new[name] for name in state)
 
         return _joined(keras.remat(step)(*_split(inputs.values())), state)
@@ -390,14 +414,18 @@ def _joined(arrays: Iterable[Array], state: Mapping[Any, Array]) -> dict[Any, Ar
 
 
 class _Layers:
-    def __init__(self, index: int, parts: dict[str, Any]) -> None:
-        self.index, self._parts = index, parts
+    def __init__(self, index: int, parts: dict[str, Any], training: bool) -> None:
+        self.index, self._parts, self._training = index, parts, training
 
     def __getattr__(self, name: str) -> Any:
         part = self._parts[name]
         if isinstance(part, _Chain):
             return part.apply
-        return part.value if isinstance(part, keras.Variable) else part
+        if isinstance(part, keras.Variable):
+            return part.value
+        # In `fit` of Keras on JAX, and where a cell is recomputed, layers do not know.
+        has_argument = getattr(part, "_call_has_training_arg", False)
+        return partial(part, training=self._training) if has_argument else part
 
     svt = staticmethod(svt)
     doubled = staticmethod(doubled)
