@@ -114,9 +114,19 @@ class Physics(Operator):
     physics : deepinv.physics.Physics
         Its noise is left out. One that is not linear gets its derivative from
         automatic differentiation.
+
+    Raises
+    ------
+    TypeError
+        If the physics is stacked, and so returns a list of tensors.
     """
 
     def __init__(self, physics: deepinv.physics.Physics) -> None:
+        if hasattr(physics, "physics_list"):
+            raise TypeError(
+                "physics must return one tensor, not a list: pass each of a stacked "
+                "physics, and combine them by svdinv.unroll.operators.Stack"
+            )
         self.physics = physics
         self.linear = isinstance(physics, deepinv.physics.LinearPhysics)
 

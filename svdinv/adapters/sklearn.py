@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from svdinv.unroll.algorithms import FISTA, solve
+from svdinv.unroll.algorithms.solver import check_units
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.priors import Nuclear
 from svdinv.unroll.problem import Problem
@@ -119,7 +120,8 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X has infinite values, or an option is out of range.
+            If X has infinite values, or so large or small ones that their squares
+            overflow or underflow, or an option is out of range.
         """
         values = self._checked(X, reset=True)
         mask = ~np.isnan(values)
@@ -128,6 +130,8 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         total = np.where(mask, values, zero).sum(axis=0, dtype=np.float64)
         self.mean_ = (total / np.maximum(count, 1)).astype(values.dtype)
         samples = np.where(mask, values - self.mean_, zero)
+        if samples.size:
+            check_units("X", samples)
         self.tau_ = self._threshold(samples, mask)
         _, S, Vh = np.linalg.svd(
             self._completed(samples, mask, self.tau_), full_matrices=False

@@ -158,6 +158,13 @@ class TestDeepInverse:
         fourier = ours.to_physics(Fourier())
         assert fourier.adjointness_test(series_tensor(torch)).abs() < 1e-6
 
+    def test_stacked_physics_are_refused(self, ours):
+        pytest.importorskip("torch")
+        deepinv = importlib.import_module("deepinv")
+        both = deepinv.physics.stack(*(deepinv.physics.Denoising() for _ in range(2)))
+        with pytest.raises(TypeError, match="physics must return one tensor"):
+            ours.Physics(both)
+
     @pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
     def test_what_is_not_linear_has_its_derivative(self, ours):
         torch = pytest.importorskip("torch")

@@ -134,6 +134,13 @@ def test_in_a_pipeline():
     np.testing.assert_allclose(made.std(axis=0), 1)
 
 
+def test_units_in_which_squares_are_no_numbers():
+    X = table()[1]
+    for unit in (1e-170, 1e170):
+        with pytest.raises(ValueError, match="X must have other units"):
+            LowRankImputer(1.0).fit(unit * X)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

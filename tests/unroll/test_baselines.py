@@ -100,6 +100,15 @@ def test_samples_that_are_left_out_tell_the_weight(name, noise, series, request)
     assert reached > _score(problem, cine_baselines.zero_filled(problem).image) + 5
 
 
+@pytest.mark.parametrize("name", ["low-rank", "L+S", "local low-rank"])
+def test_where_nothing_can_be_left_out_the_note_says_so(name, sooner):
+    truth = unseen_series(0, 4, 24)
+    full = np.ones(truth.shape, bool)
+    problem = cine.sampled("heart", truth, full, coil_maps(1, 24, 24, seed=0))
+    found = BASELINES["cine"][name](replace(problem, truth=None))
+    assert "there are too few samples to leave some out" in found.note
+
+
 def test_what_is_left_out_is_not_seen_and_tells_the_distance(rng):
     truth = unseen_series(0, 8, 32)
     mask = rng.random(truth.shape) < 0.4

@@ -543,6 +543,7 @@ class TestDenoising:
         for flat in (np.zeros((3, 20, 20)), np.full((1, 20, 20), 3.0)):
             assert noise_deviation(flat) < 1e-12
             np.testing.assert_allclose(denoise_non_local(flat), flat, atol=1e-12)
+        assert not denoise_non_local(np.zeros((3, 20, 20)), 0.1).any()
 
     def test_of_small_images(self, rng):
         """Also of one pixel, if the noise is known."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import sys
 
 import numpy as np
@@ -109,6 +110,10 @@ def test_matlab_7_3_shows_the_axes_of_matlab(tmp_path, series):
         file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
     np.testing.assert_array_equal(read_series(path), series)
     np.testing.assert_array_equal(read_series(path, time_axis=2)[3], series[..., 3])
+    with h5py.File(path, "r+") as file:
+        file["y"] = pair
+    with pytest.raises(ValueError, match=re.escape(f"x {series.shape}")):
+        read_series(path)
 
 
 def test_time_is_moved_to_its_place(tmp_path, rng):

@@ -389,11 +389,11 @@ def denoise_non_local(
     _check_noise(deviation)
     check_count("iterations", iterations, 1)
     groups = _usual(shape, groups, _STRIDE)
-    if not deviation:
-        return y
     xp = namespace(y)
     # Scaled to magnitude 1, so that squares in single precision do not overflow.
     unit = as_float(xp.max(xp.abs(y)))
+    if not (deviation and unit):
+        return y
     y, deviation = times(1 / unit, y, xp), deviation / unit
     groups = {"epsilon": _EPSILON * deviation} | groups
     margin = max(_MARGIN, groups["patch"] + groups.get("reach", NonLocalLowRank.reach))

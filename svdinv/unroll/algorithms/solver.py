@@ -330,14 +330,20 @@ def _check_image(problem: Problem, image: Array, x0: Array | None) -> None:
     real = not is_complex(image, namespace(image))
     if x0 is not None and real and is_complex(x0, namespace(x0)):
         raise TypeError(f"x0 must be real, because A^H y is, got {x0.dtype}")
-    # Algorithms divide and compare squares: of those that underflow, an image that
-    # has hardly changed looks like one that has converged.
-    xp = namespace(image)
-    info, size = xp.finfo(image.dtype), as_float(xp.max(xp.abs(image)))
+    check_units("y" if problem.A.linear else "x0", image)
+
+
+def check_units(name: str, x: Array) -> None:
+    """Raise ValueError, naming `x`, unless its squares are normal numbers.
+
+    Algorithms divide and compare squares: of those that underflow, an image that has
+    hardly changed looks like one that has converged.
+    """
+    xp = namespace(x)
+    info, size = xp.finfo(x.dtype), as_float(xp.max(xp.abs(x)))
     least, most, eps = map(float, (info.smallest_normal, info.max, info.eps))
     if size and not least / eps <= size * size <= most * eps:
-        name = "y" if problem.A.linear else "x0"
         raise ValueError(
-            f"{name} must have other units: squares of the image, of elements up to "
-            f"{size:.3g}, are no numbers of {image.dtype}"
+            f"{name} must have other units: the square of {size:.3g} is no normal "
+            f"number of {x.dtype}"
         )

@@ -191,7 +191,7 @@ def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
             start = file.read(520)
         # HDF5 follows MATLAB's header of 512 bytes.
         if b"\x89HDF\r\n\x1a\n" in (start[:8], start[512:]):
-            return _read_hdf5(path, key, usual).T
+            return _read_hdf5(path, key, usual, reverse=True)
         numeric = ("double", "single", "logical", "int", "uint")
         listed = scipy.io.whosmat(path)
         shapes = {k: shape for k, shape, kind in listed if kind.startswith(numeric)}
@@ -202,16 +202,20 @@ def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
         return array
 
 
-def _read_hdf5(path: Path, key: str | None, usual: str) -> NDArray[Any]:
+def _read_hdf5(
+    path: Path, key: str | None, usual: str, *, reverse: bool = False
+) -> NDArray[Any]:
+    """Read a dataset; `reverse` its axes, which MATLAB stores last first."""
+    order = -1 if reverse else 1
     with open_hdf5(path, "an HDF5 file") as file:
         datasets = file.shapes()
-        shapes = {n: shape for n, shape in datasets.items() if shape is not None}
+        shapes = {n: x[::order] for n, x in datasets.items() if x is not None}
         name = _choose(path, key, usual, shapes, list(datasets))
         if name not in shapes:
             file.dataset(name)  # raises for a dataset in another file
             raise FileError(f"{path}: {name} is not an array of numbers")
         array: NDArray[Any] = file.read(name)
-        return array
+        return array.T if reverse else array
 
 
 def _choose(

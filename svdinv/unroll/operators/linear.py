@@ -66,7 +66,10 @@ class Operator:
 
     def adjoint(self, y: Array) -> Array:
         """Apply the adjoint of a linear operator."""
-        raise NotImplementedError(f"{self!r} has no adjoint: take derivative(x).H")
+        raise NotImplementedError(
+            f"{self!r} has no adjoint: take derivative(x).H, and for the first image "
+            "of a network define approximate_inverse(y)"
+        )
 
     def approximate_inverse(self, y: Array) -> Array:
         """Return a first image: ``A^H y``, in tomography filtered back-projection."""

@@ -140,7 +140,7 @@ def educated(
         if exact:
             raise ValueError(
                 "the network fits the data exactly, so it cannot estimate their noise: "
-                "deviation must be passed"
+                "deviation must be passed (on the command line, --deviation)"
             )
         # Rounded, because a resumed fit must have the same value, also on a GPU.
         deviation = float(f"{deviation:.4g}")

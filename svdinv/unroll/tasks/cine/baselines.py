@@ -326,7 +326,7 @@ def _described(scorer: _Scorer | None, image: Arrays, *weights: float) -> str:
     if math.inf in weights:
         note = f"{note}: no sparse part"
     if scorer is None:
-        return note
+        return f"{note}, as there are too few samples to leave some out"
     if scorer.problem.truth is not None:
         return f"best {note}"
     share = scorer.distance(image) / (scorer.distance(np.zeros_like(image)) or 1.0)
