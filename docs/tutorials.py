@@ -21,6 +21,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -169,25 +170,39 @@ def illustrated(text: str, results: list[Result], folder: str) -> str:
     return "".join([*parts, text[begin:]])
 
 
+_results: dict[str, list[Result]] = {}  # of each page, by its name
+
+
 def setup(app: Any) -> dict[str, Any]:
-    """Run tutorials as Sphinx reads them."""
+    """Run tutorials before Sphinx reads them."""
+    app.connect("env-before-read-docs", _execute_all)
     app.connect("source-read", _read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def _read(app: Any, docname: str, source: list[str]) -> None:
+def _execute_all(app: Any, env: Any, docnames: list[str]) -> None:
+    # Sphinx would give all of them to one of its processes, as neighbours.
     from sphinx.errors import ExtensionError
 
-    if not Path(docname).name.startswith("tutorial-"):
-        return
-    folder = Path(app.doctreedir) / "tutorials" / docname
-    page = Path(app.env.doc2path(docname))
-    try:
-        results = execute(page, folder)
-    except Failed as error:
-        raise ExtensionError(str(error)) from None
-    relative = os.path.relpath(folder, page.parent)
-    source[0] = illustrated(source[0], results, Path(relative).as_posix())
+    names = [name for name in docnames if Path(name).name.startswith("tutorial-")]
+    pages = [Path(env.doc2path(name)) for name in names]
+    folders = [_folder(app, name) for name in names]
+    with ThreadPoolExecutor(app.parallel) as pool:
+        try:
+            _results.update(zip(names, pool.map(execute, pages, folders), strict=True))
+        except Failed as error:
+            raise ExtensionError(str(error)) from None
+
+
+def _read(app: Any, docname: str, source: list[str]) -> None:
+    if docname in _results:
+        page = Path(app.env.doc2path(docname))
+        relative = Path(os.path.relpath(_folder(app, docname), page.parent))
+        source[0] = illustrated(source[0], _results[docname], relative.as_posix())
+
+
+def _folder(app: Any, docname: str) -> Path:
+    return Path(app.doctreedir) / "tutorials" / docname
 
 
 def _shown(result: Result, folder: str) -> Iterator[str]:
@@ -251,6 +266,6 @@ def _figures() -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    _page, _results = map(Path, sys.argv[1:])
+    _page, _target = map(Path, sys.argv[1:])
     _content = json.dumps([asdict(result) for result in _run(_page)])
-    _results.write_text(_content, encoding="utf-8")
+    _target.write_text(_content, encoding="utf-8")

@@ -131,12 +131,13 @@ def _entry(file: Datasets) -> TaskEntry:
             f"{file.path}: the attribute kind must be {' or '.join(tasks)}, got "
             f"{kind or attribute}"
         )
-    found = [e for e in tasks.values() if e.dataset and e.dataset in file]
-    if len(found) > 1:
-        axes = file.dataset(found[0].dataset).ndim
-        found = [entry for entry in found if entry.ndim == axes] or found
-    if found:
-        return found[0]
+    for first in tasks.values():
+        if first.dataset and first.dataset in file:
+            shared = [e for e in tasks.values() if e.dataset == first.dataset]
+            if len(shared) == 1:
+                return first
+            axes = file.dataset(first.dataset).ndim
+            return next((e for e in shared if e.ndim == axes), first)
     names = " nor ".join(entry.dataset for entry in tasks.values() if entry.dataset)
     raise FileError(f"{file.path} has neither a dataset {names}")
 
