@@ -162,32 +162,23 @@ def test_tiff_that_lies_on_its_side(tmp_path, rng, dtype, compression):
 
 
 def write_tiff(path, data, shape, bits, planes):
-    """Write numbers of `bits` bits, which Pillow does not write, by hand."""
+    """Write a TIFF by hand: Pillow writes neither 12 bits nor separate planes."""
     *channels, height, width = shape
     count = channels[0] if channels else 1
-    depths = struct.pack(f"<{count}H", *[bits] * count)
-    offset = 8 + len(data)
-    tags = {256: width, 257: height, 259: 1, 262: 2 if channels else 1}
-    tags |= {277: count, 278: height, 284: planes}
-    sizes = [len(data) // (count if planes == 2 else 1)]
-    entries = [(tag, 3, 1, struct.pack("<HH", value, 0)) for tag, value in tags.items()]
-    extra = depths
-    entries.append((258, 3, count, struct.pack("<I", offset) if count > 2 else depths))
-    if planes == 2:
-        sizes *= count
-        for tag, values in ((273, range(8, offset, sizes[0])), (279, sizes)):
-            where = struct.pack("<I", offset + len(extra))
-            entries.append((tag, 4, count, where))
-            extra += struct.pack(f"<{count}I", *values)
-    else:
-        entries += [(273, 4, 1, struct.pack("<I", 8))]
-        entries += [(279, 4, 1, struct.pack("<I", len(data)))]
-    with path.open("wb") as file:
-        file.write(struct.pack("<2sHI", b"II", 42, offset + len(extra)))
-        file.write(data + extra + struct.pack("<H", len(entries)))
-        for tag, kind, number, value in sorted(entries):
-            file.write(struct.pack("<HHI", tag, kind, number) + value.ljust(4, b"\0"))
-        file.write(struct.pack("<I", 0))
+    parts = count if planes == 2 else 1
+    size = len(data) // parts
+    tags = {256: [width], 257: [height], 258: [bits] * count, 259: [1]}
+    tags |= {262: [2 if channels else 1], 273: [8 + i * size for i in range(parts)]}
+    tags |= {277: [count], 278: [height], 279: [size] * parts, 284: [planes]}
+    content, entries = struct.pack("<2sHI", b"II", 42, 0) + data, b""
+    for tag, numbers in tags.items():
+        value = struct.pack(f"<{len(numbers)}I", *numbers)
+        if len(numbers) > 1:
+            value, content = struct.pack("<I", len(content)), content + value
+        entries += struct.pack("<HHI", tag, 4, len(numbers)) + value
+    first = struct.pack("<I", len(content))
+    content += struct.pack("<H", len(tags)) + entries + bytes(4)
+    path.write_bytes(content[:4] + first + content[8:])
 
 
 def test_tiff_of_12_bits(tmp_path, rng):

@@ -116,15 +116,15 @@ def read_scan(
     return Scan(read_series(path, key, time_axis=axis))
 
 
-def names_in(path: str | Path) -> set[str]:
-    """Return the names of the arrays in an ``.npz`` file, none if it is not one."""
+def shapes_in(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays in an ``.npz`` file, none if it is damaged."""
     if not Path(path).is_file():  # a pipe might block forever
-        return set()
+        return {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile):
-        return set()
+        with reading(path, _ARCHIVE), zipfile.ZipFile(path) as archive:
+            return {name: shape for name, (shape, _) in _npz_headers(archive).items()}
+    except ValueError:
+        return {}
 
 
 def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
@@ -150,13 +150,11 @@ def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
 
 def _read_npz(path: Path, key: str | None, usual: str) -> NDArray[Any]:
     with reading(path, _ARCHIVE), zipfile.ZipFile(path) as archive:
-        ends = [n for n in archive.namelist() if n.endswith(".npy")]
-        names = [n.removesuffix(".npy") for n in dict.fromkeys(ends)]
-        headers = {k: _npz_header(archive, k) for k in names}
+        headers = _npz_headers(archive)
         shapes = {
             k: shape for k, (shape, dtype) in headers.items() if is_numeric(dtype)
         }
-        name = _choose(path, key, usual, shapes, names)
+        name = _choose(path, key, usual, shapes, list(headers))
         return _npz_array(path, archive, name)
 
 
@@ -168,6 +166,15 @@ def _npz_array(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     with archive.open(f"{name}.npy") as member:
         array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
         return array
+
+
+def _npz_headers(
+    archive: zipfile.ZipFile,
+) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shapes and dtypes of all arrays in an archive, by name."""
+    ends = [n for n in archive.namelist() if n.endswith(".npy")]
+    names = [n.removesuffix(".npy") for n in dict.fromkeys(ends)]
+    return {name: _npz_header(archive, name) for name in names}
 
 
 def _npz_header(

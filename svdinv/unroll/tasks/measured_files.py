@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from svdinv.unroll.formats.checks import FileError, reading
 from svdinv.unroll.formats.fastmri import holds_fastmri
 from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5, writing_hdf5
 from svdinv.unroll.formats.scans import Geometry
-from svdinv.unroll.formats.series import names_in, read_arrays
+from svdinv.unroll.formats.series import read_arrays, shapes_in
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry, entries
@@ -63,18 +63,18 @@ def write_problem(
 
 
 def measured_entry(path: str | Path) -> TaskEntry | None:
-    """Return the task of a file in the layout of `write_problem`, None for others."""
+    """Return the task of a file in the layout of `write_problem`, None for others.
+
+    No array is read.
+    """
     if Path(path).suffix.lower() == ".npz":  # these have no attributes
-        names = names_in(path)
-        tasks = [
+        shapes = shapes_in(path)
+        found = [
             entry
             for entry in entries().values()
-            if entry.companions and names >= {entry.dataset, *entry.companions}
+            if entry.companions and shapes.keys() >= {entry.dataset, *entry.companions}
         ]
-        if len(tasks) < 2:
-            return tasks[0] if tasks else None
-        with _opened(path) as file:
-            return _entry(file)
+        return _by_axes(found, lambda name: len(shapes[name]))
     if Path(path).suffix.lower() not in HDF5_SUFFIXES:
         return None
     with _opened(path) as file:
@@ -131,15 +131,17 @@ def _entry(file: Datasets) -> TaskEntry:
             f"{file.path}: the attribute kind must be {' or '.join(tasks)}, got "
             f"{kind or attribute}"
         )
-    for first in tasks.values():
-        if first.dataset and first.dataset in file:
-            shared = [e for e in tasks.values() if e.dataset == first.dataset]
-            if len(shared) == 1:
-                return first
-            axes = file.dataset(first.dataset).ndim
-            return next((e for e in shared if e.ndim == axes), first)
+    found = [e for e in tasks.values() if e.dataset and e.dataset in file]
+    if entry := _by_axes(found, lambda name: file.dataset(name).ndim):
+        return entry
     names = " nor ".join(entry.dataset for entry in tasks.values() if entry.dataset)
     raise FileError(f"{file.path} has neither a dataset {names}")
+
+
+def _by_axes(found: list[TaskEntry], axes: Callable[[str], int]) -> TaskEntry | None:
+    """Return the first task whose data have as many axes, else the first at all."""
+    fits = (e for e in found if e.ndim is None or e.ndim == axes(e.dataset))
+    return next(fits, found[0] if found else None)
 
 
 def _text(value: Any) -> str:

@@ -65,8 +65,7 @@ _DROP = 4.0
 _NOTHING = 1e-3  # of the first residual, below which it cannot diverge
 _SLOWER = 0.5  # factor of the learning rate after each divergence
 _WINDOW = 50
-REMEMBER = 50
-"""Iterations between two sets of weights that can be restored."""
+_REMEMBER = 50  # iterations between two sets of weights that can be restored
 _MOST_ROLLBACKS = 20
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
@@ -147,10 +146,7 @@ class Fitting:
         self.optimiser = torch.optim.Adam(parameters, lr=options.rate)
         self._identity = self._checksum()
         x = self.state["x"]
-        self.kept = Kept(x, y, len(self.targets), rule)
-        # The weights and moments that a fit returns to if it diverges.
-        copies = (copy.deepcopy(self.models) for _ in (0, *_MOMENTS))
-        self.kept.earlier = nn.ModuleList(copies)
+        self.kept = Kept(self.models, x, y, rule)
         self._updates = 0  # steps of the optimiser, less than iterations after a return
         self.iteration, self.best, self.best_value = 0, 0, math.inf
         self.trajectory: list[Record] = []
@@ -193,8 +189,7 @@ class Fitting:
                 ending = self.ended()
                 if not ending and (halt or stop()):
                     ending = "stopped"
-                remembered = self.iteration % REMEMBER == 0
-                due = remembered and time.monotonic() - saved > _SAVE_EVERY
+                due = time.monotonic() - saved > _SAVE_EVERY
                 if checkpoint is not None and ending != "broken" and (ending or due):
                     self.save(checkpoint)
                     saved = time.monotonic()
@@ -222,7 +217,7 @@ class Fitting:
             group["lr"] = options.rate * _SLOWER ** len(self.rollbacks)
         self.optimiser.step()
         self._updates += 1
-        if self.iteration % REMEMBER == 0:
+        if self.iteration % _REMEMBER == 0:
             self._remember()
         # The first iterates have no more weight than later ones.
         share = max(1 - options.average, 1 / self.iteration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,15 +19,20 @@ from svdinv.unroll.untrained.stopping import Rule
 
 
 class Kept(nn.Module):
-    """State of a fit besides the weights: averages, best image, arrays of the rule."""
+    """State of a fit besides the weights: averages, best image, arrays of the rule.
+
+    `earlier` are copies of the models with the weights to return to if the fit
+    diverges, and with the first and second moments of Adam then.
+    """
 
     average: Tensor
     measured: Tensor
     best: Tensor
-    earlier: nn.ModuleList
 
-    def __init__(self, x: Tensor, y: Tensor, count: int, rule: Rule) -> None:
+    def __init__(self, models: nn.ModuleList, x: Tensor, y: Tensor, rule: Rule) -> None:
         super().__init__()
+        self.earlier = nn.ModuleList(copy.deepcopy(models) for _ in range(3))
+        count = len(models)
         zero, data = torch.zeros_like(x), torch.zeros_like(y)
         self.register_buffer("average", torch.cat([zero] * count))
         self.register_buffer("measured", torch.cat([data] * count))
