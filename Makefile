@@ -87,6 +87,9 @@ sed -i -e '/^#/d' -e '/^$$/d' -e '/^--/d' -e 's/+cpu$$//' \
     requirements/$(1).txt
 endef
 
+# Every process would compile all it imports, which for TensorFlow takes ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Each stamp is written last, so that a half-made environment is made again.
 # Bytecode of all that is installed would take longer than that of what is imported.
 # The second core compiles the kernels meanwhile; svdinv's installation would do it after.
