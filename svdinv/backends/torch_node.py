@@ -6,7 +6,8 @@ and lose its derivatives: the last two keep no `autograd.Function`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -118,6 +119,23 @@ def _own(t: Tensor) -> Tensor:
     return t
 
 
+@contextlib.contextmanager
+def _lazy_views() -> Iterator[None]:
+    """Let arithmetic mind that a tensor is a lazy conjugate, or negative, of another.
+
+    PyTorch excludes their dispatch keys in the first run of a graph that it compiled.
+    """
+    keys = torch._C.DispatchKey.Conjugate, torch._C.DispatchKey.Negative
+    excluded = [k for k in keys if torch._C._dispatch_tls_is_dispatch_key_excluded(k)]
+    for key in excluded:
+        torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
+    try:
+        yield
+    finally:
+        for key in excluded:
+            torch._C._dispatch_tls_set_dispatch_key_excluded(key, True)
+
+
 @torch.library.custom_op("svdinv::operation", mutates_args=())
 def _node(x: list[Tensor], name: str, numbers: Sequence[float]) -> list[Tensor]:
     """Compute an operation."""
@@ -125,7 +143,7 @@ def _node(x: list[Tensor], name: str, numbers: Sequence[float]) -> list[Tensor]:
     if forward_ad._current_level >= 0:
         raise NotImplementedError("a traced operation of svdinv has no forward mode")
     operation, there, _ = _read(name, numbers)
-    with full_precision(x[0]):
+    with _lazy_views(), full_precision(x[0]):
         return _outputs(value(operation, filled(x, there), memory, xp), x[0])
 
 
