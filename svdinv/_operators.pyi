@@ -1357,10 +1357,8 @@ class Operators(Generic[Array, ArrayLike]):
         -----
         A loss should not depend on the phases of the vectors. Where s_r = s_{r+1}
         there is no derivative, and a finite substitute is taken. If the triplets are
-        inexact, so is the derivative, by their error over s_r - s_{r+1}. Second derivatives
-        are those of the iterative solution: in JAX by forward over reverse mode alone,
-        because its loops have no reverse mode twice. Nothing is differentiated through
-        products: of these the triplets have no derivative.
+        inexact, so is the derivative, by their error over s_r - s_{r+1}. Nothing is
+        differentiated through products: of these the triplets have no derivative.
 
         S is never larger than the singular values of A, but for rounding.
 

@@ -287,6 +287,24 @@ def test_hessians_agree():
     close(others, 4 * [hessian], 1e-13)
 
 
+def test_second_derivatives_of_truncated_triplets():
+    A, d = jnp.asarray(numbers((6, 5))), jnp.asarray(numbers((6, 5), seed=1))
+
+    def loss(A):
+        U, S, Vh = face.svd_lowrank(A, 2, power=60)
+        return jnp.sum(jnp.sin((U * S) @ Vh))
+
+    def exact(A):
+        return jnp.sum(jnp.sin(face.low_rank(A, 2)))
+
+    slope = jax.grad(loss)
+    found = (
+        jax.jit(jax.grad(lambda A: jnp.vdot(slope(A), d)))(A),
+        jax.jvp(slope, (A,), (d,))[1],
+    )
+    close(found, 2 * (jax.jvp(jax.grad(exact), (A,), (d,))[1],), 1e-10)
+
+
 @pytest.mark.parametrize("method", ["svd", "gram"])
 def test_vmap(method):
     A, tau = jnp.asarray(numbers((5, 4, 3))), jnp.linspace(0.2, 0.9, 5)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from frameworks import params
 
 from svdinv.backends.arrays import for_namespace
 from svdinv.core.functions import Reciprocal
@@ -51,6 +52,49 @@ def test_svd_vjp_of_one_singular_value_that_is_zero():
     gA = pullback(U, S, Vh)
     assert gA.shape == A.shape
     assert np.isfinite(gA).all()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("decompose", ["svd", "svd_lowrank"])
+@pytest.mark.parametrize("framework", params("numpy", "torch", "jax"), indirect=True)
+def test_hessian_along_matrices_of_the_same_rank(framework, decompose, dtype):
+    """Tangents of vectors of zero values were one rounding error over another."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        parts = rng.standard_normal((2, *shape))
+        return parts[0] + 1j * parts[1] if dtype == np.complex128 else parts[0]
+
+    factors, directions = ((draw(6, 2), draw(2, 5)) for _ in range(2))
+    xp = framework.module
+
+    def through(P, Q):
+        A = P @ Q
+        U, S, Vh = xp.svd(A) if decompose == "svd" else xp.svd_lowrank(A, 5, power=3)
+        X = (U * S) @ Vh
+        return X * X * X
+
+    def exact(P, Q):
+        A = P @ Q
+        return A * A * A
+
+    G = (draw(6, 5),)
+    products = [framework.hvp(f, factors, directions, G) for f in (through, exact)]
+    if framework.name == "torch":  # `hvp` is reverse over reverse
+        products.append(forward_over_reverse(through, factors, directions, G))
+    *found, expected = products[:1] + products[2:] + products[1:2]
+    for product in found:
+        for a, b in zip(product, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())
+
+
+def forward_over_reverse(f, arrays, directions, cotangents):
+    def gradients(*x):
+        return torch.func.vjp(f, *x)[1](torch.from_numpy(cotangents[0]))
+
+    x, d = (tuple(map(torch.from_numpy, given)) for given in (arrays, directions))
+    return torch.func.jvp(gradients, x, d)[1]
 
 
 mp.dps = 80

@@ -41,6 +41,7 @@ from svdinv.core.tolerances import (
     eps,
     neighbour_rtol,
     rounding_rtol,
+    smallest,
     tiny,
     vanishing,
 )
@@ -416,11 +417,14 @@ def log_derivative(
     slope = safe_divide(covariance, variance, slope_known, xp)
     ratio = safe_divide(product, square_b, square_b > least, xp)
 
+    def root(square: Array) -> Array:
+        return xp.sqrt(square + smallest(s, xp))  # which has a derivative at 0
+
     rounding = 2 * epsilon * (v.most + size * inverse)
-    curvature = xp.sqrt(square_g) * inverse + xp.sqrt(square_b) * inverse**2
-    spread = xp.sqrt(xp.sum(weight * ds * ds, axis=-1) / count)
+    curvature = root(square_g) * inverse + root(square_b) * inverse**2
+    spread = root(xp.sum(weight * ds * ds, axis=-1) / count)
     slope_error = safe_divide(
-        rounding + curvature * spread, xp.sqrt(variance), slope_known, xp
+        rounding + curvature * spread, root(variance), slope_known, xp
     )
 
     # Without a penalty on the singular values the line goes through the origin,

@@ -28,6 +28,7 @@ from svdinv.core.degenerate import (
 from svdinv.core.namespace import (
     Array,
     Namespace,
+    abs_max,
     adjoint,
     array_namespace,
     cast,
@@ -227,6 +228,14 @@ def svd_pushforward(
 
     AV, AU = dA @ V1, adjoint(dA, xp) @ U1
     P = adjoint(U1, xp) @ AV
+    # Of values that may be rounding errors.
+    lost = s <= rounding_rtol(s, xp) * first(s)
+    if repeated == "consistent":
+        # A rounding error divided by another one could be of any size, and would be
+        # that of a Hessian by forward over reverse mode.
+        noise = rounding_rtol(s, xp) * xp.maximum(abs_max(AV, xp), abs_max(AU, xp))
+        noisy = lost[..., None, :] & lost[..., None] & (xp.abs(P) <= noise)
+        P = xp.where(noisy, xp.zeros_like(P), P)
     dS = real_diagonal(P, xp)
     AV, AU, P = AV * scale, AU * scale, P * scale
 
@@ -234,10 +243,9 @@ def svd_pushforward(
     E, W = linear_rule(s, rule, None if repeated == "consistent" else rtol, xp)
     odd = cast(inverse_sum(s, xp), P, xp) * skew(P, xp)
     if repeated == "consistent" and is_complex(P, xp):
-        # Vectors of what may be a rounding error have no common phase to move.
-        lost = s <= rounding_rtol(s, xp) * first(s)
-        lost = lost[..., None] & (identity_like(P, xp) == 1)
-        odd = xp.where(lost, xp.zeros_like(odd), odd)
+        # Their vectors have no common phase to move.
+        alone = lost[..., None] & (identity_like(P, xp) == 1)
+        odd = xp.where(alone, xp.zeros_like(odd), odd)
     even = cast(E + W, P, xp) * herm(P, xp)
     omega, psi = even + odd, even - odd
 
