@@ -5,8 +5,10 @@ import os
 import numpy as np
 import pytest
 from hdf5_files import write_h5
+from scipy.io import savemat
 
 from svdinv.unroll.data import photograph
+from svdinv.unroll.data.masks import radial_mask
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
@@ -68,8 +70,13 @@ def test_k_space_may_come_in_an_archive(tmp_path, series, mask):
     np.savez(tmp_path / "worse.npz", **pickled)
     with pytest.raises(ValueError, match="maps is not an array of numbers"):
         measured(tmp_path / "worse.npz")
-    np.savez(tmp_path / "series.npz", kspace=series)  # an array of that name alone
-    assert isinstance(read_input(tmp_path / "series.npz")[1], InputImage)
+    # As an image, k-space would be transformed and sampled again.
+    np.savez(tmp_path / "alone.npz", kspace=arrays["kspace"], sampling=mask)
+    with pytest.raises(ValueError, match=r"alone\.npz: mask is missing"):
+        read_input(tmp_path / "alone.npz", key="kspace")
+    savemat(tmp_path / "raw.mat", arrays)
+    with pytest.raises(ValueError, match=r"measured data, kspace, .* \.h5 and \.npz"):
+        read_input(tmp_path / "raw.mat", key="kspace")
 
 
 @pytest.mark.parametrize(
@@ -253,14 +260,16 @@ def test_sampling(series, mask, tmp_path):
     assert (again.y != problem.y).any()
 
 
-def test_masks_that_do_not_fit(series, mask, tmp_path):
+def test_masks_that_do_not_fit(series, mask, tmp_path, rng):
     given = InputImage("a", series)
     with pytest.raises(ValueError, match=r"\(4, 24, 20\), or \(24, 20\)"):
         sample(given, mask=saved(tmp_path / "m.npy", mask[:3]))
     corners = np.zeros(SIZE, bool)
     corners[:, ::8, 0] = True
-    with pytest.raises(ValueError, match="fftshift"):
-        sample(given, mask=saved(tmp_path / "m.npy", corners))
+    lines = np.fft.ifftshift(radial_mask(SIZE, 5, rng=rng), axes=(-2, -1))
+    for wrong in (corners, lines):  # of which some end in the middle
+        with pytest.raises(ValueError, match="fftshift"):
+            sample(given, mask=saved(tmp_path / "m.npy", wrong))
 
 
 def test_folders_and_files_of_one_name(tmp_path, series):

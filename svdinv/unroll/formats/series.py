@@ -27,6 +27,7 @@ from svdinv.unroll.formats.table import HDF5_SUFFIXES
 Shapes = Mapping[str, tuple[int, ...]]
 
 _ARCHIVE = "an archive of NumPy arrays"
+_MATLAB = "a MATLAB file"
 
 
 def read_series(
@@ -116,11 +117,16 @@ def read_scan(
     return Scan(read_series(path, key, time_axis=axis))
 
 
-def shapes_in(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the arrays in an ``.npz`` file, none if it is damaged."""
+def shapes_in(path: str | Path) -> Shapes:
+    """Return the shapes of arrays in an ``.npz`` or ``.mat`` file, none if damaged."""
     if not Path(path).is_file():  # a pipe might block forever
         return {}
     try:
+        if Path(path).suffix.lower() == ".mat":
+            if not _is_hdf5(Path(path)):
+                return _mat_shapes(Path(path))[0]
+            with open_hdf5(path, _MATLAB) as file:
+                return {k: shape for k, shape in file.shapes().items() if shape}
         with reading(path, _ARCHIVE), zipfile.ZipFile(path) as archive:
             return {name: shape for name, (shape, _) in _npz_headers(archive).items()}
     except ValueError:
@@ -191,22 +197,32 @@ def _npz_header(
 
 
 def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
-    with needing("scipy", "mri"):
-        import scipy.io
-    with reading(path, "a MATLAB file"):
-        with path.open("rb") as file:
-            start = file.read(520)
-        # HDF5 follows MATLAB's header of 512 bytes.
-        if b"\x89HDF\r\n\x1a\n" in (start[:8], start[512:]):
-            return _read_hdf5(path, key, usual, reverse=True)
-        numeric = ("double", "single", "logical", "int", "uint")
-        listed = scipy.io.whosmat(path)
-        shapes = {k: shape for k, shape, kind in listed if kind.startswith(numeric)}
-        name = _choose(path, key, usual, shapes, [k for k, _, _ in listed])
+    if _is_hdf5(path):
+        return _read_hdf5(path, key, usual, reverse=True)
+    name = _choose(path, key, usual, *_mat_shapes(path))
+    with reading(path, _MATLAB):
         array = load_matlab(path, name)[name]
         if not isinstance(array, np.ndarray) or not is_numeric(array.dtype):
             raise FileError(f"{path}: {name} is not an array of numbers")
         return array
+
+
+def _is_hdf5(path: Path) -> bool:
+    with reading(path, _MATLAB), path.open("rb") as file:
+        start = file.read(520)
+    # HDF5 follows MATLAB's header of 512 bytes.
+    return b"\x89HDF\r\n\x1a\n" in (start[:8], start[512:])
+
+
+def _mat_shapes(path: Path) -> tuple[Shapes, list[str]]:
+    """Shapes of the arrays of numbers in a MATLAB file, and the names of all."""
+    with needing("scipy", "mri"):
+        import scipy.io
+    numeric = ("double", "single", "logical", "int", "uint")
+    with reading(path, _MATLAB):
+        listed = scipy.io.whosmat(path)
+    shapes = {k: shape for k, shape, kind in listed if kind.startswith(numeric)}
+    return shapes, [k for k, _, _ in listed]
 
 
 def _read_hdf5(

@@ -103,14 +103,20 @@ def divided(x: Any, scale: float) -> Any:
 
 def check_centred(mask: NDArray[np.bool_], what: str) -> None:
     """Raise FileError for masks with the zero frequency in the corner, as in FFTs."""
-    frames, height, width = mask.shape
-    if frames == 1:  # lines may miss the centre
+    lines = any((mask == mask.any(axis, keepdims=True)).all() for axis in (-2, -1))
+    if mask[0].size < 100 or (len(mask) == 1 and lines):  # may well miss the centre
         return
-    rows, columns = (slice(n // 2 - 1, n // 2 + 2) for n in (height, width))
-    if mask[:, 0, 0].all() and not mask[:, rows, columns].any():
+    rows, columns = (
+        slice(n // 2 - n // 16, n // 2 + n // 16 + 1) for n in mask.shape[1:]
+    )
+    in_corner = np.fft.fftshift(mask, axes=(-2, -1))[:, rows, columns].mean()
+    in_middle = mask[:, rows, columns].mean()
+    often = in_corner > 0.5 or mask[:, 0, 0].all()
+    if often and in_middle < in_corner / 3:
         raise FileError(
-            f"{what} samples the corners of k-space and not its centre, which must be "
-            "at (H // 2, W // 2): apply numpy.fft.fftshift to the last two axes"
+            f"{what} samples {in_corner:.0%} of the corners of k-space and "
+            f"{in_middle:.0%} of its centre, which must be at (H // 2, W // 2): apply "
+            "numpy.fft.fftshift to the last two axes"
         )
 
 

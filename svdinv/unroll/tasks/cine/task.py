@@ -324,17 +324,23 @@ class Cine(Task):
         estimated if missing; ``truth`` is (T, H, W). ``affine`` (4, 4) is the position
         of the pixels, as in `Geometry`.
         """
-        T, *coils, H, W = file.shape("kspace", "(T, H, W) or (T, C, H, W)", (3, 4))
+        layout = "(T, H, W) or (T, C, H, W), with T = 1 for one frame"
+        T, *coils, H, W = file.shape("kspace", layout, (3, 4))
         shape = file.shape("mask", "(T, H, W)", (1, 2, 3, 4))
         try:
             fits = np.broadcast_shapes(shape, (T, H, W)) == (T, H, W)
         except ValueError:
             fits = False
         if not fits:
-            file.same("mask", (T, H, W), "(T, H, W)")
+            file.same(
+                "mask", (T, H, W), "(T, H, W) of kspace (T, H, W) or (T, C, H, W)"
+            )
         has_maps, has_truth = "maps" in file, "truth" in file
         if has_maps and not coils:
-            raise file.error("kspace", "must be (T, C, H, W) if the file has maps")
+            raise file.error(
+                "kspace",
+                "must be (T, C, H, W) if the file has maps, (1, C, H, W) for one frame",
+            )
         if has_maps:
             file.same("maps", (*coils, H, W), "(C, H, W)")
         if has_truth:
