@@ -1068,6 +1068,10 @@ WITH_LISTS = {
     "dot of matrices": lambda a: np.dot([LIST, LIST], a) + np.dot(a, [[1, 2]] * 3),
     "outer": lambda a: np.outer(a, LIST) + np.outer(LIST, a),
     "concatenate": lambda a: np.concatenate([a, LIST, (1, 2)]),
+    "hstack": lambda a: np.hstack([LIST, a]) * np.hstack((a, a)),
+    "hstack of matrices": lambda a: np.hstack(([LIST, LIST], np.outer([1, 2], a))),
+    "vstack": lambda a: np.vstack([a, LIST, [LIST, LIST]]),
+    "tensordot": lambda a: np.tensordot(LIST, a, 1) * a,
     "stack": lambda a: np.stack([LIST, a], axis=1),
     "where": lambda a: np.where([True, False, True], a, LIST),
     "clip": lambda a: np.clip(a, [0.5] * 3, [1.0] * 3),
@@ -1078,6 +1082,76 @@ WITH_LISTS = {
 @pytest.mark.parametrize("name", WITH_LISTS)
 def test_lists_beside_traced_arrays(name):
     check_against_differences(WITH_LISTS[name], np.array([0.7, 1.3, 0.4]))
+
+
+SUMS = (
+    "ij,jk->ik", "ij,jk", "ij,ij->", "bij,bjk->bik", "bij,jk->kbi", "ij->ji", "ij->i",
+    "ij->", "ji", "ij,kl->ijkl", "ij,jk,kl->il", "ir,jr,kr->ijk", "ij,i->j", "i,i",
+    "i,j->ji", "ijk,jil->kl", "ij,ik->jk", "ij,kl->i", "ijk,k->ji", " i j, jk -> ",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("subscripts", SUMS)
+def test_einsum(subscripts, dtype):
+    rng = np.random.default_rng(0)
+    sizes = {name: 2 + i for i, name in enumerate("ijklbr")}
+
+    def draw(shape):
+        parts = rng.standard_normal((2, *shape))
+        return parts[0] + 1j * parts[1] if dtype == np.complex128 else parts[0]
+
+    inputs = subscripts.replace(" ", "").partition("->")[0].split(",")
+    x, d = ([draw([sizes[i] for i in term]) for term in inputs] for _ in range(2))
+    f = partial(np.einsum, subscripts)
+    y, pullback = svn.vjp(f, *x)
+    np.testing.assert_allclose(y, f(*x), rtol=1e-13, atol=1e-13)
+    assert np.shape(y) == np.shape(f(*x))
+    _, moved = svn.jvp(f, tuple(x), tuple(d))
+    exact = sum(f(*x[:i], d[i], *x[i + 1 :]) for i in range(len(x)))
+    np.testing.assert_allclose(moved, exact, rtol=1e-12, atol=1e-12)
+    g = draw(np.shape(y))
+    pulled = sum(np.vdot(a, b).real for a, b in zip(pullback(g), d, strict=True))
+    np.testing.assert_allclose(pulled, np.vdot(g, exact).real, rtol=1e-11)
+
+
+@pytest.mark.parametrize("subscripts", ["ii,ij->j", "...i,ij->j", "ij,jk->ikk", "ij"])
+def test_einsum_of_diagonals_and_ellipses_is_refused(subscripts):
+    with pytest.raises(TypeError, match="one term for each operand"):
+        svn.vjp(lambda A: np.einsum(subscripts, A, A), np.eye(3))
+    with pytest.raises(ValueError, match=r"'ij,jk' do not name .* \(3, 3\), \(2, 3\)"):
+        svn.vjp(lambda A: np.einsum("ij,jk", A, A[:2]), np.eye(3))
+
+
+@pytest.mark.parametrize(
+    "axes", [0, 1, 2, (2, 0), ([0, 1], [1, 0]), ([0, -1], [-1, 0])]
+)
+def test_tensordot(axes):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 3, 3, 3))
+    check_against_differences(
+        lambda a: np.tensordot(a, b, axes) * np.tensordot(b, a, axes), a
+    )
+
+
+def test_functions_that_ask_without_a_derivative():
+    def f(a):
+        assert np.isrealobj(a)
+        assert not np.iscomplexobj(a)
+        assert np.allclose(a, a)
+        assert np.isclose(a, a).all()
+        assert np.array_equal(a, a)
+        return a[np.argsort(a)[1]] ** 2
+
+    y, pullback = svn.vjp(f, np.array([3.0, 1.0, 2.0]))
+    np.testing.assert_array_equal(pullback(1.0)[0], [0, 0, 4])
+    assert y == 4
+
+
+@pytest.mark.parametrize("name", ["svd", "svdvals", "eigh", "pinv"])
+def test_decompositions_of_numpy_are_refused_by_the_name_of_ones_own(name):
+    with pytest.raises(TypeError, match=f"svdinv has its own {name}"):
+        svn.vjp(getattr(np.linalg, name), np.eye(3))
 
 
 def test_lists_of_traced_arrays_are_refused():

@@ -148,6 +148,22 @@ class TestDask:
             expected = svdinv.numpy.lstsq(A, b, damping=0.1)
             np.testing.assert_allclose(x, expected, atol=1e-13)
 
+    @pytest.mark.parametrize(
+        ("shape", "chunks"),
+        [((3, 8), (1, 4)), ((3, 8, 2), (1, 4, 1)), ((3, 8, 9), (1, 4, 2))],
+    )
+    def test_right_hand_sides_in_any_chunks(self, da, shape, chunks):
+        import svdinv.dask
+        import svdinv.numpy
+
+        rng = np.random.default_rng(0)
+        A, b = rng.standard_normal((3, 8, 4)), rng.standard_normal(shape)
+        many = da.from_array(A, chunks=(1, 4, 4)), da.from_array(b, chunks=chunks)
+        expected = svdinv.numpy.lstsq(A, b)
+        np.testing.assert_allclose(
+            svdinv.dask.lstsq(*many).compute(), expected, atol=1e-13
+        )
+
     def test_small_values_are_not_lost(self, da):
         import svdinv.dask
         import svdinv.numpy

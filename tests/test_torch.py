@@ -643,6 +643,35 @@ def test_half_precision_of_an_operator(dtype):
     assert torch.autograd.grad(Y.sum(), A)[0].dtype == dtype
 
 
+@pytest.mark.parametrize("name", ["kabsch", "procrustes", "lstsq", "cca"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_autocast_leaves_half_precision_beside_single(name, swapped):
+    """A network's output beside its target; results are in single precision."""
+    generator = torch.Generator().manual_seed(0)
+    X, Y, weight = (
+        torch.randn(*s, generator=generator) for s in ((9, 3), (9, 3), (3, 3))
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = X.requires_grad_() @ weight
+        assert half.dtype == torch.bfloat16
+        x = (Y, half) if swapped else (half, Y)
+        found, exact = (
+            as_tuple(
+                getattr(svdinv.torch, name)(*(t.to(dtype) if dtype else t for t in x))
+            )
+            for dtype in (None, torch.float64)
+        )
+        found, exact = ([t for t in y if t is not None] for y in (found, exact))
+        assert all(t.dtype == torch.float32 for t in found)
+        torch.testing.assert_close(
+            [t.double() for t in found], exact, atol=1e-3, rtol=0
+        )
+        slopes = torch.autograd.grad([t.sum() for t in found], X)
+    assert slopes[0].isfinite().all()
+    with pytest.raises(TypeError, match="same dtype"):
+        getattr(svdinv.torch, name)(X.double(), Y)
+
+
 def test_autocast_leaves_the_precision_of_operators_alone():
     A = torch.tensor(numbers((4, 3), np.float32)).requires_grad_()
 

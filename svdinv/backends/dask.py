@@ -19,16 +19,18 @@ class DaskBackend(ArrayBackend):
     def __init__(self) -> None:
         super().__init__(xp, False, np.linalg.LinAlgError, da.random.default_rng)
 
-    def matrices(self, A: Any, name: str, *args: Any, **options: Any) -> Any:
-        A, restore = super().matrices(A, name, *args, **options)
+    def matrices(self, A: Any, name: str, ndim: int = 2, **options: Any) -> Any:
+        A, restore = super().matrices(A, name, ndim, **options)
         shape, chunks = A.shape, untraced(A).chunks
         if any(math.isnan(size) for size in shape):
             raise ValueError(
                 f"{name} must have a known shape, got {shape}: call "
                 f"{name}.compute_chunk_sizes()"
             )
-        axis = -1 if len(shape) < 2 or shape[-2] >= shape[-1] else -2
-        if len(shape) > 1 and len(chunks[axis]) > 1:
+        if ndim < 2:  # right-hand sides, of which there are products alone
+            return A, restore
+        axis = -1 if shape[-2] >= shape[-1] else -2
+        if len(chunks[axis]) > 1:
             raise ValueError(
                 f"{name} must be in one chunk along its shorter side, got chunks "
                 f"{chunks}: call {name}.rechunk({{{axis}: -1}})"

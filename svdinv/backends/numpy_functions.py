@@ -9,6 +9,7 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
+from svdinv.backends.einsum import einsum, tensordot
 from svdinv.backends.tape import untraced
 from svdinv.core.namespace import Array, Namespace, conj, real
 
@@ -129,6 +130,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         xp.permute_dims(x, (*range(2, x.ndim), 0, 1))
     ),
     "dot": _dot,
+    "einsum": einsum,
     "expand_dims": lambda xp, x, axis: xp.reshape(x, _expanded(x.shape, axis)),
     "fft.fft2": lambda xp, x, s=None, axes=(-2, -1), norm=None: xp.fft.fftn(
         x, s=s, axes=axes, norm=norm
@@ -137,6 +139,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         x, s=s, axes=axes, norm=norm
     ),
     "flatten": lambda xp, x: FUNCTIONS["copy"](xp, FUNCTIONS["ravel"](xp, x)),
+    "hstack": lambda xp, tup: xp.concat(
+        arrays := xp.arrays(*tup), axis=min(arrays[0].ndim, 2) - 1
+    ),
     "linalg.matmul": lambda xp, a, b: xp.matmul(a, b),
     "linalg.norm": norm,
     "moveaxis": _moved,
@@ -145,6 +150,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     ),
     "ravel": lambda xp, x: xp.reshape(x, (-1,)),
     "squeeze": lambda xp, x, axis=None: xp.reshape(x, _squeezed(x.shape, axis)),
+    "tensordot": tensordot,
     "trace": lambda xp, x: xp.sum(FUNCTIONS["diagonal"](xp, x), axis=-1),
     "vdot": _vdot,
+    "vstack": lambda xp, tup: xp.concat(
+        [x if x.ndim > 1 else xp.reshape(x, (1, -1)) for x in xp.arrays(*tup)], axis=0
+    ),
 }

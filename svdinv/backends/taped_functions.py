@@ -30,8 +30,9 @@ from svdinv.core.namespace import Array, Namespace, adjoint, conj, is_complex
 
 # Functions of arrays whose results do not move with them.
 _CONSTANT = frozenset([
-    "all", "any", "argmax", "argmin", "ceil", "empty_like", "equal", "floor",
-    "greater", "greater_equal", "isfinite", "isinf", "isnan", "less",
+    "all", "allclose", "any", "argmax", "argmin", "argsort", "array_equal", "ceil",
+    "empty_like", "equal", "floor", "greater", "greater_equal", "isclose",
+    "iscomplexobj", "isfinite", "isinf", "isnan", "isrealobj", "less",
     "less_equal", "logical_and", "logical_not", "logical_or", "ndim", "nonzero",
     "not_equal", "ones_like", "result_type", "round", "shape", "size", "zeros_like",
 ])  # fmt: skip
@@ -255,7 +256,9 @@ class TapedNamespace:
         else:
             found = getattr(self, name, None)
         if found is None:
-            raise TypeError(f"no derivative of {module}.{name} is known here")
+            own = name in ("eigh", "lstsq", "pinv", "svd", "svdvals")
+            hint = f"; svdinv has its own {name}, which has one" if own else ""
+            raise TypeError(f"no derivative of {module}.{name} is known here{hint}")
         return found
 
     @staticmethod

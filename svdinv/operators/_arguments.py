@@ -109,18 +109,22 @@ def two_matrices(
 ) -> tuple[Array, Array, Callable[[Array], Array]]:
     """Check two matrices of one dtype, by default as `Backend.matrices` does.
 
-    Returns both in the dtype to compute in, and a cast of results back.
+    Half precision may stand beside single, as autocast makes of a network's output and
+    its target: the result is in single. Returns both in the dtype to compute in, and a
+    cast of results back.
     """
     if check is None:  # not `or`: Dynamo of PyTorch 2.9 asks for no truth of a partial
         check = backend.matrices
-    (first, restore), (second, _) = check(A, a), check(B, b)
-    # Half precision is in single now, and the result would have the dtype of A.
+    (first, restore), (second, of_second) = check(A, a), check(B, b)
+    # Half precision is in single now.
     kinds = [backend.asarray(x, name).dtype for x, name in ((A, a), (B, b))]
-    if kinds[0] != kinds[1]:
+    if kinds[0] == kinds[1]:
+        return first, second, restore
+    if first.dtype != second.dtype or second.dtype not in kinds:
         raise TypeError(
             f"{a} and {b} must have the same dtype, got {kinds[0]} and {kinds[1]}"
         )
-    return first, second, restore
+    return first, second, of_second if kinds[1] == second.dtype else restore
 
 
 def negative_axis(backend: Backend, axis: int, X: Array) -> int:
