@@ -1305,7 +1305,8 @@ class Operators(Generic[Array, ArrayLike]):
             Or what multiplies a vector: a pair of functions, of v to A v and of u to A^H u;
             an object with such methods ``forward`` and ``adjoint`` of a whole batch of
             vectors, the new axis in front, as a `svdinv.unroll.operators.Operator` has; or
-            a `LinearOperator` of SciPy or CuPy. Vectors may have any shape.
+            a `LinearOperator` or a sparse matrix of SciPy or CuPy. Vectors may have any
+            shape.
         rank : int
             Number r of triplets, from 1 to min(m, n).
         oversampling : int, optional
@@ -1332,7 +1333,7 @@ class Operators(Generic[Array, ArrayLike]):
             It takes the place of r in the shapes of the results.
         like : array, optional
             For products, an array of the shape, dtype and device of v; its values do not
-            matter. A `LinearOperator` says them itself.
+            matter. Not needed for what SciPy or CuPy makes.
 
         Returns
         -------
@@ -1391,12 +1392,13 @@ class Operators(Generic[Array, ArrayLike]):
             Or what multiplies a vector: a pair of functions, of v to A v and of u to A^H u;
             an object with such methods ``forward`` and ``adjoint`` of a whole batch of
             vectors, the new axis in front, as a `svdinv.unroll.operators.Operator` has; or
-            a `LinearOperator` of SciPy or CuPy. Vectors may have any shape.
+            a `LinearOperator` or a sparse matrix of SciPy or CuPy. Vectors may have any
+            shape.
         U, S, Vh : array
             Triplets, shapes (..., m, r), (..., r), (..., r, n), as of `svd_lowrank`.
         like : array, optional
             For products, an array of the shape, dtype and device of v; its values do not
-            matter. A `LinearOperator` says them itself.
+            matter. Not needed for what SciPy or CuPy makes.
 
         Returns
         -------

@@ -58,9 +58,14 @@ def test_the_random_numbers_are_those_of_the_array():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64", "float64"])
-def test_a_linear_operator_of_scipy(dtype):
+@pytest.mark.parametrize("kind", ["linear operator", "csr_array", "coo_matrix"])
+def test_matrices_of_scipy(kind, dtype):
     A = with_values(DECAY, (25, 18)).astype(dtype)
-    operator = scipy.sparse.linalg.aslinearoperator(scipy.sparse.csr_array(A))
+    operator = (
+        scipy.sparse.linalg.aslinearoperator(scipy.sparse.csr_array(A))
+        if kind == "linear operator"
+        else getattr(scipy.sparse, kind)(A)
+    )
     found = numpy.svd_lowrank(operator, 3, power=4, seed=0)
     rtol = 1e-5 if dtype != "float64" else 1e-12
     np.testing.assert_allclose(found.S, DECAY[:3], rtol=rtol)

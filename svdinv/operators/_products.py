@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 from svdinv.core.backend import Backend
@@ -13,9 +14,10 @@ MISMATCH = 0.05
 
 
 def is_product(A: Any) -> bool:
-    """Whether `A` is a pair of functions or an operator, not an array."""
+    """Whether `A` is a pair of functions, an operator or sparse, not an array."""
     pair = isinstance(A, (tuple, list)) and len(A) == 2 and all(map(callable, A))
-    return pair or _has(A, "forward", "adjoint") or _has(A, "matmat", "rmatmat")
+    known = ("forward", "adjoint"), ("matmat", "rmatmat"), ("tocsr",)
+    return pair or any(_has(A, *methods) for methods in known)
 
 
 def _has(A: Any, *methods: str) -> bool:
@@ -27,8 +29,14 @@ class Products:
 
     def __init__(self, backend: Backend, A: Any, like: Any) -> None:
         xp = self.xp = backend.xp
+        if _has(A, "tocsr"):  # sparse, of SciPy or CuPy
+            matmat, rmatmat = A.__matmul__, A.conj().T.__matmul__
+            A = SimpleNamespace(
+                shape=A.shape, dtype=A.dtype, matmat=matmat, rmatmat=rmatmat
+            )
         self.backend, self.A = backend, A
         self.as_matrix = _has(A, "matmat", "rmatmat")
+        name = "A" if like is None else "like"
         if like is None:
             if not self.as_matrix:
                 raise TypeError(
@@ -37,7 +45,7 @@ class Products:
                 )
             like = xp.zeros((A.shape[1],), dtype=getattr(xp, str(A.dtype)))
         self.given = backend.stop_gradient(backend.asarray(like, "like"))
-        self.like, self.restore = backend.matrices(self.given, "like", ndim=0)
+        self.like, self.restore = backend.matrices(self.given, name, ndim=0)
         self.image_shape = tuple(self.given.shape)
         self.data_shape: tuple[int, ...] | None = None
         self.columns = math.prod(self.image_shape)

@@ -23,11 +23,12 @@ A : array
 Or what multiplies a vector: a pair of functions, of v to A v and of u to A^H u;
     an object with such methods ``forward`` and ``adjoint`` of a whole batch of
     vectors, the new axis in front, as a `svdinv.unroll.operators.Operator` has; or
-    a `LinearOperator` of SciPy or CuPy. Vectors may have any shape.""",
+    a `LinearOperator` or a sparse matrix of SciPy or CuPy. Vectors may have any
+    shape.""",
     "like": """\
 like : array, optional
     For products, an array of the shape, dtype and device of v; its values do not
-    matter. A `LinearOperator` says them itself.""",
+    matter. Not needed for what SciPy or CuPy makes.""",
     "hermitian": """\
 A : array
     Shape (..., n, n), real or complex; the lower triangle is read.""",
