@@ -30,6 +30,7 @@ from svdinv.core.namespace import (
     Namespace,
     abs_max,
     adjoint,
+    any_on_host,
     array_namespace,
     cast,
     first,
@@ -228,9 +229,10 @@ def svd_pushforward(
 
     AV, AU = dA @ V1, adjoint(dA, xp) @ U1
     P = adjoint(U1, xp) @ AV
-    # Of values that may be rounding errors.
+    # Of values that may be rounding errors, unless there is none.
     lost = s <= rounding_rtol(s, xp) * first(s)
-    if repeated == "consistent":
+    consistent = repeated == "consistent" and any_on_host(lost, xp) is not False
+    if consistent:
         # A rounding error divided by another one could be of any size, and would be
         # that of a Hessian by forward over reverse mode.
         noise = rounding_rtol(s, xp) * xp.maximum(abs_max(AV, xp), abs_max(AU, xp))
@@ -242,7 +244,7 @@ def svd_pushforward(
     rule = "minimum-norm" if repeated == "consistent" else repeated
     E, W = linear_rule(s, rule, None if repeated == "consistent" else rtol, xp)
     odd = cast(inverse_sum(s, xp), P, xp) * skew(P, xp)
-    if repeated == "consistent" and is_complex(P, xp):
+    if consistent and is_complex(P, xp):
         # Their vectors have no common phase to move.
         alone = lost[..., None] & (identity_like(P, xp) == 1)
         odd = xp.where(alone, xp.zeros_like(odd), odd)
