@@ -1071,7 +1071,11 @@ WITH_LISTS = {
     "hstack": lambda a: np.hstack([LIST, a]) * np.hstack((a, a)),
     "hstack of matrices": lambda a: np.hstack(([LIST, LIST], np.outer([1, 2], a))),
     "vstack": lambda a: np.vstack([a, LIST, [LIST, LIST]]),
-    "tensordot": lambda a: np.tensordot(LIST, a, 1) * a,
+    "tensordot": lambda a: np.tensordot(LIST, a, np.int64(1)) * a,
+    "numbers": lambda a: (
+        np.hstack([a.sum(), 2.0, a[0]]) * np.vstack([a[0], a[1] * a[2]])[:, 0].sum()
+    ),
+    "einsum": lambda a: np.einsum(",i,i->i", 2.0, LIST, a),
     "stack": lambda a: np.stack([LIST, a], axis=1),
     "where": lambda a: np.where([True, False, True], a, LIST),
     "clip": lambda a: np.clip(a, [0.5] * 3, [1.0] * 3),
@@ -1124,7 +1128,7 @@ def test_einsum_of_diagonals_and_ellipses_is_refused(subscripts):
 
 
 @pytest.mark.parametrize(
-    "axes", [0, 1, 2, (2, 0), ([0, 1], [1, 0]), ([0, -1], [-1, 0])]
+    "axes", [0, 1, 2, (2, 0), ([0, 1], [1, 0]), np.array([[0], [1]])]
 )
 def test_tensordot(axes):
     rng = np.random.default_rng(0)

@@ -672,6 +672,15 @@ def test_autocast_leaves_half_precision_beside_single(name, swapped):
         getattr(svdinv.torch, name)(X.double(), Y)
 
 
+def test_half_precision_beside_single_has_cotangents_in_single():
+    """Values closer than the precision of half are not taken for repeated ones."""
+    A = torch.diag(torch.tensor([1, 1 + 2**-9, 2, 3])).half().requires_grad_()
+    weights = torch.diag(torch.tensor([1.0, -1, 2, 3]))
+    _, V = svdinv.torch.eigh_generalized(A, torch.eye(4))
+    (V @ weights @ V.mT)[0, 1].backward()
+    assert A.grad[0, 1] == pytest.approx(-512, rel=1e-2)
+
+
 def test_autocast_leaves_the_precision_of_operators_alone():
     A = torch.tensor(numbers((4, 3), np.float32)).requires_grad_()
 

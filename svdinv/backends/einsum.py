@@ -6,7 +6,11 @@ Each function takes the namespace whose functions it is made of, then NumPy's ar
 from __future__ import annotations
 
 import math
+from numbers import Number
+from operator import index
 from typing import Any
+
+import numpy as np
 
 from svdinv.core.namespace import Array, Namespace
 
@@ -16,7 +20,9 @@ def einsum(
 ) -> Array:
     """Sum of products by the names of axes, operand by operand from the left."""
     terms, result = _terms(subscripts, len(operands))
-    arrays = xp.arrays(*operands)
+    arrays = [
+        xp.asarray(x) if isinstance(x, Number) else x for x in xp.arrays(*operands)
+    ]
     sizes: dict[str, int] = {}
     for term, x in zip(terms, arrays, strict=True):
         if len(term) != x.ndim or any(
@@ -38,11 +44,12 @@ def einsum(
 def tensordot(xp: Namespace, a: Array, b: Array, axes: Any = 2) -> Array:
     """Sum over pairs of axes: the last and first `axes`, or two lists of them."""
     a, b = xp.arrays(a, b)
-    if isinstance(axes, int):
-        axes = list(range(a.ndim - axes, a.ndim)), list(range(axes))
+    if np.ndim(axes) == 0 and not isinstance(axes, tuple | list):
+        count = index(axes)
+        axes = range(a.ndim - count, a.ndim), range(count)
     left = [chr(ord("A") + i) for i in range(a.ndim)]
     right = [chr(ord("a") + i) for i in range(b.ndim)]
-    first, second = (of if isinstance(of, list | tuple) else [of] for of in axes)
+    first, second = (map(index, np.atleast_1d(of)) for of in axes)
     for i, j in zip(first, second, strict=True):
         right[j] = left[i]
     kept = [name for name in (*left, *right) if (name in left) != (name in right)]
@@ -60,8 +67,9 @@ def _terms(subscripts: Any, count: int) -> tuple[list[str], str]:
         distinct = all(len(set(term)) == len(term) for term in (*terms, result))
         if plain and distinct and len(terms) == count and set(result) <= set(inputs):
             return terms, result
+    what = repr(subscripts) if isinstance(subscripts, str) else "lists of axes"
     raise TypeError(
-        f"no derivative of numpy.einsum of {subscripts!r} is known here, but of one "
+        f"no derivative of numpy.einsum of {what} is known here, but of one "
         "term for each operand, with letters that no term has twice"
     )
 

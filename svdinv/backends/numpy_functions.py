@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
+from numbers import Number
 from typing import Any
 
 from svdinv.backends.einsum import einsum, tensordot
@@ -116,6 +117,12 @@ def _vdot(xp: Namespace, a: Array, b: Array) -> Array:
     return xp.sum(conj(a, xp) * b)
 
 
+def _rows(xp: Namespace, arrays: Any, shape: tuple[int, ...]) -> list[Array]:
+    """Reshape those of fewer axes."""
+    found = [xp.asarray(x) if isinstance(x, Number) else x for x in xp.arrays(*arrays)]
+    return [x if x.ndim >= len(shape) else xp.reshape(x, shape) for x in found]
+
+
 def listed(axes: Any, ndim: int) -> tuple[int, ...]:
     """Return axes that may be one, several, or None for all, as a tuple."""
     if axes is None:
@@ -140,7 +147,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     ),
     "flatten": lambda xp, x: FUNCTIONS["copy"](xp, FUNCTIONS["ravel"](xp, x)),
     "hstack": lambda xp, tup: xp.concat(
-        arrays := xp.arrays(*tup), axis=min(arrays[0].ndim, 2) - 1
+        arrays := _rows(xp, tup, (-1,)), axis=min(arrays[0].ndim, 2) - 1
     ),
     "linalg.matmul": lambda xp, a, b: xp.matmul(a, b),
     "linalg.norm": norm,
@@ -153,7 +160,5 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "tensordot": tensordot,
     "trace": lambda xp, x: xp.sum(FUNCTIONS["diagonal"](xp, x), axis=-1),
     "vdot": _vdot,
-    "vstack": lambda xp, tup: xp.concat(
-        [x if x.ndim > 1 else xp.reshape(x, (1, -1)) for x in xp.arrays(*tup)], axis=0
-    ),
+    "vstack": lambda xp, tup: xp.concat(_rows(xp, tup, (1, -1)), axis=0),
 }

@@ -236,7 +236,7 @@ def svd_pushforward(
         # A rounding error divided by another one could be of any size, and would be
         # that of a Hessian by forward over reverse mode.
         noise = rounding_rtol(s, xp) * xp.maximum(abs_max(AV, xp), abs_max(AU, xp))
-        noisy = lost[..., None, :] & lost[..., None] & (xp.abs(P) <= noise)
+        noisy = lost[..., None, :] & lost[..., None] & (xp.abs(P) < noise)
         P = xp.where(noisy, xp.zeros_like(P), P)
     dS = real_diagonal(P, xp)
     AV, AU, P = AV * scale, AU * scale, P * scale

@@ -124,7 +124,8 @@ def two_matrices(
         raise TypeError(
             f"{a} and {b} must have the same dtype, got {kinds[0]} and {kinds[1]}"
         )
-    return first, second, of_second if kinds[1] == second.dtype else restore
+    to_single = of_second if kinds[1] == second.dtype else restore
+    return first, second, to_single
 
 
 def negative_axis(backend: Backend, axis: int, X: Array) -> int:
@@ -137,7 +138,7 @@ def negative_axis(backend: Backend, axis: int, X: Array) -> int:
 
 
 def in_precision(backend: Backend, operation: Any, given: Array, A: Array) -> Any:
-    """Set the precision of cotangents to a half precision, that of `given`.
+    """Set the precision of cotangents to a half precision, if `given` has one.
 
     They come back with the rounding errors of the outputs.
     """

@@ -30,7 +30,10 @@ class Products:
     def __init__(self, backend: Backend, A: Any, like: Any) -> None:
         xp = self.xp = backend.xp
         if _has(A, "tocsr"):  # sparse, of SciPy or CuPy
-            matmat, rmatmat = A.__matmul__, A.conj().T.__matmul__
+            if len(A.shape) != 2:
+                raise ValueError(f"A must have two axes, got the shape {A.shape}")
+            A = A.tocsr()
+            matmat, rmatmat = A.__matmul__, A.conj(copy=False).T.__matmul__
             A = SimpleNamespace(
                 shape=A.shape, dtype=A.dtype, matmat=matmat, rmatmat=rmatmat
             )

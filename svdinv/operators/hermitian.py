@@ -179,11 +179,9 @@ def eigh_generalized(
     null space counts as eigenvectors of eigenvalue 0 with V = 0. Second derivatives are
     those of `eigh`, exact for distinct eigenvalues.
     """
-    xp, given = backend.xp, backend.asarray(A, "A")
-    operation = in_precision(
-        backend, Eigh("L", rtol, gauge), given, _square(backend, given)[0]
-    )
+    xp = backend.xp
     A, B, restore = two_matrices(backend, A, B, "A", "B", partial(_square, backend))
+    operation = in_precision(backend, Eigh("L", rtol, gauge), restore(A), A)
     check_compatible(backend, A, B, "A", "B")
     found = _positive_definite(backend, operation, A, B)
     if found is not None:

@@ -170,7 +170,7 @@ def cca(
     .. [2] G. Andrew, R. Arora, J. Bilmes and K. Livescu, "Deep canonical correlation
        analysis", ICML 2013.
     """
-    xp, given = backend.xp, backend.asarray(X, "X")
+    xp = backend.xp
     X, Y, restore = two_matrices(backend, X, Y, "X", "Y")
     fits = broadcasts(X.shape[-2:-1], Y.shape[-2:-1])
     fits = fits and broadcasts(Y.shape[-2:-1], X.shape[-2:-1])
@@ -194,7 +194,7 @@ def cca(
         roots.append(powm(backend, _with_ridge(backend, covariance, ridge), -0.5))
     times = partial(product, call=backend.call, xp=xp)
     K = times(times(roots[0], _covariance(backend, X, Y)), roots[1])
-    operation = in_precision(backend, SVD(gauge=gauge), given, X)
+    operation = in_precision(backend, SVD(gauge=gauge), restore(X), X)
     U, S, Vh = backend.call(operation, K)
     one = times(roots[0], U[..., :rank]) / cast(x_unit, U, xp)
     other = times(roots[1], adjoint(Vh, xp)[..., :rank]) / cast(y_unit, U, xp)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 
+import h5py
 import numpy as np
 import pytest
 from hdf5_files import write_h5
@@ -71,12 +72,18 @@ def test_k_space_may_come_in_an_archive(tmp_path, series, mask):
     with pytest.raises(ValueError, match="maps is not an array of numbers"):
         measured(tmp_path / "worse.npz")
     # As an image, k-space would be transformed and sampled again.
-    np.savez(tmp_path / "alone.npz", kspace=arrays["kspace"], sampling=mask)
-    with pytest.raises(ValueError, match=r"alone\.npz: mask is missing"):
-        read_input(tmp_path / "alone.npz", key="kspace")
+    np.savez(tmp_path / "alone.npz", kspace=arrays["kspace"], sampling=mask, x=series)
     savemat(tmp_path / "raw.mat", arrays)
-    with pytest.raises(ValueError, match=r"measured data, kspace, .* \.h5 and \.npz"):
-        read_input(tmp_path / "raw.mat", key="kspace")
+    with h5py.File(tmp_path / "new.mat", "w") as file:
+        file.update(arrays)
+    for name in ("alone.npz", "raw.mat", "new.mat"):
+        for key in (None, "kspace"):
+            with pytest.raises(ValueError, match=rf"{name}: kspace holds .* hold mask"):
+                read_input(tmp_path / name, key=key)
+    np.savez(tmp_path / "one.npz", kspace=1.0, x=series)  # a note of something
+    for name, key in (("alone.npz", "x"), ("raw.mat", "truth"), ("one.npz", None)):
+        image = read_input(tmp_path / name, key=key)[1].image
+        np.testing.assert_allclose(image / image.max(), series / series.max(), 1e-5)
 
 
 @pytest.mark.parametrize(

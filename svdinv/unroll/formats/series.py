@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _ARCHIVE = "an archive of NumPy arrays"
 _MATLAB = "a MATLAB file"
+
+# As images they would be transformed and sampled again.
+_BESIDE = "svdinv reads it from .h5 and .npz files that also hold"
+_MEASURED = {
+    "kspace": f"{_BESIDE} mask",
+    "sinogram": f"{_BESIDE} angles and geometry",
+}
 
 
 def read_series(
@@ -112,7 +120,16 @@ def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> 
 def read_scan(
     path: Path, *, key: str | None = None, time_axis: int | None = None
 ) -> Scan:
-    """Read a series as `read_series` does, with time on axis -3 by default."""
+    """Read a series as `read_series` does, with time on axis -3 by default.
+
+    Raises ValueError for measured data, unless `key` names another array beside them.
+    """
+    known = [k for k, shape in shapes_in(path).items() if math.prod(shape) > 1]
+    for name in _MEASURED:
+        if name in known and key in (None, name):
+            raise FileError(
+                f"{path}: {name} holds measured data, not images; {_MEASURED[name]}"
+            )
     axis = -3 if time_axis is None else time_axis
     return Scan(read_series(path, key, time_axis=axis))
 
@@ -126,7 +143,7 @@ def shapes_in(path: str | Path) -> Shapes:
             if not _is_hdf5(Path(path)):
                 return _mat_shapes(Path(path))[0]
             with open_hdf5(path, _MATLAB) as file:
-                return {k: shape for k, shape in file.shapes().items() if shape}
+                return {k: x for k, x in file.shapes().items() if x is not None}
         with reading(path, _ARCHIVE), zipfile.ZipFile(path) as archive:
             return {name: shape for name, (shape, _) in _npz_headers(archive).items()}
     except ValueError:

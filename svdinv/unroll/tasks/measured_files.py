@@ -65,18 +65,16 @@ def write_problem(
 def measured_entry(path: str | Path) -> TaskEntry | None:
     """Return the task of a file in the layout of `write_problem`, None for others.
 
-    No array is read. Raises ValueError for a MATLAB file with such data.
+    No array is read.
     """
-    if Path(path).suffix.lower() in (".npz", ".mat"):  # these have no attributes
+    if Path(path).suffix.lower() == ".npz":  # these have no attributes
         shapes = shapes_in(path)
-        found = [e for e in entries().values() if e.dataset in shapes]
-        entry = _by_axes(found, lambda name: len(shapes[name]))
-        if entry is not None and Path(path).suffix.lower() == ".mat":
-            raise FileError(
-                f"{path} holds measured data, {entry.dataset}, which svdinv reads from "
-                ".h5 and .npz files; scipy.io.loadmat and numpy.savez convert it"
-            )
-        return entry
+        found = [
+            entry
+            for entry in entries().values()
+            if entry.companions and shapes.keys() >= {entry.dataset, *entry.companions}
+        ]
+        return _by_axes(found, lambda name: len(shapes[name]))
     if Path(path).suffix.lower() not in HDF5_SUFFIXES:
         return None
     with _opened(path) as file:

@@ -69,7 +69,7 @@ def source_of(name: str | Path) -> Source:
     Raises ValueError if no task reads it, or it is a damaged HDF5 file; ImportError for
     HDF5 files if h5py is missing.
     """
-    if Path(name).suffix.lower() in (".npz", ".mat", *HDF5_SUFFIXES):
+    if Path(name).suffix.lower() in (".npz", *HDF5_SUFFIXES):
         from svdinv.unroll.tasks.measured_files import measured_entry
 
         if (entry := measured_entry(name)) is not None:

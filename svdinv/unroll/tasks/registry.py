@@ -35,6 +35,7 @@ class TaskEntry:
     images: str = "images"  # noun for its images in messages
     inputs: str = ""  # description of its inputs in messages, without an article
     dataset: str = ""  # name of the data in files of measured data
+    companions: tuple[str, ...] = ()  # names of other arrays that such files must have
     ndim: int | None = None  # axes of the data, where tasks share the name
     names: Mapping[str, str] = field(default_factory=dict)  # built-in images
     heading: str = ""  # heading of these in ``svdinv data list``

@@ -25,6 +25,7 @@ CINE = TaskEntry(
     images="series",
     inputs=f"a series ({', '.join(SUFFIXES)}, a folder of DICOM files)",
     dataset="kspace",
+    companions=("mask",),
     names={**HEARTS, **PHANTOMS},
     pictures=("radial", "variable-density", "vista", "equispaced"),
     suffixes=SUFFIXES,

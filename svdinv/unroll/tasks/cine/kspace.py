@@ -104,15 +104,19 @@ def divided(x: Any, scale: float) -> Any:
 def check_centred(mask: NDArray[np.bool_], what: str) -> None:
     """Raise FileError for masks with the zero frequency in the corner, as in FFTs."""
     lines = any((mask == mask.any(axis, keepdims=True)).all() for axis in (-2, -1))
-    if mask[0].size < 100 or (len(mask) == 1 and lines):  # may well miss the centre
+    if len(mask) == 1 and lines:  # which may miss the centre
         return
+    near = [max(1, n // 16) for n in mask.shape[1:]]
     rows, columns = (
-        slice(n // 2 - n // 16, n // 2 + n // 16 + 1) for n in mask.shape[1:]
+        slice(n // 2 - k, n // 2 + k + 1)
+        for n, k in zip(mask.shape[1:], near, strict=True)
     )
     in_corner = np.fft.fftshift(mask, axes=(-2, -1))[:, rows, columns].mean()
     in_middle = mask[:, rows, columns].mean()
-    often = in_corner > 0.5 or mask[:, 0, 0].all()
-    if often and in_middle < in_corner / 3:
+    dense = in_corner > max(0.5, 2 * mask.mean())  # as no grid is
+    if len(mask) > 1:
+        dense |= mask[:, 0, 0].all() and not in_middle
+    if dense and in_middle < in_corner / 3:
         raise FileError(
             f"{what} samples {in_corner:.0%} of the corners of k-space and "
             f"{in_middle:.0%} of its centre, which must be at (H // 2, W // 2): apply "

@@ -12,6 +12,7 @@ COLOUR_TASK = TaskEntry(
     inputs=f"a picture ({', '.join(SUFFIXES)}), nor a photograph that comes with "
     f"svdinv ({', '.join(PHOTOS)})",
     dataset="samples",
+    companions=("mask",),
     names=dict.fromkeys(PHOTOS, "photograph"),
     heading="photographs, rows x columns",
     pictures=("uniform",),

@@ -23,6 +23,7 @@ EIT = TaskEntry(
     inputs=f"a phantom of impedance tomography ({', '.join(TANKS)}), nor a measurement "
     "of the Kuopio challenge (data1.mat in the folder of a level)",
     dataset="voltages",
+    companions=("currents", "nodes", "triangles"),
     names=TANKS,
     heading="phantoms of impedance tomography",
     contents={".mat": f"{_HERE}:holds_tank"},

@@ -21,6 +21,7 @@ ACTIVITIES = {
 """Phantoms of activities by name."""
 
 _HERE = "svdinv.unroll.tasks.tomography"
+_SCAN = ("angles", "geometry")
 _OPTIONS = ("views", "arc", "beam", "photons", "noise", "size", "crop")
 
 CT = TaskEntry(
@@ -32,6 +33,7 @@ CT = TaskEntry(
     inputs=f"a phantom of tomography ({', '.join(DENSITIES)}), nor a picture as one "
     "(density:FILE), nor a sinogram of the Helsinki challenge (.mat)",
     dataset="sinogram",
+    companions=_SCAN,
     ndim=2,
     names=DENSITIES,
     heading="phantoms of tomography",
@@ -49,6 +51,7 @@ PET = TaskEntry(
     inputs=f"a phantom of emission tomography ({', '.join(ACTIVITIES)}), nor a picture "
     "or a density as one (activity:NAME)",
     dataset="counts",
+    companions=_SCAN,
     names=ACTIVITIES,
     heading="phantoms of emission tomography",
     prefixes=("activity:",),
@@ -64,6 +67,7 @@ SPECTRAL = TaskEntry(
     images="attenuation in bins of energy",
     inputs="a density or a picture as materials in bins of energy (spectral:NAME)",
     dataset="sinogram",
+    companions=_SCAN,
     ndim=3,
     names={f"spectral:{name}": what for name, what in DENSITIES.items()},
     heading="phantoms of spectral tomography",
