@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from frameworks import params
+from frameworks import as_tuple, params
 from operator_cases import matrices
 
 from svdinv.core.hermitian import Power
@@ -190,11 +190,23 @@ def test_refused(framework, case):
     ["kabsch", "lstsq", "procrustes", "bures_distance", "cca", "eigh_generalized"],
 )
 def test_half_precision_beside_single(framework, name):
-    square, function = framework.array(A[:, :3, :]), getattr(framework.module, name)
-    half = framework.array(A[:, :3, :].astype(np.float16))
-    for pair in ((square, half), (half, square)):
-        with framework.context(), pytest.raises(TypeError, match="the same dtype"):
-            function(*pair)
+    """The result is in single; other dtypes are refused beside each other."""
+    function, square = getattr(framework.module, name), np.array(A[:, :3, :])
+    single = framework.array(square.astype(np.float32))
+    half = framework.array(square.astype(np.float16))
+    rounded = framework.array(square.astype(np.float16).astype(np.float32))
+    with framework.context():
+        for pair, same in (((single, half), (single, rounded)),
+                           ((half, single), (rounded, single))):  # fmt: skip
+            found, exact = (as_tuple(function(*given)) for given in (pair, same))
+            for x, y in zip(found, exact, strict=True):
+                if x is not None:
+                    x, y = map(framework.numpy, (x, y))
+                    assert x.dtype == np.float32
+                    np.testing.assert_array_equal(x, y)
+        if np.float64 in framework.dtypes:
+            with pytest.raises(TypeError, match="the same dtype"):
+                function(half, framework.array(square.astype(np.float64)))
 
 
 @pytest.mark.parametrize("framework", params(without=("tensorflow",)), indirect=True)
