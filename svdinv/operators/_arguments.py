@@ -23,8 +23,8 @@ def threshold_values(backend: Backend, tau: Any, A: Array) -> tuple[Array, bool]
     weighted = len(values.shape) == len(each)
     if not broadcasts(values.shape, each if weighted else batch):
         raise backend.shape_error(
-            f"tau must broadcast to the batch shape {batch}, or with one for each "
-            f"singular value to {each}, got shape {tuple(values.shape)}"
+            f"tau must broadcast to the batch shape {batch}, or with {len(each)} axes, "
+            f"one for each singular value, to {each}, got shape {tuple(values.shape)}"
         )
     if not weighted:
         return _fitted(backend, values, A, batch)[..., None], False
