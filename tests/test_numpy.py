@@ -1128,7 +1128,7 @@ def test_einsum_of_diagonals_and_ellipses_is_refused(subscripts):
 
 
 @pytest.mark.parametrize(
-    "axes", [0, 1, 2, (2, 0), ([0, 1], [1, 0]), np.array([[0], [1]])]
+    "axes", [0, 1, 2, (2, 0), ([0, 1], [1, 0]), ([0], 1), np.array([[0], [1]])]
 )
 def test_tensordot(axes):
     rng = np.random.default_rng(0)

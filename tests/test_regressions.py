@@ -80,10 +80,10 @@ def test_hessian_along_matrices_of_the_same_rank(framework, decompose, dtype):
         return A * A * A
 
     G = (draw(6, 5),)
-    products = [framework.hvp(f, factors, directions, G) for f in (through, exact)]
+    expected = framework.hvp(exact, factors, directions, G)
+    found = [framework.hvp(through, factors, directions, G)]
     if framework.name == "torch":  # `hvp` is reverse over reverse
-        products.append(forward_over_reverse(through, factors, directions, G))
-    *found, expected = products[:1] + products[2:] + products[1:2]
+        found.append(forward_over_reverse(through, factors, directions, G))
     for product in found:
         for a, b in zip(product, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())

@@ -6,6 +6,7 @@ Each function takes the namespace whose functions it is made of, then NumPy's ar
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from numbers import Number
 from operator import index
 from typing import Any
@@ -20,9 +21,7 @@ def einsum(
 ) -> Array:
     """Sum of products by the names of axes, operand by operand from the left."""
     terms, result = _terms(subscripts, len(operands))
-    arrays = [
-        xp.asarray(x) if isinstance(x, Number) else x for x in xp.arrays(*operands)
-    ]
+    arrays = as_arrays(xp, operands)
     sizes: dict[str, int] = {}
     for term, x in zip(terms, arrays, strict=True):
         if len(term) != x.ndim or any(
@@ -44,16 +43,23 @@ def einsum(
 def tensordot(xp: Namespace, a: Array, b: Array, axes: Any = 2) -> Array:
     """Sum over pairs of axes: the last and first `axes`, or two lists of them."""
     a, b = xp.arrays(a, b)
-    if np.ndim(axes) == 0 and not isinstance(axes, tuple | list):
+    try:
+        first, second = axes
+    except TypeError:  # a number
         count = index(axes)
-        axes = range(a.ndim - count, a.ndim), range(count)
+        first, second = range(a.ndim - count, a.ndim), range(count)
     left = [chr(ord("A") + i) for i in range(a.ndim)]
     right = [chr(ord("a") + i) for i in range(b.ndim)]
-    first, second = (map(index, np.atleast_1d(of)) for of in axes)
-    for i, j in zip(first, second, strict=True):
-        right[j] = left[i]
+    for i, j in zip(np.atleast_1d(first), np.atleast_1d(second), strict=True):
+        right[int(j)] = left[int(i)]
     kept = [name for name in (*left, *right) if (name in left) != (name in right)]
     return einsum(xp, f"{''.join(left)},{''.join(right)}->{''.join(kept)}", a, b)
+
+
+def as_arrays(xp: Namespace, operands: Iterable[Any]) -> list[Array]:
+    """Turn numbers and lists into arrays."""
+    arrays = xp.arrays(*operands)
+    return [xp.asarray(x) if isinstance(x, Number) else x for x in arrays]
 
 
 def _terms(subscripts: Any, count: int) -> tuple[list[str], str]:

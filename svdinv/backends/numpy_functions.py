@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
-from numbers import Number
 from typing import Any
 
-from svdinv.backends.einsum import einsum, tensordot
+from svdinv.backends.einsum import as_arrays, einsum, tensordot
 from svdinv.backends.tape import untraced
 from svdinv.core.namespace import Array, Namespace, conj, real
 
@@ -119,7 +118,7 @@ def _vdot(xp: Namespace, a: Array, b: Array) -> Array:
 
 def _rows(xp: Namespace, arrays: Any, shape: tuple[int, ...]) -> list[Array]:
     """Reshape those of fewer axes."""
-    found = [xp.asarray(x) if isinstance(x, Number) else x for x in xp.arrays(*arrays)]
+    found = as_arrays(xp, arrays)
     return [x if x.ndim >= len(shape) else xp.reshape(x, shape) for x in found]
 
 

@@ -229,10 +229,9 @@ def svd_pushforward(
 
     AV, AU = dA @ V1, adjoint(dA, xp) @ U1
     P = adjoint(U1, xp) @ AV
-    # Of values that may be rounding errors, unless there is none.
-    lost = s <= rounding_rtol(s, xp) * first(s)
-    consistent = repeated == "consistent" and any_on_host(lost, xp) is not False
-    if consistent:
+    lost = s <= rounding_rtol(s, xp) * first(s)  # may be rounding errors
+    some_lost = repeated == "consistent" and any_on_host(lost, xp) is not False
+    if some_lost:
         # A rounding error divided by another one could be of any size, and would be
         # that of a Hessian by forward over reverse mode.
         noise = rounding_rtol(s, xp) * xp.maximum(abs_max(AV, xp), abs_max(AU, xp))
@@ -244,7 +243,7 @@ def svd_pushforward(
     rule = "minimum-norm" if repeated == "consistent" else repeated
     E, W = linear_rule(s, rule, None if repeated == "consistent" else rtol, xp)
     odd = cast(inverse_sum(s, xp), P, xp) * skew(P, xp)
-    if consistent and is_complex(P, xp):
+    if some_lost and is_complex(P, xp):
         # Their vectors have no common phase to move.
         alone = lost[..., None] & (identity_like(P, xp) == 1)
         odd = xp.where(alone, xp.zeros_like(odd), odd)

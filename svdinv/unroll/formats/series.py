@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from svdinv.unroll.formats.scans import Scan
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 
 Shapes = Mapping[str, tuple[int, ...]]
+Choice = Callable[[Path, Shapes, list[str]], str]  # of an array, of shapes and names
 
 _ARCHIVE = "an archive of NumPy arrays"
-_MATLAB = "a MATLAB file"
 
 # As images they would be transformed and sampled again.
 _BESIDE = "svdinv reads it from .h5 and .npz files that also hold"
@@ -72,13 +73,19 @@ def read_series(
     ImportError
         If SciPy or h5py is needed and missing.
     """
-    readers: dict[str, Callable[[Path, str | None, str], NDArray[Any]]]
+    return _read(path, partial(_choose, key, usual), key, time_axis)
+
+
+def _read(
+    path: str | Path, choose: Choice, key: str | None, time_axis: int
+) -> NDArray[np.complex64]:
+    readers: dict[str, Callable[[Path, Choice], NDArray[Any]]]
     readers = {".npy": _read_npy, ".npz": _read_npz, ".mat": _read_mat}
     readers |= dict.fromkeys(HDF5_SUFFIXES, _read_hdf5)
     file = Path(path)
     if file.suffix.lower() not in readers:
         raise ValueError(f"{path} must end in one of {', '.join(readers)}")
-    array = readers[file.suffix.lower()](file, key, usual)
+    array = readers[file.suffix.lower()](file, choose)
     if array.ndim < 2 or not array.size:
         raise FileError(
             f"{path} must hold a nonempty array with two axes or more, got the shape "
@@ -124,26 +131,15 @@ def read_scan(
 
     Raises ValueError for measured data, unless `key` names another array beside them.
     """
-    known = [k for k, shape in shapes_in(path).items() if math.prod(shape) > 1]
-    for name in _MEASURED:
-        if name in known and key in (None, name):
-            raise FileError(
-                f"{path}: {name} holds measured data, not images; {_MEASURED[name]}"
-            )
     axis = -3 if time_axis is None else time_axis
-    return Scan(read_series(path, key, time_axis=axis))
+    return Scan(_read(path, partial(_choose_images, key), key, axis))
 
 
 def shapes_in(path: str | Path) -> Shapes:
-    """Return the shapes of arrays in an ``.npz`` or ``.mat`` file, none if damaged."""
+    """Return the shapes of the arrays in an ``.npz`` file, none if it is damaged."""
     if not Path(path).is_file():  # a pipe might block forever
         return {}
     try:
-        if Path(path).suffix.lower() == ".mat":
-            if not _is_hdf5(Path(path)):
-                return _mat_shapes(Path(path))[0]
-            with open_hdf5(path, _MATLAB) as file:
-                return {k: x for k, x in file.shapes().items() if x is not None}
         with reading(path, _ARCHIVE), zipfile.ZipFile(path) as archive:
             return {name: shape for name, (shape, _) in _npz_headers(archive).items()}
     except ValueError:
@@ -157,13 +153,13 @@ def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
-        return {path.stem: _read_npy(path, None, "")}
+        return {path.stem: _read_npy(path)}
     with reading(path, _ARCHIVE), zipfile.ZipFile(path) as archive:
         names = dict.fromkeys(n.removesuffix(".npy") for n in archive.namelist())
         return {name: _npz_array(path, archive, name) for name in names}
 
 
-def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
+def _read_npy(path: Path, choose: Choice | None = None) -> NDArray[Any]:
     with reading(path, "an array in NumPy's format"):
         array = np.lib.format.open_memmap(path, mode="r")
         if not is_numeric(array.dtype):
@@ -171,13 +167,13 @@ def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
         return array
 
 
-def _read_npz(path: Path, key: str | None, usual: str) -> NDArray[Any]:
+def _read_npz(path: Path, choose: Choice) -> NDArray[Any]:
     with reading(path, _ARCHIVE), zipfile.ZipFile(path) as archive:
         headers = _npz_headers(archive)
         shapes = {
             k: shape for k, (shape, dtype) in headers.items() if is_numeric(dtype)
         }
-        name = _choose(path, key, usual, shapes, list(headers))
+        name = choose(path, shapes, list(headers))
         return _npz_array(path, archive, name)
 
 
@@ -213,44 +209,32 @@ def _npz_header(
         return shape, dtype
 
 
-def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
-    if _is_hdf5(path):
-        return _read_hdf5(path, key, usual, reverse=True)
-    name = _choose(path, key, usual, *_mat_shapes(path))
-    with reading(path, _MATLAB):
+def _read_mat(path: Path, choose: Choice) -> NDArray[Any]:
+    with needing("scipy", "mri"):
+        import scipy.io
+    with reading(path, "a MATLAB file"):
+        with path.open("rb") as file:
+            start = file.read(520)
+        # HDF5 follows MATLAB's header of 512 bytes.
+        if b"\x89HDF\r\n\x1a\n" in (start[:8], start[512:]):
+            return _read_hdf5(path, choose, reverse=True)
+        numeric = ("double", "single", "logical", "int", "uint")
+        listed = scipy.io.whosmat(path)
+        shapes = {k: shape for k, shape, kind in listed if kind.startswith(numeric)}
+        name = choose(path, shapes, [k for k, _, _ in listed])
         array = load_matlab(path, name)[name]
         if not isinstance(array, np.ndarray) or not is_numeric(array.dtype):
             raise FileError(f"{path}: {name} is not an array of numbers")
         return array
 
 
-def _is_hdf5(path: Path) -> bool:
-    with reading(path, _MATLAB), path.open("rb") as file:
-        start = file.read(520)
-    # HDF5 follows MATLAB's header of 512 bytes.
-    return b"\x89HDF\r\n\x1a\n" in (start[:8], start[512:])
-
-
-def _mat_shapes(path: Path) -> tuple[Shapes, list[str]]:
-    """Shapes of the arrays of numbers in a MATLAB file, and the names of all."""
-    with needing("scipy", "mri"):
-        import scipy.io
-    numeric = ("double", "single", "logical", "int", "uint")
-    with reading(path, _MATLAB):
-        listed = scipy.io.whosmat(path)
-    shapes = {k: shape for k, shape, kind in listed if kind.startswith(numeric)}
-    return shapes, [k for k, _, _ in listed]
-
-
-def _read_hdf5(
-    path: Path, key: str | None, usual: str, *, reverse: bool = False
-) -> NDArray[Any]:
+def _read_hdf5(path: Path, choose: Choice, *, reverse: bool = False) -> NDArray[Any]:
     """Read a dataset; `reverse` its axes, which MATLAB stores last first."""
     order = -1 if reverse else 1
     with open_hdf5(path, "an HDF5 file") as file:
         datasets = file.shapes()
         shapes = {n: x[::order] for n, x in datasets.items() if x is not None}
-        name = _choose(path, key, usual, shapes, list(datasets))
+        name = choose(path, shapes, list(datasets))
         if name not in shapes:
             file.dataset(name)  # raises for a dataset in another file
             raise FileError(f"{path}: {name} is not an array of numbers")
@@ -258,8 +242,21 @@ def _read_hdf5(
         return array.T if reverse else array
 
 
+def _choose_images(
+    key: str | None, path: Path, shapes: Shapes, names: list[str]
+) -> str:
+    """Return the name of the array to read, which no measured data may have."""
+    for name in _MEASURED:
+        chosen = (key or name).strip("/") == name
+        if chosen and math.prod(shapes.get(name, ())) > 1:
+            raise FileError(
+                f"{path}: {name} holds measured data, not images; {_MEASURED[name]}"
+            )
+    return _choose(key, "", path, shapes, names)
+
+
 def _choose(
-    path: Path, key: str | None, usual: str, shapes: Shapes, names: list[str]
+    key: str | None, usual: str, path: Path, shapes: Shapes, names: list[str]
 ) -> str:
     """Return the name of the array to read: `key`, the only one, or `usual`."""
     described = ", ".join(

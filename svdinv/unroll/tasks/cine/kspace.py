@@ -103,14 +103,12 @@ def divided(x: Any, scale: float) -> Any:
 
 def check_centred(mask: NDArray[np.bool_], what: str) -> None:
     """Raise FileError for masks with the zero frequency in the corner, as in FFTs."""
-    lines = any((mask == mask.any(axis, keepdims=True)).all() for axis in (-2, -1))
-    if len(mask) == 1 and lines:  # which may miss the centre
+    if len(mask) == 1 and any(
+        (mask == mask.any(axis, keepdims=True)).all() for axis in (-2, -1)
+    ):  # lines, which may miss the centre
         return
-    near = [max(1, n // 16) for n in mask.shape[1:]]
-    rows, columns = (
-        slice(n // 2 - k, n // 2 + k + 1)
-        for n, k in zip(mask.shape[1:], near, strict=True)
-    )
+    sizes = [(n // 2, max(1, n // 16)) for n in mask.shape[1:]]
+    rows, columns = (slice(n - near, n + near + 1) for n, near in sizes)
     in_corner = np.fft.fftshift(mask, axes=(-2, -1))[:, rows, columns].mean()
     in_middle = mask[:, rows, columns].mean()
     dense = in_corner > max(0.5, 2 * mask.mean())  # as no grid is
