@@ -2006,11 +2006,11 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
         functions of the namespace of its arguments, or NumPy's, of CuPy's arrays too,
         whose own functions take nothing that is traced:
         elementwise ones (sqrt, square, exp, expm1, log, log1p, sin, cos, tanh, pow, abs,
-        sign, maximum, minimum, where, real, imag, conj), sum, mean, max, min, matmul,
-        products of vectors, einsum of letters that no term has twice, tensordot, solve,
-        inv, the Euclidean norm, reshape, permute_dims, broadcast_to, concat, stack, hstack,
-        vstack, roll, flip, tril, triu, diagonal, astype, the Fourier
-        transforms and their shifts; and of those that `linear` makes.
+        sign, maximum, minimum, where, real, imag, conj), sum, mean, var, std, max, min,
+        matmul, products of vectors, einsum, tensordot, solve, inv, the Euclidean norm,
+        reshape, permute_dims, broadcast_to, concat, stack, hstack, vstack, roll, flip,
+        tril, triu, diagonal, astype, the Fourier transforms and their shifts; and of those
+        that `linear` makes.
 
         Parameters
         ----------

@@ -873,7 +873,8 @@ def check_against_differences(f, x):
     (moved,) = difference(lambda x: [f(x.copy())], [x], [d], 1e-3)
     np.testing.assert_allclose(svn.jvp(f, (x,), (d,))[1], moved, atol=1e-9)
     g = np.cos(np.arange(np.size(value))).reshape(np.shape(value))
-    np.testing.assert_allclose(np.sum(pullback(g)[0] * d), np.sum(g * moved), atol=1e-9)
+    pulled = np.vdot(pullback(g)[0], d).real
+    np.testing.assert_allclose(pulled, np.vdot(g, moved).real, atol=1e-9)
 
 
 def halve(x):
@@ -1092,6 +1093,8 @@ SUMS = (
     "ij,jk->ik", "ij,jk", "ij,ij->", "bij,bjk->bik", "bij,jk->kbi", "ij->ji", "ij->i",
     "ij->", "ji", "ij,kl->ijkl", "ij,jk,kl->il", "ir,jr,kr->ijk", "ij,i->j", "i,i",
     "i,j->ji", "ijk,jil->kl", "ij,ik->jk", "ij,kl->i", "ijk,k->ji", " i j, jk -> ",
+    "ii", "ii->i", "ijji->j", "iij,jk->ik", "iii,ij->j", "...i,ij->...j", "...ij,...jk",
+    "...,...->...", "i...,j...->...", "k...j,...->j...", "...ii->...",
 )  # fmt: skip
 
 
@@ -1106,7 +1109,8 @@ def test_einsum(subscripts, dtype):
         return parts[0] + 1j * parts[1] if dtype == np.complex128 else parts[0]
 
     inputs = subscripts.replace(" ", "").partition("->")[0].split(",")
-    x, d = ([draw([sizes[i] for i in term]) for term in inputs] for _ in range(2))
+    lengths = [[sizes[i] for i in term.replace("...", "bl")] for term in inputs]
+    x, d = ([draw(shape) for shape in lengths] for _ in range(2))
     f = partial(np.einsum, subscripts)
     y, pullback = svn.vjp(f, *x)
     np.testing.assert_allclose(y, f(*x), rtol=1e-13, atol=1e-13)
@@ -1119,12 +1123,42 @@ def test_einsum(subscripts, dtype):
     np.testing.assert_allclose(pulled, np.vdot(g, exact).real, rtol=1e-11)
 
 
-@pytest.mark.parametrize("subscripts", ["ii,ij->j", "...i,ij->j", "ij,jk->ikk", "ij"])
-def test_einsum_of_diagonals_and_ellipses_is_refused(subscripts):
-    with pytest.raises(TypeError, match="one term for each operand"):
-        svn.vjp(lambda A: np.einsum(subscripts, A, A), np.eye(3))
-    with pytest.raises(ValueError, match=r"'ij,jk' do not name .* \(3, 3\), \(2, 3\)"):
-        svn.vjp(lambda A: np.einsum("ij,jk", A, A[:2]), np.eye(3))
+@pytest.mark.parametrize(
+    ("subscripts", "shapes"),
+    [("ij,jk", [(3, 1), (4, 2)]), ("ij,ij->i", [(1, 4), (3, 1)]), ("ij->j", [(1, 1)]),
+     ("...i,...i", [(2, 1, 3), (4, 3)]), ("i...,...", [(3, 4), ()]),
+     ("ii,i->i", [(1, 1), (4,)]), ("ij,i", [(0, 3), (1,)])],
+)  # fmt: skip
+def test_einsum_broadcasts_axes(subscripts, shapes):
+    rng = np.random.default_rng(0)
+    x = [rng.standard_normal(shape) for shape in shapes]
+    f = partial(np.einsum, subscripts)
+    y, pullback = svn.vjp(f, *x)
+    np.testing.assert_allclose(y, f(*x), rtol=1e-13, atol=1e-14)
+    assert np.shape(y) == np.shape(f(*x))
+    g = rng.standard_normal(np.shape(y))
+    for i, (one, pulled) in enumerate(zip(x, pullback(g), strict=True)):
+        assert pulled.shape == one.shape
+        d = rng.standard_normal(one.shape)
+        moved = np.vdot(g, f(*x[:i], d, *x[i + 1 :]))
+        np.testing.assert_allclose(np.vdot(pulled, d), moved, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "subscripts",
+    ["ij", "ij,jk->ikk", "ij,jkl", "ij,jk->il", "i1,jk", "...ij,jk->ik", "ii,jk"],
+)
+def test_einsum_of_wrong_subscripts(subscripts):
+    A = np.ones((3, 3)), np.ones((1, 3, 3) if "..." in subscripts else (1, 4))
+    with pytest.raises(ValueError, match=r"subscript|dimension"):
+        np.einsum(subscripts, *A[::-1])
+    with pytest.raises(ValueError, match=r"subscript|Output|symbol|operand"):
+        svn.vjp(partial(np.einsum, subscripts), *A[::-1])
+
+
+def test_einsum_of_lists_of_axes_is_refused():
+    with pytest.raises(TypeError, match="lists of axes"):
+        svn.vjp(lambda A: np.einsum(A, [0, 1]), np.eye(3))
 
 
 @pytest.mark.parametrize(
@@ -1136,6 +1170,36 @@ def test_tensordot(axes):
     check_against_differences(
         lambda a: np.tensordot(a, b, axes) * np.tensordot(b, a, axes), a
     )
+
+
+def test_tensordot_broadcasts_no_axis():
+    with pytest.raises(ValueError, match=r"axis 1 of a of shape \(2, 1\) and"):
+        svn.vjp(lambda a: np.tensordot(a, np.ones((3, 2)), 1), np.ones((2, 1)))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize(
+    "options", [{}, {"axis": 0}, {"axis": (0, -1), "keepdims": True}, {"ddof": 1}]
+)
+def test_variance_and_standard_deviation(options, dtype):
+    x = np.random.default_rng(0).standard_normal((3, 4, 2, 2)).view(dtype)
+    check_against_differences(
+        lambda a: a.var(**options) * np.std(a, **options) + a.std(**options), x
+    )
+
+
+def test_variance_by_the_names_of_the_array_api():
+    def f(x):
+        xp = namespace_of(x)
+        return xp.var(x, axis=0, correction=1) * xp.std(x, axis=0, keepdims=True)
+
+    check_against_differences(f, np.random.default_rng(0).standard_normal((4, 3)))
+
+
+def test_standard_deviation_of_equal_values_has_the_derivative_0():
+    y, pullback = svn.vjp(lambda a: np.std(a, 0), np.ones((3, 2)))
+    np.testing.assert_array_equal(y, [0.0, 0.0])
+    np.testing.assert_array_equal(pullback(np.ones(2))[0], np.zeros((3, 2)))
 
 
 def test_functions_that_ask_without_a_derivative():

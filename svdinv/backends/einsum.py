@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from numbers import Number
 from operator import index
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
@@ -20,22 +22,19 @@ def einsum(
     xp: Namespace, subscripts: str, *operands: Array, optimize: object = None
 ) -> Array:
     """Sum of products by the names of axes, operand by operand from the left."""
-    terms, result = _terms(subscripts, len(operands))
+    if not isinstance(subscripts, str):
+        raise TypeError("no derivative of numpy.einsum of lists of axes is known here")
     arrays = as_arrays(xp, operands)
+    named, result = _terms(subscripts, *(tuple(x.shape) for x in arrays))
+    factors = [_diagonal(xp, *one) for one in zip(named, arrays, strict=True)]
     sizes: dict[str, int] = {}
-    for term, x in zip(terms, arrays, strict=True):
-        if len(term) != x.ndim or any(
-            sizes.setdefault(name, n) != n
-            for name, n in zip(term, x.shape, strict=True)
-        ):
-            raise ValueError(
-                f"subscripts {subscripts!r} do not name the axes of operands of shapes "
-                f"{', '.join(str(tuple(x.shape)) for x in arrays)}"
-            )
-    names, x = terms[0], arrays[0]
-    for i, y in enumerate(arrays[1:], 1):
-        later = set(result).union(*terms[i + 1 :])
-        names, x = _product(xp, (names, x), (terms[i], y), later, sizes)
+    for names, x in factors:
+        for name, n in zip(names, x.shape, strict=True):
+            sizes[name] = sizes.get(name, 1) if n == 1 else n  # 1 is broadcast
+    (names, x), *others = (_without_broadcast(xp, *one, sizes) for one in factors)
+    for i, other in enumerate(others, 1):
+        later = set(result).union(*named[i + 1 :])
+        names, x = _product(xp, (names, x), other, later, sizes)
     names, x = _summed(xp, names, x, set(result))
     return xp.permute_dims(x, tuple(map(names.index, result)))
 
@@ -51,6 +50,11 @@ def tensordot(xp: Namespace, a: Array, b: Array, axes: Any = 2) -> Array:
     left = [chr(ord("A") + i) for i in range(a.ndim)]
     right = [chr(ord("a") + i) for i in range(b.ndim)]
     for i, j in zip(np.atleast_1d(first), np.atleast_1d(second), strict=True):
+        if a.shape[i] != b.shape[j]:
+            raise ValueError(
+                f"axis {i} of a of shape {tuple(a.shape)} and axis {j} of b of shape "
+                f"{tuple(b.shape)} must have one length"
+            )
         right[int(j)] = left[int(i)]
     kept = [name for name in (*left, *right) if (name in left) != (name in right)]
     return einsum(xp, f"{''.join(left)},{''.join(right)}->{''.join(kept)}", a, b)
@@ -62,22 +66,48 @@ def as_arrays(xp: Namespace, operands: Iterable[Any]) -> list[Array]:
     return [xp.asarray(x) if isinstance(x, Number) else x for x in arrays]
 
 
-def _terms(subscripts: Any, count: int) -> tuple[list[str], str]:
-    if isinstance(subscripts, str):
-        inputs, arrow, result = subscripts.replace(" ", "").partition("->")
-        terms = inputs.split(",")
-        if not arrow:  # what occurs once, in the order of the alphabet
-            once = (x for x in inputs if x != "," and inputs.count(x) == 1)
-            result = "".join(sorted(once))
-        plain = all(term.isalpha() or not term for term in (*terms, result))
-        distinct = all(len(set(term)) == len(term) for term in (*terms, result))
-        if plain and distinct and len(terms) == count and set(result) <= set(inputs):
-            return terms, result
-    what = repr(subscripts) if isinstance(subscripts, str) else "lists of axes"
-    raise TypeError(
-        f"no derivative of numpy.einsum of {what} is known here, but of one "
-        "term for each operand, with letters that no term has twice"
-    )
+@lru_cache
+def _terms(subscripts: str, *shapes: tuple[int, ...]) -> tuple[list[str], str]:
+    """Return a letter for each axis of each operand, and of the result."""
+    np.einsum_path(subscripts, *(np.broadcast_to(0.0, shape) for shape in shapes))
+    inputs, arrow, result = subscripts.replace(" ", "").partition("->")
+    if not arrow:  # what occurs once, in the order of the alphabet
+        once = (x for x in inputs if x.isalpha() and inputs.count(x) == 1)
+        result = "..." * ("..." in inputs) + "".join(sorted(once))
+    terms = inputs.split(",")
+    hidden = [
+        len(shape) - len(term.replace("...", ""))
+        for term, shape in zip(terms, shapes, strict=True)
+    ]
+    shared = "".join(x for x in ascii_letters if x not in inputs)[: max(hidden)]
+    if shared and "..." not in result:
+        raise ValueError(f"subscripts {subscripts!r} have no ellipsis in the result")
+    return [
+        term.replace("...", shared[len(shared) - n :])
+        for term, n in zip(terms, hidden, strict=True)
+    ], result.replace("...", shared)
+
+
+def _diagonal(xp: Namespace, names: str, x: Array) -> tuple[str, Array]:
+    """Take the diagonal of the axes that have the same name."""
+    for name in set(names):
+        while names.count(name) > 1:
+            i, j = names.index(name), names.rindex(name)
+            if x.shape[i] != x.shape[j]:
+                raise ValueError(f"axes {name!r} of one operand must have one length")
+            others = [k for k in range(len(names)) if k not in (i, j)]
+            x = xp.linalg.diagonal(xp.permute_dims(x, (*others, i, j)))
+            names = "".join(names[k] for k in others) + name
+    return names, x
+
+
+def _without_broadcast(
+    xp: Namespace, names: str, x: Array, sizes: dict[str, int]
+) -> tuple[str, Array]:
+    """Leave out the axes of length 1 that are longer in other operands."""
+    pairs = zip(names, x.shape, strict=True)
+    kept = "".join(name for name, n in pairs if n == sizes[name])
+    return kept, xp.reshape(x, tuple(sizes[name] for name in kept))
 
 
 def _summed(xp: Namespace, names: str, x: Array, kept: set[str]) -> tuple[str, Array]:

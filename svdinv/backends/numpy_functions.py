@@ -5,6 +5,7 @@ Each takes the namespace whose functions it is made of, then NumPy's arguments.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
@@ -63,10 +64,41 @@ def norm(
             f"no derivative of the norm with ord={ord!r} is known here, but of the "
             "Euclidean norm; those of matrices are nuclear_norm and spectral_norm"
         )
-    total = xp.sum(real(conj(x, xp) * x, xp), axis=axis, keepdims=keepdims)
-    some = untraced(total) != 0
-    found = xp.where(some, xp.sqrt(xp.where(some, total, 1.0)), 0.0)
+    return _root(xp, xp.sum(_squares(x, xp), axis=axis, keepdims=keepdims))
+
+
+def _squares(x: Array, xp: Namespace) -> Array:
+    return real(conj(x, xp) * x, xp)
+
+
+def _root(xp: Namespace, x: Array) -> Array:
+    """Take the square root, whose derivative is 0 at 0."""
+    some = untraced(x) != 0
+    found = xp.where(some, xp.sqrt(xp.where(some, x, 1.0)), 0.0)
     return found if found.shape else found[()]  # a number, as in NumPy
+
+
+def std(
+    xp: Namespace, x: Array, axis: Any = None, *, keepdims: bool = False, **count: float
+) -> Array:
+    """Return the standard deviation, whose derivative is 0 at 0."""
+    return _root(xp, var(xp, x, axis, keepdims=keepdims, **count))
+
+
+def var(
+    xp: Namespace,
+    x: Array,
+    axis: Any = None,
+    *,
+    ddof: float = 0,
+    correction: float = 0,
+    keepdims: bool = False,
+) -> Array:
+    """Return the variance; the array API's `correction` is NumPy's `ddof`."""
+    axes = listed(axis, x.ndim)
+    count = math.prod(x.shape[i] for i in axes) - ddof - correction
+    squares = _squares(x - xp.mean(x, axis=axes, keepdims=True), xp)
+    return xp.sum(squares, axis=axes, keepdims=keepdims) / count
 
 
 def _moved(xp: Namespace, x: Array, source: Any, destination: Any) -> Array:
@@ -156,8 +188,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     ),
     "ravel": lambda xp, x: xp.reshape(x, (-1,)),
     "squeeze": lambda xp, x, axis=None: xp.reshape(x, _squeezed(x.shape, axis)),
+    "std": std,
     "tensordot": tensordot,
     "trace": lambda xp, x: xp.sum(FUNCTIONS["diagonal"](xp, x), axis=-1),
+    "var": var,
     "vdot": _vdot,
     "vstack": lambda xp, tup: xp.concat(_rows(xp, tup, (1, -1)), axis=0),
 }

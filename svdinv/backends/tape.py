@@ -23,7 +23,7 @@ Rule: TypeAlias = Callable[[tuple[Any, ...]], Sequence[Any]]
 # Methods of NumPy's arrays that are functions of NumPy.
 METHODS = frozenset((
     "argmax", "argmin", "clip", "copy", "diagonal", "dot", "flatten", "ravel",
-    "squeeze", "swapaxes", "trace",
+    "squeeze", "std", "swapaxes", "trace", "var",
 ))  # fmt: skip
 # What to do instead, in messages.
 _STACK = "put elements together with stack or concat"

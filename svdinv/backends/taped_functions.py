@@ -103,8 +103,10 @@ _COMPOSED: dict[str, Callable[..., Array]] = {
     "linalg.vector_norm": lambda xp, x, *, axis=None, keepdims=False, ord=2: (
         numpy_functions.norm(xp, x, None if ord == 2 else ord, axis, keepdims)
     ),
+    "std": numpy_functions.std,
+    "var": numpy_functions.var,
 }
-"""Functions of the extensions of the array API that are made of others."""
+"""Functions of the array API that are made of others."""
 
 
 def _of_roll(xp: Namespace, a: Array, shift: Any, axis: Any = None) -> Any:
