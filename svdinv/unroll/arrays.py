@@ -135,11 +135,13 @@ def cast_like(value: Array, x: Array, xp: Namespace) -> Array:
     """Convert a parameter of an operator to the framework and precision of `x`.
 
     Complex if `value` or `x` is; bool remains bool; NumPy arrays move to x's device.
+    Raises TypeError if `x` holds integers, to which the parameter would be rounded.
     """
     if compat.is_numpy_array(value) and not compat.is_numpy_array(x):
         value = xp.asarray(value, **on_device(x))
     if is_bool(value):
         return value
+    check_floating("x", x)
     if not is_complex(value, xp):
         return like(value, x, xp)
     dtype = _complex_dtype(x, xp)
@@ -167,6 +169,12 @@ def check_count(name: str, count: Any, least: int) -> None:
         raise ValueError(
             f"{name} must be an integer of at least {least}, got {count!r}"
         )
+
+
+def check_floating(name: str, x: Array) -> None:
+    """Raise TypeError unless an array is real or complex floating point."""
+    if not namespace(x).isdtype(x.dtype, ("real floating", "complex floating")):
+        raise TypeError(f"{name} must be floating point or complex, got {x.dtype}")
 
 
 def is_bool(x: Array) -> bool:

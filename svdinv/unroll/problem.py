@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from svdinv.unroll.arrays import Array, as_float, cast_like, namespace, real, short_repr
+from svdinv.unroll.arrays import (
+    Array,
+    as_float,
+    cast_like,
+    check_floating,
+    namespace,
+    real,
+    short_repr,
+)
 from svdinv.unroll.fidelity import L2, DataFidelity
 from svdinv.unroll.operators import Operator
 
@@ -120,8 +128,7 @@ class Problem:
         if measured ones are not finite, and the errors of `DataFidelity.check`.
         """
         xp = namespace(self.y)
-        if not xp.isdtype(self.y.dtype, ("real floating", "complex floating")):
-            raise TypeError(f"y must be floating point or complex, got {self.y.dtype}")
+        check_floating("y", self.y)
         self.fidelity.check(self.y)
         y = xp.where(self.sampled_mask(), self.y, xp.zeros_like(self.y))
         if not as_float(xp.max(xp.abs(y))) < math.inf:

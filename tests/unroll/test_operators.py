@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from svdinv.unroll.operators import (
     gaussian_sensing,
     operator_norm,
 )
+from svdinv.unroll.priors.sparsity import TotalVariation
 
 RNG = np.random.default_rng(5)
 T, C, H, W = 3, 2, 6, 5
@@ -423,6 +426,19 @@ def test_repr_reads_like_the_formula():
         (lambda: Identity() - 2, TypeError, "unsupported operand"),
         (lambda: "2" * Identity(), TypeError, None),
         (lambda: Operator()(np.ones(2)), NotImplementedError, None),
+        *(
+            (partial(apply, np.ones(shape, np.uint8)), TypeError, "got uint8")
+            for shape, apply in (
+                ((H, W), Blur(np.ones((3, 3)) / 9)),
+                ((H, W), Dense(MATRIX, (H, W))),
+                ((7,), Dense(MATRIX, (H, W)).H),
+                ((H, W), Coils(np.full((1, H, W), 0.5))),
+                ((1, H, W), Coils(np.full((1, H, W), 0.5)).H),
+                ((H, W), Gradient((-1,))),
+                ((1, H, W), Gradient((-1,)).H),
+                ((H, W), TotalVariation(1.0).value),
+            )
+        ),
     ],
 )
 def test_bad_input_is_refused(make, error, message):

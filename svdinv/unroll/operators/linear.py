@@ -19,6 +19,7 @@ from svdinv.unroll.arrays import (
     as_complex,
     as_float,
     cast_like,
+    check_floating,
     inner,
     is_complex,
     namespace,
@@ -464,9 +465,7 @@ def dot_test(A: Operator, like: Array, *, rng: np.random.Generator | int = 0) ->
     parts: of the order of the rounding errors if the adjoint is right.
     """
     rng = np.random.default_rng(rng)
-    if not namespace(like).isdtype(like.dtype, ("real floating", "complex floating")):
-        raise TypeError(f"like must be floating point or complex, got {like.dtype}")
-
+    check_floating("like", like)
     x = _drawn(like, rng)
     Ax = A.forward(x)
     y = _drawn(Ax, rng)

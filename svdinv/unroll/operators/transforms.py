@@ -11,6 +11,7 @@ from svdinv.unroll.arrays import (
     Namespace,
     along,
     as_complex,
+    check_floating,
     namespace,
     on_device,
 )
@@ -118,6 +119,7 @@ class Gradient(Operator):
     def forward(self, x: Array) -> Array:
         """Map an image (...) to its differences (axes, ...)."""
         _check_axes(x, self.axes)
+        check_floating("x", x)
         xp = namespace(x)
         return xp.stack([self._difference(x, a, xp) for a in self.axes], axis=0)
 
@@ -127,6 +129,7 @@ class Gradient(Operator):
             raise ValueError(
                 f"differences must be ({len(self.axes)}, ...), got {tuple(y.shape)}"
             )
+        check_floating("y", y)
         xp = namespace(y)
         parts = [self._transposed(y[i, ...], a, xp) for i, a in enumerate(self.axes)]
         return sum(parts[1:], parts[0])

@@ -21,6 +21,7 @@ from svdinv.core.operation import Operation
 from svdinv.unroll.arrays import (
     Array,
     backend,
+    check_floating,
     is_complex,
     is_tensorflow,
     namespace,
@@ -30,7 +31,10 @@ from svdinv.unroll.operators.linear import Operator
 
 Function = Callable[..., Any]
 
-_COMPLEX = "a function of an operator must return real data for real images"
+_COMPLEX = (
+    "a function of an operator must return real data for real images; convert the "
+    "image to a complex dtype for an operator with complex data"
+)
 
 
 class _OfFunctions(Operator):
@@ -195,9 +199,9 @@ def from_matrix(
     """Return the operator of a matrix: dense, sparse or a SciPy `LinearOperator`.
 
     A matrix (m, n) multiplies a flattened image of n elements; data have the shape (m,)
-    by default, or any shape of m elements. The matrix stays on the CPU; use
-    `svdinv.unroll.operators.Dense` for a dense one on the device of the data. Raises
-    ValueError if the shapes do not match.
+    by default, or any shape of m elements. A complex matrix multiplies complex images.
+    The matrix stays on the CPU; use `svdinv.unroll.operators.Dense` for a dense one on
+    the device of the data. Raises ValueError if the shapes do not match.
     """
     m, n = matrix.shape
     data_shape = (m,) if data_shape is None else tuple(data_shape)
@@ -381,8 +385,7 @@ def _called(
     shape = tuple(x.shape)
     if shape[len(shape) - len(tail) :] != tail:
         raise ValueError(f"{what} must be (..., {str(tail)[1:]}, got {shape}")
-    kinds = ("real floating",) if real else ("real floating", "complex floating")
-    if not namespace(x).isdtype(x.dtype, kinds):
-        dtypes = "real floating point" if real else "floating point or complex"
-        raise TypeError(f"{what} must be {dtypes}, got {x.dtype}")
+    check_floating(what, x)
+    if real and is_complex(x, namespace(x)):
+        raise TypeError(f"{what} must be real floating point, got {x.dtype}")
     return backend(x).call(operation, x)[0]
