@@ -194,6 +194,8 @@ def _show(arguments: argparse.Namespace) -> None:
 def _inspect(arguments: argparse.Namespace) -> None:
     need(arguments.parser, ("numpy",), "train")
 
+    import numpy as np
+
     from svdinv.unroll.formats.scans import SeveralSlices
     from svdinv.unroll.formats.table import format_of
     from svdinv.unroll.problem import Problem
@@ -226,6 +228,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
         print(f"  {task.describe(content)}, measured: {_shape(content.y)}")
         for name, array in task.arrays_to_save(content).items():
             share = f", {array.mean():.1%} sampled" if array.dtype == bool else ""
+            if not share and array.size > 1 and np.ptp(array) == 0:
+                share = f", all {array.flat[0]:g}"  # such as the default of a dataset
             print(f"  {name:<10} {array.dtype} {_shape(array)}{share}")
         print(f"  truth      {'known' if content.truth is not None else 'not known'}")
         print(f"  options    {names or 'none'}, because it is measured data")

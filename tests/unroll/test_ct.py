@@ -294,6 +294,11 @@ def test_damaged_files_are_refused(tmp_path):
         ),
         ("sinogram", np.zeros((12, 34)), "sinogram must have line integrals"),
         ("sinogram", -made["sinogram"], "sinogram must have line integrals"),
+        (
+            "weights",
+            made["sinogram"],
+            "weights would not be used: ct reads angles",
+        ),
     ):
         write_h5(tmp_path / "d.h5", **{**made, name: value})
         with pytest.raises(ValueError, match=message):

@@ -222,6 +222,11 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         found.A(made.truth), made.A(made.truth), rtol=1e-3, atol=1
     )
     held = Eit().arrays_to_save(made)
+    model = made.scan.voltages.model
+    radii = np.linalg.norm(model.mesh.nodes[model.mesh.triangles], axis=-1)
+    inside = model.mesh.triangles[radii.max(1).argmin()][:2]  # the ends of an edge
+    water = np.full(len(model.mesh.triangles), made.scan.voltages.water)
+    absolute = np.where(held["deviation"] > 0, held["voltages"] + model(water), 0)
     for name, value, message in (
         ("edges", held["edges"][2:-2], "electrode 0 is missing"),
         ("currents", held["currents"][:-1], "do not fit"),
@@ -231,6 +236,10 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         ("edges", held["edges"] - [[0, 0, 1]], "electrode 7 is missing"),
         ("edges", np.r_[held["edges"], [[0, 1, 8]]], "electrodes from 0 to 7"),
         ("edges", held["edges"][:, :2], "edges must have the shape"),
+        ("edges", np.r_[held["edges"], [[*inside, 0]]], "must lie on the boundary"),
+        ("water", np.ones(2), "water must be one number"),
+        ("voltages", absolute, "must be differences from the voltages of water"),
+        ("reference", absolute, "reference would not be used: eit reads contact"),
         ("currents", np.ones(()), "currents must have the shape"),
         ("contact", None, "contact is missing"),
         ("contact", held["contact"][:-1], "contact must have 8 numbers"),
@@ -240,6 +249,7 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         with pytest.raises(ValueError, match=message):
             read_measurement(tmp_path / "d.h5")
     whole = {name: held[name].astype(np.int32) for name in ("triangles", "edges")}
+    whole["water"] = held["water"].reshape(())
     _, again = read_measurement(write_h5(tmp_path / "e.h5", **{**held, **whole}))
     np.testing.assert_array_equal(again.y, found.y)
 

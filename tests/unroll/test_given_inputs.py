@@ -51,7 +51,7 @@ def mask(rng):
     return mask
 
 
-def test_k_space_may_come_in_an_archive(tmp_path, series, mask):
+def test_k_space_may_come_in_an_archive(tmp_path, series, mask, rng):
     """By the same names as in HDF5, and with the same checks."""
     arrays = {"kspace": MRI(mask)(series).astype(np.complex64), "mask": mask}
     arrays["truth"] = series
@@ -80,6 +80,13 @@ def test_k_space_may_come_in_an_archive(tmp_path, series, mask):
         for key in (None, "kspace"):
             with pytest.raises(ValueError, match=rf"{name}: kspace holds .* hold mask"):
                 read_input(tmp_path / name, key=key)
+    # By another name, with what no image has beside it.
+    data = rng.random((20, 24))
+    for name, angles in (("sino", "Angles"), ("a/Counts", "a/n"), ("y", "currents")):
+        path = write_h5(tmp_path / "sino.h5", **{name: data, angles: data[0]})
+        with pytest.raises(ValueError, match="measured data"):
+            read_input(path)
+    assert read_input(path, key="y")[0].kind == "cine"
     np.savez(tmp_path / "one.npz", kspace=1.0, x=series)  # a note of something
     for name, key in (("alone.npz", "x"), ("raw.mat", "truth"), ("one.npz", None)):
         image = read_input(tmp_path / name, key=key)[1].image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -354,7 +355,7 @@ def test_activities_of_any_unit(tmp_path):
     np.testing.assert_allclose(again.scale, found.scale, rtol=1e-5)
 
 
-def test_damaged_files_are_refused(tmp_path):
+def test_damaged_files_are_refused(tmp_path, capsys):
     made = Pet().arrays_to_save(problem())
     negative = made["counts"].copy()
     negative[0, 2, 3] = -1
@@ -370,12 +371,17 @@ def test_damaged_files_are_refused(tmp_path):
         ("background", np.ones((3, 2)), "background must broadcast"),
         ("factors", -np.ones(1), "factors must not be negative"),
         ("truth", np.zeros((1, 20, 20)), "truth must be positive somewhere"),
+        ("factor", np.ones(1), r"factor would not be used: pet .* mean factors\?"),
+        ("randoms", np.ones(1), "randoms would not be used: pet reads angles, backgr"),
     ):
         write_h5(tmp_path / "d.h5", **{**made, name: value})
         with pytest.raises(ValueError, match=message):
             read_measurement(tmp_path / "d.h5")
     few = {key: made[key] for key in ("counts", "angles", "geometry")}
     _, found = read_measurement(write_h5(tmp_path / "d.h5", **few))
+    assert main(["data", "inspect", str(tmp_path / "d.h5")]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"\n  factors .*, all 1\n  background .*, all 0\n", shown)
     image = Pet().baselines()["OSEM"](found).image
     assert 0.3 < image.max() < 3
 

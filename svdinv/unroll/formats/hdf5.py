@@ -66,13 +66,16 @@ class Datasets:
     """The datasets of an open h5py file, each checked before it is read.
 
     `path` is the name in messages. Missing and invalid datasets raise ValueError.
+    `asked` collects the names of those that were looked for.
     """
 
     def __init__(self, file: Any, path: str | Path) -> None:
         self._file, self.path, self.attrs = file, path, file.attrs
+        self.asked: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         """Return whether the root group has an object or a link of that name."""
+        self.asked.add(name)
         return self._file.get(name, getlink=True) is not None
 
     def __iter__(self) -> Iterator[str]:
@@ -101,6 +104,7 @@ class Datasets:
 
     def dataset(self, name: str) -> Any:
         """Return an unread dataset that lies in this file and is not too large."""
+        self.asked.add(name)
         dataset = self._found(name)
         if not hasattr(dataset, "is_virtual"):
             raise self.error(name, "must be an array of numbers")
@@ -166,6 +170,13 @@ class Datasets:
                 name, "has numbers that are not finite in single precision"
             )
         return array
+
+    def number(self, name: str) -> float:
+        """Read one number, of the shape () or (1,)."""
+        shape = self.shape(name, "of one number", (0, 1))
+        if shape not in ((), (1,)):
+            raise self.error(name, f"must be one number, got the shape {shape}")
+        return float(self.real(name).reshape(()))
 
     def whole(self, name: str) -> Arrays:
         """Read integers of any dtype as int64."""

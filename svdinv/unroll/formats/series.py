@@ -32,11 +32,14 @@ Choice = Callable[[Path, Shapes, list[str]], str]  # of an array, of shapes and 
 _ARCHIVE = "an archive of NumPy arrays"
 
 # As images they would be transformed and sampled again.
-_BESIDE = "svdinv reads it from .h5 and .npz files that also hold"
 _MEASURED = {
-    "kspace": f"{_BESIDE} mask",
-    "sinogram": f"{_BESIDE} angles and geometry",
+    "kspace": "mask",
+    "samples": "mask",
+    "sinogram": "angles and geometry",
+    "counts": "angles and geometry",
+    "voltages": "currents and the mesh",
 }
+_GEOMETRIES = ("angles", "geometry", "currents")  # what images do not have beside them
 
 
 def read_series(
@@ -246,11 +249,18 @@ def _choose_images(
     key: str | None, path: Path, shapes: Shapes, names: list[str]
 ) -> str:
     """Return the name of the array to read, which no measured data may have."""
-    for name in _MEASURED:
-        chosen = (key or name).strip("/") == name
-        if chosen and math.prod(shapes.get(name, ())) > 1:
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    for name in shapes if key is None else [key.strip("/")]:
+        kind = name.split("/")[-1].lower()
+        if kind in _MEASURED and sizes.get(name, 0) > 1:
             raise FileError(
-                f"{path}: {name} holds measured data, not images; {_MEASURED[name]}"
+                f"{path}: {name} holds measured data, not images; svdinv reads {kind} "
+                f"from .h5 and .npz files that also hold {_MEASURED[kind]}"
+            )
+        if key is None and kind in _GEOMETRIES:
+            raise FileError(
+                f"{path} holds {name}, as measured data do; svdinv reads data named "
+                f"{', '.join(_MEASURED)}, and images by key (--key)"
             )
     return _choose(key, "", path, shapes, names)
 

@@ -19,6 +19,7 @@ from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5, writing_hdf5
 from svdinv.unroll.formats.scans import Geometry
 from svdinv.unroll.formats.series import read_arrays, shapes_in
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
+from svdinv.unroll.plugins import near
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry, entries
 from svdinv.unroll.tasks.task import Task
@@ -95,12 +96,14 @@ def read_measurement(path: str | Path) -> tuple[Task, Problem]:
     optional. `Task.read_measured` of each task describes its datasets.
 
     Raises ValueError, naming the dataset, if the file is missing, damaged or in another
-    layout; all shapes are checked before any array is read. Raises ImportError without
-    h5py.
+    layout, or holds an array that the task does not read; all shapes are checked before
+    any array is read. Raises ImportError without h5py.
     """
     with _opened(path) as file:
         task: Task = _entry(file).reader()
+        file.asked.clear()  # other tasks' names
         problem = task.read_measured(file)
+        _check_all_read(file, task)
         name = _text(file.attrs.get("name", "")) or Path(path).stem
         setting = _text(file.attrs.get("setting", ""))
     return task, replace(problem, name=name, setting=setting)
@@ -136,6 +139,17 @@ def _entry(file: Datasets) -> TaskEntry:
         return entry
     names = " nor ".join(entry.dataset for entry in tasks.values() if entry.dataset)
     raise FileError(f"{file.path} has neither a dataset {names}")
+
+
+def _check_all_read(file: Datasets, task: Task) -> None:
+    """Raise ValueError for arrays of other names, such as one that is misspelt."""
+    for name, shape in file.shapes().items():
+        if shape is not None and "/" not in name and name not in file.asked:
+            known = ", ".join(sorted(file.asked))
+            raise file.error(
+                name,
+                f"would not be used: {task.kind} reads {known}{near(name, file.asked)}",
+            )
 
 
 def _by_axes(found: list[TaskEntry], axes: Callable[[str], int]) -> TaskEntry | None:

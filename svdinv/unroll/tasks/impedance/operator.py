@@ -40,13 +40,13 @@ class Mesh:
     triangles : ndarray of int, shape (triangles, 3)
         Nodes of each triangle.
     electrodes : sequence of ndarray of int, shape (edges, 2)
-        Nodes of the edges under each electrode.
+        Nodes of the edges under each electrode, on the boundary of the mesh.
 
     Raises
     ------
     ValueError
         If a shape is wrong, a node does not exist or is of no triangle, a triangle has
-        no area, or an electrode no edge.
+        no area, or an electrode no edge or one that is not on the boundary.
     """
 
     nodes: Floats
@@ -82,6 +82,16 @@ class Mesh:
             raise ValueError("triangles must have positive areas")
         if lone := len(nodes) - len(np.unique(triangles)):
             raise ValueError(f"nodes must be corners of triangles, {lone} are not")
+        sides = np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2))
+        sides, times = np.unique(sides, axis=0, return_counts=True)
+        boundary = set(map(tuple, sides[times == 1].tolist()))
+        for k, edges in enumerate(electrodes):
+            for edge in np.sort(edges).tolist():
+                if tuple(edge) not in boundary:
+                    raise ValueError(
+                        f"electrodes must lie on the boundary: the nodes {edge} of "
+                        f"electrode {k} are no edge of exactly one triangle"
+                    )
 
     @property
     def areas(self) -> Floats:
