@@ -649,6 +649,104 @@ def test_products_with_the_hessian_are_linear_in_the_vector(function, graph):
             tape.gradient(bent, A)
 
 
+# TensorFlow loses the tape around an accumulator where the operation is a function.
+@pytest.mark.parametrize("rows", [3, None])
+@pytest.mark.parametrize(
+    "function",
+    [
+        face.svt,
+        face.nuclear_norm,
+        face.polar,
+        face.pinv,
+        face.spectral_map,
+        face.svdvals,
+    ],
+)
+def test_a_tape_around_an_accumulator_in_a_function(function, rows):
+    A, d = (tf.constant(numbers((3, 2), seed=i)) for i in range(2))
+    options = {face.svt: (0.3,), face.spectral_map: (tf.tanh,)}.get(function, ())
+
+    def loss(A):
+        return tf.reduce_sum(tf.sin(function(A, *options)))
+
+    def forward(A):
+        with tf.GradientTape() as tape:
+            tape.watch(A)
+            with tf.autodiff.ForwardAccumulator(A, d) as accumulator:
+                value = loss(A)
+            slope = accumulator.jvp(value)
+        return slope, tape.gradient(slope, A)
+
+    def reverse(A):
+        with tf.GradientTape() as outer:
+            outer.watch(A)
+            with tf.GradientTape() as tape:
+                tape.watch(A)
+                value = loss(A)
+            slope = tf.reduce_sum(d * tape.gradient(value, A))
+        return slope, outer.gradient(slope, A)
+
+    signature = [tf.TensorSpec((rows, 2), A.dtype)]
+    found = tf.function(forward, input_signature=signature, autograph=False)(A)
+    close(shown(found), shown(reverse(A)), 1e-12)
+
+
+def test_tangents_of_a_branch_in_a_function():
+    A, d = (tf.constant(numbers((3, 2), seed=i)) for i in range(2))
+
+    def slope():
+        with tf.autodiff.ForwardAccumulator(A, d) as accumulator:
+            value = tf.cond(tf.norm(A) > 0, lambda: face.svt(A, 0.3), lambda: A)
+        return accumulator.jvp(value)
+
+    close(shown([traced(slope)()]), shown([slope()]), 1e-13)
+
+
+@pytest.mark.parametrize("function", [lambda A: face.svd(A).s ** 3, face.polar])
+def test_gradients_of_a_compiled_function_in_a_function(function):
+    """TensorFlow traces the gradient in a graph that does not say that XLA compiles."""
+    A = tf.constant(numbers((3, 2)))
+    compiled = tf.function(function, jit_compile=True, autograph=False)
+
+    def gradient(function, A):
+        with tf.GradientTape() as tape:
+            tape.watch(A)
+            value = tf.reduce_sum(tf.sin(function(A)))
+        return tape.gradient(value, A)
+
+    def of_gradient(function, A):
+        with tf.GradientTape() as tape:
+            tape.watch(A)
+            value = tf.reduce_sum(gradient(function, A) ** 2)
+        return tape.gradient(value, A)
+
+    for derivative in (gradient, of_gradient):
+        found = traced(functools.partial(derivative, compiled))(A)
+        close(shown([found]), shown([derivative(function, A)]), 1e-12)
+
+
+@pytest.mark.parametrize("function", [lambda A: face.svd(A).s ** 3, face.sqrtm])
+def test_second_derivatives_where_functions_run_eagerly(function):
+    A = numbers((3, 3))
+    A = tf.constant(A @ A.T)
+
+    def second():
+        with tf.GradientTape() as outer:
+            outer.watch(A)
+            with tf.GradientTape() as tape:
+                tape.watch(A)
+                value = tf.reduce_sum(tf.sin(function(A)))
+            slope = tf.reduce_sum(tape.gradient(value, A) ** 2)
+        return outer.gradient(slope, A)
+
+    expected = second()
+    tf.config.run_functions_eagerly(True)
+    try:
+        close(shown([second()]), shown([expected]), 1e-12)
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
 @pytest.mark.parametrize("operator", ["polar", "nuclear_norm"])
 def test_third_derivatives_are_refused(operator):
     A, W = tf.constant(numbers((3, 2))), numbers((3, 2), seed=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache, lru_cache
 from typing import Any
 
@@ -11,7 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from svdinv.backends import tensorflow_namespace as xp
-from svdinv.backends.tensorflow_kernels import by_kernel, is_portable, suits
+from svdinv.backends.tensorflow_kernels import (
+    by_kernel,
+    compiled,
+    is_compiled,
+    is_portable,
+    suits,
+)
 from svdinv.core.backend import Backend, number_within
 from svdinv.core.operation import Operation, filled, padded, present, rebuilt
 
@@ -101,15 +108,22 @@ def _is_vectorized() -> bool:
 
 @_plain
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    if not tf.executing_eagerly() and _has_tangents(x):
-        return _call_as_function(operation, x)
+    tangents = not tf.executing_eagerly() and _has_tangents(x)
     if operation.transparent:
-        if suits(operation, x) is False:
+        eager = tf.config.functions_run_eagerly()  # `_pulled` needs a graph
+        if tangents or eager or suits(operation, x) is False:
             return operation.composed(x, _call, xp)
         return _linked(operation, x, _evaluate(operation, *x))
+    return (_with_tangents if tangents else _differentiable)(operation, *x)
+
+
+def _differentiable(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    """Compute the value, and link it to the arguments by a custom gradient."""
     values = tuple(_evaluate(operation, *x))
     there, outputs = present(x), present(values)
     count = sum(there)
+    # TensorFlow traces the gradient of what XLA compiles in a graph of its own.
+    context = nullcontext if tf.executing_eagerly() or not is_compiled() else compiled
 
     # All tensors are arguments, because a gradient may be built in another graph than
     # the one that closed over them.
@@ -121,7 +135,10 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
             if operation.saves_outputs:
                 # Linked anew, so that a second derivative comes through here again.
                 y = filled(link(*here), outputs)
-            found = operation.cotangent(inputs, y, filled(g, outputs), there, _call, xp)
+            with context():
+                found = operation.cotangent(
+                    inputs, y, filled(g, outputs), there, _call, xp
+                )
             pairs = zip(padded(found, len(there)), there, strict=True)
             kept = [t for t, is_there in pairs if is_there]
             return [*kept, *(None for _ in tensors[count:])]
@@ -141,23 +158,39 @@ def _has_tangents(x: Any) -> bool:
     return bool(pack_tangents([t for t in x if t is not None]).tangents)
 
 
-def _call_as_function(operation: Operation, x: Any) -> tuple[Any, ...]:
-    """Call an operation in a graph of its own.
+def _with_tangents(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    """Call an operation in a graph, and record its tangents as is done eagerly.
 
-    In the graph that is being traced, the tangents of a custom gradient would be 0:
-    TensorFlow takes them from the identity that it leaves in the graph.
+    Those of a custom gradient in a graph would be 0: TensorFlow takes them from the
+    identity that it leaves there.
     """
+    from tensorflow.python.eager import record
+
     there = present(x)
     outputs: list[bool] = []
 
+    # As a function, since a custom gradient has no tangents in the branch of a cond.
     @tf.function(autograph=False)
     def called(*kept: tf.Tensor) -> list[tf.Tensor]:
-        y = _call(operation, *filled(kept, there))
+        y = _differentiable(operation, *filled(kept, there))
         outputs[:] = present(y)
         return [t for t in y if t is not None]
 
-    y = called(*(t for t in x if t is not None))
-    return filled(y, outputs)
+    y = filled(called(*(t for t in x if t is not None)), outputs)
+    linked = [t for t in y if t is not None]
+    with record.stop_recording():  # accumulators have found that identity
+        found = list(map(tf.identity, linked))
+
+    def pull(*g: tf.Tensor) -> list[tf.Tensor]:
+        known = y if operation.saves_outputs else ()
+        pulled = operation.cotangent(x, known, filled(g, outputs), there, _call, xp)
+        pairs = zip(padded(pulled, len(there)), there, strict=True)
+        return [t for t, is_there in pairs if is_there]
+
+    inputs = [t for t in x if t is not None]
+    record.record_operation_backprop_only("Identity", found, linked, lambda *g: g)
+    record.record_operation_forwardprop_only("svdinv", found, inputs, pull, None)
+    return filled(found, outputs)
 
 
 @_plain

@@ -103,8 +103,21 @@ def _has_gpu() -> bool:
     return bool(tf.config.get_visible_devices("GPU"))
 
 
+@contextlib.contextmanager
+def compiled() -> Iterator[None]:
+    """Trace what XLA is to compile, of which the graph knows nothing."""
+    before = getattr(_state, "compiled", False)
+    _state.compiled = True
+    try:
+        yield
+    finally:
+        _state.compiled = before
+
+
 def is_compiled() -> bool:
     """Whether XLA is to compile what is traced, which knows no such operation."""
+    if getattr(_state, "compiled", False):
+        return True
     try:
         from tensorflow.python.framework.ops import get_default_graph
         from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext

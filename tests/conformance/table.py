@@ -115,15 +115,15 @@ TRANSFORMS = {
         Transform(
             "ForwardAccumulator",
             "eager. One inside another takes third derivatives, which only `svd` and "
-            "the norms have; a tape inside an accumulator takes two, but not of "
-            "`kabsch`, nor in `tf.function`, where a tape of a tape does. Of a "
-            "`tf.function` that a tape has differentiated before, most raise "
-            "NotImplementedError: make another",
+            "the norms have; a tape around an accumulator, or inside one, takes two, "
+            "but not of `kabsch`; in `tf.function` one inside takes two of few, and a "
+            "tape of a tape of all. Of a `tf.function` that a tape has differentiated "
+            "before, most raise NotImplementedError: make another",
             every=False,
         ),
         Transform(
             "ForwardAccumulator in a function",
-            "in `tf.function`, but not around `tf.while_loop`",
+            "in `tf.function`, but not around its loops, such as `tf.while_loop`",
             every=False,
         ),
         Transform("unknown batch", "`tf.function`, value and gradient", every=False),
