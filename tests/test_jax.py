@@ -473,18 +473,21 @@ def test_products_are_in_full_precision(name):
 
 
 def test_no_array_is_broadcast_to_more_axes_unasked():
-    A = jnp.asarray(positive := numbers((3, 3)) @ numbers((3, 3)).T + 4 * np.eye(3))
+    A = jnp.asarray(numbers((3, 3)) @ numbers((3, 3)).T + 4 * np.eye(3))
     functions = [
         lambda A: face.spectral_map(A, jnp.tanh),
+        lambda A: face.svd_lowrank(A, 2, oversampling=1, seed=0).S,
         lambda A: face.powm(A, 0.3),
         lambda A: face.psd_project(A, 0.1),
-        lambda A: face.bures_distance(A, jnp.asarray(positive)),
-        lambda A: face.eigh_generalized(A, jnp.asarray(positive)).w,
+        lambda A: face.bures_distance(A, A + jnp.eye(3)[(None,) * (A.ndim - 2)]),
+        lambda A: face.eigh_generalized(A, A @ A).w,
         face.logm,
     ]
     with jax.numpy_rank_promotion("raise"):
         for f in functions:
-            assert jnp.isfinite(jax.grad(lambda A, f=f: jnp.sum(f(A)))(A)).all()
+            for B in (A, jnp.stack([A, A.T])):
+                found = jax.grad(lambda A, f=f: jnp.sum(f(A)))(B)
+                assert jnp.isfinite(found).all()
 
 
 @pytest.mark.gpu

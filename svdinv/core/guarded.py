@@ -28,5 +28,6 @@ def independent(X: Array, xp: Namespace) -> Array:
     dtype, device = real(X, xp).dtype, getattr(X, "device", None)
     rows, columns = (xp.arange(1, k + 1, dtype=dtype, device=device) for k in (m, n))
     # Without a pattern that singular vectors could have.
-    noise = xp.sin(1e4 * xp.sin(rows[:, None] * n + columns))
+    noise = xp.sin(1e4 * xp.sin(rows[:, None] * n + columns[None, :]))
+    noise = xp.broadcast_to(noise, X.shape)
     return X + cast(4 * eps(X, xp) * abs_max(X, xp) * noise, X, xp)
