@@ -186,6 +186,25 @@ def test_filtered_back_projection_inverts(angles, fan, window):
     assert abs(found[:4].mean()) < 0.01
 
 
+@pytest.mark.parametrize(("offset", "detectors"), [(20.3, 50), (-25.0, 55), (12.0, 62)])
+@pytest.mark.parametrize("fan", [False, True])
+def test_a_displaced_detector_suffices_in_a_whole_turn(offset, detectors, fan):
+    """Beyond the short side nothing is measured, and most rays are measured once."""
+    size, angles = 64, np.arange(0, 360, 3.0)
+    whole = list(beams(size, angles, offset=0))[fan]
+    A = list(
+        beams(
+            size, angles, offset=offset * whole.spacing, detectors=detectors,
+            spacing=whole.spacing,
+        )
+    )[fan]  # fmt: skip
+    found, expected = (
+        B.filtered_back_projection(exact(B, ELLIPSES), "hann") for B in (A, whole)
+    )
+    assert error(found, expected) < 0.08  # of half as many measurements
+    assert abs((found - expected)[28:36, 28:36].mean()) < 0.003  # where both overlap
+
+
 def test_limited_angles_count_as_they_are():
     """The mean along the rays that there are is right, not spread over half a turn."""
     A = ParallelBeam((32, 32), np.arange(0, 60, 2.0))
@@ -223,6 +242,10 @@ def test_filtered_back_projection_is_differentiated(rng):
         for A in beams(7, matrix=matrix):
             y = torch.randn(A.data_shape, dtype=torch.float64, requires_grad=True)
             assert torch.autograd.gradcheck(A.filtered_back_projection, (y,))
+    turn = np.arange(0, 360, 40.0)
+    for A in beams(7, turn, offset=2.0, detectors=8, spacing=1.0):
+        y = torch.randn(A.data_shape, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(A.filtered_back_projection, (y,))
 
 
 @pytest.mark.parametrize("fan", [False, True])

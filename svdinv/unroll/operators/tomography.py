@@ -10,8 +10,10 @@ Rays are integrated by Joseph's method (IEEE TMI 1982): one sample in each row o
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -148,25 +150,34 @@ class _Beam(Wrapped):
 
         Maps line integrals (..., views, detectors) to images (..., H, W); linear and
         differentiable. Unevenly spaced angles are weighted by the arc they represent;
-        missing views count as zero. `window` is the window of the ramp filter:
-        "ram-lak" for none, "shepp-logan", "cosine", "hamming" or "hann". Raises
+        missing views count as zero. A detector that `offset` moves off one side of the
+        image suffices in views of a whole turn, if it reaches over the centre; its rays
+        are weighted as by Wang, Med. Phys. 2002. `window` is the window of the ramp
+        filter: "ram-lak" for none, "shepp-logan", "cosine", "hamming" or "hann". Raises
         ValueError for any other window, or if the data have the wrong shape.
         """
         if window not in _WINDOWS:
             raise ValueError(f"window must be one of {list(_WINDOWS)}, got {window!r}")
-        spacing = self.spacing / self.magnification
-        response = _ramp(self.detectors, spacing, window)
-        before, (arcs, *_) = self._ray_weights(), _arcs(self.angles, self._period)
+        displaced = self._displaced()
+        wide, period = (
+            (self, self._period) if displaced is None else (self._wide, 360.0)
+        )
+        response = _ramp(wide.detectors, self.spacing / self.magnification, window)
+        before, (arcs, *_) = self._ray_weights(displaced), _arcs(self.angles, period)
         after = arcs[:, None]  # weights of the filtered views
+        extra = wide.detectors - self.detectors
+        left = extra if self.offset > 0 else 0
+        part = slice(left, left + self.detectors)
 
         def invert(y: NDArray[Any]) -> NDArray[Any]:
-            filtered = after * _filtered(before * y, response)
-            return self._spread(filtered.astype(y.dtype)).reshape(self.image_shape)
+            whole = np.pad(before * y, ((0, 0), (left, extra - left)))
+            filtered = after * _filtered(whole, response)
+            return wide._spread(filtered.astype(y.dtype)).reshape(self.image_shape)
 
         def transposed(x: NDArray[Any]) -> NDArray[Any]:
-            blocks, x = self._between(x.dtype), x.reshape(-1)
+            blocks, x = wide._between(x.dtype), x.reshape(-1)
             gathered = np.stack([block.T @ x for block in blocks])
-            return before * _filtered(after * gathered, response)
+            return before * _filtered(after * gathered, response)[:, part]
 
         # As an adjoint, so that data of another shape are refused.
         return Wrapped(transposed, invert, self.image_shape, self.data_shape).adjoint(y)
@@ -196,9 +207,37 @@ class _Beam(Wrapped):
         """Return the detector positions of points projected by a view, and weights."""
         raise NotImplementedError
 
-    def _ray_weights(self) -> NDArray[Any]:
+    def _ray_weights(self, displaced: NDArray[Any] | None) -> NDArray[Any]:
         """Return the weights of line integrals before filtering."""
         raise NotImplementedError
+
+    def _fan(self, positions: Any) -> Any:
+        """Return positions on the detector, or the angles of their rays in a fan."""
+        return positions
+
+    def _displaced(self) -> NDArray[Any] | None:
+        """Return the weights (detectors,) of rays of which some are measured once.
+
+        None unless views of a whole turn miss one side of the image. They rise smoothly
+        over the rays that are measured twice, whose two weights add up to 1.
+        """
+        side = math.copysign(1, self.offset)
+        short = self.detectors * self.spacing / 2 - abs(self.offset)
+        turn = _arcs(self.angles, 360.0)[2] > 2 * math.pi - 1e-6
+        if not turn or not 0 < short < self._shadow() or self.offset == 0:
+            return None
+        rays = self._fan(side * self._positions) / self._fan(short)
+        return 0.5 + 0.5 * np.sin(math.pi / 2 * np.clip(rays, -1, 1))
+
+    @cached_property
+    def _wide(self) -> _Beam:
+        """The same views by detectors that cover the side that the offset misses."""
+        wide = copy.copy(self)
+        extra = math.ceil(2 * abs(self.offset) / self.spacing)
+        wide.detectors, wide._interpolations = self.detectors + extra, {}
+        first = self._positions[0] - self.spacing * extra * (self.offset > 0)
+        wide._positions = first + self.spacing * np.arange(wide.detectors)
+        return wide
 
     def _block(self, shape: tuple[int, int], k: int) -> Any:
         """Return the weights of pixels in a view's line integrals (Joseph's method)."""
@@ -313,8 +352,8 @@ class ParallelBeam(_Beam):
         hit = along[0] * x + along[1] * y
         return hit, np.ones_like(hit)
 
-    def _ray_weights(self) -> NDArray[Any]:
-        return np.ones((1, 1))
+    def _ray_weights(self, displaced: NDArray[Any] | None) -> NDArray[Any]:
+        return np.ones((1, 1)) if displaced is None else displaced[None]
 
 
 class FanBeam(_Beam):
@@ -413,11 +452,15 @@ class FanBeam(_Beam):
         hit = self.distance * (along[0] * x + along[1] * y) / depth
         return hit, (self.source / depth) ** 2
 
-    def _ray_weights(self) -> NDArray[Any]:
+    def _fan(self, positions: Any) -> Any:
+        return np.arctan(positions / self.distance)
+
+    def _ray_weights(self, displaced: NDArray[Any] | None) -> NDArray[Any]:
         """Return cosines of the rays times weights of rays that are measured twice."""
         cosine = self.distance / np.hypot(self.distance, self._positions)
-        fan = np.arctan(-self._positions / self.distance)
-        return cosine * _redundancy(self.angles, fan)
+        if displaced is not None:
+            return cosine * displaced[None]
+        return cosine * _redundancy(self.angles, self._fan(-self._positions))
 
 
 def _scipy() -> Any:
