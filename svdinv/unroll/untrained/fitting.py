@@ -347,7 +347,10 @@ class Fitting:
 
     def _initial_state(self, problem: Problem) -> Any:
         """Return the first state of the network, from the data of its input."""
-        state = first_state(self.recipe, problem)
+        try:
+            state = first_state(self.recipe, problem)
+        except ValueError as error:
+            raise ValueError(f"problem, with an axis B added: {error}") from error
         if self.options.penalty:
             state["penalty"] = self.recipe.no_penalty(state["x"])
         return state
