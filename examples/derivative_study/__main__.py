@@ -46,7 +46,7 @@ A run is broken if a loss or gradient is not finite, if the norm of a gradient e
 the PSNR of the validation falls by 10 dB.
 
 examples:
-  python -m derivative_study --quick       half a minute, to see what comes of it
+  python -m derivative_study --quick       under a minute, to see what comes of it
   python -m derivative_study               all of it, about 40 minutes on one core
   python -m derivative_study --methods svt torch.linalg.svd --rates 0.1 --steps 1000
 
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--quick",
         action="store_true",
-        help="half a minute instead of 40: 2 rates, 1 seed, 30 steps and 3 cells where "
+        help="under a minute instead of 25: 2 rates, 1 seed, 30 steps and 3 cells where "
         "no other option says otherwise",
     )
     several: dict[str, Any] = {"nargs": "+"}
