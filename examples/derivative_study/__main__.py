@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--quick",
         action="store_true",
-        help="under a minute instead of 25: 2 rates, 1 seed, 30 steps and 3 cells where "
-        "no other option says otherwise",
+        help="under a minute instead of 25: 2 rates, 1 seed, 30 steps and 3 cells, "
+        "where no other option says otherwise",
     )
     several: dict[str, Any] = {"nargs": "+"}
     add("--methods", choices=METHODS, help="of those below (default: all)", **several)

@@ -38,6 +38,8 @@ _WINDOWS: dict[str, Callable[[Any], Any]] = {
 # these are so many times as large as the others.
 _MISSING, _GAP = 3, 4
 
+_TRANSITION = 8  # detectors; with more, noise is larger, with fewer, a fan's error is
+
 
 class _Views:
     """A matrix in blocks of rows, one per view, stored or computed when needed."""
@@ -152,9 +154,9 @@ class _Beam(Wrapped):
         differentiable. Unevenly spaced angles are weighted by the arc they represent;
         missing views count as zero. A detector that `offset` moves off one side of the
         image suffices in views of a whole turn, if it reaches over the centre; its rays
-        are weighted as by Wang, Med. Phys. 2002. `window` is the window of the ramp
-        filter: "ram-lak" for none, "shepp-logan", "cosine", "hamming" or "hann". Raises
-        ValueError for any other window, or if the data have the wrong shape.
+        are weighted in the way of Wang, Med. Phys. 2002. `window` is the window of the
+        ramp filter: "ram-lak" for none, "shepp-logan", "cosine", "hamming" or "hann".
+        Raises ValueError for any other window, or if the data have the wrong shape.
         """
         if window not in _WINDOWS:
             raise ValueError(f"window must be one of {list(_WINDOWS)}, got {window!r}")
@@ -211,23 +213,22 @@ class _Beam(Wrapped):
         """Return the weights of line integrals before filtering."""
         raise NotImplementedError
 
-    def _fan(self, positions: Any) -> Any:
-        """Return positions on the detector, or the angles of their rays in a fan."""
-        return positions
-
     def _displaced(self) -> NDArray[Any] | None:
         """Return the weights (detectors,) of rays of which some are measured once.
 
-        None unless views of a whole turn miss one side of the image. They rise smoothly
-        over the rays that are measured twice, whose two weights add up to 1.
+        None unless views of a whole turn miss one side of the image. The two weights of
+        a ray that is measured twice add up to 1: they are 1/2, but on the outermost
+        detectors, where they go smoothly to 0 and 1.
         """
         side = math.copysign(1, self.offset)
         short = self.detectors * self.spacing / 2 - abs(self.offset)
         turn = _arcs(self.angles, 360.0)[2] > 2 * math.pi - 1e-6
         if not turn or not 0 < short < self._shadow() or self.offset == 0:
             return None
-        rays = self._fan(side * self._positions) / self._fan(short)
-        return 0.5 + 0.5 * np.sin(math.pi / 2 * np.clip(rays, -1, 1))
+        width = min(short, _TRANSITION * self.spacing)
+        far = ((np.abs(self._positions) - short) / width + 1).clip(0, 1)
+        signs = side * np.sign(self._positions)
+        return 0.5 + 0.5 * signs * np.sin(math.pi / 2 * far)
 
     @cached_property
     def _wide(self) -> _Beam:
@@ -452,15 +453,13 @@ class FanBeam(_Beam):
         hit = self.distance * (along[0] * x + along[1] * y) / depth
         return hit, (self.source / depth) ** 2
 
-    def _fan(self, positions: Any) -> Any:
-        return np.arctan(positions / self.distance)
-
     def _ray_weights(self, displaced: NDArray[Any] | None) -> NDArray[Any]:
         """Return cosines of the rays times weights of rays that are measured twice."""
         cosine = self.distance / np.hypot(self.distance, self._positions)
         if displaced is not None:
             return cosine * displaced[None]
-        return cosine * _redundancy(self.angles, self._fan(-self._positions))
+        fan = np.arctan(-self._positions / self.distance)
+        return cosine * _redundancy(self.angles, fan)
 
 
 def _scipy() -> Any:
