@@ -205,6 +205,32 @@ def test_a_displaced_detector_suffices_in_a_whole_turn(offset, detectors, fan):
     assert abs((found - expected)[28:36, 28:36].mean()) < 0.003  # where both overlap
 
 
+@pytest.mark.parametrize(
+    "angles",
+    [np.arange(0, 201, 40.0), [0, 20, 40, 120, 140, 160, 170], [0, 60, 120]],
+    ids=["sparse", "wedge", "few"],
+)
+def test_a_small_offset_hardly_matters_in_sparse_views(angles):
+    truth = drawn(ELLIPSES, 64)
+    errors = []
+    for offset in (0.0, 0.09):  # three detectors
+        A = ParallelBeam((64, 64), angles, detectors=64, offset=offset, pixel=2 / 64)
+        errors.append(error(A.filtered_back_projection(A(truth), "hann"), truth))
+    assert errors[1] < 1.1 * errors[0]
+
+
+def test_a_displaced_detector_in_nearly_a_whole_turn():
+    """Of the views a thirtieth is missing, and so is about as much of the image."""
+    truth = drawn(ELLIPSES, 64)
+    errors = []
+    for degrees in (360.0, 348.0):
+        A, _ = beams(
+            64, np.arange(0, degrees, 3.0), detectors=50, offset=0.62, spacing=2 / 64
+        )
+        errors.append(error(A.filtered_back_projection(A(truth), "hann"), truth))
+    assert errors[1] < errors[0] + 0.1
+
+
 def test_limited_angles_count_as_they_are():
     """The mean along the rays that there are is right, not spread over half a turn."""
     A = ParallelBeam((32, 32), np.arange(0, 60, 2.0))

@@ -38,6 +38,8 @@ _WINDOWS: dict[str, Callable[[Any], Any]] = {
 # these are so many times as large as the others.
 _MISSING, _GAP = 3, 4
 
+_NEAR = 30  # degrees between views which stand for those in between
+
 _TRANSITION = 8  # detectors; with more, noise is larger, with fewer, a fan's error is
 
 
@@ -172,7 +174,9 @@ class _Beam(Wrapped):
         part = slice(left, left + self.detectors)
 
         def invert(y: NDArray[Any]) -> NDArray[Any]:
-            whole = np.pad(before * y, ((0, 0), (left, extra - left)))
+            whole = before * y
+            if extra:
+                whole = np.pad(whole, ((0, 0), (left, extra - left)))
             filtered = after * _filtered(whole, response)
             return wide._spread(filtered.astype(y.dtype)).reshape(self.image_shape)
 
@@ -214,21 +218,23 @@ class _Beam(Wrapped):
         raise NotImplementedError
 
     def _displaced(self) -> NDArray[Any] | None:
-        """Return the weights (detectors,) of rays of which some are measured once.
+        """Return weights (views, detectors) of rays of which some are measured once.
 
-        None unless views of a whole turn miss one side of the image. The two weights of
-        a ray that is measured twice add up to 1: they are 1/2, but on the outermost
-        detectors, where they go smoothly to 0 and 1.
+        None unless views of more than half a turn miss one side of the image. The two
+        weights of a ray that is measured twice add up to 1: they are 1/2, but on the
+        outermost detectors, where they go smoothly to 0 and 1.
         """
-        side = math.copysign(1, self.offset)
         short = self.detectors * self.spacing / 2 - abs(self.offset)
-        turn = _arcs(self.angles, 360.0)[2] > 2 * math.pi - 1e-6
-        if not turn or not 0 < short < self._shadow() or self.offset == 0:
+        if not 0 < short < self._shadow() or 2 * abs(self.offset) <= self.spacing:
             return None
+        twice = _opposed(self.angles)
+        if not twice.all() and (self._period == 360.0 or not twice.any()):
+            return None  # Parker's weights are smoother where a fan's turn is not whole
         width = min(short, _TRANSITION * self.spacing)
         far = ((np.abs(self._positions) - short) / width + 1).clip(0, 1)
-        signs = side * np.sign(self._positions)
-        return 0.5 + 0.5 * signs * np.sin(math.pi / 2 * far)
+        signs = np.sign(self.offset * self._positions)
+        weights = 0.5 + 0.5 * signs * np.sin(math.pi / 2 * far)
+        return np.where(twice[:, None], weights, 1.0)
 
     @cached_property
     def _wide(self) -> _Beam:
@@ -354,7 +360,7 @@ class ParallelBeam(_Beam):
         return hit, np.ones_like(hit)
 
     def _ray_weights(self, displaced: NDArray[Any] | None) -> NDArray[Any]:
-        return np.ones((1, 1)) if displaced is None else displaced[None]
+        return np.ones((1, 1)) if displaced is None else displaced
 
 
 class FanBeam(_Beam):
@@ -457,7 +463,7 @@ class FanBeam(_Beam):
         """Return cosines of the rays times weights of rays that are measured twice."""
         cosine = self.distance / np.hypot(self.distance, self._positions)
         if displaced is not None:
-            return cosine * displaced[None]
+            return cosine * displaced
         fan = np.arctan(-self._positions / self.distance)
         return cosine * _redundancy(self.angles, fan)
 
@@ -492,6 +498,14 @@ def _arcs(angles: NDArray[Any], period: float) -> tuple[NDArray[Any], float, flo
         gaps = np.where(missing, usual, gaps)
     arcs = (gaps + np.roll(gaps, 1)) / 2 / counts
     return np.radians(arcs)[index], math.radians(begin), math.radians(span)
+
+
+def _opposed(angles: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return for each angle whether there are views around the opposite direction."""
+    unique = np.unique(np.round(angles % 360, 9) % 360)
+    gaps = np.diff(unique, append=unique[0] + 360)
+    opposite = np.searchsorted(unique, (angles + 180) % 360, side="right") - 1
+    return gaps[opposite] <= _NEAR
 
 
 def _redundancy(angles: NDArray[Any], fan: NDArray[Any]) -> NDArray[Any]:
