@@ -313,10 +313,10 @@ def _vjp(
     whose own functions take nothing that is traced:
     elementwise ones (sqrt, square, exp, expm1, log, log1p, sin, cos, tanh, pow, abs,
     sign, maximum, minimum, where, real, imag, conj), sum, mean, var, std, max, min,
-    matmul, products of vectors, einsum, tensordot, solve, inv, the Euclidean norm,
-    reshape, permute_dims, broadcast_to, concat, stack, hstack, vstack, roll, flip,
-    tril, triu, diagonal, astype, the Fourier transforms and their shifts; and of those
-    that `linear` makes.
+    matmul, products of vectors, einsum of a string, tensordot, solve, inv, the
+    Euclidean norm, reshape, permute_dims, broadcast_to, concat, stack, hstack, vstack,
+    roll, flip, tril, triu, diagonal, astype, the Fourier transforms and their shifts;
+    and of those that `linear` makes.
 
     Parameters
     ----------

@@ -69,7 +69,8 @@ def as_arrays(xp: Namespace, operands: Iterable[Any]) -> list[Array]:
 @lru_cache
 def _terms(subscripts: str, *shapes: tuple[int, ...]) -> tuple[list[str], str]:
     """Return a letter for each axis of each operand, and of the result."""
-    np.einsum_path(subscripts, *(np.broadcast_to(0.0, shape) for shape in shapes))
+    arrays = (np.broadcast_to(0.0, shape) for shape in shapes)
+    np.einsum_path(subscripts, *arrays, optimize=False)  # NumPy's errors
     inputs, arrow, result = subscripts.replace(" ", "").partition("->")
     if not arrow:  # what occurs once, in the order of the alphabet
         once = (x for x in inputs if x.isalpha() and inputs.count(x) == 1)
@@ -90,7 +91,7 @@ def _terms(subscripts: str, *shapes: tuple[int, ...]) -> tuple[list[str], str]:
 
 def _diagonal(xp: Namespace, names: str, x: Array) -> tuple[str, Array]:
     """Take the diagonal of the axes that have the same name."""
-    for name in set(names):
+    for name in dict.fromkeys(names):
         while names.count(name) > 1:
             i, j = names.index(name), names.rindex(name)
             if x.shape[i] != x.shape[j]:
@@ -107,6 +108,8 @@ def _without_broadcast(
     """Leave out the axes of length 1 that are longer in other operands."""
     pairs = zip(names, x.shape, strict=True)
     kept = "".join(name for name, n in pairs if n == sizes[name])
+    if kept == names:
+        return names, x
     return kept, xp.reshape(x, tuple(sizes[name] for name in kept))
 
 

@@ -22,6 +22,12 @@ from svdinv.backends.tensorflow_kernels import (
 from svdinv.core.backend import Backend, number_within
 from svdinv.core.operation import Operation, filled, padded, present, rebuilt
 
+try:  # private, so that a later version may lack them
+    from tensorflow.python.eager import record
+    from tensorflow.python.eager.forwardprop_util import pack_tangents
+except ImportError:
+    record = pack_tangents = None
+
 # NumPy does not know that of bfloat16.
 _HALF_EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
 
@@ -151,9 +157,7 @@ def _differentiable(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
 def _has_tangents(x: Any) -> bool:
     """Whether a forward accumulator watches, in a graph that is being traced."""
-    try:
-        from tensorflow.python.eager.forwardprop_util import pack_tangents
-    except ImportError:
+    if pack_tangents is None:
         return False
     return bool(pack_tangents([t for t in x if t is not None]).tangents)
 
@@ -164,8 +168,6 @@ def _with_tangents(operation: Operation, *x: Any) -> tuple[Any, ...]:
     Those of a custom gradient in a graph would be 0: TensorFlow takes them from the
     identity that it leaves there.
     """
-    from tensorflow.python.eager import record
-
     there = present(x)
     outputs: list[bool] = []
 

@@ -37,6 +37,7 @@ __all__ = [
     "cast_like",
     "check_broadcast",
     "check_count",
+    "check_floating",
     "conj",
     "count_up",
     "from_casorati",
@@ -141,7 +142,7 @@ def cast_like(value: Array, x: Array, xp: Namespace) -> Array:
         value = xp.asarray(value, **on_device(x))
     if is_bool(value):
         return value
-    check_floating("x", x)
+    check_floating("images and data", x)
     if not is_complex(value, xp):
         return like(value, x, xp)
     dtype = _complex_dtype(x, xp)

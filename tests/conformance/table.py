@@ -116,8 +116,9 @@ TRANSFORMS = {
             "ForwardAccumulator",
             "eager. One inside another takes third derivatives, which only `svd` and "
             "the norms have; a tape around an accumulator, or inside one, takes two, "
-            "but not of `kabsch`; in `tf.function` one inside takes two of few, and a "
-            "tape of a tape of all. Of a `tf.function` that a tape has differentiated "
+            "one inside not of `kabsch`. In `tf.function` one inside takes those of "
+            "few operators, a persistent one around those of most: a tape of a tape "
+            "takes those of all. Of a `tf.function` that a tape has differentiated "
             "before, most raise NotImplementedError: make another",
             every=False,
         ),

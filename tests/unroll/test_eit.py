@@ -238,7 +238,10 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         ("edges", held["edges"][:, :2], "edges must have the shape"),
         ("edges", np.r_[held["edges"], [[*inside, 0]]], "must lie on the boundary"),
         ("water", np.ones(2), "water must be one number"),
-        ("voltages", absolute, "must be differences from the voltages of water"),
+        *(
+            ("voltages", unit * absolute, "must be differences from the voltages of wa")
+            for unit in (1, -1, 0.6, 1000)
+        ),
         ("reference", absolute, "reference would not be used: eit reads contact"),
         ("currents", np.ones(()), "currents must have the shape"),
         ("contact", None, "contact is missing"),
@@ -260,7 +263,10 @@ def test_files_without_truth_keep_the_size(tmp_path, capsys):
     assert read_measurement(path)[1].scan.picture.size == SMALL.size
     held = Eit().arrays_to_save(problem())
     write_h5(tmp_path / "b.h5", **{**held, "size": np.array([0.0])})
-    with pytest.raises(ValueError, match=r"size must lie in \[16, 1024\]"):
+    with pytest.raises(ValueError, match=r"size must be an integer in \[16, 1024\]"):
+        read_measurement(tmp_path / "b.h5")
+    write_h5(tmp_path / "b.h5", **{**held, "size": np.array([32.9])})
+    with pytest.raises(ValueError, match=r"size must be an integer .* got 32\.9"):
         read_measurement(tmp_path / "b.h5")
     # The deviations are those of the file, and no other.
     fit = ["fit", str(path), "--stop", "discrepancy", "--prior", "deep-decoder"]

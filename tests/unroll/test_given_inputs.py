@@ -87,6 +87,11 @@ def test_k_space_may_come_in_an_archive(tmp_path, series, mask, rng):
         with pytest.raises(ValueError, match="measured data"):
             read_input(path)
     assert read_input(path, key="y")[0].kind == "cine"
+    photons = {"counts": 1 + data, "angles": 3.0, "samples": data[0]}
+    np.savez(tmp_path / "photons.npz", **photons)
+    with pytest.raises(ValueError, match=r"counts holds .* by key \(--key\)"):
+        read_input(tmp_path / "photons.npz")
+    assert read_input(tmp_path / "photons.npz", key="counts")[0].kind == "cine"
     np.savez(tmp_path / "one.npz", kspace=1.0, x=series)  # a note of something
     for name, key in (("alone.npz", "x"), ("raw.mat", "truth"), ("one.npz", None)):
         image = read_input(tmp_path / name, key=key)[1].image

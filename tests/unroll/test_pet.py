@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -372,13 +373,21 @@ def test_damaged_files_are_refused(tmp_path, capsys):
         ("factors", -np.ones(1), "factors must not be negative"),
         ("truth", np.zeros((1, 20, 20)), "truth must be positive somewhere"),
         ("factor", np.ones(1), r"factor would not be used: pet .* mean factors\?"),
-        ("randoms", np.ones(1), "randoms would not be used: pet reads angles, backgr"),
+        ("randoms", np.ones(2), "randoms would not be used: pet reads angles, backgr"),
     ):
         write_h5(tmp_path / "d.h5", **{**made, name: value})
         with pytest.raises(ValueError, match=message):
             read_measurement(tmp_path / "d.h5")
     few = {key: made[key] for key in ("counts", "angles", "geometry")}
-    _, found = read_measurement(write_h5(tmp_path / "d.h5", **few))
+    few["weight"] = np.array(70.0)  # of the patient: a note
+    path = write_h5(tmp_path / "d.h5", **few)
+    with h5py.File(path, "a") as file:
+        file["same"] = file["counts"]
+        file["link"] = h5py.SoftLink("/counts")
+        file["scale"] = np.arange(3.0)
+        file["scale"].make_scale("view")
+        file["elsewhere/notes"] = np.ones(3)
+    _, found = read_measurement(path)
     assert main(["data", "inspect", str(tmp_path / "d.h5")]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"\n  factors .*, all 1\n  background .*, all 0\n", shown)

@@ -66,12 +66,13 @@ class Datasets:
     """The datasets of an open h5py file, each checked before it is read.
 
     `path` is the name in messages. Missing and invalid datasets raise ValueError.
-    `asked` collects the names of those that were looked for.
+    `asked` collects the names of those that were looked for, `found` what was found.
     """
 
     def __init__(self, file: Any, path: str | Path) -> None:
         self._file, self.path, self.attrs = file, path, file.attrs
         self.asked: set[str] = set()
+        self.found: list[Any] = []
 
     def __contains__(self, name: str) -> bool:
         """Return whether the root group has an object or a link of that name."""
@@ -115,7 +116,26 @@ class Datasets:
         check_bytes(self.path, name, size, *(dataset.shape or ()))
         if dataset.chunks:  # chunks are always read as a whole
             check_bytes(self.path, f"a chunk of {name}", size, *dataset.chunks)
+        self.found.append(dataset)
         return dataset
+
+    def unread(self) -> Iterator[str]:
+        """Iterate over the names in the root of arrays that nothing has looked for.
+
+        Links to what was found, and the scales of axes, are left out.
+        """
+        for name in self._file:
+            try:
+                node = self._found(name)
+            except FileError:  # a link to another file, or to nothing
+                continue
+            if (
+                hasattr(node, "is_virtual")
+                and is_numeric(node.dtype)
+                and node.attrs.get("CLASS") != b"DIMENSION_SCALE"
+                and all(node != other for other in self.found)
+            ):
+                yield name
 
     def read(self, name: str) -> Any:
         """Read a dataset without conversion."""

@@ -39,6 +39,7 @@ _MEASURED = {
     "counts": "angles and geometry",
     "voltages": "currents and the mesh",
 }
+_NEVER_IMAGES = ("kspace", "sinogram")
 _GEOMETRIES = ("angles", "geometry", "currents")  # what images do not have beside them
 
 
@@ -249,15 +250,16 @@ def _choose_images(
     key: str | None, path: Path, shapes: Shapes, names: list[str]
 ) -> str:
     """Return the name of the array to read, which no measured data may have."""
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     for name in shapes if key is None else [key.strip("/")]:
-        kind = name.split("/")[-1].lower()
-        if kind in _MEASURED and sizes.get(name, 0) > 1:
+        kind, shape = name.split("/")[-1].lower(), shapes.get(name, ())
+        refused = _MEASURED if key is None else _NEVER_IMAGES
+        if kind in refused and len(shape) > 1:
             raise FileError(
                 f"{path}: {name} holds measured data, not images; svdinv reads {kind} "
-                f"from .h5 and .npz files that also hold {_MEASURED[kind]}"
+                f"from .h5 and .npz files that also hold {_MEASURED[kind]}, and images "
+                "by key (--key)"
             )
-        if key is None and kind in _GEOMETRIES:
+        if key is None and kind in _GEOMETRIES and math.prod(shape) > 1:
             raise FileError(
                 f"{path} holds {name}, as measured data do; svdinv reads data named "
                 f"{', '.join(_MEASURED)}, and images by key (--key)"

@@ -96,8 +96,8 @@ def read_measurement(path: str | Path) -> tuple[Task, Problem]:
     optional. `Task.read_measured` of each task describes its datasets.
 
     Raises ValueError, naming the dataset, if the file is missing, damaged or in another
-    layout, or holds an array that the task does not read; all shapes are checked before
-    any array is read. Raises ImportError without h5py.
+    layout, or its root holds an array that the task does not read; all shapes are
+    checked before any array is read. Raises ImportError without h5py.
     """
     with _opened(path) as file:
         task: Task = _entry(file).reader()
@@ -142,13 +142,17 @@ def _entry(file: Datasets) -> TaskEntry:
 
 
 def _check_all_read(file: Datasets, task: Task) -> None:
-    """Raise ValueError for arrays of other names, such as one that is misspelt."""
-    for name, shape in file.shapes().items():
-        if shape is not None and "/" not in name and name not in file.asked:
-            known = ", ".join(sorted(file.asked))
+    """Raise ValueError for arrays of other names, such as one that is misspelt.
+
+    Single numbers may be notes, unless their names are nearly known.
+    """
+    asked = sorted(file.asked)
+    for name in file.unread():
+        hint = near(name, asked)
+        if hint or file.dataset(name).size != 1:
+            known = ", ".join(asked)
             raise file.error(
-                name,
-                f"would not be used: {task.kind} reads {known}{near(name, file.asked)}",
+                name, f"would not be used: {task.kind} reads {known}{hint}"
             )
 
 

@@ -73,11 +73,6 @@ class EitOptions(Options):
     )
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Check whether voltages agree within a third, as with and without an object."""
-    return bool(np.linalg.norm(one - other) < np.linalg.norm(other) / 3)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Eit(Task):
     """Reconstruction of conductivities from voltages on the boundary."""
@@ -132,12 +127,12 @@ class Eit(Task):
         file.same("edges", (edges[0], 3), "(edges, 3)")
         arrays = {name: file.real(name).astype(np.float64) for name in _ARRAYS}
         numbered, triangles = file.whole("edges"), file.whole("triangles")
-        size = int(file.number("size")) if "size" in file else _SIZE
+        size = file.number("size") if "size" in file else _SIZE
         if "truth" in file:
             size = file.shape("truth", "(1, H, W)", (3,))[-1]
             file.same("truth", (1, size, size), "of a square picture")
-        elif not 16 <= size <= 1024:
-            raise file.error("size", f"must lie in [16, 1024], got {size}")
+        elif size != int(size) or not 16 <= size <= 1024:
+            raise file.error("size", f"must be an integer in [16, 1024], got {size:g}")
         deviation = arrays["deviation"]
         if (deviation < 0).any():
             raise file.error("deviation", "must not be negative")
@@ -157,10 +152,12 @@ class Eit(Task):
                 mesh, arrays["currents"], arrays["pairs"], arrays["contact"].ravel()
             )
             y, flat = arrays["voltages"], model(np.full(len(triangles), water))
-            measured = np.isfinite(deviation)
-            if _alike(y[measured], flat[measured]):
+            given, alone = (v[np.isfinite(deviation)] for v in (y, flat))
+            norms = np.linalg.norm(given), np.linalg.norm(alone)
+            # In any unit and polarity; a change of the water alone may be alike too.
+            if abs(given @ alone) > 0.9 * np.prod(norms) and norms[0] > 0.3 * norms[1]:
                 raise ValueError("they must be differences from the voltages of water")
-            problem = problem_of(model, water, y, deviation, size)
+            problem = problem_of(model, water, y, deviation, int(size))
         except ValueError as error:
             raise file.error("voltages", f"do not fit: {error}") from error
         if "truth" not in file:
