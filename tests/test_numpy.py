@@ -1188,6 +1188,25 @@ def test_variance_and_standard_deviation(options, dtype):
     )
 
 
+@pytest.mark.parametrize("function", [np.mean, np.var, np.std])
+def test_moments_of_half_precision_are_summed_in_single(function):
+    x = (1 + np.random.default_rng(0).random((4096, 2))).astype(np.float16)
+    for f in (function, partial(function, axis=0)):
+        y, pullback = svn.vjp(f, x)
+        value, exactly = svn.vjp(f, x.astype(np.float64))
+        np.testing.assert_allclose(y, value, rtol=2e-3)
+        (g,) = pullback(np.ones_like(y))
+        assert g.dtype == y.dtype == np.float16
+        (exact,) = exactly(np.ones(np.shape(y)))
+        np.testing.assert_allclose(g, exact, rtol=0.01, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Degrees of freedom|invalid value|divide by zero")
+def test_variance_of_fewer_numbers_than_degrees_of_freedom():
+    x = np.arange(3.0)
+    assert svn.vjp(lambda a: np.var(a, ddof=5), x)[0] == np.var(x, ddof=5)
+
+
 def test_variance_by_the_names_of_the_array_api():
     def f(x):
         xp = namespace_of(x)

@@ -95,8 +95,12 @@ def var(
     keepdims: bool = False,
 ) -> Array:
     """Return the variance; the array API's `correction` is NumPy's `ddof`."""
+    if x.dtype == "float16":  # too short for sums
+        single = xp.astype(x, xp.float32)
+        found = var(xp, single, axis, ddof=ddof + correction, keepdims=keepdims)
+        return xp.astype(found, x.dtype)
     axes = listed(axis, x.ndim)
-    count = math.prod(x.shape[i] for i in axes) - ddof - correction
+    count = max(math.prod(x.shape[i] for i in axes) - ddof - correction, 0)
     squares = _squares(x - xp.mean(x, axis=axes, keepdims=True), xp)
     return xp.sum(squares, axis=axes, keepdims=keepdims) / count
 

@@ -173,10 +173,44 @@ def cotangents(
     operation: Operation, x: Any, y: Any, g: Any, wanted: Any, call: Call
 ) -> tuple[Any, ...]:
     """Cotangents of all arguments, None for those that are zero or not `wanted`."""
+    if not torch.compiler.is_compiling() and any(map(_is_batched, g)):
+        return _of_batch(operation, x, y, g, wanted, call)
     with full_precision(first(g)):
         found = operation.cotangent(x, y, g, wanted, call, xp)
     pairs = zip(padded(found, len(wanted)), wanted, strict=True)
     return tuple(t if want else None for t, want in pairs)
+
+
+def _is_batched(t: Tensor | None) -> bool:
+    """Whether a tensor is one of `is_grads_batched`, by PyTorch's older vmap."""
+    return t is not None and torch._C._functorch.is_legacy_batchedtensor(t)
+
+
+def _of_batch(
+    operation: Operation, x: Any, y: Any, g: Any, wanted: Any, call: Call
+) -> tuple[Any, ...]:
+    """Cotangents where some are of a batch, with an axis for it in front.
+
+    The older vmap drops the derivatives of a Function in silence, and has no rule for
+    an operation of one's own.
+    """
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    arrays = [*x, *y, *g]
+    dims = [0 if _is_batched(t) else None for t in arrays]
+    plain = [
+        t if dim is None else torch._remove_batch_dim(t, level, 1, 0)
+        for t, dim in zip(arrays, dims, strict=True)
+    ]
+    whole = in_front(plain, dims, xp)
+    inputs, outputs, given = (
+        tuple(whole[: len(x)]), tuple(whole[len(x) : len(x) + len(y)]),
+        tuple(whole[len(x) + len(y) :]),
+    )  # fmt: skip
+    found = cotangents(operation, inputs, outputs, given, wanted, call)
+    return tuple(
+        None if t is None else torch._add_batch_dim(t, 0, level) for t in found
+    )
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
