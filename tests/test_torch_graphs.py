@@ -386,3 +386,19 @@ def test_a_batch_of_large_matrices_stays_dynamic(function):
         program = torch.export.export(Values(), (A,), dynamic_shapes=(batch,))
         found, expected = program.module()(A[:2]), function(A[:2])
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know:UserWarning")
+def test_a_penalty_of_a_transform_beside_an_operator_runs_again():
+    """Where a transform has ended the graph, no frame of an operator is compiled."""
+
+    def penalised(A):
+        slope = torch.func.grad(st.nuclear_norm)(A)
+        return st.nuclear_norm(A**2) + (slope**3).sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(penalised, backend="aot_eager")
+    for scale in (1.0, 2.0, 3.0):
+        A = (scale * matrices(4, 3)).requires_grad_()
+        found, expected = (grad(f(A), A)[0] for f in (compiled, penalised))
+        torch.testing.assert_close(found, expected)

@@ -201,3 +201,24 @@ def call(operation: Operation, *x: Any) -> tuple[Any, ...]:
         return as_node(operation, *x)
     # It passes a Function that takes *x one too many if nothing is differentiated.
     return (_Compiled.apply if is_recorded(x) else _Compiled.forward)(operation, *x)
+
+
+def _run_whole(function: Callable[..., Any]) -> None:
+    """Let Dynamo compile nothing inside a function that it runs eagerly.
+
+    It skips a caller in which a transform is met, but compiles what that calls, frame
+    by frame, and fails in `_Plain.apply`.
+    """
+    try:
+        from torch._C._dynamo.eval_frame import (
+            _FrameAction,
+            _FrameExecStrategy,
+            set_code_exec_strategy,
+        )
+    except ImportError:
+        return
+    whole = _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP)
+    set_code_exec_strategy(function.__code__, whole)
+
+
+_run_whole(call)

@@ -70,7 +70,10 @@ class Limit:
 TRANSFORMS = {
     "PyTorch": (
         Transform("jvp", "`torch.func.jvp`, and dual tensors of `forward_ad`"),
-        Transform("batched gradient", "`autograd.grad` with `is_grads_batched`"),
+        Transform(
+            "batched gradient",
+            "`autograd.grad` with `is_grads_batched`, but not of compiled functions",
+        ),
         Transform("vmap", "`vmap(f)`, and the gradient of its sum"),
         Transform("nested vmap", "`vmap(vmap(f))`, and the gradient of its sum"),
         Transform("vmap of grad", "`vmap(grad(f))`, also nested"),
