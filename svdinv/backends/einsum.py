@@ -67,7 +67,7 @@ def as_arrays(xp: Namespace, operands: Iterable[Any]) -> list[Array]:
 
 
 @lru_cache
-def _terms(subscripts: str, *shapes: tuple[int, ...]) -> tuple[list[str], str]:
+def _terms(subscripts: str, *shapes: tuple[int, ...]) -> tuple[tuple[str, ...], str]:
     """Return a letter for each axis of each operand, and of the result."""
     arrays = (np.broadcast_to(0.0, shape) for shape in shapes)
     np.einsum_path(subscripts, *arrays, optimize=False)  # NumPy's errors
@@ -83,10 +83,11 @@ def _terms(subscripts: str, *shapes: tuple[int, ...]) -> tuple[list[str], str]:
     shared = "".join(x for x in ascii_letters if x not in inputs)[: max(hidden)]
     if shared and "..." not in result:
         raise ValueError(f"subscripts {subscripts!r} have no ellipsis in the result")
-    return [
+    named = (
         term.replace("...", shared[len(shared) - n :])
         for term, n in zip(terms, hidden, strict=True)
-    ], result.replace("...", shared)
+    )
+    return tuple(named), result.replace("...", shared)
 
 
 def _diagonal(xp: Namespace, names: str, x: Array) -> tuple[str, Array]:

@@ -95,7 +95,7 @@ def var(
     keepdims: bool = False,
 ) -> Array:
     """Return the variance; the array API's `correction` is NumPy's `ddof`."""
-    if x.dtype == "float16":  # too short for sums
+    if str(x.dtype) == "float16":  # too short for sums
         single = xp.astype(x, xp.float32)
         found = var(xp, single, axis, ddof=ddof + correction, keepdims=keepdims)
         return xp.astype(found, x.dtype)

@@ -557,7 +557,7 @@ class TapedNamespace:
         return self._moving(self.base.sum, _of_sum, a, axis=axis, keepdims=keepdims)
 
     def mean(self, a, axis=None, *, keepdims=False):
-        if a.dtype == "float16":  # summed in single precision, as NumPy does
+        if str(a.dtype) == "float16":  # summed in single precision, as NumPy does
             single = self.astype(a, self.base.float32)
             return self.astype(self.mean(single, axis, keepdims=keepdims), a.dtype)
         total = self.sum(a, axis=axis, keepdims=keepdims)
