@@ -276,6 +276,18 @@ def test_batched_gradients_at_repeated_values():
     torch.autograd.functional.jacobian(spectral, A, vectorize=True)
 
 
+def test_derivatives_nested_thrice():
+    A = torch.tensor(numbers((4, 3)))
+
+    def loss(A):
+        U, S, Vh = svd(A)
+        return ((U * S**3) @ Vh).pow(2).sum()
+
+    nested = torch.func.jacrev(torch.func.jacfwd(torch.func.jacrev(loss)))(A)
+    forward = torch.func.jacfwd(torch.func.jacfwd(torch.func.jacrev(loss)))(A)
+    torch.testing.assert_close(nested, forward)
+
+
 # PyTorch's older vmap loses in silence what a Function's backward computes.
 @pytest.mark.parametrize(
     "function",

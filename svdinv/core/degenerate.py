@@ -135,17 +135,13 @@ def _distinct_block(
     It is finite, but wrong, for pairs of values within `reach`.
     """
     si, sj = _pairs(s)
-    # In place where nothing is lost: new memory costs more than arithmetic.
     block, right = M - adjoint(M, xp), NH - adjoint(NH, xp)
-    block *= cast(sj, M, xp)
-    right *= cast(si, M, xp)
-    block -= right
+    block = block * cast(sj, M, xp) - right * cast(si, M, xp)
     del right
     gap = sj - si
     one = close_pairs(gap, reach, xp)
-    gap *= sj + si
-    gap += one
-    block /= cast(gap, M, xp)
+    gap = gap * (sj + si) + one
+    block = block / cast(gap, M, xp)
     eye = one if reach is None else close_pairs(gap, None, xp)
     del gap, one
     diagonal = cast(gS, M, xp)
@@ -153,8 +149,7 @@ def _distinct_block(
         phase = xp.linalg.diagonal(M) + xp.linalg.diagonal(NH)
         phase = 0.5 * (phase - conj(phase, xp)) * cast(reciprocal(s, xp), M, xp)
         diagonal = diagonal + 0.5 * phase - xp.linalg.diagonal(block)
-    block += diagonal[..., None] * cast(eye, M, xp)
-    return block
+    return block + diagonal[..., None] * cast(eye, M, xp)
 
 
 def linear_rule(
