@@ -142,17 +142,21 @@ def _differentiable(operation: Operation, *x: Any) -> tuple[Any, ...]:
                 # Linked anew, so that a second derivative comes through here again.
                 y = filled(link(*here), outputs)
             with context():
-                found = operation.cotangent(
-                    inputs, y, filled(g, outputs), there, _call, xp
-                )
-            pairs = zip(padded(found, len(there)), there, strict=True)
-            kept = [t for t, is_there in pairs if is_there]
-            return [*kept, *(None for _ in tensors[count:])]
+                found = _cotangents(operation, inputs, y, filled(g, outputs))
+            return [*found, *(None for _ in tensors[count:])]
 
         return tuple(map(tf.identity, tensors[count:])), gradient
 
     kept = (t for t in (*x, *values) if t is not None)
     return _marked(filled(link(*map(tf.identity, kept)), outputs))
+
+
+def _cotangents(operation: Operation, x: Any, y: Any, g: Any) -> list[Any]:
+    """Pull cotangents back to the arguments that are there."""
+    there = present(x)
+    found = operation.cotangent(x, y, g, there, _call, xp)
+    pairs = zip(padded(found, len(there)), there, strict=True)
+    return [t for t, is_there in pairs if is_there]
 
 
 def _has_tangents(x: Any) -> bool:
@@ -185,9 +189,7 @@ def _with_tangents(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
     def pull(*g: tf.Tensor) -> list[tf.Tensor]:
         known = y if operation.saves_outputs else ()
-        pulled = operation.cotangent(x, known, filled(g, outputs), there, _call, xp)
-        pairs = zip(padded(pulled, len(there)), there, strict=True)
-        return [t for t, is_there in pairs if is_there]
+        return _cotangents(operation, x, known, filled(g, outputs))
 
     inputs = [t for t in x if t is not None]
     record.record_operation_backprop_only("Identity", found, linked, lambda *g: g)

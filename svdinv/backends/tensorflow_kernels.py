@@ -62,6 +62,16 @@ def chosen() -> str:
 
 
 @contextlib.contextmanager
+def _switched_on(name: str) -> Iterator[None]:
+    before = getattr(_state, name, False)
+    setattr(_state, name, True)
+    try:
+        yield
+    finally:
+        setattr(_state, name, before)
+
+
+@contextlib.contextmanager
 def portable() -> Iterator[None]:
     """Trace functions with TensorFlow's own operations alone.
 
@@ -86,12 +96,8 @@ def portable() -> Iterator[None]:
     >>> sorted(op.type for op in concrete.graph.get_operations() if "Sv" in op.type)
     ['Svd']
     """
-    before = is_portable()
-    _state.portable = True
-    try:
+    with _switched_on("portable"):
         yield
-    finally:
-        _state.portable = before
 
 
 def is_portable() -> bool:
@@ -106,12 +112,8 @@ def _has_gpu() -> bool:
 @contextlib.contextmanager
 def compiled() -> Iterator[None]:
     """Trace what XLA is to compile, of which the graph knows nothing."""
-    before = getattr(_state, "compiled", False)
-    _state.compiled = True
-    try:
+    with _switched_on("compiled"):
         yield
-    finally:
-        _state.compiled = before
 
 
 def is_compiled() -> bool:

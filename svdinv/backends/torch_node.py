@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -202,12 +203,9 @@ def _of_batch(
         t if dim is None else torch._remove_batch_dim(t, level, 1, 0)
         for t, dim in zip(arrays, dims, strict=True)
     ]
-    whole = in_front(plain, dims, xp)
-    inputs, outputs, given = (
-        tuple(whole[: len(x)]), tuple(whole[len(x) : len(x) + len(y)]),
-        tuple(whole[len(x) + len(y) :]),
-    )  # fmt: skip
-    found = cotangents(operation, inputs, outputs, given, wanted, call)
+    whole = iter(in_front(plain, dims, xp))
+    x, y, g = (tuple(islice(whole, len(part))) for part in (x, y, g))
+    found = cotangents(operation, x, y, g, wanted, call)
     return tuple(
         None if t is None else torch._add_batch_dim(t, 0, level) for t in found
     )

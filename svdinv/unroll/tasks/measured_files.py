@@ -101,7 +101,8 @@ def read_measurement(path: str | Path) -> tuple[Task, Problem]:
     """
     with _opened(path) as file:
         task: Task = _entry(file).reader()
-        file.asked.clear()  # other tasks' names
+        file.asked.clear()  # what `_entry` looked for
+        file.found.clear()
         problem = task.read_measured(file)
         _check_all_read(file, task)
         name = _text(file.attrs.get("name", "")) or Path(path).stem
