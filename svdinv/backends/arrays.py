@@ -308,15 +308,16 @@ def _vjp(
     """Evaluate a function of arrays, and make the one that pulls cotangents back.
 
     With the name and the arguments of `jax.vjp`. The function is composed of the
-    operators of this module, of Python's operators, of slices, and of the array
+    operators of this module, of Python's operators, of slices (of arrays of NumPy
+    and CuPy also integer arrays and masks as indices), and of the array
     functions of the namespace of its arguments, or NumPy's, of CuPy's arrays too,
     whose own functions take nothing that is traced:
-    elementwise ones (sqrt, square, exp, expm1, log, log1p, sin, cos, tanh, pow, abs,
-    sign, maximum, minimum, where, real, imag, conj), sum, mean, var, std, max, min,
-    matmul, products of vectors, einsum of a string, tensordot, solve, inv, the
-    Euclidean norm, reshape, permute_dims, broadcast_to, concat, stack, hstack, vstack,
-    roll, flip, tril, triu, diagonal, astype, the Fourier transforms and their shifts;
-    and of those that `linear` makes.
+    elementwise ones (sqrt, square, exp, expm1, log, log1p, sin, cos, tan, atan, sinh,
+    cosh, tanh, pow, abs, sign, maximum, minimum, where, real, imag, conj), sum, cumsum,
+    diff, mean, var, std, max, min, matmul, products of vectors, einsum of a string,
+    tensordot, solve, inv, the Euclidean norm, reshape, permute_dims, broadcast_to,
+    concat, stack, hstack, vstack, pad, repeat, take, roll, flip, tril, triu, diagonal,
+    astype, the Fourier transforms and their shifts; and of those that `linear` makes.
 
     Parameters
     ----------

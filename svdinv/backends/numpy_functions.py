@@ -10,6 +10,9 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
+import numpy as np
+from array_api_compat import device
+
 from svdinv.backends.einsum import as_arrays, einsum, tensordot
 from svdinv.backends.tape import untraced
 from svdinv.core.namespace import Array, Namespace, conj, real
@@ -17,7 +20,7 @@ from svdinv.core.namespace import Array, Namespace, conj, real
 ALIASES = {
     "power": "pow", "true_divide": "divide", "concatenate": "concat",
     "transpose": "permute_dims", "conjugate": "conj", "absolute": "abs",
-    "amax": "max", "swapaxes": "swap_axes", "positive": "copy",
+    "amax": "max", "swapaxes": "swap_axes", "positive": "copy", "arctan": "atan",
 }  # fmt: skip
 
 
@@ -105,6 +108,68 @@ def var(
     return xp.sum(squares, axis=axes, keepdims=keepdims) / count
 
 
+def _cumulative_sum(xp: Namespace, a: Array, axis: int | None = None) -> Array:
+    a = xp.reshape(a, (-1,)) if axis is None else a
+    return xp.cumulative_sum(a, axis=axis or 0)
+
+
+def _difference(xp: Namespace, a: Array, n: int = 1, axis: int = -1) -> Array:
+    axis = _within(axis, a.ndim)
+    for _ in range(n):
+        a = xp.subtract(_along(a, axis, slice(1, None)), _along(a, axis, slice(-1)))
+    return a
+
+
+def _padded(
+    xp: Namespace,
+    array: Array,
+    pad_width: Any,
+    mode: Any = "constant",
+    *,
+    constant_values: Any = 0,
+) -> Array:
+    known = "constant", "edge", "reflect", "symmetric", "wrap"
+    if mode not in known:
+        raise TypeError(
+            f"no derivative of numpy.pad with mode={mode!r} is known here, but with "
+            + ", ".join(known)
+        )
+    widths = np.broadcast_to(pad_width, (array.ndim, 2))
+    values = np.broadcast_to(constant_values, (array.ndim, 2))
+    for axis, width in enumerate(widths.tolist()):
+        shape = list(array.shape)
+        if mode == "constant":
+            before, after = (
+                xp.full(
+                    (*shape[:axis], n, *shape[axis + 1 :]),
+                    value,
+                    dtype=array.dtype,
+                    device=device(untraced(array)),
+                )
+                for n, value in zip(width, values[axis].tolist(), strict=True)
+            )
+            array = xp.concat([before, array, after], axis=axis)
+        else:
+            places = np.pad(np.arange(shape[axis]), width, mode)
+            array = _along(array, axis, xp.asarray(places))
+    return array
+
+
+def _repeated(xp: Namespace, a: Array, repeats: Any, axis: int | None = None) -> Array:
+    a, axis = (xp.reshape(a, (-1,)), 0) if axis is None else (a, _within(axis, a.ndim))
+    return _along(a, axis, xp.asarray(np.repeat(np.arange(a.shape[axis]), repeats)))
+
+
+def taken(xp: Namespace, a: Array, indices: Any, axis: int | None = None) -> Array:
+    """Take slices along an axis, or elements of all."""
+    a, axis = (xp.reshape(a, (-1,)), 0) if axis is None else (a, _within(axis, a.ndim))
+    return _along(a, axis, indices)
+
+
+def _along(a: Array, axis: int, places: Any) -> Array:
+    return a[(*[slice(None)] * axis, places)]
+
+
 def _moved(xp: Namespace, x: Array, source: Any, destination: Any) -> Array:
     given = (x if isinstance(x, tuple | list) else (x,) for x in (source, destination))
     old, new = ([_within(i, x.ndim) for i in axes] for axes in given)
@@ -168,6 +233,8 @@ def listed(axes: Any, ndim: int) -> tuple[int, ...]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "clip": _clipped,
     "copy": lambda xp, x: xp.astype(x, x.dtype),
+    "cumsum": _cumulative_sum,
+    "diff": _difference,
     "diagonal": lambda xp, x: xp.linalg.diagonal(
         xp.permute_dims(x, (*range(2, x.ndim), 0, 1))
     ),
@@ -190,9 +257,12 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "outer": lambda xp, a, b: xp.multiply(
         *map(xp.reshape, xp.arrays(a, b), ((-1, 1), (1, -1)))
     ),
+    "pad": _padded,
     "ravel": lambda xp, x: xp.reshape(x, (-1,)),
+    "repeat": _repeated,
     "squeeze": lambda xp, x, axis=None: xp.reshape(x, _squeezed(x.shape, axis)),
     "std": std,
+    "take": taken,
     "tensordot": tensordot,
     "trace": lambda xp, x: xp.sum(FUNCTIONS["diagonal"](xp, x), axis=-1),
     "var": var,

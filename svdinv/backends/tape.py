@@ -22,8 +22,8 @@ Rule: TypeAlias = Callable[[tuple[Any, ...]], Sequence[Any]]
 
 # Methods of NumPy's arrays that are functions of NumPy.
 METHODS = frozenset((
-    "argmax", "argmin", "clip", "copy", "diagonal", "dot", "flatten", "ravel",
-    "squeeze", "std", "swapaxes", "trace", "var",
+    "argmax", "argmin", "clip", "copy", "cumsum", "diagonal", "dot", "flatten",
+    "ravel", "repeat", "squeeze", "std", "swapaxes", "take", "trace", "var",
 ))  # fmt: skip
 # What to do instead, in messages.
 _STACK = "put elements together with stack or concat"

@@ -37,6 +37,7 @@ _CONSTANT = frozenset([
     "not_equal", "ones_like", "result_type", "round", "shape", "size", "zeros_like",
 ])  # fmt: skip
 _OF_DTYPES = frozenset(("finfo", "isdtype"))
+_PLAIN = int, slice, type(None), type(Ellipsis)  # indices whose parts are views
 _EXTENSIONS = {
     "fft": (
         "fft", "fftn", "fftshift", "ifft", "ifftn", "ifftshift", "irfft", "rfft",
@@ -64,6 +65,10 @@ _FACTORS: dict[str, tuple[float, ...] | Callable[..., tuple[Any, ...]]] = {
     "log1p": lambda xp, a, y: (xp.divide(1.0, a + 1.0),),
     "sin": lambda xp, a, y: (xp.cos(a),),
     "cos": lambda xp, a, y: (-xp.sin(a),),
+    "tan": lambda xp, a, y: (y * y + 1.0,),
+    "atan": lambda xp, a, y: (xp.divide(1.0, a * a + 1.0),),
+    "sinh": lambda xp, a, y: (xp.cosh(a),),
+    "cosh": lambda xp, a, y: (xp.sinh(a),),
     "tanh": lambda xp, a, y: (1.0 - y * y,),
 }
 
@@ -104,6 +109,7 @@ _COMPOSED: dict[str, Callable[..., Array]] = {
         numpy_functions.norm(xp, x, None if ord == 2 else ord, axis, keepdims)
     ),
     "std": numpy_functions.std,
+    "take": numpy_functions.taken,
     "var": numpy_functions.var,
 }
 """Functions of the array API that are made of others."""
@@ -113,6 +119,16 @@ def _of_roll(xp: Namespace, a: Array, shift: Any, axis: Any = None) -> Any:
     several = isinstance(shift, tuple | list | range)
     back = tuple(-s for s in shift) if several else -shift
     return lambda g: xp.roll(g, back, axis=axis)
+
+
+def _of_cumulative_sum(xp: Namespace, a: Array, axis: int | None = None) -> Any:
+    axis = 0 if axis is None else axis  # of one axis
+
+    def back(g: Array) -> Array:
+        g = xp.flip(g, axis=axis)
+        return xp.flip(xp.cumulative_sum(g, axis=axis), axis=axis)
+
+    return back
 
 
 def _of_sum(
@@ -180,6 +196,7 @@ def _of_irfft(xp: Namespace, a: Array, *, n: int | None = None, axis: int = -1) 
 _TRANSPOSES: dict[str, Callable[..., Callable[[Array], Array]]] = {
     "broadcast_to": lambda xp, a, shape: lambda g: sum_to(g, tuple(a.shape), xp),
     "conj": lambda xp, a: xp.conj,
+    "cumulative_sum": _of_cumulative_sum,
     "flip": lambda xp, a, *axis, **given: lambda g: xp.flip(g, *axis, **given),
     "imag": lambda xp, a: lambda g: 1j * xp.astype(g, a.dtype),
     "matrix_transpose": lambda xp, a: xp.matrix_transpose,
@@ -601,12 +618,8 @@ class TapedNamespace:
         base, shape = self.base, tuple(a.shape)
         key = key if isinstance(key, tuple) else (key,)
         key = tuple(map(_plain_index, key))
-        if not all(
-            k is None or k is Ellipsis or isinstance(k, slice | int) for k in key
-        ):
-            raise TypeError(
-                "traced arrays take integers, slices, None and ... as indices"
-            )
+        if not all(isinstance(k, _PLAIN) for k in key):
+            return self._take_each(a, tuple(map(self._fixed, key)))
         if Ellipsis not in key:  # which would make numbers arrays without axes
             rest = len(shape) - len(key) + key.count(None)
             key = (*key, *[slice(None)] * rest)
@@ -620,6 +633,23 @@ class TapedNamespace:
 
         part = self.linear(lambda x: x[kept], back, a)
         return self.reshape(part, untraced(a)[key].shape) if None in key else part
+
+    def _take_each(self, a, key):
+        """Elements at integers, some perhaps repeated, or where a mask is true."""
+        base, shape = self.base, tuple(a.shape)
+        add = getattr(base.add, "at", None)
+        if add is None:
+            raise TypeError(
+                "traced arrays take integers, slices, None and ... as indices; those "
+                "of NumPy and CuPy also arrays of integers and masks"
+            )
+
+        def back(g):
+            whole = base.zeros(shape, dtype=g.dtype, device=device(g))
+            add(whole, key, g)
+            return whole
+
+        return self.linear(lambda x: x[key], back, a)
 
     def concat(self, arrays, axis=0):
         arrays, places, start = self.arrays(*arrays), [], 0
