@@ -59,20 +59,24 @@ def test_the_random_numbers_are_those_of_the_array():
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64", "float64"])
 @pytest.mark.parametrize("kind", ["linear operator", "csr_array", "coo_matrix"])
-def test_matrices_of_scipy(kind, dtype):
+@pytest.mark.parametrize("framework", ["numpy", "jax", "tensorflow"])
+def test_matrices_of_scipy(framework, kind, dtype):
+    f = FRAMEWORKS[framework].require()
     A = with_values(DECAY, (25, 18)).astype(dtype)
     operator = (
         scipy.sparse.linalg.aslinearoperator(scipy.sparse.csr_array(A))
         if kind == "linear operator"
         else getattr(scipy.sparse, kind)(A)
     )
-    found = numpy.svd_lowrank(operator, 3, power=4, seed=0)
+    with f.context():
+        U, S, Vh = f.shown(f.module.svd_lowrank(operator, 3, power=4, seed=0))
+        with pytest.raises(ValueError, match="like must have the 18 elements"):
+            f.module.svd_lowrank(operator, 3, like=f.array(A[:, 0]))
     rtol = 1e-5 if dtype != "float64" else 1e-12
-    np.testing.assert_allclose(found.S, DECAY[:3], rtol=rtol)
-    assert found.U.dtype == found.Vh.dtype == A.dtype
-    assert found.S.dtype == A.real.dtype
-    with pytest.raises(ValueError, match="like must have the 18 elements"):
-        numpy.svd_lowrank(operator, 3, like=A[:, 0])
+    np.testing.assert_allclose(S, DECAY[:3], rtol=rtol)
+    np.testing.assert_allclose((U * S) @ Vh, A, atol=1.1 * DECAY[3])
+    assert U.dtype == Vh.dtype == A.dtype
+    assert S.dtype == A.real.dtype
 
 
 def test_operators_of_images_take_their_batch_at_once():

@@ -133,6 +133,19 @@ class TestDask:
         for x, exact in zip(da.compute(*found), (y, *pull(G)), strict=True):
             np.testing.assert_allclose(x, exact, rtol=1e-12, atol=1e-13)
 
+    def test_square_systems_of_chunks(self, da):
+        import svdinv.dask
+        import svdinv.numpy
+
+        rng = np.random.default_rng(0)
+        A, b = rng.standard_normal((6, 6)) + 6 * np.eye(6), rng.standard_normal(6)
+        for f in (np.linalg.solve, lambda A, b: np.linalg.inv(A) @ b):
+            x, pull = svdinv.numpy.vjp(f, A, b)
+            X, Pull = svdinv.dask.vjp(f, *(da.from_array(x, chunks=3) for x in (A, b)))
+            found = da.compute(X, *Pull(da.from_array(b)))
+            for one, exact in zip(found, (x, *pull(b)), strict=True):
+                np.testing.assert_allclose(one, exact, atol=1e-15)
+
     @pytest.mark.parametrize(
         ("shape", "chunks"), [((5, 3), (2, 3)), ((3, 5), (3, 2)), ((4, 4), (2, 4))]
     )

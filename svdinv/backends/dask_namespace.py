@@ -108,5 +108,11 @@ def triu(A: Any, *, k: int = 0) -> Any:
 
 
 linalg = SimpleNamespace(
-    det=_det, diagonal=compat.linalg.diagonal, eigh=_eigh, qr=_qr, svd=_svd
+    det=_det,
+    diagonal=compat.linalg.diagonal,
+    eigh=_eigh,
+    inv=da.linalg.inv,
+    qr=_qr,
+    solve=da.linalg.solve,
+    svd=_svd,
 )

@@ -241,7 +241,8 @@ class TensorFlowBackend(Backend):
         try:
             x = tf.convert_to_tensor(x, name=name)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"{name} must be a tensor, got {x!r}") from error
+            what = "None" if x is None else f"{type(x).__module__}.{type(x).__name__}"
+            raise TypeError(f"{name} must be a tensor, got {what}") from error
         if x.dtype in (tf.float32, tf.complex64):
             _warn_of_rounded_products()
         return x

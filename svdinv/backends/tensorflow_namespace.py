@@ -57,6 +57,7 @@ sum = tf.reduce_sum
 take = tf.gather
 where = tf.where
 choose = tf.cond
+zeros = tf.zeros
 zeros_like = tf.zeros_like
 
 

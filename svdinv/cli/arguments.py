@@ -224,7 +224,7 @@ def _add_own_task(parser: Parser, name: str) -> None:
 def _print_task_help(parser: Parser, entry: TaskEntry, several: bool) -> NoReturn:
     """Print the options of one task, and exit."""
     task_parser = argparse.ArgumentParser(
-        usage=f"{parser.prog} INPUT [options]",
+        usage=parser.usage,
         description=f"Options for {entry.images} (task {entry.kind}), in addition to "
         f"those of {parser.prog} --help.",
         add_help=False,

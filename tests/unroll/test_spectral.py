@@ -135,7 +135,8 @@ def test_measured_sinograms_are_written_and_read(tmp_path):
         ("sinogram", np.ones((4, 5)), r"must have the shape \(bins, views, detectors"),
         ("angles", np.ones(3), "angles must have the shape"),
         ("weights", np.ones((2, 2)), "weights must have the shape"),
-        ("weights", 0 * made.y, "weights must be positive"),
+        ("weights", -made.fidelity.weight, "weights must be positive for some"),
+        ("weights", made.y * (np.arange(5) > 0)[:, None, None], "of each bin"),
         ("truth", np.ones((1, 24, 24)), "truth must have the shape"),
     ):
         with h5py.File(tmp_path / "a.h5") as source, h5py.File(
@@ -146,6 +147,10 @@ def test_measured_sinograms_are_written_and_read(tmp_path):
                 file[key] = value if key == name else source[key][()]
         with pytest.raises(ValueError, match=message):
             read_measurement(tmp_path / "b.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["weights"][:, :, 0] = 0  # a dead detector
+    _, found = read_measurement(tmp_path / "a.h5")
+    assert not found.fidelity.weight[:, :, 0].any()
     with h5py.File(tmp_path / "a.h5", "a") as file:
         del file["weights"]
     _, found = read_measurement(tmp_path / "a.h5")

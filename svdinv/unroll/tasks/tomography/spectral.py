@@ -196,16 +196,19 @@ class SpectralCt(Ct):
     def read_measured(self, file: Datasets) -> Problem:
         """Read ``sinogram``, (bins, views, detectors), and other datasets as for `Ct`.
 
-        The optional ``weights`` of least squares are positive and have the same shape;
-        by default they assume equal numbers of photons in all bins.
+        The optional ``weights`` of least squares have the same shape, and are 0 for
+        missing data; by default they assume equal numbers of photons in all bins.
         """
         problem = super().read_measured(file)
         if "weights" not in file:
             return replace(problem, fidelity=_weighted(problem, np.ones(1)))
         file.same("weights", problem.y.shape, "of the sinogram")
         weights = file.real("weights")
-        if not (weights > 0).all():
-            raise file.error("weights", "must be positive")
+        if not ((weights >= 0).all() and (weights > 0).any(axis=(1, 2)).all()):
+            raise file.error(
+                "weights",
+                "must be positive for some data of each bin, and not negative",
+            )
         return replace(problem, fidelity=L2(weights / weights.max()))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
