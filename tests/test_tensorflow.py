@@ -819,6 +819,31 @@ def test_empty_arrays(shapes, graph):
             assert gA.shape == shape
 
 
+@pytest.mark.parametrize("graph", [False, True])
+def test_nothing_that_is_not_a_number_is_on_the_way(graph):
+    """At repeated values; of what TensorFlow searches for NaN and infinity."""
+    weight = tf.constant([0.0, 1, 2, 3], tf.float64)
+    functions = {
+        "svd": lambda A: spectral(A, tf.nn.relu),
+        "svt": lambda A: face.svt(A, 1.0, method="gram"),
+        "pinv": face.pinv,
+        "kabsch": lambda A: face.kabsch(A[:, :3], 2 * A[:, :3] + 1, weight).rmsd,
+        "sure": lambda A: face.sure(A, 1.0, 0.1),
+        "robust_pca": lambda A: face.robust_pca(A, iterations=2)[0],
+        "logm": face.logm,
+        "inv_sqrtm": face.inv_sqrtm,
+    }
+    A = tf.linalg.diag(tf.constant([2.0, 2, 2, 1], tf.float64))
+    tf.debugging.enable_check_numerics()
+    try:
+        for name, function in functions.items():
+            slope = gradient(function)
+            found = (traced(slope) if graph else slope)(A)
+            assert np.isfinite(found).all(), name
+    finally:
+        tf.debugging.disable_check_numerics()
+
+
 def test_variables_get_gradients():
     A, tau = tf.Variable(numbers((4, 3))), tf.Variable(0.3, dtype=tf.float64)
     with tf.GradientTape() as tape:

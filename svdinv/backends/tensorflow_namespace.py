@@ -145,17 +145,18 @@ def flip(x: tf.Tensor, *, axis: int) -> tf.Tensor:
     return tf.reverse(x, [axis])
 
 
-def full_like(x: tf.Tensor, value: float) -> tf.Tensor:
-    """Constant in the shape and dtype of `x`."""
-    return tf.zeros_like(x) + value
-
-
 def isdtype(dtype: tf.DType, kind: str | tuple[str, ...]) -> bool:
     """Whether a dtype is of the kind "real floating" or "complex floating"."""
     kinds = (kind,) if isinstance(kind, str) else kind
     return ("real floating" in kinds and dtype.is_floating) or (
         "complex floating" in kinds and dtype.is_complex
     )
+
+
+def nan_unless(condition: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """See `svdinv.core.namespace`; without a constant NaN, as in `is_finite` there."""
+    one = tf.where(condition, tf.ones_like(x), tf.zeros_like(x))
+    return x * (one / one)
 
 
 def reshape(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
@@ -216,16 +217,15 @@ def _own_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
         )
     if "CPU" not in A.device:  # as `svdinv.core.guarded.marked`
         finite = _finite(A)
-        s, u, v = _or_nan(s, finite[..., 0]), _or_nan(u, finite), _or_nan(v, finite)
+        s, u, v = (
+            nan_unless(known, x)
+            for known, x in ((finite[..., 0], s), (finite, u), (finite, v))
+        )
     return u, s, tf.linalg.adjoint(v)
 
 
 def _finite(A: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(tf.abs(A)), (-2, -1), keepdims=True)
-
-
-def _or_nan(x: tf.Tensor, finite: tf.Tensor) -> tf.Tensor:
-    return tf.where(finite, x, astype(tf.constant(np.nan, x.dtype.real_dtype), x.dtype))
 
 
 def _orthonormal(Q: tf.Tensor) -> tf.Tensor:
@@ -250,7 +250,8 @@ def _own_eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
     # TensorFlow raises for NaN and infinity, and for the whole batch.
     finite = _finite(A)
     eigenvalues, V = tf.linalg.eigh(tf.where(finite, A, tf.zeros_like(A)))
-    return _or_nan(tf.math.real(eigenvalues), finite[..., 0]), _or_nan(V, finite)
+    w = tf.math.real(eigenvalues)
+    return nan_unless(finite[..., 0], w), nan_unless(finite, V)
 
 
 def _det(A: tf.Tensor) -> tf.Tensor:

@@ -28,6 +28,7 @@ from svdinv.core.namespace import (
     cast,
     first,
     is_complex,
+    is_finite,
     is_spread,
     is_wide,
     real,
@@ -166,7 +167,7 @@ def gram_matrix(A: Array, wide: bool, xp: Namespace) -> Gram | None:
     if any_on_host(~((trace > least) & (trace < 1 / least)), xp) is False:
         return Gram(N, A, 1.0)
     size = abs_max(A, xp)
-    infinite = any_on_host(~(size < float("inf")), xp) is True
+    infinite = any_on_host(~is_finite(size, xp), xp) is True
     if infinite and not is_spread(A, xp):
         return None
     size = xp.where(size >= smallest(size, xp), size, xp.ones_like(size))

@@ -27,6 +27,7 @@ from svdinv.core.namespace import (
     cast,
     herm,
     known_equal,
+    nan_unless,
     safe_divide,
 )
 from svdinv.core.operation import refuse_third
@@ -104,7 +105,7 @@ class Logarithm(HermitianFunction):
     degree: ClassVar[float] = 0.0
 
     def domain(self, w, xp):
-        return xp.where(w > 0, w, xp.full_like(w, math.nan))
+        return nan_unless(w > 0, w, xp)
 
     def value(self, w, xp):
         return xp.log(self.domain(w, xp))
@@ -132,7 +133,7 @@ class _Root(HermitianFunction):
             return w  # has no largest
         level = rounding_rtol(w, xp) * xp.max(xp.abs(w), axis=-1, keepdims=True)
         kept = xp.where(w > level, w, xp.zeros_like(w))
-        return xp.where(w >= -level, kept, xp.full_like(w, math.nan))
+        return nan_unless(w >= -level, kept, xp)
 
 
 @dataclass(frozen=True)

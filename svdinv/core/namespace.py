@@ -157,6 +157,15 @@ def is_small_and_usual(A: Array, xp: Namespace) -> bool:
     return 1 / edge <= max(max(known), -min(known)) <= edge
 
 
+def is_finite(size: Array, xp: Namespace) -> Array:
+    """Whether absolute values are numbers.
+
+    Not by a comparison with infinity, which would be found in TensorFlow's graphs by
+    those who search them for infinite numbers, as its `enable_check_numerics` does.
+    """
+    return size <= float(xp.finfo(size.dtype).max)
+
+
 def is_usual(size: Array, xp: Namespace) -> bool:
     """Whether `binary_scale` is known to be 1 everywhere."""
     edge = _usual_edge(size, xp)
@@ -178,7 +187,7 @@ def binary_scale(size: Array, xp: Namespace) -> Array:
     _, bits = math.frexp(float(xp.finfo(size.dtype).max))
     for part in _PARTS:
         bound, to = part * bits // 32, (2 * part + 5) * bits // 64
-        large = (size > 2.0**bound) & (size < float("inf"))
+        large = (size > 2.0**bound) & is_finite(size, xp)
         small = (size < 2.0**-bound) & (size > 0)
         scale = xp.where(large, 2.0**to * one, scale)
         scale = xp.where(small, 2.0**-to * one, scale)
@@ -187,6 +196,14 @@ def binary_scale(size: Array, xp: Namespace) -> Array:
 
 # Functions beyond the array API: a backend may define them in its namespace, under
 # these names. A plain namespace has none of them.
+
+
+def nan_unless(condition: Array, x: Array, xp: Namespace) -> Array:
+    """`x`, NaN where the condition does not hold."""
+    own = getattr(xp, "nan_unless", None)
+    if own is not None:
+        return own(condition, x)
+    return xp.where(condition, x, xp.full_like(x, math.nan))
 
 
 def any_on_host(mask: Array, xp: Namespace) -> bool | None:

@@ -25,6 +25,7 @@ from svdinv.core.namespace import (
     binary_scale,
     cast,
     is_complex,
+    is_finite,
     runs_kernels,
     sizes,
 )
@@ -267,7 +268,7 @@ def _weights(backend: Backend, weights: Any, P: Array) -> Array:
 def _without_nan(P: Array, w: Array, xp: Namespace) -> Array:
     """Points in the batch shape of w, 0 where not finite and of the weight 0."""
     # Not by ~, which TensorFlow's graphs take into a comparison, wrongly of NaN.
-    finite = xp.where(xp.abs(P) < float("inf"), P, xp.zeros_like(P))
+    finite = xp.where(is_finite(xp.abs(P), xp), P, xp.zeros_like(P))
     return xp.where(w[..., None] == 0, finite, P)
 
 

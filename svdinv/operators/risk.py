@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from svdinv.core.backend import Backend
 from svdinv.core.namespace import (
     Array,
@@ -12,6 +10,7 @@ from svdinv.core.namespace import (
     cast,
     identity_like,
     is_complex,
+    nan_unless,
     safe_divide,
 )
 from svdinv.core.spectral import pair, wider
@@ -131,5 +130,5 @@ def _divergence(backend: Backend, S: Array, tau: Array, A: Array) -> Array:
     phi = -lost + xp.astype(kept, S.dtype)
     trace = inside + abs(m - n) * xp.sum(phi, axis=-1)
     trace = trace + xp.sum(S - S, axis=-1)  # NaN, which comparisons lose
-    trace = xp.where(tau[..., 0] == tau[..., 0], trace, xp.full_like(trace, math.nan))
+    trace = nan_unless(tau[..., 0] == tau[..., 0], trace, xp)
     return 2 * trace if has_phase else trace

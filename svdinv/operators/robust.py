@@ -16,6 +16,7 @@ from svdinv.core.namespace import (
     binary_scale,
     cast,
     conj,
+    nan_unless,
     norm,
     real,
     safe_divide,
@@ -129,7 +130,7 @@ def robust_pca(
             left = norm(backend.stop_gradient(rest), xp)[..., 0, 0]
             report(k, safe_divide(left, size, size > 0, xp))
     if given or hasattr(penalty, "shape"):
-        unit = unit * xp.where(usual, one, xp.full_like(one, math.nan))[..., None, None]
+        unit = unit * nan_unless(usual, one, xp)[..., None, None]
     low_rank, sparse = (x * cast(unit, A, xp) for x in (low_rank, sparse))
     return LowRankAndSparse(restore(low_rank), restore(sparse))
 
