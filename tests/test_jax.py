@@ -202,7 +202,11 @@ def test_nan_is_reported_where_it_is_computed():
     with jax.debug_nans(True):
         with pytest.raises(FloatingPointError, match="svdinv_operation"):
             face.sqrtm(-jnp.eye(3))
-        assert jnp.isfinite(face.robust_pca(jnp.eye(3), iterations=2).low_rank).all()
+        for function in (
+            lambda A: face.robust_pca(A, iterations=2).low_rank.sum(),
+            lambda A: face.sure(A, 0.5, 0.1),
+        ):
+            assert jnp.isfinite(jax.grad(function)(jnp.eye(3))).all()
 
 
 def close(found, expected, tolerance):

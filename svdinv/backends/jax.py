@@ -44,6 +44,7 @@ class _Namespace(jax_kernels.Namespace):
 
     mapped = staticmethod(jax.vmap)
     choose = staticmethod(jax.lax.cond)
+    constants_are_searched = True  # by `jax_debug_nans`
 
     @property
     def double_precision(self) -> bool:

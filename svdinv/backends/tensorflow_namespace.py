@@ -18,7 +18,7 @@ from svdinv.backends.tensorflow_kernels import tall_values as tall_values
 from svdinv.backends.tensorflow_kernels import tall_vectors as tall_vectors
 from svdinv.core.factors import repaired
 from svdinv.core.householder import qr
-from svdinv.core.namespace import known_equal
+from svdinv.core.namespace import known_equal, nan_unless
 from svdinv.kernels.rules import Decompose
 
 _this = sys.modules[__name__]
@@ -57,6 +57,7 @@ sum = tf.reduce_sum
 take = tf.gather
 where = tf.where
 choose = tf.cond
+constants_are_searched = True  # by `tf.debugging.enable_check_numerics`
 zeros = tf.zeros
 zeros_like = tf.zeros_like
 
@@ -153,12 +154,6 @@ def isdtype(dtype: tf.DType, kind: str | tuple[str, ...]) -> bool:
     )
 
 
-def nan_unless(condition: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """See `svdinv.core.namespace`; without a constant NaN, as in `is_finite` there."""
-    one = tf.where(condition, tf.ones_like(x), tf.zeros_like(x))
-    return x * (one / one)
-
-
 def reshape(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
     """Reshape to a shape, of ints and traced numbers."""
     return tf.reshape(x, tf.stack(shape))
@@ -218,7 +213,7 @@ def _own_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
     if "CPU" not in A.device:  # as `svdinv.core.guarded.marked`
         finite = _finite(A)
         s, u, v = (
-            nan_unless(known, x)
+            nan_unless(known, x, _this)
             for known, x in ((finite[..., 0], s), (finite, u), (finite, v))
         )
     return u, s, tf.linalg.adjoint(v)
@@ -251,7 +246,7 @@ def _own_eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
     finite = _finite(A)
     eigenvalues, V = tf.linalg.eigh(tf.where(finite, A, tf.zeros_like(A)))
     w = tf.math.real(eigenvalues)
-    return nan_unless(finite[..., 0], w), nan_unless(finite, V)
+    return nan_unless(finite[..., 0], w, _this), nan_unless(finite, V, _this)
 
 
 def _det(A: tf.Tensor) -> tf.Tensor:

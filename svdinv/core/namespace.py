@@ -160,8 +160,7 @@ def is_small_and_usual(A: Array, xp: Namespace) -> bool:
 def is_finite(size: Array, xp: Namespace) -> Array:
     """Whether absolute values are numbers.
 
-    Not by a comparison with infinity, which would be found in TensorFlow's graphs by
-    those who search them for infinite numbers, as its `enable_check_numerics` does.
+    Not by a comparison with infinity, which TensorFlow's `enable_check_numerics` finds.
     """
     return size <= float(xp.finfo(size.dtype).max)
 
@@ -200,9 +199,9 @@ def binary_scale(size: Array, xp: Namespace) -> Array:
 
 def nan_unless(condition: Array, x: Array, xp: Namespace) -> Array:
     """`x`, NaN where the condition does not hold."""
-    own = getattr(xp, "nan_unless", None)
-    if own is not None:
-        return own(condition, x)
+    if getattr(xp, "constants_are_searched", False):
+        one = xp.where(condition, xp.ones_like(x), xp.zeros_like(x))
+        return x * (one / one)
     return xp.where(condition, x, xp.full_like(x, math.nan))
 
 
