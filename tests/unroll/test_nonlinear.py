@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 scipy_sparse = pytest.importorskip("scipy.sparse")
+from scipy.optimize import lsq_linear
 
 from svdinv.unroll.algorithms.nonlinear import gauss_newton, truncated_svd
-from svdinv.unroll.operators import Wrapped, WrappedNonlinear
+from svdinv.unroll.operators import Dense, Wrapped, WrappedNonlinear
 
 N, M = 12, 20
 
@@ -110,6 +111,24 @@ class TestGaussNewton:
             A, np.exp(truth), np.zeros(N), identity(), weight=1e-9, lower=-0.5
         )
         assert bounded.min() == -0.5
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_with_a_limit_it_is_the_bounded_minimum(self, seed):
+        rng = np.random.default_rng(seed)
+        m, n = rng.integers(3, 40, 2)
+        M = rng.standard_normal((m, n)) * 10 ** rng.uniform(-2, 1, n)
+        y, start = 3 * rng.standard_normal(m), rng.random(n)
+        L = np.eye(n) - 0.9 * np.eye(n, k=1)
+        found = gauss_newton(
+            Dense(M, (n,)), y, start, scipy_sparse.csr_array(L), weight=0.1,
+            lower=-0.2, iterations=200, rtol=0,
+        )  # fmt: skip
+        assert found.min() >= -0.2
+        whole = np.vstack([M, np.sqrt(0.1) * L])
+        data = np.r_[y, np.sqrt(0.1) * L @ start]
+        best = lsq_linear(whole, data, (-0.2, np.inf), method="bvls", tol=1e-14)
+        cost = np.sum((whole @ found - data) ** 2) / 2
+        np.testing.assert_allclose(cost, best.cost, rtol=1e-6)
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -107,15 +107,17 @@ def gauss_newton(
     ``|L x|^2 / 2`` or the total variation ``sum sqrt((L x)^2 + variation^2)``, with
     lagged diffusivity (Vogel & Oman, SIAM J. Sci. Comput. 1996). Each step is computed
     by conjugate gradients with products of the derivative, preconditioned by the
-    penalty, and is halved until the objective decreases.
+    penalty, and is halved until the objective decreases. Elements are at least `lower`,
+    by projected steps that leave alone what is held there (Bertsekas, SIAM J. Control
+    Optim. 1982).
 
     A is real, linear or with a `derivative`; images have the shape (n,), and L,
     `penalty`, is sparse, (p, n), of full column rank. Data that are not finite are
-    ignored. Elements are at least `lower`. The method stops after `iterations`, of
-    which a linear operator with a quadratic penalty needs one, or when a step decreases
-    the objective by less than the fraction `rtol`. `callback` is called with the number
-    of each step and the objective. Raises ValueError if `weight` or `variation` is not
-    positive, or shapes do not match.
+    ignored. The method stops after `iterations`, of which a linear operator with a
+    quadratic penalty and no limit needs one, or when a step decreases the objective by
+    less than the fraction `rtol`. `callback` is called with the number of each step and
+    the objective. Raises ValueError if `weight` or `variation` is not positive, or
+    shapes do not match.
     """
     if not weight > 0 or not (variation is None or variation > 0):
         raise ValueError(
@@ -127,7 +129,7 @@ def gauss_newton(
             f"{penalty.shape}"
         )
     data, whiten = _whitened(y, noise)
-    L, x = csc_array(penalty), start.astype(np.float64)
+    L, x = csc_array(penalty), np.maximum(start.astype(np.float64), lower)
 
     def residual(x: Floats) -> Floats:
         return whiten * A.forward(x) - data
@@ -137,6 +139,32 @@ def gauss_newton(
         size = d**2 / 2 if variation is None else np.hypot(d, variation)
         return float(np.sum(r**2) / 2 + weight * np.sum(size))
 
+    def newton(D: Operator, P: Any, slope: Floats, free: Any) -> Floats:
+        """Minimise the quadratic model over the elements that are free."""
+        solve = splu(P).solve
+
+        def normal(v: Floats) -> Floats:
+            return free * (D.adjoint(whiten**2 * D.forward(v)) + P @ v)
+
+        def precondition(r: Floats) -> Floats:
+            return free * solve(r)
+
+        zero = np.zeros_like(slope)
+        return conjugate_gradients(
+            normal, free * -slope, zero, _STEPS, precondition=precondition, rtol=_RTOL
+        )
+
+    def descended(move: Floats) -> tuple[Floats, Floats, float] | None:
+        """Image, residual and objective after the move, halved until that decreases."""
+        length = 1.0
+        while length > 1e-3:
+            trial = np.maximum(x + length * move, lower)
+            trial_r = residual(trial)
+            if (trial_value := cost(trial, trial_r)) < value:
+                return trial, trial_r, trial_value
+            length /= 2
+        return None
+
     r = residual(x)
     value = cost(x, r)
     for step in range(iterations):
@@ -145,25 +173,20 @@ def gauss_newton(
         lag = np.ones_like(d) if variation is None else 1 / np.hypot(d, variation)
         P = csc_array(weight * (L.T @ diags_array(lag) @ L))
         slope = D.adjoint(whiten * r) + P @ (x - start)
-
-        def normal(v: Floats, D: Operator = D, P: Any = P) -> Floats:
-            return D.adjoint(whiten**2 * D.forward(v)) + P @ v
-
-        move = conjugate_gradients(
-            normal, -slope, np.zeros_like(slope), _STEPS,
-            precondition=splu(P).solve, rtol=_RTOL,
-        )  # fmt: skip
-        length = 1.0
-        while length > 1e-3:
-            trial = np.maximum(x + length * move, lower)
-            trial_r = residual(trial)
-            if (trial_value := cost(trial, trial_r)) < value:
+        # A step that is cut at the limit need not descend: what is there and would go
+        # below stays, and if that does not suffice, so does all that is cut.
+        held = (x <= lower) & (slope >= 0)
+        while True:
+            move = newton(D, P, slope, ~held)
+            found = descended(move)
+            cut = ~held & (x + move < lower) & (slope > 0)
+            if found is not None or not cut.any():
                 break
-            length /= 2
-        else:
+            held |= cut
+        if found is None:
             break
-        gain = value - trial_value
-        x, r, value = trial, trial_r, trial_value
+        gain = value - found[2]
+        x, r, value = found
         if callback is not None:
             callback(step + 1, value)
         if gain < rtol * value:
