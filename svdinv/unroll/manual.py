@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,7 +31,7 @@ from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import svt
 from svdinv.unroll.networks.recipe import Recipe, first_state, make_problem
-from svdinv.unroll.operators import Operator
+from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.operators.wrapped import Linear
 from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
@@ -130,7 +132,7 @@ class Solver:
         xp = namespace(problem.y)
         if not xp.isdtype(problem.y.dtype, ("real floating", "complex floating")):
             self.recipe.begin(problem)  # raises TypeError with the expected dtype
-        A = _Taped(problem.A)
+        A = _taped(problem.A)
 
         def run(y: Array, *values: Array) -> Array:
             taped = replace(problem, y=y, A=A)
@@ -280,26 +282,31 @@ class _Layers:
     svt = staticmethod(svt)
 
 
-class _Taped(Operator):
-    """An operator that a tape differentiates through by its adjoint."""
+def _taped(operator: Operator) -> Operator:
+    """Return a copy of a linear operator that a tape differentiates by its adjoint.
 
-    def __init__(self, operator: Operator) -> None:
-        self.operator = operator
-        self.tight, self.unitary = operator.tight, operator.unitary
-        self.pixel_mask = operator.pixel_mask
+    Other methods of its own, and nonlinear operators, have to be composed of functions
+    that the tape knows.
+    """
+    if not operator.linear:
+        return operator
+    if isinstance(operator, Stack):
+        return operator.rebuilt(list(map(_taped, operator.operators)))
+    taped = copy(operator)
+    A, AH = operator.forward, operator.adjoint
+    P, M = operator.project_to_samples, operator.preconditioned  # Hermitian
+    for name, linear in {
+        "forward": Linear(A, AH),
+        "adjoint": Linear(AH, A),
+        "project_to_samples": Linear(P, P),
+        "preconditioned": Linear(M, M),
+    }.items():
+        object.__setattr__(taped, name, partial(_called, linear))
+    return taped
 
-    def forward(self, x: Array) -> Array:
-        A = self.operator
-        return backend(x).call(Linear(A.forward, A.adjoint), x)[0]
 
-    def adjoint(self, y: Array) -> Array:
-        A = self.operator
-        return backend(y).call(Linear(A.adjoint, A.forward), y)[0]
-
-    def project_to_samples(self, y: Array) -> Array:
-        # A projection is its own adjoint.
-        A = self.operator
-        return backend(y).call(Linear(A.project_to_samples, A.project_to_samples), y)[0]
+def _called(linear: Linear, x: Array) -> Array:
+    return backend(x).call(linear, x)[0]
 
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8

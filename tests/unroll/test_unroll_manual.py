@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from svdinv.unroll.networks import (
     LearnedPrior,
     LowRank,
     Number,
+    Recipe,
     Sparse,
     Unrolled,
 )
-from svdinv.unroll.operators import MRI, Blur
+from svdinv.unroll.operators import MRI, Blur, Operator, ParallelBeam, Stack
 
 B, T, C, H, W = 2, 4, 3, 6, 5
 
@@ -198,6 +200,80 @@ def test_operators():
     for k, g in pullback(2 * (x - truth)).items():
         expected = dict(net.named_parameters())[k].grad.numpy()
         np.testing.assert_allclose(g, expected, rtol=1e-9, atol=1e-9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filtered(Recipe):
+    """Preconditioned gradient descent from the operator's own first image."""
+
+    axes: ClassVar[str] = "B C H W"
+
+    def layers(self, last):
+        return {"step": Number(0.01)}
+
+    def begin(self, problem):
+        return {"x": problem.A.approximate_inverse(problem.y)}
+
+    def cell(self, state, problem, layers):
+        A, x = problem.A, state["x"]
+        residual = A.preconditioned(A.forward(x) - problem.y)
+        return {"x": x - layers.step * A.adjoint(residual)}
+
+
+class Exponential(Operator):
+    """Nonlinear, of functions that a tape knows."""
+
+    linear = False
+
+    def forward(self, x):
+        return np.exp(x)
+
+    def derivative(self, x):
+        return Diagonal(np.exp(x))
+
+    def approximate_inverse(self, y):
+        return np.log(y) - 0.1
+
+
+class Diagonal(Operator):
+    def __init__(self, factors):
+        self.factors = factors
+
+    def forward(self, x):
+        return self.factors * x
+
+    adjoint = forward
+
+
+ANGLES = np.arange(0, 180, 15.0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "A"),
+    [
+        (Filtered(cells=2), ParallelBeam((9, 9), ANGLES)),
+        (Filtered(cells=2), 2 * ParallelBeam((9, 9), ANGLES)),
+        (
+            Filtered(cells=2),
+            Stack([ParallelBeam((9, 9), ANGLES), ParallelBeam((9, 9), ANGLES + 7)], -2),
+        ),
+        (recipe("ISTA", kind="image"), Exponential()),
+    ],
+    ids=["parallel beam", "multiple", "stack", "nonlinear"],
+)
+def test_the_tape_has_the_methods_of_the_operator(recipe, A):
+    x = np.random.default_rng(0).random((1, 3, 9, 9))
+    y = A(x)
+    solver = made(recipe)
+    image, pullback = solver.vjp(y, A)
+    np.testing.assert_array_equal(image, solver(y, A))
+    name = next(iter(solver.numbers))
+    value, images = solver.numbers[name], []
+    for shift in (-1e-6, 1e-6):
+        solver.numbers[name] = value + shift
+        images.append(solver(y, A))
+    slope = np.sum(x * (images[1] - images[0])) / 2e-6
+    np.testing.assert_allclose(pullback(x)[name], slope, rtol=1e-6)
 
 
 def examples(kind="series", count=3):

@@ -269,7 +269,7 @@ class NonLocal(ImageOrSeriesRecipe):
         xp = namespace(x)
         if self.alone:
             return xp.log(noise_of_images(x)) - _NOISE
-        A = getattr(problem.A, "operator", problem.A)  # of one that a tape records
+        A = problem.A
         if self.exact or not isinstance(A, MRI):
             return None
         found = noise_of_kspace(problem.y, A, real(x, xp)[:, 0, 0, 0])
@@ -497,7 +497,6 @@ def noise_of_images(x: Array) -> Array:
 def _density(A: Operator, x: Array, xp: Namespace) -> Array:
     """Return 1 where a pixel is measured, 0 elsewhere; without a pixel mask, ones."""
     ones = xp.ones_like(real(x, xp))
-    A = getattr(A, "operator", A)  # of one that a tape records
     if not isinstance(A, Sampling):
         return ones
     return xp.where(cast_like(A.mask, ones, xp), ones, xp.zeros_like(ones))
