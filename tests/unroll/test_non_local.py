@@ -25,6 +25,7 @@ from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.evaluation import classical
 from svdinv.unroll.fidelity import L2, PoissonKL
 from svdinv.unroll.metrics import psnr, snr
+from svdinv.unroll.networks import NonLocal
 from svdinv.unroll.operators import MRI, Sampling
 from svdinv.unroll.priors import NonLocalLowRank
 from svdinv.unroll.priors import patch_matching as groups
@@ -35,6 +36,7 @@ from svdinv.unroll.tasks.cine.task import Cine, CineOptions
 from svdinv.unroll.tasks.colour.task import Colour, ColourOptions, biharmonic
 from svdinv.unroll.tasks.non_local import NAME, _noise, non_local
 from svdinv.unroll.tasks.task import InputImage
+from svdinv.unroll.torch import Network
 
 SMALL = {"patch": 3, "stride": 2, "count": 5, "reach": 3}
 
@@ -324,6 +326,31 @@ class TestPhase:
         prior = NonLocalLowRank(0.3, guide, phase=2, **self.GROUPS)
         x = torch.from_numpy(guide).requires_grad_()
         assert torch.autograd.gradcheck(lambda x: prior.prox(x, 0.1), x, fast_mode=True)
+
+    def test_gradients_pass_through_the_phase(self, rng):
+        recipe = NonLocal(
+            images="series",
+            channels=1,
+            phase=3,
+            exact=False,
+            count=6,
+            reach=4,
+            rounds=2,
+        )
+        net = Network(recipe).double()
+        truth = draw(np.complex128, rng, 1, 1, 12, 10)
+        mask = torch.from_numpy(rng.random(truth.shape) < 0.7)
+        y = MRI(mask)(torch.from_numpy(truth)).requires_grad_()
+        d = torch.from_numpy(draw(np.complex128, rng, *truth.shape))
+
+        def loss(y):
+            return (net(y, mask).conj() * d).real.sum()
+
+        loss(y).backward()
+        along = float((y.grad.conj() * d).real.sum())
+        with torch.no_grad():
+            slope = float(loss(y + 1e-6 * d) - loss(y - 1e-6 * d)) / 2e-6
+        assert along == pytest.approx(slope, rel=1e-6)
 
     def test_bad_input(self, rng):
         guide = rng.random((1, 12, 10))

@@ -162,6 +162,8 @@ def test_blur_is_the_circular_convolution(rng):
     for (i, j), value in np.ndenumerate(KERNEL):
         expected += value * np.roll(x, (i - h // 2, j - w // 2), (0, 1))
     np.testing.assert_allclose(Blur(KERNEL)(x), expected, atol=1e-13)
+    with pytest.raises(ValueError, match=r"kernel \(2, 1, 1\) does not broadcast"):
+        Blur(np.stack([KERNEL, KERNEL]))(x)
 
 
 def test_gradient_takes_forward_differences(rng):

@@ -369,6 +369,30 @@ def test_half_precision_and_nothing_at_all(arrays):
     assert none.grad.shape == none.shape
 
 
+@pytest.mark.parametrize("arrays", ["numpy", "own"])
+def test_functions_may_write_into_arrays(arrays, rng):
+    """A result where it wrote the last one, or into its argument."""
+    result = np.empty(3) if arrays == "numpy" else torch.empty(3, dtype=torch.float64)
+
+    def forward(x):
+        result[:] = 2 * x
+        return result
+
+    def adjoint(y):
+        y *= 2
+        return y
+
+    A = Wrapped(forward, adjoint, (3,), (3,), arrays=arrays)
+    x = torch.from_numpy(rng.standard_normal((2, 3)))
+    torch.testing.assert_close(A(x), 2 * x, rtol=0, atol=0)
+    if arrays == "numpy":
+        before = x.clone()
+        torch.testing.assert_close(A.adjoint(x), 2 * before, rtol=0, atol=0)
+        torch.testing.assert_close(x, before, rtol=0, atol=0)
+    negative = torch.complex(x, x).conj().imag  # a view whose sign is turned
+    torch.testing.assert_close(A(negative), -2 * x, rtol=0, atol=0)
+
+
 def test_a_function_of_own_arrays_may_be_of_another_precision():
     A = Wrapped(torch.Tensor.double, torch.Tensor.double, (3,), (3,), arrays="own")
     x = torch.ones(2, 3, requires_grad=True)

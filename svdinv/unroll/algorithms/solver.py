@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from array_api_compat import is_numpy_array
 
+from svdinv.core.namespace import real
 from svdinv.operators._arguments import as_integer
 from svdinv.unroll.algorithms.iterations import (
     FISTA,
@@ -185,7 +186,8 @@ def solve(
         raise ValueError(f"x0 is required if A is not linear: {problem.A!r}")
     if x0 is not None:
         _check_start(x0, problem.y)
-    like = problem.adjoint() if problem.A.linear else x0
+    y, xp = problem.y, namespace(problem.y)
+    like = problem.adjoint() if problem.A.linear else cast_like(x0, real(y, xp), xp)
     _check_image(problem, like, x0)
     current = _first_state(algorithm, problem, like, x0, state)
     passed = dict(parameters or {})
@@ -236,12 +238,16 @@ def solve(
 def objective_value(state: State, problem: Problem, prior: Any) -> Array:
     """Return ``D(A x, y) + R(x)`` as a real 0-d array.
 
-    `state` is that of an algorithm, or ``{"x": image}``; for a pair of priors R is
-    their sum for both parts of x.
+    `state` is that of an algorithm, or ``{"x": image}``. For several priors R is their
+    mean, as of Douglas-Rachford splitting; if x has two parts, low-rank and sparse, the
+    sum of their own.
     """
     data = problem.value(state["x"])
     if prior is None:
         return data
+    if isinstance(prior, Sequence) and "low_rank" not in state:
+        values = [each.value(state["x"]) for each in prior]
+        return data + sum(values[1:], values[0]) / len(values)
     if isinstance(prior, Sequence):
         low_rank, sparse = prior
         parts = low_rank.value(state["low_rank"]) + sparse.value(state["sparse"])

@@ -229,6 +229,7 @@ class Blur(Operator):
             raise ValueError(
                 f"kernel {(h, w)} must not be larger than the image {(H, W)}"
             )
+        check_broadcast("kernel", (*self.kernel.shape[:-2], 1, 1), x.shape)
         padded = zero_padded(zero_padded(kernel, H - h, -2, xp), W - w, -1, xp)
         padded = xp.roll(padded, (-(h // 2), -(w // 2)), axis=(-2, -1))
         # norm="ortho" is the convention that all namespaces have.

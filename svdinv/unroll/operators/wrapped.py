@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from svdinv.core.operation import Operation
 from svdinv.unroll.arrays import (
     Array,
     backend,
+    cast_like,
     check_floating,
     is_complex,
     is_tensorflow,
@@ -168,29 +169,41 @@ class WrappedNonlinear(_OfFunctions):
             OnHost(tangent, (image, image), data),
             OnHost(cotangent, (image, data), image),
         )
-        self._tangent, self._cotangent = tangent, cotangent
 
     def forward(self, x: Array) -> Array:
         """Map real images (..., *image_shape) to data (..., *data_shape)."""
         return _called(self._operation, self.image_shape, x, "images", real=True)
 
     def derivative(self, x: Array) -> Operator:
-        """Return the derivative at one image, for arrays of any framework.
+        """Return the derivative at images (..., *image_shape), of any framework.
 
-        It cannot be differentiated with respect to that image. Raises ValueError if `x`
-        does not have the shape `image_shape`.
+        It has no derivative in these images: NotImplementedError. Raises ValueError if
+        `x` does not have that shape.
         """
-        if tuple(x.shape) != self.image_shape:
-            raise ValueError(
-                f"x must have the shape {self.image_shape}, got {tuple(x.shape)}"
-            )
-        fixed = to_numpy(x)
-        return Wrapped(
-            lambda dx: self._tangent(fixed, dx),
-            lambda y: self._cotangent(fixed, y),
-            self.image_shape,
-            self.data_shape,
-        )
+        _check_tail("x", x, self.image_shape)
+        return _DerivativeAt(self._operation, x)
+
+
+class _DerivativeAt(Operator):
+    """The derivative of a nonlinear operator at images, which broadcast."""
+
+    def __init__(self, operation: _Nonlinear, x: Array) -> None:
+        self._push = _Derivative(operation.push, operation.pull)
+        self._pull = _Derivative(operation.pull, operation.push)
+        self._x = x
+
+    def forward(self, x: Array) -> Array:
+        return self._called(self._push, x)
+
+    def adjoint(self, y: Array) -> Array:
+        return self._called(self._pull, y)
+
+    def _called(self, operation: _Derivative, v: Array) -> Array:
+        image, data = operation.there.inputs
+        _check_tail("images and data", v, data)
+        xp, batch = namespace(v), tuple(v.shape)[: len(v.shape) - len(data)]
+        x = xp.broadcast_to(cast_like(self._x, v, xp), (*batch, *image))
+        return backend(v).call(operation, x, v)[0]
 
 
 def from_matrix(
@@ -203,6 +216,7 @@ def from_matrix(
     The matrix stays on the CPU; use `svdinv.unroll.operators.Dense` for a dense one on
     the device of the data. Raises ValueError if the shapes do not match.
     """
+    matrix = matrix if hasattr(matrix, "shape") else np.asarray(matrix)
     m, n = matrix.shape
     data_shape = (m,) if data_shape is None else tuple(data_shape)
     for name, shape, count in (
@@ -240,10 +254,13 @@ class OnHost:
     inputs: tuple[tuple[int, ...], ...]
     output: tuple[int, ...]
 
-    def each(self, *arrays: Any) -> list[Any]:
-        """Apply the function to each item of a batch, arrays (b, *shape)."""
-        results = [self.function(*items) for items in zip(*arrays, strict=True)]
-        for result in results:
+    def each(self, *arrays: Any) -> Iterator[Any]:
+        """Apply the function to each item of a batch, arrays (b, *shape).
+
+        A result has to be copied before the next: the function may write it there.
+        """
+        for items in zip(*arrays, strict=True):
+            result = self.function(*items)
             if not hasattr(result, "shape"):
                 raise TypeError(
                     "a function of an operator must return an array, got "
@@ -254,25 +271,27 @@ class OnHost:
                     "a function of an operator must return the shape "
                     f"{self.output}, got {tuple(result.shape)}"
                 )
-        return results
+            yield result
 
     def of_numpy(self, *arrays: np.ndarray) -> np.ndarray:
         """Map arrays (..., *shape) to (..., *output), in the dtype of the first one."""
         arrays = tuple(map(np.asarray, arrays))
         first = arrays[0]
         batch = first.shape[: first.ndim - len(self.inputs[0])]
-        # SciPy and many functions do not support half precision.
+        # SciPy and many functions do not support half precision. A copy, because a
+        # function may write into its argument.
         half = first.dtype.itemsize == 2
         flat = [
-            (x.astype(np.float32) if half else x).reshape(-1, *shape)
+            np.array(x, np.float32 if half else x.dtype).reshape(-1, *shape)
             for x, shape in zip(arrays, self.inputs, strict=True)
         ]
-        results = [np.asarray(y) for y in self.each(*flat)]
-        if first.dtype.kind != "c" and any(y.dtype.kind == "c" for y in results):
-            raise TypeError(_COMPLEX)
-        stacked = np.stack(results) if results else np.empty((0, *self.output))
-        stacked = stacked.reshape(*batch, *self.output)
-        return np.ascontiguousarray(stacked, dtype=first.dtype)
+        results = np.empty((math.prod(batch), *self.output), first.dtype)
+        for i, result in enumerate(self.each(*flat)):
+            y = np.asarray(result)
+            if first.dtype.kind != "c" and y.dtype.kind == "c":
+                raise TypeError(_COMPLEX)
+            results[i] = y
+        return results.reshape(*batch, *self.output)
 
     def __call__(self, *arrays: Any) -> Any:
         """Apply `of_numpy` to arrays of any framework."""
@@ -281,7 +300,7 @@ class OnHost:
             return self.of_numpy(*arrays)
         if compat.is_torch_array(x):
             torch = sys.modules["torch"]
-            on_host = [x.detach().cpu().resolve_conj() for x in arrays]
+            on_host = [x.detach().cpu().resolve_conj().resolve_neg() for x in arrays]
             # NumPy has no bfloat16.
             on_host = [x.float() if x.dtype == torch.bfloat16 else x for x in on_host]
             return torch.from_numpy(self.of_numpy(*(x.numpy() for x in on_host))).to(x)
@@ -308,7 +327,8 @@ def _in_framework(function: OnHost, x: Any) -> Any:
     shape = (*batch, *function.output)
     if 0 in batch:
         return xp.reshape(x, shape)
-    output = xp.stack(function.each(xp.reshape(x, (-1, *shape_in))))
+    results = function.each(xp.reshape(x, (-1, *shape_in)))
+    output = xp.stack([xp.astype(y, y.dtype, copy=True) for y in results])
     if is_complex(output, xp) and not is_complex(x, xp):
         raise TypeError(_COMPLEX)
     return cast(xp.reshape(output, shape), x, xp)
@@ -356,7 +376,10 @@ class _Derivative(Operation):
 
     def _refuse(self, requested: bool) -> None:
         if requested:
-            raise NotImplementedError("a WrappedNonlinear has one derivative, not two")
+            raise NotImplementedError(
+                "a WrappedNonlinear has no second derivative, with which networks of "
+                "several cells are trained through it"
+            )
 
 
 @dataclass(frozen=True)
@@ -379,12 +402,17 @@ class _Nonlinear(Operation):
         return call(_Derivative(self.pull, self.push), x[0], g[0])
 
 
+def _check_tail(what: str, x: Array, tail: tuple[int, ...]) -> None:
+    shape = tuple(x.shape)
+    if shape[len(shape) - len(tail) :] != tail:
+        wanted = ", ".join(map(str, tail))
+        raise ValueError(f"{what} must be (..., {wanted}), got {shape}")
+
+
 def _called(
     operation: Operation, tail: tuple[int, ...], x: Array, what: str, real: bool = False
 ) -> Array:
-    shape = tuple(x.shape)
-    if shape[len(shape) - len(tail) :] != tail:
-        raise ValueError(f"{what} must be (..., {str(tail)[1:]}, got {shape}")
+    _check_tail(what, x, tail)
     check_floating(what, x)
     if real and is_complex(x, namespace(x)):
         raise TypeError(f"{what} must be real floating point, got {x.dtype}")

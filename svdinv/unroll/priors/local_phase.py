@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 
-from svdinv.backends.tape import untraced
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
-    backend,
     cast_like,
     count_up,
     each_row,
@@ -28,10 +26,8 @@ def conjugate_phase(x: Array, width: float) -> Array:
     """Compute the factors that cancel the phase of the local mean of complex images.
 
     They have magnitude 1, and the shape (..., H, W) of `x`; the mean is Gaussian, with
-    a standard deviation of `width` pixels. Where it is 0 the factor is 1. No gradient
-    passes through them.
+    a standard deviation of `width` pixels. Where it is 0 the factor is 1.
     """
-    x = untraced(backend(x).stop_gradient(x))
     xp = namespace(x)
     parts = blur(xp.real(x), width), blur(xp.imag(x), width)
     mean = join_complex(*parts, x, xp)
