@@ -8,6 +8,7 @@ pytest.importorskip("scipy")
 
 from svdinv.unroll.algorithms import ISTA, solve
 from svdinv.unroll.operators import WrappedNonlinear, dot_test
+from svdinv.unroll.priors import Nuclear
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.impedance.dbar import boundary_map, dbar
 from svdinv.unroll.tasks.impedance.operator import (
@@ -230,8 +231,9 @@ def test_nonlinear_operators_of_ones_own():
         torch.testing.assert_close(D.adjoint(batch), due, rtol=0, atol=0)
     with pytest.raises(ValueError, match=r"x must be \(..., 3\), got \(2,\)"):
         A.derivative(x[:2])
-    given = Problem(batch**2, A)
-    found = solve(given, None, algorithm=ISTA(), x0=np.ones((2, 3)), iterations=5)
+    given = Problem((batch / 5) ** 2, A)
+    how = {"algorithm": ISTA(), "x0": np.ones((2, 3)), "iterations": 5}
+    found = solve(given, Nuclear(1e-3), **how)
     assert found.image.dtype == torch.float32
     assert found.objective == sorted(found.objective, reverse=True)
     assert A.data_length(-1) == 3

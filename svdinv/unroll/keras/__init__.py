@@ -176,7 +176,10 @@ class Network(keras.Model):
             else:
                 state = cell.iterate(state, problem, training)
         if penalised:
-            self.add_loss(self.penalty * state["penalty"])
+            penalty = self.penalty * state["penalty"]
+            if keras.backend.backend() == "tensorflow":  # adds losses of one dtype
+                penalty = ops.cast(penalty, keras.config.floatx())
+            self.add_loss(penalty)
         return state["x"]
 
     def export(self, filepath: Any, *args: Any, **options: Any) -> None:

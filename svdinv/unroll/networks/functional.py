@@ -16,6 +16,7 @@ from svdinv.unroll.arrays import (
     count_up,
     each_row,
     join_complex,
+    like,
     namespace,
     operators,
     sizes,
@@ -45,12 +46,15 @@ def fraction(c: Array, xp: Namespace) -> Array:
 
 def svt(matrices: Array, fraction: Array, scale: Array | None = None) -> Array:
     """Soft-threshold singular values, see `Layers.svt`."""
-    tau = fraction if scale is None else fraction * scale
-    return operators(matrices).svt(matrices, tau, relative=scale is None)
+    if scale is None:
+        return operators(matrices).svt(matrices, fraction, relative=True)
+    tau = like(fraction, scale, namespace(scale)) * scale
+    return operators(matrices).svt(matrices, tau)
 
 
 def soft(x: Array, tau: Array, xp: Namespace) -> Array:
     """Soft-threshold real numbers: ``max(x - tau, 0) - max(-x - tau, 0)``."""
+    tau = like(tau, x, xp)
     return positive(x - tau, xp) - positive(-x - tau, xp)
 
 

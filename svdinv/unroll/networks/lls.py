@@ -220,8 +220,12 @@ class LLS(SeriesRecipe):
         if self.noise:
             deviation = state["deviation"]
             level = _level(deviation, scale, v, xp)
-            scale = scale * xp.exp(layers.threshold_noise * level)
-            gamma = gamma * xp.exp(layers.gamma_noise * level)[:, None, None, None]
+            by, own, gamma = (
+                like(number, level, xp)
+                for number in (layers.threshold_noise, layers.gamma_noise, gamma)
+            )
+            scale = scale * xp.exp(by * level)
+            gamma = gamma * xp.exp(own * level)[:, None, None, None]
         scale = self.block * scale[:, None, None]
         threshold = partial(layers.svt, fraction=share, scale=scale)
         L = _by_blocks(v, self.block, _shift(self.block, layers.index), threshold)
