@@ -22,7 +22,14 @@ from svdinv.unroll.networks import (
     Number,
     Unrolled,
 )
-from svdinv.unroll.operators import Blur, Dense, ParallelBeam, Sampling, Stack
+from svdinv.unroll.operators import (
+    Blur,
+    Coils,
+    Dense,
+    ParallelBeam,
+    Sampling,
+    Stack,
+)
 
 BACKEND = keras.backend.backend()
 SMALL = {"cells": 2, "features": 4}
@@ -342,6 +349,24 @@ def check_unknown_sizes(folder):
 
         found = tf.function(run, input_signature=signature)(*inputs)
         close(found.numpy(), expected["image"], message=name)
+
+    loss, metric = models.MeanSquaredError(), models.PSNR()
+    image, any_ = np.ones((2, 3, 4, 5), "float32"), tf.TensorSpec((None,) * 4)
+    for function in (loss, metric.update_state):
+        compared = tf.function(function, input_signature=[any_, any_])
+        compared(image, image)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="differ in shape"):
+            compared(image[:, :1], image)
+    kept = tf.TensorSpec((None,) * 4, tf.bool)
+    sampled = tf.function(lambda y, m: Sampling(m)(y), input_signature=[any_, kept])
+    np.testing.assert_array_equal(sampled(image, image[:, :1] > 0), image)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"mask .* not broadcast"):
+        sampled(image[:, :1], image > 0)
+    coils = tf.TensorSpec((None,) * 4, tf.complex64)
+    joined = tf.function(lambda y, c: Coils(c).adjoint(y), input_signature=[coils] * 2)
+    assert joined(image + 0j, image + 0j).shape == (2, 4, 5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"maps .* not broadcast"):
+        joined(image[:, :1] + 0j, image + 0j)
 
 
 def check_the_penalty_is_of_training_alone(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import keras
@@ -104,6 +105,10 @@ def _alike(y_true: Any, y_pred: Any) -> tuple[Array, Array]:
     )
     if not same_shape:
         raise ValueError(f"truth and image differ in shape: {shapes[0]}, {shapes[1]}")
+    if any(None in shape for shape in shapes):  # known when the graph runs
+        message = f"truth and image differ in shape, where {shapes[0]} has None"
+        tf = sys.modules["tensorflow"]
+        tf.debugging.assert_equal(tf.shape(truth), tf.shape(image), message)
     if _is_complex(truth) and not _is_complex(image):
         raise TypeError(f"truth is {truth.dtype}, but the image {image.dtype}")
     return ops.cast(truth, keras.backend.standardize_dtype(image.dtype)), image

@@ -81,7 +81,7 @@ class Sampling(Operator):
         return Sampling(stacked([each.mask for each in batch], len(data.shape)))
 
     def _mask(self, x: Array, xp: Namespace) -> Array:
-        check_broadcast("mask", self.mask.shape, x.shape)
+        check_broadcast("mask", sizes(self.mask, xp), sizes(x, xp))
         return cast_like(self.mask, x, xp)
 
 
@@ -108,14 +108,15 @@ class Coils(Operator):
 
     def forward(self, x: Array) -> Array:
         """Map an image (..., H, W) to coil images (..., C, H, W)."""
-        *batch, H, W = x.shape
-        check_broadcast("maps", self.maps.shape, (*batch, self.maps.shape[-3], H, W))
         xp = namespace(x)
+        *batch, H, W = sizes(x, xp)
+        maps = sizes(self.maps, xp)
+        check_broadcast("maps", maps, (*batch, maps[-3], H, W))
         return _product(cast_like(self.maps, x, xp), x[..., None, :, :], xp)
 
     def adjoint(self, y: Array) -> Array:
-        check_broadcast("maps", self.maps.shape, y.shape)
         xp = namespace(y)
+        check_broadcast("maps", sizes(self.maps, xp), sizes(y, xp))
         return xp.sum(_product(conj(cast_like(self.maps, y, xp), xp), y, xp), axis=-3)
 
     def data_length(self, axis: int) -> int | None:
@@ -229,7 +230,8 @@ class Blur(Operator):
             raise ValueError(
                 f"kernel {(h, w)} must not be larger than the image {(H, W)}"
             )
-        check_broadcast("kernel", (*self.kernel.shape[:-2], 1, 1), x.shape)
+        kernels = sizes(self.kernel, xp)[:-2]
+        check_broadcast("kernel", (*kernels, 1, 1), sizes(x, xp))
         padded = zero_padded(zero_padded(kernel, H - h, -2, xp), W - w, -1, xp)
         padded = xp.roll(padded, (-(h // 2), -(w // 2)), axis=(-2, -1))
         # norm="ortho" is the convention that all namespaces have.
