@@ -276,7 +276,14 @@ class Whitening(layers.Whitening, _Layer):
         last = ops.moveaxis(x, self._axis, -1)
         size = ops.shape(last)
         rows = ops.reshape(last, (-1, self.moving_mean.shape[0]))
-        return rows, lambda y: ops.moveaxis(ops.reshape(y, size), -1, self._axis)
+        if keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16"):
+            rows = ops.cast(rows, "float32")  # as the running statistics are
+
+        def back(y: Any) -> Any:
+            y = ops.reshape(ops.cast(y, x.dtype), size)
+            return ops.moveaxis(y, -1, self._axis)
+
+        return rows, back
 
     def _statistics(self) -> dict[str, Any]:
         kept = {"mean": self.moving_mean, "covariance": self.moving_covariance}

@@ -377,8 +377,8 @@ class Whitening(Layer):
         self.momentum, self.epsilon, self.kind = momentum, epsilon, kind
         if not 0 <= as_number(momentum, "momentum") <= 1:
             raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
-        if not as_number(epsilon, "epsilon") >= 0:
-            raise ValueError(f"epsilon must be >= 0, got {epsilon}")
+        if not 0 <= as_number(epsilon, "epsilon") < math.inf:
+            raise ValueError(f"epsilon must be finite and >= 0, got {epsilon}")
         check_kind(kind)
 
     def _map(self, x: Any, training: bool) -> Any:

@@ -243,6 +243,15 @@ def check_whitening(folder):
     np.testing.assert_allclose(found, expected, atol=1e-5)
     layer.trainable = False  # as a frozen BatchNormalization
     np.testing.assert_array_equal(run(layer, x, training=True), evaluated)
+    # Features that are nearly equal: half precision is too short for their covariance.
+    x = draw((256, 1), "float32") + 0.02 * draw((256, 4), "float32", 1)
+    half = layers.Whitening(momentum=0.0, dtype="mixed_bfloat16")
+    single = layers.Whitening(momentum=0.0)
+    rounded = ops.cast(x, "bfloat16")
+    half(rounded, training=True)
+    single(ops.cast(rounded, "float32"), training=True)
+    for one, other in zip(half.weights, single.weights, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def check_random_shift(folder):

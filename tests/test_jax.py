@@ -198,6 +198,14 @@ def test_without_compilation():
         close(derivatives(A), expected, 1e-12)
 
 
+def test_whitening_of_small_features_in_a_compiled_function():
+    """XLA makes x / u / u the quotient by u u, which may be 0."""
+    X = 1e-20 * numbers((6, 3)).astype(np.float32)
+    Y = numbers((6, 3), seed=1).astype(np.float32)
+    close(jax.jit(face.whiten)(X)[:1], face.whiten(X)[:1], 1e-5)
+    close(jax.jit(face.cca)(X, Y)[:1], face.cca(X, Y)[:1], 1e-5)
+
+
 def test_nan_is_reported_where_it_is_computed():
     with jax.debug_nans(True):
         with pytest.raises(FloatingPointError, match="svdinv_operation"):

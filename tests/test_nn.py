@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -241,6 +242,7 @@ def test_casorati_matrices_are_pixels_by_frames():
         (lambda: nn.LowRank(2, multiplets=1.5), "multiplets"),
         (lambda: nn.Whitening(2, kind="lu"), "kind"),
         (lambda: nn.Whitening(2, epsilon=-1.0), "epsilon"),
+        (lambda: nn.Whitening(2, epsilon=math.inf), "epsilon must be finite"),
         (lambda: nn.FirmThreshold(channels=0), "channels must be at least 1"),
         (lambda: nn.Casorati(nn.LowRank(1), spatial=0), "spatial must be at least 1"),
         (lambda: nn.Whitening(0), "num_features must be at least 1"),
@@ -283,6 +285,19 @@ def test_whitening_with_running_statistics(kind, dtype):
     torch.testing.assert_close(one[0].mT, white)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_whitening_of_half_precision_keeps_statistics_of_single(dtype):
+    """Of features that are nearly equal, and of variances beyond half precision."""
+    common = draw((256, 1), torch.float32)
+    for x in (common + 0.02 * draw((256, 4), torch.float32, 1), 300 * common + 1):
+        half, single = (nn.Whitening(x.shape[1], momentum=1.0) for _ in range(2))
+        x = x.to(dtype)
+        assert half(x).dtype == dtype
+        single(x.float())
+        torch.testing.assert_close(half.running_covariance, single.running_covariance)
+        torch.testing.assert_close(half.eval()(x), single.eval()(x.float()).to(dtype))
+
+
 def test_whitening_of_batches_too_small_for_their_features():
     x = draw((3, 5), torch.float64).requires_grad_()
     y = nn.Whitening(5, epsilon=0.0).double()(x)
@@ -294,6 +309,13 @@ def test_whitening_of_batches_too_small_for_their_features():
         nn.Whitening(4)(x[0])
     with pytest.raises(RuntimeError, match="at least one sample"):
         nn.Whitening(5)(x[:0])
+
+
+def test_series_need_an_axis_of_time():
+    with pytest.raises(RuntimeError, match="expected time and 3 axes of a frame"):
+        nn.Casorati(nn.LowRank(1), spatial=3)(draw((4, 5, 6)))
+    with pytest.raises(TypeError, match="axis must be an integer"):
+        nn.Whitening(5, axis=1.5)
 
 
 def test_printed():

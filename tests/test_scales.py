@@ -246,6 +246,53 @@ def test_weights_of_points_of_any_size():
         np.testing.assert_allclose(second(c), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "ratios"),
+    [("float32", (1e14, 1e25)), ("float64", (1e145, 1e200))],
+)
+def test_points_of_very_different_sizes(framework, dtype, ratios):
+    """The scale is homogeneous, in Q of degree 1."""
+    P, Q = (matrices((6, 3), seed=i).astype(dtype) for i in range(2))
+    f = framework.module
+
+    def of_scale(P, Q):
+        return f.kabsch(P, Q, scale=True).scale
+
+    (scale,) = framework.value(of_scale, P, Q)
+    one = np.ones((), dtype)
+    expected = framework.vjp(of_scale, P, Q)[1](one)
+    tolerance = 1e3 * np.finfo(dtype).eps
+    for ratio in ratios:
+        (found,) = framework.value(of_scale, P, Q * np.asarray(ratio, dtype))
+        np.testing.assert_allclose(found / ratio, scale, rtol=tolerance)
+        gradients = framework.vjp(of_scale, P, Q * np.asarray(ratio, dtype))[1](one)
+        np.testing.assert_allclose(gradients[0] / ratio, expected[0], rtol=tolerance)
+        np.testing.assert_allclose(gradients[1], expected[1], rtol=tolerance)
+
+
+def test_an_infinite_threshold_keeps_nothing():
+    import svdinv.numpy as svn
+
+    A, tau = matrices((4, 30, 10)), np.array([2.0, np.inf, 2.0, 2.0])
+    for method in ("svd", "gram", "auto"):
+        value, pullback = svn.vjp(lambda A, m=method: svn.svt(A, tau, method=m), A)
+        gradient = pullback(np.ones_like(A))[0]
+        assert not value[1].any()
+        assert not gradient[1].any()
+        alone = svn.vjp(lambda A: svn.svt(A, 2.0), A[2:])[1](np.ones_like(A[2:]))[0]
+        np.testing.assert_allclose(gradient[2:], alone, atol=1e-12)
+
+
+def test_gradients_of_norms_of_subnormal_matrices():
+    import svdinv.numpy as svn
+
+    A = matrices((3, 3))
+    for p in (3.0, 2.0, 0.5):
+        expected = svn.vjp(lambda A, p=p: svn.schatten_norm(A, p), A)[1](1.0)[0]
+        found = svn.vjp(lambda A, p=p: svn.schatten_norm(A, p), 1e-310 * A)[1](1.0)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
 # Losses of squares, whose gradients in A are numbers where the loss is one.
 SQUARES = {
     "sure": (lambda f, A, c: f.sure(A, 0.8 * c, 0.4 * c), 2),

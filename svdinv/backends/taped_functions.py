@@ -53,7 +53,6 @@ _FACTORS: dict[str, tuple[float, ...] | Callable[..., tuple[Any, ...]]] = {
     "add": (1.0, 1.0),
     "subtract": (1.0, -1.0),
     "multiply": lambda xp, a, b, y: (b, a),
-    "divide": lambda xp, a, b, y: (xp.divide(1.0, b), xp.divide(-y, b)),
     "maximum": lambda xp, a, b, y: xp.shares(a, b),
     "minimum": lambda xp, a, b, y: xp.shares(b, a),
     "negative": (-1.0,),
@@ -414,6 +413,26 @@ class TapedNamespace:
         return conj(x, self) if hasattr(x, "dtype") else x.conjugate()
 
     # Elementwise functions.
+
+    def divide(self, a, b):
+        # By quotients: 1 / b is infinite for the smallest b.
+        def push(x, y, dx):
+            terms = [] if dx[0] is None else [dx[0]]
+            if dx[1] is not None:
+                terms.append(-self.multiply(y, dx[1]))
+            return self.divide(reduce(self.add, terms), x[1])
+
+        def pull(x, y, g):
+            part = self.divide(g, self._conj(x[1]))
+            return part, -self.multiply(self._conj(y), part) if moves else None
+
+        a, b = self.arrays(a, b)
+        if isinstance(a, complex) or isinstance(b, complex):
+            a, b = self._same_kind(a, b)
+        moves = is_moving(b)
+        return self._record(
+            lambda *x: self.base.divide(*self._same_kind(*x)), push, pull, a, b
+        )
 
     def pow(self, a, b):
         moves = is_moving(b)

@@ -79,7 +79,9 @@ class Soft(_Above):
         inverse = safe_divide(xp.ones_like(s), s, kept, xp)
         si, sj = s[..., :, None], s[..., None, :]
         alike = kept[..., :, None] == kept[..., None, :]
-        product = (tau * inverse)[..., :, None] * inverse[..., None, :]
+        # Not tau times the inverse: it may be infinite where nothing is kept.
+        ratio = safe_divide(tau * xp.ones_like(s), s, kept, xp)
+        product = ratio[..., :, None] * inverse[..., None, :]
         rise = xp.where(alike, product, phi[..., :, None] - phi[..., None, :])
         gap = xp.where(alike, xp.ones_like(rise), si - sj)
         return rise / (gap * (si + (sj + smallest(s, xp))))

@@ -35,7 +35,7 @@ def threshold(
 ) -> Array:
     """Apply a function with tau, as the user gave it; `weights` if it may be many."""
     check_method(method)
-    if relative not in (True, False):
+    if getattr(relative, "shape", ()) != () or relative not in (True, False):
         raise TypeError(f"relative must be True or False, got {relative!r}")
     relative = bool(relative)  # of NumPy, too
     A, restore = backend.matrices(A, "A")

@@ -103,7 +103,7 @@ def whiten(
         C = _covariance(backend, centred, centred)
         covariance = C * cast(unit, C, xp) * cast(unit, C, xp)
     else:
-        covariance, C = C, C / cast(unit, C, xp) / cast(unit, C, xp)
+        covariance, C = C, C * cast(1 / unit, C, xp) * cast(1 / unit, C, xp)
     if kind == "zca":
         W = powm(backend, _with_ridge(backend, C, tau), -0.5)
     else:
@@ -244,7 +244,9 @@ def _scaled(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array
     root = xp.sqrt(backend.stop_gradient(tau))[..., None, None]
     size = xp.maximum(abs_max(backend.stop_gradient(X), xp), root)
     unit = binary_scale(size, xp)
-    return X / cast(unit, X, xp), unit, tau / unit[..., 0, 0] / unit[..., 0, 0]
+    # Not tau / unit / unit, which XLA makes tau / (unit * unit).
+    inverse = 1 / unit[..., 0, 0]
+    return X / cast(unit, X, xp), unit, tau * inverse * inverse
 
 
 def _covariance(backend: Backend, X: Array, Y: Array) -> Array:

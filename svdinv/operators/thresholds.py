@@ -243,7 +243,7 @@ def schatten_prox(
         check_method(method)
         A, restore = backend.matrices(A, "A")
         shrunk = 1 + 2 * per_batch(backend, tau, A, 2)[..., None, None]
-        return restore(A / cast(shrunk, A, backend.xp))
+        return restore(A * cast(1 / shrunk, A, backend.xp))  # shrunk may be infinite
     function = next((f for q, f in _SCHATTEN.items() if abs(p - q) < 1e-6), None)
     if function is None:
         raise ValueError(f"p must be 1/2, 2/3, 1 or 2, got {p}")

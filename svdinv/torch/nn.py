@@ -204,6 +204,8 @@ class Whitening(layers.Whitening, _Layer):
     ) -> None:
         super().__init__(momentum=momentum, **options)
         self.num_features = as_integer(num_features, "num_features", 1)
+        if not isinstance(axis, int):
+            raise TypeError(f"axis must be an integer, got {axis!r}")
         self.axis = axis
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_covariance", torch.eye(num_features))
@@ -216,8 +218,10 @@ class Whitening(layers.Whitening, _Layer):
                 f"or more, got shape {tuple(x.shape)}"
             )
         last = x.movedim(self.axis, -1)
-        rows = last.reshape(-1, self.num_features)
-        return rows, lambda y: y.reshape(last.shape).movedim(-1, self.axis)
+        # Half precision is too short for the running statistics.
+        wide = torch.promote_types(x.dtype, torch.float32)
+        rows = last.reshape(-1, self.num_features).to(wide)
+        return rows, lambda y: y.to(x.dtype).reshape(last.shape).movedim(-1, self.axis)
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, *arguments: Any
@@ -273,6 +277,11 @@ class Casorati(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the module to series of shape (..., T, H, W)."""
+        if x.ndim <= self.spatial:
+            raise RuntimeError(
+                f"expected time and {self.spatial} axes of a frame, got shape "
+                f"{tuple(x.shape)}"
+            )
         matrices = x.flatten(-self.spatial).mT
         result = self.module(matrices)
         if result.shape != matrices.shape:

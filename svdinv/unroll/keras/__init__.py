@@ -185,8 +185,9 @@ class Network(keras.Model):
     def export(self, filepath: Any, *args: Any, **options: Any) -> None:
         """Export as `keras.Model.export`, for inputs as of the last call.
 
-        The number of images is free. ValueError before the first call, unless there is
-        an `input_signature`.
+        The number of images is free. Not on PyTorch, where Keras exports no model of
+        several inputs. ValueError before the first call, unless there is an
+        `input_signature`.
         """
         signature = inspect.signature(keras.Model.export)
         arguments = signature.bind(self, filepath, *args, **options).arguments
