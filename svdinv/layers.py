@@ -378,7 +378,7 @@ class Whitening(Layer):
         if not 0 <= as_number(momentum, "momentum") <= 1:
             raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
         if not 0 <= as_number(epsilon, "epsilon") < math.inf:
-            raise ValueError(f"epsilon must be finite and >= 0, got {epsilon}")
+            raise ValueError(f"epsilon must be >= 0 and finite, got {epsilon}")
         check_kind(kind)
 
     def _map(self, x: Any, training: bool) -> Any:

@@ -242,7 +242,7 @@ def test_casorati_matrices_are_pixels_by_frames():
         (lambda: nn.LowRank(2, multiplets=1.5), "multiplets"),
         (lambda: nn.Whitening(2, kind="lu"), "kind"),
         (lambda: nn.Whitening(2, epsilon=-1.0), "epsilon"),
-        (lambda: nn.Whitening(2, epsilon=math.inf), "epsilon must be finite"),
+        (lambda: nn.Whitening(2, epsilon=math.inf), "epsilon must be >= 0 and finite"),
         (lambda: nn.FirmThreshold(channels=0), "channels must be at least 1"),
         (lambda: nn.Casorati(nn.LowRank(1), spatial=0), "spatial must be at least 1"),
         (lambda: nn.Whitening(0), "num_features must be at least 1"),
