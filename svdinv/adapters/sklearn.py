@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import Any
 
@@ -210,8 +211,8 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _threshold(self, samples: Floats, mask: NDArray[np.bool_]) -> float:
         tau: Any = self.tau
         if isinstance(tau, numbers.Real):
-            if not float(tau) >= 0:
-                raise ValueError(f"tau must be >= 0, got {tau}")
+            if not 0 <= float(tau) < math.inf:
+                raise ValueError(f"tau must be >= 0 and finite, got {tau}")
             return float(tau)
         if not isinstance(tau, str) or tau not in ("cv", "sure"):
             raise ValueError(f"tau must be 'cv', 'sure' or a number, got {tau!r}")
@@ -224,8 +225,8 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self, samples: Floats, mask: NDArray[np.bool_], path: Floats, rng: Any
     ) -> Floats:
         """Squared errors of values that were left out, for each threshold."""
-        if not self.folds >= 2:
-            raise ValueError(f"folds must be at least 2, got {self.folds}")
+        if not isinstance(self.folds, numbers.Integral) or self.folds < 2:
+            raise ValueError(f"folds must be an integer of at least 2, got {self.folds}")
         part = rng.randint(self.folds, size=mask.shape)
         errors = np.zeros(len(path))
         for fold in range(self.folds):
