@@ -225,11 +225,12 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self, samples: Floats, mask: NDArray[np.bool_], path: Floats, rng: Any
     ) -> Floats:
         """Squared errors of values that were left out, for each threshold."""
-        if not isinstance(self.folds, numbers.Integral) or self.folds < 2:
-            raise ValueError(f"folds must be an integer of at least 2, got {self.folds}")
-        part = rng.randint(self.folds, size=mask.shape)
+        folds: Any = self.folds
+        if not (isinstance(folds, numbers.Integral) and int(folds) >= 2):
+            raise ValueError(f"folds must be at least 2, and whole, got {folds}")
+        part = rng.randint(folds, size=mask.shape)
         errors = np.zeros(len(path))
-        for fold in range(self.folds):
+        for fold in range(folds):
             kept, out = mask & (part != fold), mask & (part == fold)
             z = np.zeros_like(samples)
             for i, tau in enumerate(path):
