@@ -143,5 +143,5 @@ def test_the_phantom_is_of_low_rank_and_seeded():
 def test_impossible_kinetics_are_refused():
     with pytest.raises(ValueError, match="frames must be positive"):
         two_tissues((0.1, 0.1, 0.1, 0.0, 0.0), ())
-    with pytest.raises(ValueError, match="rates must not be negative"):
+    with pytest.raises(ValueError, match="rates must be five"):
         two_tissues((-0.1, 0.1, 0.1, 0.0, 0.0))
