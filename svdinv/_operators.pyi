@@ -407,9 +407,9 @@ class Operators(Generic[Array, ArrayLike]):
         weights : array, optional
             Weights >= 0, shape (..., N), whose batch broadcasts with that of the points, as
             of a mask for each sample; 1 each by default. Points of weight 0 are left out,
-            and their coordinates may be NaN; the derivative in such a weight is that of a
-            point at 0. Weights that are the same for all points, a number or (..., 1),
-            change nothing.
+            and their coordinates may be NaN, which count as 0 in the derivative in that
+            weight. Weights that are the same for all points, a number or (..., 1), change
+            nothing.
         scale : bool, optional
             Whether c is sought too.
         reflection : bool, optional

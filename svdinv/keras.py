@@ -277,7 +277,7 @@ class Whitening(layers.Whitening, _Layer):
         size = ops.shape(last)
         rows = ops.reshape(last, (-1, self.moving_mean.shape[0]))
         if keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16"):
-            rows = ops.cast(rows, "float32")  # as the running statistics are
+            rows = ops.cast(rows, "float32")  # too short for statistics
 
         def back(y: Any) -> Any:
             y = ops.reshape(ops.cast(y, x.dtype), size)

@@ -233,6 +233,17 @@ def test_functions_that_only_numpy_has(name, dtype):
     assert abs(inner(pullback(g), [d]) - inner([g], [along])) < 1e-12
 
 
+@taped
+def test_elements_of_what_does_not_move(framework):
+    def f(x):
+        xp = namespace_of(x)
+        return x * xp.take(xp.sign(x), xp.asarray([0, 0, 1]), axis=0)
+
+    x = np.array([-1.0, 2.0, 3.0])
+    (g,) = framework.vjp(f, x)[1](np.ones(3))
+    np.testing.assert_array_equal(g, [-1, -1, 1])
+
+
 def test_functions_of_numpy_with_arguments_that_have_no_derivative():
     for f, message in (
         (lambda A: np.linalg.norm(A, 1), "ord=1"),

@@ -270,6 +270,20 @@ def test_points_of_very_different_sizes(framework, dtype, ratios):
         np.testing.assert_allclose(gradients[1], expected[1], rtol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("filled", [np.nan, np.inf, "large"])
+def test_points_of_weight_0_may_be_anywhere(dtype, filled):
+    import svdinv.numpy as svn
+
+    P = matrices((6, 3)).astype(dtype)
+    Q, w = 2 * P[:, ::-1] + 1, np.arange(6).astype(dtype)
+    expected = svn.kabsch(P[1:], Q[1:], w[1:], scale=True, reflection=True)
+    P[0] = {"float32": 1e30, "float64": 1e200}[dtype] if filled == "large" else filled
+    found = svn.kabsch(P, Q, w, scale=True, reflection=True)
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
 def test_an_infinite_threshold_keeps_nothing():
     import svdinv.numpy as svn
 

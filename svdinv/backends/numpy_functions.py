@@ -136,8 +136,12 @@ def _padded(
         )
     widths = np.broadcast_to(pad_width, (array.ndim, 2))
     values = np.broadcast_to(constant_values, (array.ndim, 2))
+    if not widths.any():
+        return FUNCTIONS["copy"](xp, array)
     for axis, width in enumerate(widths.tolist()):
-        shape = list(array.shape)
+        if not any(width):
+            continue
+        shape = tuple(array.shape)
         if mode == "constant":
             before, after = (
                 xp.full(
@@ -156,8 +160,8 @@ def _padded(
 
 
 def _repeated(xp: Namespace, a: Array, repeats: Any, axis: int | None = None) -> Array:
-    a, axis = (xp.reshape(a, (-1,)), 0) if axis is None else (a, _within(axis, a.ndim))
-    return _along(a, axis, xp.asarray(np.repeat(np.arange(a.shape[axis]), repeats)))
+    n = a.size if axis is None else a.shape[axis]
+    return taken(xp, a, xp.asarray(np.repeat(np.arange(n), repeats)), axis)
 
 
 def taken(xp: Namespace, a: Array, indices: Any, axis: int | None = None) -> Array:

@@ -108,7 +108,6 @@ _COMPOSED: dict[str, Callable[..., Array]] = {
         numpy_functions.norm(xp, x, None if ord == 2 else ord, axis, keepdims)
     ),
     "std": numpy_functions.std,
-    "take": numpy_functions.taken,
     "var": numpy_functions.var,
 }
 """Functions of the array API that are made of others."""
@@ -669,6 +668,11 @@ class TapedNamespace:
             return whole
 
         return self.linear(lambda x: x[key], back, a)
+
+    def take(self, a, indices, *, axis=None):
+        if is_moving(a):
+            return numpy_functions.taken(self, a, indices, axis)
+        return self._constant(self.base.take, a, indices, axis=axis)
 
     def concat(self, arrays, axis=0):
         arrays, places, start = self.arrays(*arrays), [], 0

@@ -207,7 +207,7 @@ def as_multiplets(value: Any, rank: int, most: Any) -> tuple[float | None, int]:
     raise kind(f'multiplets must be a bool, "keep" or in [0, 1), got {value!r}')
 
 
-def as_integer(value: Any, name: str, least: int) -> int:
+def as_integer(value: Any, name: str, least: float) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < least:

@@ -25,7 +25,6 @@ from svdinv.core.namespace import (
     binary_scale,
     cast,
     is_complex,
-    is_finite,
     is_usual,
     runs_kernels,
     sizes,
@@ -161,9 +160,9 @@ def kabsch(
     weights : array, optional
         Weights >= 0, shape (..., N), whose batch broadcasts with that of the points, as
         of a mask for each sample; 1 each by default. Points of weight 0 are left out,
-        and their coordinates may be NaN; the derivative in such a weight is that of a
-        point at 0. Weights that are the same for all points, a number or (..., 1),
-        change nothing.
+        and their coordinates may be NaN, which count as 0 in the derivative in that
+        weight. Weights that are the same for all points, a number or (..., 1), change
+        nothing.
     scale : bool, optional
         Whether c is sought too.
     reflection : bool, optional
@@ -229,10 +228,14 @@ def kabsch(
         # Their sum and its square may be no numbers.
         w = w / binary_scale(abs_max(backend.stop_gradient(w), xp, (-1,)), xp)
         P, Q = (_without_nan(x, w, xp) for x in (P, Q))
-    # The scale is the quotient of two sizes, whose squares have to be numbers.
-    for_p = for_q = None
+    units = None
     if scale:
-        (P, for_p), (Q, for_q) = (_of_usual_size(backend, x) for x in (P, Q))
+        # It is the quotient of two sizes, whose squares have to be numbers.
+        each = [abs_max(backend.stop_gradient(x), xp) for x in (P, Q)]
+        size = xp.concat(each, axis=-1)
+        if not is_usual(size, xp):
+            units = binary_scale(size, xp)
+            P, Q = P / units[..., :1], Q / units[..., 1:]
     mirror = _mirror(backend, P, Q, w) if reflection else None
     if mirror is not None:
         P = P * mirror
@@ -247,21 +250,11 @@ def kabsch(
             t, rmsd, c, _ = similarity(centred(P, Q, w, xp), R, backend.call, xp)
     if mirror is not None:
         R = R * mirror
-    if c is not None and for_q is not None:
-        t, rmsd, c = t * for_q[..., 0], rmsd * for_q[..., 0, 0], c * for_q[..., 0, 0]
-    if c is not None and for_p is not None:
-        c = c / for_p[..., 0, 0]
+    if c is not None and units is not None:
+        for_p, for_q = units[..., 0, 0], units[..., 0, 1]
+        t, rmsd, c = t * for_q[..., None], rmsd * for_q, c * for_q / for_p
     found = restore(R), restore(t), restore(rmsd)
     return Alignment(*found) if c is None else Similarity(*found, restore(c))
-
-
-def _of_usual_size(backend: Backend, P: Array) -> tuple[Array, Array | None]:
-    """Points over a power of two, and that, (..., 1, 1), unless it is 1."""
-    size = abs_max(backend.stop_gradient(P), backend.xp)
-    if is_usual(size, backend.xp):
-        return P, None
-    unit = binary_scale(size, backend.xp)
-    return P / unit, unit
 
 
 def _real_matrices(backend: Backend, A: Any, name: str) -> tuple[Array, Any]:
@@ -285,10 +278,11 @@ def _weights(backend: Backend, weights: Any, P: Array) -> Array:
 
 
 def _without_nan(P: Array, w: Array, xp: Namespace) -> Array:
-    """Points in the batch shape of w, 0 where not finite and of the weight 0."""
+    """Points in the batch shape of w; of the weight 0, 0 if huge or no numbers."""
     # Not by ~, which TensorFlow's graphs take into a comparison, wrongly of NaN.
-    finite = xp.where(is_finite(xp.abs(P), xp), P, xp.zeros_like(P))
-    return xp.where(w[..., None] == 0, finite, P)
+    most = float(xp.finfo(P.dtype).max) ** 0.4  # the others' squares beside its own
+    known = xp.where(xp.abs(P) <= most, P, xp.zeros_like(P))
+    return xp.where(w[..., None] == 0, known, P)
 
 
 def _mirror(backend: Backend, P: Array, Q: Array, w: Array) -> Array:

@@ -8,6 +8,7 @@ stands for at present.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, ClassVar
@@ -204,9 +205,7 @@ class Whitening(layers.Whitening, _Layer):
     ) -> None:
         super().__init__(momentum=momentum, **options)
         self.num_features = as_integer(num_features, "num_features", 1)
-        if not isinstance(axis, int):
-            raise TypeError(f"axis must be an integer, got {axis!r}")
-        self.axis = axis
+        self.axis = as_integer(axis, "axis", -math.inf)
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_covariance", torch.eye(num_features))
 

@@ -290,9 +290,9 @@ def _taped(operator: Operator) -> Operator:
     """
     if not operator.linear:
         return operator
-    if isinstance(operator, Stack):
-        return operator.rebuilt(list(map(_taped, operator.operators)))
     taped = copy(operator)
+    if isinstance(taped, Stack):  # whose operators may be used in turn
+        taped.operators = taped.parts = tuple(map(_taped, taped.operators))
     A, AH = operator.forward, operator.adjoint
     P, M = operator.project_to_samples, operator.preconditioned  # Hermitian
     for name, linear in {

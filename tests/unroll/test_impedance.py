@@ -7,7 +7,7 @@ import torch
 pytest.importorskip("scipy")
 
 from svdinv.unroll.algorithms import ISTA, solve
-from svdinv.unroll.operators import WrappedNonlinear, dot_test
+from svdinv.unroll.operators import Stack, WrappedNonlinear, dot_test
 from svdinv.unroll.priors import Nuclear
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.impedance.dbar import boundary_map, dbar
@@ -229,6 +229,8 @@ def test_nonlinear_operators_of_ones_own():
         due = (2 * torch.asarray(at) * batch).float()
         torch.testing.assert_close(D.forward(batch), due, rtol=0, atol=0)
         torch.testing.assert_close(D.adjoint(batch), due, rtol=0, atol=0)
+        np.testing.assert_array_equal(D.forward(batch.numpy()), due)
+    np.testing.assert_array_equal(Stack([D, D])(batch.numpy())[:, 3:], due)
     with pytest.raises(ValueError, match=r"x must be \(..., 3\), got \(2,\)"):
         A.derivative(x[:2])
     given = Problem((batch / 5) ** 2, A)

@@ -25,7 +25,7 @@ from svdinv.unroll.networks import (
     Sparse,
     Unrolled,
 )
-from svdinv.unroll.operators import MRI, Blur, Operator, ParallelBeam, Stack
+from svdinv.unroll.operators import MRI, Blur, Operator, ParallelBeam, Sampling, Stack
 
 B, T, C, H, W = 2, 4, 3, 6, 5
 
@@ -246,6 +246,7 @@ class Diagonal(Operator):
 
 
 ANGLES = np.arange(0, 180, 15.0)
+HALF = np.arange(81).reshape(9, 9) % 2 == 0
 
 
 @pytest.mark.parametrize(
@@ -257,9 +258,13 @@ ANGLES = np.arange(0, 180, 15.0)
             Filtered(cells=2),
             Stack([ParallelBeam((9, 9), ANGLES), ParallelBeam((9, 9), ANGLES + 7)], -2),
         ),
+        (
+            recipe("ISTA", kind="image"),
+            Stack([Sampling(HALF), Sampling(~HALF)], -2, (9, 9)) * Blur(np.eye(3)),
+        ),
         (recipe("ISTA", kind="image"), Exponential()),
     ],
-    ids=["parallel beam", "multiple", "stack", "nonlinear"],
+    ids=["parallel beam", "multiple", "stack", "stack of products", "nonlinear"],
 )
 def test_the_tape_has_the_methods_of_the_operator(recipe, A):
     x = np.random.default_rng(0).random((1, 3, 9, 9))

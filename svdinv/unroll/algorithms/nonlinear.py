@@ -139,9 +139,8 @@ def gauss_newton(
         size = d**2 / 2 if variation is None else np.hypot(d, variation)
         return float(np.sum(r**2) / 2 + weight * np.sum(size))
 
-    def newton(D: Operator, P: Any, slope: Floats, free: Any) -> Floats:
+    def newton(D: Operator, P: Any, solve: Any, slope: Floats, free: Any) -> Floats:
         """Minimise the quadratic model over the elements that are free."""
-        solve = splu(P).solve
 
         def normal(v: Floats) -> Floats:
             return free * (D.adjoint(whiten**2 * D.forward(v)) + P @ v)
@@ -175,17 +174,17 @@ def gauss_newton(
         slope = D.adjoint(whiten * r) + P @ (x - start)
         # A step that is cut at the limit need not descend: what is there and would go
         # below stays, and if that does not suffice, so does all that is cut.
-        held = (x <= lower) & (slope >= 0)
+        solve, held = splu(P).solve, (x <= lower) & (slope >= 0)
         while True:
-            move = newton(D, P, slope, ~held)
+            move = newton(D, P, solve, slope, ~held)
             found = descended(move)
-            cut = ~held & (x + move < lower) & (slope > 0)
-            if found is not None or not cut.any():
+            cut = ~held & (x + move < lower)
+            gain = 0.0 if found is None else value - found[2]
+            if (found is not None and gain >= rtol * found[2]) or not cut.any():
                 break
             held |= cut
         if found is None:
             break
-        gain = value - found[2]
         x, r, value = found
         if callback is not None:
             callback(step + 1, value)

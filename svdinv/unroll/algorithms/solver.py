@@ -245,14 +245,14 @@ def objective_value(state: State, problem: Problem, prior: Any) -> Array:
     data = problem.value(state["x"])
     if prior is None:
         return data
-    if isinstance(prior, Sequence) and "low_rank" not in state:
-        values = [each.value(state["x"]) for each in prior]
-        return data + sum(values[1:], values[0]) / len(values)
-    if isinstance(prior, Sequence):
+    if not isinstance(prior, Sequence):
+        return data + prior.value(state["x"])
+    if "low_rank" in state:
         low_rank, sparse = prior
         parts = low_rank.value(state["low_rank"]) + sparse.value(state["sparse"])
         return data + parts
-    return data + prior.value(state["x"])
+    values = [each.value(state["x"]) for each in prior]
+    return data + sum(values[1:], values[0]) / len(values)
 
 
 def _default_algorithm(problem: Problem, prior: Any) -> Algorithm:

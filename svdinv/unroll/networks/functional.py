@@ -20,6 +20,7 @@ from svdinv.unroll.arrays import (
     namespace,
     operators,
     sizes,
+    times,
     zero_padded,
 )
 from svdinv.unroll.operators import Operator
@@ -48,13 +49,12 @@ def svt(matrices: Array, fraction: Array, scale: Array | None = None) -> Array:
     """Soft-threshold singular values, see `Layers.svt`."""
     if scale is None:
         return operators(matrices).svt(matrices, fraction, relative=True)
-    tau = like(fraction, scale, namespace(scale)) * scale
-    return operators(matrices).svt(matrices, tau)
+    return operators(matrices).svt(matrices, times(fraction, scale, namespace(scale)))
 
 
 def soft(x: Array, tau: Array, xp: Namespace) -> Array:
     """Soft-threshold real numbers: ``max(x - tau, 0) - max(-x - tau, 0)``."""
-    tau = like(tau, x, xp)
+    tau = like(tau, x, xp) if hasattr(tau, "dtype") else tau
     return positive(x - tau, xp) - positive(-x - tau, xp)
 
 

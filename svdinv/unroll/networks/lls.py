@@ -220,12 +220,9 @@ class LLS(SeriesRecipe):
         if self.noise:
             deviation = state["deviation"]
             level = _level(deviation, scale, v, xp)
-            by, own, gamma = (
-                like(number, level, xp)
-                for number in (layers.threshold_noise, layers.gamma_noise, gamma)
-            )
-            scale = scale * xp.exp(by * level)
-            gamma = gamma * xp.exp(own * level)[:, None, None, None]
+            scale = scale * xp.exp(times(layers.threshold_noise, level, xp))
+            factor = xp.exp(times(layers.gamma_noise, level, xp))
+            gamma = times(gamma, factor[:, None, None, None], xp)
         scale = self.block * scale[:, None, None]
         threshold = partial(layers.svt, fraction=share, scale=scale)
         L = _by_blocks(v, self.block, _shift(self.block, layers.index), threshold)

@@ -26,6 +26,7 @@ from svdinv.unroll.arrays import (
     is_complex,
     is_tensorflow,
     namespace,
+    sizes,
     to_numpy,
 )
 from svdinv.unroll.operators.linear import Operator
@@ -76,7 +77,7 @@ class Wrapped(_OfFunctions):
         Shapes of one image and of its data, without a batch.
     arrays : {"numpy", "own"}
         Arrays that the functions accept: NumPy arrays, for data of any framework and
-        device; or arrays of the framework of the data.
+        device; or arrays of the framework of the data, which they must not change.
 
     Raises
     ------
@@ -184,10 +185,11 @@ class WrappedNonlinear(_OfFunctions):
         return _DerivativeAt(self._operation, x)
 
 
-class _DerivativeAt(Operator):
-    """The derivative of a nonlinear operator at images, which broadcast."""
+class _DerivativeAt(_OfFunctions):
+    """The derivative at images that broadcast to the batch of what it is applied to."""
 
     def __init__(self, operation: _Nonlinear, x: Array) -> None:
+        super().__init__({}, *operation.pull.inputs)
         self._push = _Derivative(operation.push, operation.pull)
         self._pull = _Derivative(operation.pull, operation.push)
         self._x = x
@@ -201,8 +203,10 @@ class _DerivativeAt(Operator):
     def _called(self, operation: _Derivative, v: Array) -> Array:
         image, data = operation.there.inputs
         _check_tail("images and data", v, data)
-        xp, batch = namespace(v), tuple(v.shape)[: len(v.shape) - len(data)]
-        x = xp.broadcast_to(cast_like(self._x, v, xp), (*batch, *image))
+        xp, x = namespace(v), self._x
+        x = cast_like(x if namespace(x) is xp else to_numpy(x), v, xp)
+        batch = sizes(v, xp)[: len(v.shape) - len(data)]
+        x = xp.broadcast_to(x, (*batch, *image))
         return backend(v).call(operation, x, v)[0]
 
 
