@@ -45,6 +45,7 @@ class _Namespace(jax_kernels.Namespace):
     mapped = staticmethod(jax.vmap)
     choose = staticmethod(jax.lax.cond)
     constants_are_searched = True  # by `jax_debug_nans`
+    stop_gradient = staticmethod(lax.stop_gradient)
 
     @property
     def double_precision(self) -> bool:

@@ -53,6 +53,7 @@ permute_dims = tf.transpose
 real = tf.math.real
 sqrt = tf.sqrt
 stack = tf.stack
+stop_gradient = tf.stop_gradient
 sum = tf.reduce_sum
 take = tf.gather
 where = tf.where
@@ -202,7 +203,12 @@ def _svd(A: tf.Tensor, *, full_matrices: bool) -> tuple[tf.Tensor, ...]:
 
 
 def _own_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
-    s, u, v = tf.linalg.svd(A, full_matrices=full_matrices)
+    if is_compiled():  # by XLA, whose SVD has an absolute tolerance
+        A, unit = _of_size_1(A)
+        s, u, v = tf.linalg.svd(A, full_matrices=full_matrices)
+        s = s * unit[..., 0]
+    else:
+        s, u, v = tf.linalg.svd(A, full_matrices=full_matrices)
     if A.dtype in _DOUBLE and "GPU" not in A.device:
         # On CPUs, vectors of zero singular values are at times far from orthonormal
         # in single precision; in double precision they have always been.
@@ -217,6 +223,15 @@ def _own_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
             for known, x in ((finite[..., 0], s), (finite, u), (finite, v))
         )
     return u, s, tf.linalg.adjoint(v)
+
+
+def _of_size_1(A: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Matrices over powers of two near their largest elements, and these."""
+    size = tf.reduce_max(tf.abs(A), (-2, -1), keepdims=True)
+    usual = (size > 0) & (size < np.inf)
+    log = tf.math.log(tf.where(usual, size, tf.ones_like(size)))
+    unit = 2.0 ** tf.round(log / np.log(2))
+    return A / tf.cast(unit, A.dtype), unit
 
 
 def _finite(A: tf.Tensor) -> tf.Tensor:

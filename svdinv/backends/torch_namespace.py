@@ -228,6 +228,11 @@ def on_host(report: Callable[[Tensor], None], x: Tensor) -> None:
         report(x.detach())
 
 
+def stop_gradient(x: Tensor) -> Tensor:
+    """See `svdinv.core.namespace`."""
+    return x.detach()
+
+
 def matrix_transpose(x: Tensor) -> Tensor:
     """Transpose the last two axes."""
     return x.mT

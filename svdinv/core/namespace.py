@@ -376,6 +376,9 @@ def scaled(x: Array, xp: Namespace) -> tuple[Array, Array]:
     gaps between close values by a fraction.
     """
     top = xp.max(xp.abs(x), axis=-1, keepdims=True)
+    # Its derivatives cancel, but may be no numbers.
+    hold = getattr(xp, "stop_gradient", None)
+    top = top if hold is None else hold(top)
     info, one = xp.finfo(x.dtype), xp.ones_like(top)
     top = xp.where(top >= float(info.smallest_normal), top, one)
     # A sum with a number 1 / eps times as large keeps the leading bit alone.

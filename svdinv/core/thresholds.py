@@ -175,8 +175,7 @@ class LogSum(Threshold):
         y = xp.where(positive, y, xp.ones_like(y))
         # y is a minimum of the objective, the least one only if it is below 0's. Over
         # y, as its square may be no number.
-        penalty = tau * xp.log1p(y / self.epsilon)
-        return positive & (penalty / y + 0.5 * y < s)
+        return positive & (tau / y * xp.log1p(y / self.epsilon) + 0.5 * y < s)
 
     def solve(self, s, tau, xp):
         return self._larger_root(s, tau, xp)[0]
@@ -251,6 +250,11 @@ class Schatten(_Above):
     def q1(self, y1, y2, tau, xp):
         a, b = self._root(y1), self._root(y2)
         return -self.p / (a * b * self._power_difference(a, b))
+
+    def r1(self, y1, y2, tau, xp):
+        a, b = self._root(y1), self._root(y2)
+        # In parts: the product of all may be no number.
+        return -self.p * tau / (a * b) / self._power_difference(a, b)
 
     def r2(self, y1, y2, y3, tau, xp):
         a, b, c = (self._root(y) for y in (y1, y2, y3))
