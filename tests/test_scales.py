@@ -127,6 +127,34 @@ THRESHOLDS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("dtype", "sizes"), [("float32", (1e-30, 1e30)), ("float64", (1e-300, 1e290))]
+)
+@pytest.mark.parametrize("name", ["svt", "firm_threshold", "low_rank", "svd"])
+def test_second_derivatives_of_any_size(framework, name, dtype, sizes):
+    """Where the coefficients of second derivatives are no numbers."""
+    f, degree = framework.module, 0.0 if name == "svd" else 1.0
+    A, G, X = (matrices((4, 3), seed=i).astype(dtype) for i in range(3))
+
+    def of(c):
+        def function(A):
+            if name == "svd":
+                U, _, Vh = framework.svd(A)
+                return U[:, :2] @ Vh[:2, :]
+            if name == "low_rank":
+                return f.low_rank(A, 2)
+            return THRESHOLDS[name](f, A, c)
+
+        size = np.asarray(c, dtype)
+        (found,) = framework.hvp(function, [A * size], [X * size], [G])
+        return found * size ** (1 - degree)
+
+    expected = of(1.0)
+    for c in sizes:
+        error = np.abs(of(c) - expected).max()
+        assert error < 1000 * np.finfo(dtype).eps * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("name", THRESHOLDS)
 @pytest.mark.parametrize(
     ("dtype", "sizes"),

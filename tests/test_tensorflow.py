@@ -844,6 +844,24 @@ def test_nothing_that_is_not_a_number_is_on_the_way(graph):
         tf.debugging.disable_check_numerics()
 
 
+def test_the_divergence_of_large_matrices_in_a_graph():
+    """Grappler adds up derivatives in another order: of two that cancel, first one."""
+    A = numbers((4, 3))
+    slope = gradient(lambda A: face.svt_divergence(A, 7e19))
+    expected = slope(tf.constant(1e20 * A))
+    found = traced(slope)(tf.constant(1e20 * A))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_xla_of_matrices_of_any_size():
+    A = numbers((2, 4, 3))
+    expected = face.svt(A, 0.5).numpy()
+    for c in (1e-200, 1e-8, 1e200):
+        compiled = tf.function(lambda A, t: face.svt(A, t), jit_compile=True)
+        found = compiled(tf.constant(c * A), tf.constant(0.5 * c, tf.float64))
+        np.testing.assert_allclose(found / c, expected, atol=1e-6)
+
+
 def test_variables_get_gradients():
     A, tau = tf.Variable(numbers((4, 3))), tf.Variable(0.3, dtype=tf.float64)
     with tf.GradientTape() as tape:

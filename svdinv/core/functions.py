@@ -94,7 +94,7 @@ class SpectralFunction(ABC):
     weighted: bool = False
     """Whether tau has one value for each singular value, not one for all."""
     degree: float | None = None
-    """p where f(c s) = c^p f(s) for c > 0, of a function without a parameter."""
+    """p where f(c s, c tau) = c^p f(s, tau) for c > 0."""
     signed: bool = False
     """Whether `second_difference` holds for points of negative s and y, too."""
 

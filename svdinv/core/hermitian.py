@@ -26,6 +26,7 @@ from svdinv.core.namespace import (
     binary_scale,
     cast,
     herm,
+    is_usual,
     known_equal,
     nan_unless,
     safe_divide,
@@ -356,8 +357,12 @@ def hermitian_derivative(
     X is a tangent of A, or a cotangent of f(A), shape (..., n, n).
     """
     w, V = factors
+    w, size = _of_usual_size(function, w, 1, xp)
+    if size is not None:
+        X = X * cast(size, V, xp)
     d = differences(function, w, xp)
-    return _recompose(V, cast(d, V, xp) * _in_basis(V, X, xp), xp)
+    found = _recompose(V, cast(d, V, xp) * _in_basis(V, X, xp), xp)
+    return found if size is None else found * cast(size, V, xp)
 
 
 def hermitian_second_derivative(
@@ -370,13 +375,9 @@ def hermitian_second_derivative(
     """
     w, V = factors
     X, Y = _in_basis(V, X, xp), _in_basis(V, Y, xp)
-    if function.degree is not None and not known_equal(w.shape[-1], 0):
-        # The coefficients may be no numbers where the result is one.
-        unit = binary_scale(xp.max(xp.abs(w), axis=-1, keepdims=True), xp)
-        # Half of it with each of them, so that neither overflows.
-        size = unit[..., 0] ** (function.degree / 2 - 1)
-        size = cast(size, V, xp)[..., None, None]
-        w, X, Y = w / unit, X * size, Y * size
+    w, size = _of_usual_size(function, w, 2, xp)
+    if size is not None:
+        X, Y = X * cast(size, V, xp), Y * cast(size, V, xp)
     p, d = _differences(function, w, xp)
     i = Sample(*(x[..., :, None, None] for x in p))
     j = Sample(*(x[..., None, None, :] for x in p))
@@ -391,6 +392,24 @@ def hermitian_second_derivative(
     block = sum(term(part) for part in middle_parts(d))
     # X and Y the other way round give the conjugate transpose.
     return _recompose(V, 2 * block, xp)
+
+
+def _of_usual_size(
+    function: HermitianFunction, w: Array, order: int, xp: Namespace
+) -> tuple[Array, Array | None]:
+    """Eigenvalues over a power of two, and the root of that to `degree` - `order`.
+
+    The derivative of that order is multiplied by the root twice, so that nothing
+    overflows on the way; it has shape (..., 1, 1), or is None for 1. Without, the
+    coefficients of the derivative may be no numbers where it is one.
+    """
+    if function.degree is None or known_equal(w.shape[-1], 0):
+        return w, None
+    top = xp.max(xp.abs(w), axis=-1, keepdims=True)
+    if is_usual(top, xp):
+        return w, None
+    unit = binary_scale(top, xp)
+    return w / unit, (unit[..., 0] ** ((function.degree - order) / 2))[..., None, None]
 
 
 def differences(function: HermitianFunction, w: Array, xp: Namespace) -> Array:

@@ -270,8 +270,10 @@ def _second(
     if function.degree is not None:
         # The coefficients may be no numbers where the result is one.
         unit = binary_scale(abs_max(A, xp), xp)
-        size = cast(unit ** (function.degree / 2 - 1), A, xp)
-        A, dA, vA = A / cast(unit, A, xp), dA * size, vA * size
+        root = unit ** (function.degree / 2 - 1)
+        dA, vA = dA * cast(root, A, xp), vA * cast(root, A, xp)
+        dtau, vtau = (None if t is None else t * root[..., 0] for t in (dtau, vtau))
+        A, tau = A / cast(unit, A, xp), None if tau is None else tau / unit[..., 0]
     factors = SVDFactors(*xp.linalg.svd(A, full_matrices=False))
     direction = Direction(function, tau, dA, dtau)
     return spectral_second_derivative(A, factors, direction, vA, vtau, xp=xp)

@@ -45,6 +45,7 @@ class Soft(_Above):
     """
 
     weighted: bool = False
+    degree = 1.0
 
     def solve(self, s, tau, xp):
         return s - tau
@@ -94,6 +95,8 @@ class Soft(_Above):
 class Hard(_Above):
     """s above tau and 0 below, the proximal operator of tau^2 / 2 times the rank."""
 
+    degree = 1.0
+
 
 @dataclass(frozen=True)
 class Rank(Threshold):
@@ -106,6 +109,7 @@ class Rank(Threshold):
     rank: int
     multiplet_rtol: float | None = None
     most: int = 0
+    degree = 1.0
 
     def kept(self, s, tau, xp):
         if self.multiplet_rtol is not None:
@@ -143,6 +147,7 @@ class Firm(_Above):
     """
 
     gamma: float
+    degree = 1.0
 
     def solve(self, s, tau, xp):
         return xp.minimum(s, (s - tau) * (self.gamma / (self.gamma - 1)))
