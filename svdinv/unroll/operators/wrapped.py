@@ -176,7 +176,7 @@ class WrappedNonlinear(_OfFunctions):
         return _called(self._operation, self.image_shape, x, "images", real=True)
 
     def derivative(self, x: Array) -> Operator:
-        """Return the derivative at images (..., *image_shape), of any framework.
+        """Return the derivative at images ``(..., *image_shape)``, of any framework.
 
         It has no derivative in these images: NotImplementedError. Raises ValueError if
         `x` does not have that shape.
