@@ -94,7 +94,9 @@ class SpectralFunction(ABC):
     weighted: bool = False
     """Whether tau has one value for each singular value, not one for all."""
     degree: float | None = None
-    """p where f(c s, c tau) = c^p f(s, tau) for c > 0."""
+    """p where f(c s, c tau) = c^p f(s, tau) for c > 0; without c, if tau `is_sign`."""
+    is_sign: bool = False
+    """Whether tau is the sign of each singular value, which has no derivative."""
     signed: bool = False
     """Whether `second_difference` holds for points of negative s and y, too."""
 
@@ -502,6 +504,7 @@ class ProperRotation(_Steps):
 
     has_tau = True
     weighted = True
+    is_sign = True
 
     def value(self, s, tau, xp):
         return tau

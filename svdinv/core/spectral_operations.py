@@ -273,7 +273,8 @@ def _second(
         root = unit ** (function.degree / 2 - 1)
         dA, vA = dA * cast(root, A, xp), vA * cast(root, A, xp)
         dtau, vtau = (None if t is None else t * root[..., 0] for t in (dtau, vtau))
-        A, tau = A / cast(unit, A, xp), None if tau is None else tau / unit[..., 0]
+        A = A / cast(unit, A, xp)
+        tau = tau if tau is None or function.is_sign else tau / unit[..., 0]
     factors = SVDFactors(*xp.linalg.svd(A, full_matrices=False))
     direction = Direction(function, tau, dA, dtau)
     return spectral_second_derivative(A, factors, direction, vA, vtau, xp=xp)
