@@ -23,7 +23,7 @@ import svdinv.numpy
 import svdinv.tf
 import svdinv.tf as face
 from svdinv import kernels
-from svdinv.backends import tensorflow, tensorflow_kernels
+from svdinv.backends import tensorflow, tensorflow_kernels, tensorflow_namespace
 from svdinv.core import factors
 from svdinv.core.spectral_operations import Factorise
 from svdinv.core.thresholds import Soft
@@ -860,6 +860,18 @@ def test_xla_of_matrices_of_any_size():
         compiled = tf.function(lambda A, t: face.svt(A, t), jit_compile=True)
         found = compiled(tf.constant(c * A), tf.constant(0.5 * c, tf.float64))
         np.testing.assert_allclose(found / c, expected, atol=1e-6)
+
+
+def test_xla_of_factors_that_are_not_orthonormal(monkeypatch):
+    """They are computed again in double precision, of matrices of any size, too."""
+    monkeypatch.setattr(
+        tensorflow_namespace, "_orthonormal", lambda Q: tf.constant(False)
+    )
+    A = numbers((4, 3)).astype(np.float32)
+    for c in (1.0, 1e-8):
+        found = tf.function(lambda A: face.svd(A)[0], jit_compile=True)(c * A)
+        expected = np.linalg.svd(A, compute_uv=False)
+        np.testing.assert_allclose(found / c, expected, rtol=1e-5)
 
 
 def test_variables_get_gradients():

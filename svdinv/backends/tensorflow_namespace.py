@@ -18,7 +18,7 @@ from svdinv.backends.tensorflow_kernels import tall_values as tall_values
 from svdinv.backends.tensorflow_kernels import tall_vectors as tall_vectors
 from svdinv.core.factors import repaired
 from svdinv.core.householder import qr
-from svdinv.core.namespace import known_equal, nan_unless
+from svdinv.core.namespace import abs_max, known_equal, nan_unless, scaled
 from svdinv.kernels.rules import Decompose
 
 _this = sys.modules[__name__]
@@ -203,12 +203,16 @@ def _svd(A: tf.Tensor, *, full_matrices: bool) -> tuple[tf.Tensor, ...]:
 
 
 def _own_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
-    if is_compiled():  # by XLA, whose SVD has an absolute tolerance
-        A, unit = _of_size_1(A)
-        s, u, v = tf.linalg.svd(A, full_matrices=full_matrices)
-        s = s * unit[..., 0]
-    else:
-        s, u, v = tf.linalg.svd(A, full_matrices=full_matrices)
+    if not is_compiled():
+        return _sound_svd(A, full_matrices)
+    # XLA's SVD has an absolute tolerance.
+    unit = scaled(abs_max(A, _this), _this)[1]
+    u, s, vh = _sound_svd(A / tf.cast(unit, A.dtype), full_matrices)
+    return u, s * unit[..., 0], vh
+
+
+def _sound_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
+    s, u, v = tf.linalg.svd(A, full_matrices=full_matrices)
     if A.dtype in _DOUBLE and "GPU" not in A.device:
         # On CPUs, vectors of zero singular values are at times far from orthonormal
         # in single precision; in double precision they have always been.
@@ -223,15 +227,6 @@ def _own_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
             for known, x in ((finite[..., 0], s), (finite, u), (finite, v))
         )
     return u, s, tf.linalg.adjoint(v)
-
-
-def _of_size_1(A: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Matrices over powers of two near their largest elements, and these."""
-    size = tf.reduce_max(tf.abs(A), (-2, -1), keepdims=True)
-    usual = (size > 0) & (size < np.inf)
-    log = tf.math.log(tf.where(usual, size, tf.ones_like(size)))
-    unit = 2.0 ** tf.round(log / np.log(2))
-    return A / tf.cast(unit, A.dtype), unit
 
 
 def _finite(A: tf.Tensor) -> tf.Tensor:
