@@ -390,9 +390,6 @@ class JAXBackend(Backend):
             raise TypeError(f"{name} must be real, got {dtype}")
         return jnp.asarray(value, dtype=real.dtype)
 
-    def stop_gradient(self, x: Any) -> Any:
-        return lax.stop_gradient(x)
-
     def normal(self, shape: tuple[int, ...], like: Any, seed: Any) -> Any:
         """See `Backend`; JAX has no global source, and None is always the same."""
         key = seed if isinstance(seed, jax.Array) else jax.random.key(seed or 0)

@@ -196,9 +196,6 @@ class MLXBackend(Backend):
         # A number is made in this dtype: MLX's own default is single precision.
         return mx.array(value, dtype=dtype)
 
-    def stop_gradient(self, x: Any) -> Any:
-        return mx.stop_gradient(x)
-
     def normal(self, shape: tuple[int, ...], like: Any, seed: Any) -> Any:
         key = mx.random.key(seed) if isinstance(seed, int) else seed
         return mx.random.normal(shape, dtype=like.dtype, key=key)

@@ -261,9 +261,6 @@ class TensorFlowBackend(Backend):
             raise TypeError(f"{name} must be real, got {value.dtype.name}")
         return tf.cast(value, like.dtype.real_dtype)
 
-    def stop_gradient(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.stop_gradient(x)
-
     def normal(self, shape: tuple[Any, ...], like: tf.Tensor, seed: Any) -> tf.Tensor:
         dtype = like.dtype.real_dtype
 

@@ -112,9 +112,6 @@ class TorchBackend(Backend):
         check_placements(A, name)
         return A, restore
 
-    def stop_gradient(self, x: Tensor) -> Tensor:
-        return x.detach()
-
     def materialised(self, x: Tensor) -> Tensor:
         # `mH` marks a tensor as conjugate, and `Tensor.numpy` refuses those.
         return x.resolve_conj()

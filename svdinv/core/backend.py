@@ -66,9 +66,9 @@ class Backend(ABC):
     def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
         """Convert to the real dtype and the device of `like`, or raise TypeError."""
 
-    @abstractmethod
     def stop_gradient(self, x: Array) -> Array:
         """`x` without its derivative."""
+        return self.xp.stop_gradient(x)
 
     def materialised(self, x: Array) -> Array:
         """`x` as it lies in memory."""

@@ -94,7 +94,7 @@ class SpectralFunction(ABC):
     weighted: bool = False
     """Whether tau has one value for each singular value, not one for all."""
     degree: float | None = None
-    """p where f(c s, c tau) = c^p f(s, tau) for c > 0; without c, if tau `is_sign`."""
+    """p where f(c s, c tau) = c^p f(s, tau) for c > 0, or f(c s, tau) if `is_sign`."""
     is_sign: bool = False
     """Whether tau is the sign of each singular value, which has no derivative."""
     signed: bool = False

@@ -397,11 +397,11 @@ def hermitian_second_derivative(
 def _of_usual_size(
     function: HermitianFunction, w: Array, order: int, xp: Namespace
 ) -> tuple[Array, Array | None]:
-    """Eigenvalues over a power of two, and the root of that to `degree` - `order`.
+    """Divide eigenvalues by a power of two u, so that divided differences are numbers.
 
-    The derivative of that order is multiplied by the root twice, so that nothing
-    overflows on the way; it has shape (..., 1, 1), or is None for 1. Without, the
-    coefficients of the derivative may be no numbers where it is one.
+    Returns w / u and r = u^((degree - order) / 2), of shape (..., 1, 1), or None where
+    u is 1. The derivative of that order at w is r^2 times that at w / u; one factor is
+    applied before it and one after, so that neither overflows.
     """
     if function.degree is None or known_equal(w.shape[-1], 0):
         return w, None

@@ -274,7 +274,8 @@ def _second(
         dA, vA = dA * cast(root, A, xp), vA * cast(root, A, xp)
         dtau, vtau = (None if t is None else t * root[..., 0] for t in (dtau, vtau))
         A = A / cast(unit, A, xp)
-        tau = tau if tau is None or function.is_sign else tau / unit[..., 0]
+        if tau is not None and not function.is_sign:
+            tau = tau / unit[..., 0]
     factors = SVDFactors(*xp.linalg.svd(A, full_matrices=False))
     direction = Direction(function, tau, dA, dtau)
     return spectral_second_derivative(A, factors, direction, vA, vtau, xp=xp)

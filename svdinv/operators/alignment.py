@@ -280,7 +280,8 @@ def _weights(backend: Backend, weights: Any, P: Array) -> Array:
 def _without_nan(P: Array, w: Array, xp: Namespace) -> Array:
     """Points in the batch shape of w; of the weight 0, 0 if huge or no numbers."""
     # Not by ~, which TensorFlow's graphs take into a comparison, wrongly of NaN.
-    most = float(xp.finfo(P.dtype).max) ** 0.4  # the others' squares beside its own
+    # Of larger ones squares overflow, or those of the other points underflow.
+    most = float(xp.finfo(P.dtype).max) ** 0.4
     known = xp.where(xp.abs(P) <= most, P, xp.zeros_like(P))
     return xp.where(w[..., None] == 0, known, P)
 

@@ -129,8 +129,8 @@ def _divergence(backend: Backend, S: Array, tau: Array, A: Array) -> Array:
     lost = safe_divide(tau, S, kept & (S > 0), xp)
     phi = -lost + xp.astype(kept, S.dtype)
     trace = inside + abs(m - n) * xp.sum(phi, axis=-1)
-    # NaN, which comparisons lose. TensorFlow adds up derivatives in any order: of two
-    # that cancel, beside a small one, nothing may be left but a rounding error.
+    # NaN, which comparisons lose. Of a constant: TensorFlow adds the derivatives 1 and
+    # -1 to a small one in any order, which may leave a rounding error of it.
     held = backend.stop_gradient(S)
     trace = trace + xp.sum(held - held, axis=-1)
     trace = nan_unless(tau[..., 0] == tau[..., 0], trace, xp)

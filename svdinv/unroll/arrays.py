@@ -159,21 +159,23 @@ def stacked(arrays: Sequence[Array], axes: int) -> Array:
 def check_broadcast(name: str, shape: Sequence[Any], data: Sequence[Any]) -> None:
     """Raise ValueError if a shape does not broadcast to that of the data.
 
-    Lengths that TensorFlow does not know while it traces a graph, tensors, are compared
-    when it runs.
+    Lengths that are unknown while TensorFlow traces a graph are scalar tensors, which
+    are compared when the graph runs.
     """
     given, wanted = (
         tuple(None if is_tensorflow(n) else n for n in lengths)
         for lengths in (shape, data)
     )
+    fits = broadcasts(given, wanted)
+    if fits and None not in (*given, *wanted):
+        return
     message = f"{name} {given} does not broadcast to data of shape {wanted}"
-    if not broadcasts(given, wanted):
+    if not fits:
         raise ValueError(message)
-    if None in given or None in wanted:
-        check = sys.modules["tensorflow"].debugging.assert_equal
-        for n, m in zip(reversed(shape), reversed(data), strict=False):
-            if is_tensorflow(n) or is_tensorflow(m):
-                check((n == 1) | (n == m), True, message)
+    check = sys.modules["tensorflow"].debugging.assert_equal
+    for n, m in zip(reversed(shape), reversed(data), strict=False):
+        if is_tensorflow(n) or is_tensorflow(m):
+            check((n == 1) | (n == m), True, message)
 
 
 def check_count(name: str, count: Any, least: int) -> None:

@@ -108,8 +108,7 @@ def gauss_newton(
     lagged diffusivity (Vogel & Oman, SIAM J. Sci. Comput. 1996). Each step is computed
     by conjugate gradients with products of the derivative, preconditioned by the
     penalty, and is halved until the objective decreases. Elements are at least `lower`,
-    by projected steps that leave alone what is held there (Bertsekas, SIAM J. Control
-    Optim. 1982).
+    by projected Newton steps (Bertsekas, SIAM J. Control Optim. 1982).
 
     A is real, linear or with a `derivative`; images have the shape (n,), and L,
     `penalty`, is sparse, (p, n), of full column rank. Data that are not finite are
@@ -172,8 +171,9 @@ def gauss_newton(
         lag = np.ones_like(d) if variation is None else 1 / np.hypot(d, variation)
         P = csc_array(weight * (L.T @ diags_array(lag) @ L))
         slope = D.adjoint(whiten * r) + P @ (x - start)
-        # A step that is cut at the limit need not descend: what is there and would go
-        # below stays, and if that does not suffice, so does all that is cut.
+        # A clipped Newton step can raise the objective. Elements at the limit whose
+        # slope points below it are held; if the rest gains too little, those that the
+        # step clips are held, too.
         solve, held = splu(P).solve, (x <= lower) & (slope >= 0)
         while True:
             move = newton(D, P, solve, slope, ~held)

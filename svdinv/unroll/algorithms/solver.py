@@ -186,8 +186,11 @@ def solve(
         raise ValueError(f"x0 is required if A is not linear: {problem.A!r}")
     if x0 is not None:
         _check_start(x0, problem.y)
-    y, xp = problem.y, namespace(problem.y)
-    like = problem.adjoint() if problem.A.linear else cast_like(x0, real(y, xp), xp)
+    if problem.A.linear:
+        like = problem.adjoint()
+    else:
+        xp = namespace(problem.y)
+        like = cast_like(x0, real(problem.y, xp), xp)
     _check_image(problem, like, x0)
     current = _first_state(algorithm, problem, like, x0, state)
     passed = dict(parameters or {})

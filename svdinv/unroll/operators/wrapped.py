@@ -261,7 +261,8 @@ class OnHost:
     def each(self, *arrays: Any) -> Iterator[Any]:
         """Apply the function to each item of a batch, arrays (b, *shape).
 
-        A result has to be copied before the next: the function may write it there.
+        Each result has to be copied before the next is computed, since the function
+        may write all of them into one array.
         """
         for items in zip(*arrays, strict=True):
             result = self.function(*items)
