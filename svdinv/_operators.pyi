@@ -2009,12 +2009,13 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
         and CuPy also integer arrays and masks as indices), and of the array
         functions of the namespace of its arguments, or NumPy's, of CuPy's arrays too,
         whose own functions take nothing that is traced:
-        elementwise ones (sqrt, square, exp, expm1, log, log1p, sin, cos, tan, atan, sinh,
-        cosh, tanh, pow, abs, sign, maximum, minimum, where, real, imag, conj), sum, cumsum,
-        diff, mean, var, std, max, min, matmul, products of vectors, einsum of a string,
-        tensordot, solve, inv, the Euclidean norm, reshape, permute_dims, broadcast_to,
-        concat, stack, hstack, vstack, pad, repeat, take, roll, flip, tril, triu, diagonal,
-        astype, the Fourier transforms and their shifts; and of those that `linear` makes.
+        elementwise ones (sqrt, square, reciprocal, exp, expm1, log, log1p, log2, log10,
+        sin, cos, tan, atan, atan2, sinh, cosh, tanh, pow, abs, hypot, sign, maximum,
+        minimum, where, real, imag, conj, angle), sum, cumsum, diff, mean, var, std, max,
+        min, matmul, products of vectors, einsum of a string, tensordot, inner, kron, solve,
+        inv, the Euclidean norm, reshape, permute_dims, broadcast_to, concat, stack, hstack,
+        vstack, pad, repeat, tile, take, roll, flip, tril, triu, diagonal, diag, astype, the
+        Fourier transforms and their shifts; and of those that `linear` makes.
 
         Parameters
         ----------

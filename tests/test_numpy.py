@@ -213,6 +213,18 @@ OF_NUMPY = {
     ),
     "masks": lambda A: A[A.real > 0] * A[:, np.eye(3) == 1].sum(),
     "slopes": lambda A: np.tan(A / 5) + np.arctan(A / 5) * np.sinh(A) - np.cosh(A),
+    "logarithms": lambda A: np.log2(A + 4) * np.log10(A + 5) + np.reciprocal(A - 6),
+    "angles": lambda A: (
+        np.angle(A + 0.2j)
+        + np.angle(1j * A + 2, deg=True) * np.angle(-2 - abs(A))
+        + np.arctan2(A.real, abs(A) + 1) * np.hypot(A.real - 2, 3.0)
+    ),
+    "diagonal matrices": lambda A: A @ np.diag(A[0, 1]) + np.diag(A[1]),
+    "Kronecker products": lambda A: (
+        np.kron(A, A[0, :2])[:, :3, :3]
+        + np.kron(A[0, 0], 2.0) * np.tile(A[0], (2, 1, 1))
+    ),
+    "inner products": lambda A: np.inner(A, A[0]) + np.inner(A[0, 0], A[0, 1]) * A,
     "methods": lambda A: (
         A.copy().swapaxes(0, 2).ravel() + A.transpose(2, 1, 0).flatten()
     ),

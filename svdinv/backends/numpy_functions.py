@@ -15,12 +15,13 @@ from array_api_compat import device
 
 from svdinv.backends.einsum import as_arrays, einsum, tensordot
 from svdinv.backends.tape import untraced
-from svdinv.core.namespace import Array, Namespace, conj, real
+from svdinv.core.namespace import Array, Namespace, conj, is_complex, real
 
 ALIASES = {
     "power": "pow", "true_divide": "divide", "concatenate": "concat",
     "transpose": "permute_dims", "conjugate": "conj", "absolute": "abs",
     "amax": "max", "swapaxes": "swap_axes", "positive": "copy", "arctan": "atan",
+    "arctan2": "atan2",
 }  # fmt: skip
 
 
@@ -221,6 +222,44 @@ def _vdot(xp: Namespace, a: Array, b: Array) -> Array:
     return xp.sum(conj(a, xp) * b)
 
 
+def _diagonal(xp: Namespace, v: Array) -> Array:
+    """Matrix of a diagonal, or diagonal of a matrix."""
+    if v.ndim != 1:
+        return xp.linalg.diagonal(v)
+    on_it = xp.eye(v.shape[0], device=device(untraced(v))) == 1
+    return xp.where(on_it, v[:, None], 0.0)
+
+
+def _kronecker(xp: Namespace, a: Array, b: Array) -> Array:
+    arrays = as_arrays(xp, (a, b))
+    ndim = max(x.ndim for x in arrays)
+    m, n = ((*[1] * (ndim - x.ndim), *x.shape) for x in arrays)
+    a, b = (
+        xp.reshape(x, tuple(part for pair in pairs for part in pair))
+        for x, pairs in zip(
+            arrays, ([(i, 1) for i in m], [(1, j) for j in n]), strict=True
+        )
+    )
+    shape = tuple(i * j for i, j in zip(m, n, strict=True))
+    return xp.reshape(xp.multiply(a, b), shape)
+
+
+def _tiled(xp: Namespace, A: Array, reps: Any) -> Array:
+    ones = xp.ones(listed(reps, 1), dtype=A.dtype, device=device(untraced(A)))
+    return _kronecker(xp, ones, A)
+
+
+def _inner(xp: Namespace, a: Array, b: Array) -> Array:
+    a, b = as_arrays(xp, (a, b))
+    return tensordot(xp, a, b, (-1, -1)) if a.ndim and b.ndim else xp.multiply(a, b)
+
+
+def _angle(xp: Namespace, z: Array, deg: bool = False) -> Array:
+    across = xp.imag(z) if is_complex(z, xp) else xp.zeros_like(z)
+    radians = xp.atan2(across, real(z, xp))
+    return radians * (180 / math.pi) if deg else radians
+
+
 def _rows(xp: Namespace, arrays: Any, shape: tuple[int, ...]) -> list[Array]:
     """Reshape those of fewer axes."""
     found = as_arrays(xp, arrays)
@@ -235,9 +274,11 @@ def listed(axes: Any, ndim: int) -> tuple[int, ...]:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "angle": _angle,
     "clip": _clipped,
     "copy": lambda xp, x: xp.astype(x, x.dtype),
     "cumsum": _cumulative_sum,
+    "diag": _diagonal,
     "diff": _difference,
     "diagonal": lambda xp, x: xp.linalg.diagonal(
         xp.permute_dims(x, (*range(2, x.ndim), 0, 1))
@@ -255,6 +296,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "hstack": lambda xp, tup: xp.concat(
         arrays := _rows(xp, tup, (-1,)), axis=min(arrays[0].ndim, 2) - 1
     ),
+    "hypot": lambda xp, a, b: xp.abs(a + 1j * b),
+    "inner": _inner,
+    "kron": _kronecker,
     "linalg.matmul": lambda xp, a, b: xp.matmul(a, b),
     "linalg.norm": norm,
     "moveaxis": _moved,
@@ -263,11 +307,13 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     ),
     "pad": _padded,
     "ravel": lambda xp, x: xp.reshape(x, (-1,)),
+    "reciprocal": lambda xp, x: xp.divide(1.0, x),
     "repeat": _repeated,
     "squeeze": lambda xp, x, axis=None: xp.reshape(x, _squeezed(x.shape, axis)),
     "std": std,
     "take": taken,
     "tensordot": tensordot,
+    "tile": _tiled,
     "trace": lambda xp, x: xp.sum(FUNCTIONS["diagonal"](xp, x), axis=-1),
     "var": var,
     "vdot": _vdot,

@@ -47,6 +47,13 @@ _EXTENSIONS = {
     ),
 }  # fmt: skip
 
+
+def _of_angle(xp: Namespace, a: Array, b: Array, y: Array) -> tuple[Array, Array]:
+    size = xp.abs(b + 1j * a)
+    size = xp.where(untraced(size) != 0, size, 1.0)  # as the derivative of abs
+    return tuple(xp.divide(xp.divide(x, size), size) for x in (b, -a))
+
+
 # The derivative in each argument: numbers, or functions of the namespace, of the
 # arguments and of the result.
 _FACTORS: dict[str, tuple[float, ...] | Callable[..., tuple[Any, ...]]] = {
@@ -62,10 +69,13 @@ _FACTORS: dict[str, tuple[float, ...] | Callable[..., tuple[Any, ...]]] = {
     "expm1": lambda xp, a, y: (y + 1.0,),
     "log": lambda xp, a, y: (xp.divide(1.0, a),),
     "log1p": lambda xp, a, y: (xp.divide(1.0, a + 1.0),),
+    "log2": lambda xp, a, y: (xp.divide(1 / math.log(2), a),),
+    "log10": lambda xp, a, y: (xp.divide(1 / math.log(10), a),),
     "sin": lambda xp, a, y: (xp.cos(a),),
     "cos": lambda xp, a, y: (-xp.sin(a),),
     "tan": lambda xp, a, y: (y * y + 1.0,),
     "atan": lambda xp, a, y: (xp.divide(1.0, a * a + 1.0),),
+    "atan2": _of_angle,
     "sinh": lambda xp, a, y: (xp.cosh(a),),
     "cosh": lambda xp, a, y: (xp.sinh(a),),
     "tanh": lambda xp, a, y: (1.0 - y * y,),
