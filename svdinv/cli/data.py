@@ -253,8 +253,9 @@ def _write(arguments: argparse.Namespace) -> None:
 
     if arguments.output.suffix.lower() not in (".h5", ".hdf5"):
         parser.error(f"argument --output: must end in .h5, got {arguments.output}")
-    if same_file(arguments.output, source):
-        parser.error(f"argument --output: would replace {source}")
+    for read in filter(None, (source, getattr(arguments, "mask", None))):
+        if same_file(arguments.output, read):
+            parser.error(f"argument --output: would replace {read}")
 
     def check(*read: Any) -> None:
         if source_of(source).measured:

@@ -144,7 +144,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{written.panel.name.removesuffix('-panel.png')}-iterations.csv"
         )
         for path in (*written, table):
-            if path is not None and same_file(path, source):
+            read = filter(None, (source, getattr(arguments, "mask", None)))
+            if path is not None and any(same_file(path, of) for of in read):
                 raise ValueError(f"argument --output: would replace {path}")
             if state is not None and path == state:
                 raise ValueError(f"argument --checkpoint: would replace {path}")

@@ -136,7 +136,8 @@ def run(arguments: argparse.Namespace) -> int:
             outputs.append(work.written)
             if several:  # read again later, since all may not fit into memory
                 work = None
-        _check_outputs(arguments.inputs, outputs)
+        mask = getattr(arguments, "mask", None)
+        _check_outputs([*arguments.inputs, *([mask] if mask else [])], outputs)
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     if arguments.movie == "mp4" and shutil.which("ffmpeg") is None:
@@ -270,7 +271,7 @@ def _prepared(
 
 
 def _check_outputs(sources: list[str], outputs: list[Files]) -> None:
-    """Raise ValueError if an output would replace an input or another output."""
+    """Raise ValueError if an output would replace an input, mask or other output."""
     paths: set[Path] = set()
     for written in outputs:
         for path in filter(None, written):

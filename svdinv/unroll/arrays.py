@@ -62,6 +62,11 @@ __all__ = [
 ]
 
 
+def _module(name: str) -> Any:
+    # AutoGraph warns that it cannot transform an import.
+    return sys.modules.get(name) or import_module(name)
+
+
 def namespace(x: Array) -> Namespace:
     """Return the array API namespace of `x`.
 
@@ -69,7 +74,7 @@ def namespace(x: Array) -> Namespace:
     functions are differentiable if the framework supports it.
     """
     if is_tensorflow(x):
-        return import_module("svdinv.backends.tensorflow_namespace")
+        return _module("svdinv.backends.tensorflow_namespace")
     return array_namespace(x)
 
 
@@ -82,10 +87,10 @@ def operators(x: Array) -> Any:
     """
     x = untraced(x)
     if is_tensorflow(x):
-        return import_module("svdinv.tf")
+        return _module("svdinv.tf")
     for is_of, module in _MODULES:
         if is_of(x):
-            return import_module(module)
+            return _module(module)
     return for_namespace(array_namespace(x))
 
 
@@ -220,6 +225,8 @@ def root(x: Array, xp: Namespace) -> Array:
 def inner(x: Array, y: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
     """Return Re <x, y>, summed over `axis` or all axes, which `keepdims` keeps."""
     xp = namespace(x)
+    if is_complex(x, xp) != is_complex(y, xp):  # TensorFlow multiplies no such arrays
+        x, y = real(x, xp), real(y, xp)
     return xp.sum(real(conj(x, xp) * y, xp), axis=axis, keepdims=keepdims)
 
 

@@ -203,8 +203,9 @@ def test_noise_accelerations_and_masks_of_files(tmp_path):
     clean = read(out / "results.csv")
     assert run(*words, "--masks", tmp_path / "mask.npy", "--noise", "0.3") == 0
     noisy = read(out / "results.csv")
-    assert {row["setting"] for row in clean} == {"own mask"}
-    assert {row["setting"] for row in noisy} == {"own mask, noise 0.3"}
+    named = f"mask {tmp_path / 'mask.npy'}"
+    assert {row["setting"] for row in clean} == {named}
+    assert {row["setting"] for row in noisy} == {f"{named}, noise 0.3"}
     assert float(noisy[0]["snr_db"]) < float(clean[0]["snr_db"])
 
 

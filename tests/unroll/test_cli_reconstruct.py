@@ -424,6 +424,12 @@ def test_several_inputs_replace_neither_each_other_nor_what_is_read(
     assert "would replace" in one_line()
     assert sorted(tmp_path.rglob("*")) == before
     assert other.read_bytes() == picture.read_bytes()
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.eye(48, 64) < 1).save(mask)
+    kept = mask.read_bytes()
+    assert run(picture, "--mask", mask, "--output", mask) == 2
+    assert "would replace" in one_line()
+    assert mask.read_bytes() == kept
 
 
 def test_weights_may_be_the_folder_of_a_training(

@@ -161,7 +161,7 @@ def test_tiff_that_lies_on_its_side(tmp_path, rng, dtype, compression):
     np.testing.assert_allclose(read_picture(path)[..., 0], expected, atol=1e-7)
 
 
-def write_tiff(path, data, shape, bits, planes):
+def write_tiff(path, data, shape, bits, planes, sign=1):
     """Write a TIFF by hand: Pillow writes neither 12 bits nor separate planes."""
     *channels, height, width = shape
     count = channels[0] if channels else 1
@@ -170,6 +170,7 @@ def write_tiff(path, data, shape, bits, planes):
     tags = {256: [width], 257: [height], 258: [bits] * count, 259: [1]}
     tags |= {262: [2 if channels else 1], 273: [8 + i * size for i in range(parts)]}
     tags |= {277: [count], 278: [height], 279: [size] * parts, 284: [planes]}
+    tags |= {339: [sign] * count}
     content, entries = struct.pack("<2sHI", b"II", 42, 0) + data, b""
     for tag, numbers in tags.items():
         value = struct.pack(f"<{len(numbers)}I", *numbers)
@@ -199,6 +200,13 @@ def test_tiff_of_one_channel_behind_the_other(tmp_path, rng):
     np.testing.assert_allclose(read_picture(path), expected, atol=1e-7)
     write_tiff(path, pixels.astype("<u2").tobytes(), pixels.shape, bits=16, planes=2)
     with pytest.raises(ValueError, match=r"a\.tif.*are not interleaved"):
+        read_picture(path)
+
+
+def test_refuses_tiff_of_numbers_with_a_sign(tmp_path):
+    path, pixels = tmp_path / "a.tif", np.full((40, 50), -1, "i1")
+    write_tiff(path, pixels.tobytes(), pixels.shape, bits=8, planes=1, sign=2)
+    with pytest.raises(ValueError, match=r"a\.tif.*have a sign"):
         read_picture(path)
 
 

@@ -266,7 +266,7 @@ def test_sampling(series, mask, tmp_path):
     assert problem.y.shape == (4, 2, 24, 20)
     assert sample(given, mask="vista", coils=1).setting == "vista, 1 coil"
     problem = sample(given, mask=saved(tmp_path / "m.npy", mask))
-    assert problem.setting == "own mask"
+    assert problem.setting == f"mask {tmp_path / 'm.npy'}"
     np.testing.assert_array_equal(problem.A.mask, mask)
     problem = sample(given, mask=saved(tmp_path / "m.npy", mask[0]))
     np.testing.assert_array_equal(problem.A.mask, [mask[0]] * 4)

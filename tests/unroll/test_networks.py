@@ -822,6 +822,13 @@ def test_compiled(name, options):
         torch.testing.assert_close(p.grad, g[k], rtol=1e-4, atol=1e-6, msg=k)
 
 
+def test_an_empty_batch_of_coils_with_noise():
+    net = Network(LLS(cells=1, features=4, block=4, noise=True), seed=0)
+    y, mask = torch.ones(2, 3, 2, 8, 8) + 0j, torch.ones(2, 3, 8, 8) > 0
+    x = net(y[:0], mask[:0], y[:0, 0])
+    assert x.shape == (0, 3, 8, 8)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_an_empty_batch_and_shapes_without_numbers(name):
     y, measurement = problem(RECIPES[name])

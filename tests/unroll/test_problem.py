@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from svdinv.unroll.operators import (
     Wrapped,
     dot_test,
     from_matrix,
+    operator_norm,
 )
 from svdinv.unroll.priors import HuberVariation, Nuclear, Sparse, Tikhonov
 from svdinv.unroll.problem import Problem, batch
@@ -332,6 +334,26 @@ def test_derivatives_of_wrapped_operators_on_every_framework(A, rng):
         lambda x: svdinv.numpy._backend.call(A._forward, x)[0], x
     )
     np.testing.assert_allclose(pullback(g)[0], expected, atol=1e-12)
+
+
+def test_real_images_of_complex_data_in_tensorflow():
+    assert dot_test(Fourier(), tf.ones((8, 6))) < 1e-6
+    assert operator_norm(Fourier(), tf.ones((8, 6))) == pytest.approx(1, rel=1e-6)
+
+
+def test_a_trace_that_would_hold_a_constant_is_refused():
+    A, x = WRAPPED["sparse"], torch.ones(2, 3)
+    tracers = (
+        lambda f: torch.jit.trace(f, (x,)),
+        lambda f: torch.fx.experimental.proxy_tensor.make_fx(f)(x),
+    )
+    for trace in tracers:
+        with (
+            torch.no_grad(),  # with which it is refused for another reason
+            pytest.raises(ValueError, match="cannot be part of an exported"),
+            warnings.catch_warnings(action="ignore"),  # `torch.jit` is deprecated
+        ):
+            trace(lambda x: A(x))
 
 
 def test_functions_of_the_frameworks_own_arrays():

@@ -6,6 +6,9 @@ folder that holds what PyTorch made of each case.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from svdinv.unroll.networks import (
     LearnedPrior,
     NonLocal,
     Number,
+    PrimalDual,
     Unrolled,
 )
 from svdinv.unroll.operators import (
@@ -29,6 +33,7 @@ from svdinv.unroll.operators import (
     ParallelBeam,
     Sampling,
     Stack,
+    from_matrix,
 )
 
 BACKEND = keras.backend.backend()
@@ -306,6 +311,49 @@ def check_export(folder):
     close(loaded.serve(inputs).numpy(), expected)
     twice = tuple(np.concatenate([x, x]) for x in inputs)
     close(loaded.serve(twice).numpy(), np.concatenate([expected, expected]))
+
+
+def check_what_is_not_exported(folder):
+    """Functions of NumPy: a saved graph has none, and may call those of another."""
+    if BACKEND != "tensorflow":
+        return
+    import tensorflow as tf
+
+    import svdinv.tf
+
+    matrix = np.eye(12, dtype=np.float32)
+    A = from_matrix(matrix, (4, 3), (4, 3))
+    recipe = PrimalDual(cells=1, features=2)
+    model = models.Network(recipe, operator=A, seed=0)
+    y = A(np.ones((2, 1, 4, 3), np.float32))
+    model(y)
+    with pytest.raises(ValueError, match="cannot be part of an exported"):
+        model.export(folder / "refused", verbose=False)
+    assert not (folder / "refused").exists()
+    module, signature = tf.Module(), [tf.TensorSpec((None, 1, 4, 3))]
+    module.A = tf.function(lambda x: A(x), input_signature=signature)
+    close(module.A(tf.ones((2, 1, 4, 3))).numpy(), y)
+    with svdinv.tf.portable(), pytest.raises(ValueError, match="cannot be part of"):
+        tf.function(lambda x: A(x)).get_concrete_function(*signature)
+    # Loaded where a callback of the same name is that of another operator.
+    tf.saved_model.save(module, folder / "saved")
+    code = (
+        "import sys, numpy, tensorflow as tf\n"
+        "from svdinv.unroll.operators import from_matrix\n"
+        "A = from_matrix(numpy.eye(12, dtype='f4'), (4, 3), (4, 3))\n"
+        "x = tf.ones((1, 1, 4, 3))\n"
+        "for _ in range(60):\n"
+        "    tf.function(lambda x: A(x), autograph=False)(x)\n"
+        "tf.saved_model.load(sys.argv[1]).A(x)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder / "saved"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "cannot be part of an exported" in done.stderr
 
 
 def check_functional_models(folder):

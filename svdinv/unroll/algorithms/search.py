@@ -85,12 +85,13 @@ def largest(
 ) -> float:
     """Return the positive number with the highest score of those tried.
 
-    The search goes in steps of a factor from `first` downwards and, if that is no
-    better, upwards, between `low` and `high`, until a score is clearly worse than the
-    best or two in a row are no better. A few golden sections of the logarithm (Kiefer,
-    Proc. AMS 4, 1953) next to the best follow, until a parabola through it and its
-    neighbours predicts little improvement. `tolerance` is a negligible difference of
-    scores. Raises ValueError unless ``0 < low <= first <= high``.
+    The search goes in steps of a factor from `first` downwards and, unless that is
+    clearly better, upwards, until a score is clearly worse than the best or an end,
+    `low` or `high`, was tried. Where scores hardly differ, the steps become longer. A
+    few golden sections of the logarithm (Kiefer, Proc. AMS 4, 1953) next to the best
+    follow, until a parabola through it and its neighbours predicts little improvement.
+    `tolerance` is a negligible difference of scores. Raises ValueError unless
+    ``0 < low <= first <= high``.
     """
     if not 0 < low <= first <= high:
         raise ValueError(f"first must lie in [low, high], got {first}, {low}, {high}")
@@ -99,21 +100,28 @@ def largest(
     def best() -> float:
         return max(scores, key=lambda x: scores[x])
 
-    for factor in (1 / _FACTOR, _FACTOR):
-        x, failures = first, 0
-        while failures < 2 and low <= x * factor <= high:
-            x, previous = x * factor, scores[best()]
+    for factor, end in ((1 / _FACTOR, low), (_FACTOR, high)):
+        x, flat = first, 0
+        while x != end:
+            longer = factor**2 ** max(flat - 1, 0)
+            x, previous = min(max(x * longer, low), high), scores[best()]
             scores[x] = score(x)
-            gain = scores[x] - previous
-            failures += 2 if gain < -_CLEARLY * tolerance else gain <= tolerance
-        if best() < first:
+            if scores[x] < previous - _CLEARLY * tolerance:
+                break
+            flat = 0 if scores[x] > previous + tolerance else flat + 1
+        if scores[best()] > scores[first] + _CLEARLY * tolerance:
             break
-    for _ in range(_SECTIONS):
+    for section in range(_SECTIONS):
         middle = best()
         left = max((x for x in scores if x < middle), default=middle)
         right = min((x for x in scores if x > middle), default=middle)
         points = [(math.log(x / middle), scores[x]) for x in (left, middle, right)]
-        if _predicted_gain(*points) <= 2 * tolerance:
+        # Of a peak narrower than the steps the parabola is too low, so one section
+        # is always tried, except on a plateau.
+        rise = points[1][1] - min(points[0][1], points[2][1])
+        if rise <= _CLEARLY * tolerance or (
+            section and _predicted_gain(*points) <= 2 * tolerance
+        ):
             break
         wider = max(left, right, key=lambda x: abs(math.log(x / middle)))
         x = middle * (wider / middle) ** _GOLDEN

@@ -22,7 +22,8 @@ SUFFIXES = (
 )  # fmt: skip
 """Suffixes of picture files."""
 
-_SUBFILE, _BITS, _PHOTOMETRIC, _PLANES = 254, 258, 262, 284  # tags of TIFF
+# Tags of TIFF, and the format of samples with a sign.
+_SUBFILE, _BITS, _PHOTOMETRIC, _PLANES, _FORMAT, _SIGNED = 254, 258, 262, 284, 339, 2
 # Formats of several pictures; in those of cameras (MPO) the first is the photograph.
 _PAGED = ("TIFF", "GIF", "WEBP", "PNG")
 
@@ -73,6 +74,8 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
             if white > 255 and len(depths) > 1 and tags.get(_PLANES) == 2:
                 # Pillow reads these wrong.
                 raise ValueError("its channels of more than 8 bits are not interleaved")
+            if white <= 255 and _SIGNED in tags.get(_FORMAT, ()):  # read modulo 256
+                raise ValueError("its values have a sign")
             check_bytes(path, "the picture", 12, *picture.size)
             if picture.format in _PAGED and not _holds_one(picture):
                 raise ValueError("it holds several pictures")

@@ -42,6 +42,7 @@ from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import doubled, svt, to_channels, to_complex
 from svdinv.unroll.networks.recipe import EPSILON, choose, first_state, make_problem
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.operators.wrapped import exporting
 from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
 
@@ -187,7 +188,8 @@ class Network(keras.Model):
 
         The number of images is free. Not on PyTorch, where Keras exports no model of
         several inputs. ValueError before the first call, unless there is an
-        `input_signature`.
+        `input_signature`, and if the operator is computed by NumPy, as those from a
+        matrix, of CT and of other libraries are.
         """
         signature = inspect.signature(keras.Model.export)
         arguments = signature.bind(self, filepath, *args, **options).arguments
@@ -195,7 +197,8 @@ class Network(keras.Model):
             if self._last_inputs is None:
                 raise ValueError("input_signature must be given before the first call")
             options["input_signature"] = [self._last_inputs]
-        super().export(filepath, *args, **options)
+        with exporting():
+            super().export(filepath, *args, **options)
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compile; TypeError if a Keras loss or metric would drop imaginary parts.

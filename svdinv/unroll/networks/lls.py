@@ -378,7 +378,8 @@ def _outer_energy(y: Array, xp: Namespace) -> Array:
 def _gram(maps: Array) -> Array:
     """Return inner products of the coil maps, over pixels and frames if any."""
     xp = namespace(maps)
-    rows = xp.reshape(maps, (*sizes(maps, xp)[:-2], -1))
+    *batch, m, n = sizes(maps, xp)  # m n, because -1 is ambiguous for an empty batch
+    rows = xp.reshape(maps, (*batch, m * n))
     gram = xp.conj(rows) @ xp.matrix_transpose(rows)
     return xp.sum(gram, axis=-3, keepdims=True) if len(gram.shape) > 2 else gram
 

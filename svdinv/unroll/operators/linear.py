@@ -441,7 +441,10 @@ def operator_norm(
     T = np.zeros((iterations, iterations))
     squared = 0.0
     for k in range(iterations):
-        next_ = A.adjoint(A.forward(x)) - beta * previous
+        next_ = A.adjoint(A.forward(x))
+        if is_complex(next_, xp):
+            x, previous = as_complex(x, xp), as_complex(previous, xp)
+        next_ = next_ - beta * previous
         alpha = as_float(inner(x, next_))
         next_ = next_ - alpha * x
         beta = as_float(norm(next_))

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -32,6 +35,23 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.operators.linear import Operator
 
 Function = Callable[..., Any]
+
+_NOT_SAVED = (
+    "an operator that is computed by functions of NumPy cannot be part of an exported "
+    "model or a saved graph, which has no copy of these functions"
+)
+_exporting = ContextVar("exporting", default=False)
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Refuse operators that are computed by NumPy: they are not saved with a graph."""
+    token = _exporting.set(True)
+    try:
+        yield
+    finally:
+        _exporting.reset(token)
+
 
 _COMPLEX = (
     "a function of an operator must return real data for real images; convert the "
@@ -299,12 +319,22 @@ class OnHost:
         return results.reshape(*batch, *self.output)
 
     def __call__(self, *arrays: Any) -> Any:
-        """Apply `of_numpy` to arrays of any framework."""
+        """Apply `of_numpy` to arrays of any framework.
+
+        Raises ValueError where a graph is traced that may be saved, in which it would
+        be a constant or a callback of this process.
+        """
+        if _exporting.get():
+            raise ValueError(_NOT_SAVED)
         x = arrays[0]
         if compat.is_numpy_array(x):
             return self.of_numpy(*arrays)
         if compat.is_torch_array(x):
             torch = sys.modules["torch"]
+            from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+            if torch.jit.is_tracing() or get_proxy_mode() is not None:
+                raise ValueError(_NOT_SAVED)
             on_host = [x.detach().cpu().resolve_conj().resolve_neg() for x in arrays]
             # NumPy has no bfloat16.
             on_host = [x.float() if x.dtype == torch.bfloat16 else x for x in on_host]
@@ -319,7 +349,18 @@ class OnHost:
             tf = sys.modules["tensorflow"]
             if tf.executing_eagerly():
                 return tf.convert_to_tensor(self.of_numpy(*(x.numpy() for x in arrays)))
-            result = tf.numpy_function(self.of_numpy, list(arrays), x.dtype)
+            if sys.modules["svdinv.backends.tensorflow_kernels"].is_portable():
+                raise ValueError(_NOT_SAVED)
+            # Graphs know callbacks by their number in a process: in another one, which
+            # loads the graph, the same number may be that of another operator.
+            own = uuid.uuid4().bytes
+
+            def call(given: bytes, *arrays: np.ndarray) -> np.ndarray:
+                if given != own:
+                    raise ValueError(_NOT_SAVED)
+                return self.of_numpy(*arrays)
+
+            result = tf.numpy_function(call, [own, *arrays], x.dtype)
             result.set_shape(shape)
             return result
         return namespace(x).asarray(self.of_numpy(*map(to_numpy, arrays)))

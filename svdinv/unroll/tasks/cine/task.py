@@ -416,7 +416,7 @@ class Cine(Task):
         else:
             axis = -3 if options.time_axis is None else options.time_axis
             mask = mask_of_file(pattern, series.shape, axis)
-            setting = "own mask"
+            setting = f"mask {pattern}"
             check_centred(mask, "the mask")
         maps = None
         if options.coils:

@@ -60,7 +60,7 @@ _SMALLEST = 32  # pixels a side of a cropped picture
 _LEAST_MEASURED = 11  # pixels a side of measured data, needed by SSIM
 _LEAST, _MOST = -0.5, 1.5  # range of the mean sample, with a margin for noise
 # Of SVT completion: thresholds beyond these change hundredths of a decibel.
-_FIRST_THRESHOLD, _LEAST_THRESHOLD, _MOST_THRESHOLD = 0.006, 0.0005, 0.2
+_FIRST_THRESHOLD, _LEAST_THRESHOLD, _MOST_THRESHOLD = 0.006, 0.0005, 1.0
 _FIXED_THRESHOLD = 0.01  # without a truth: larger than the best one, for noise
 _RTOL = 1e-4
 # Threshold of an iteration, relative to the largest singular value: large enough for
@@ -140,9 +140,9 @@ class Colour(Task):
         (0.04, 0.5), "lowest and highest sampling rate; validation uses both",
         low=0.01, high=0.99, rising=True,
     )  # fmt: skip
-    noisy: float = option(0.0, "fraction of the patches that have noise", high=1)
+    noisy: float = option(0.0, "fraction of the patches that have noise", low=0, high=1)
     complete: float = option(
-        0.4, "fraction of the noisy patches that are completely sampled", high=1
+        0.4, "fraction of the noisy patches that are completely sampled", low=0, high=1
     )
     noises: tuple[float, float] = option(
         (0.01, 0.1), "smallest and largest standard deviation of that noise", above=0,
@@ -277,7 +277,7 @@ class Colour(Task):
         channels, height, width = truth.shape
         if options.mask is not None:
             mask = mask_of_file(options.mask, truth.shape)
-            setting = "own mask"
+            setting = f"mask {options.mask}"
         else:
             rate = options.rate or (1.0 if options.noise else 0.4)
             rng = np.random.default_rng(options.seed)
@@ -447,13 +447,16 @@ def svt_completion(problem: Problem) -> Reconstruction:
     """Complete each channel of a colour image as a matrix of low rank.
 
     Minimises ``|mask * (x - samples)|_F^2 / 2 + threshold * |x|_*``, as soft-impute
-    does (Mazumder, Hastie & Tibshirani, JMLR 2010), and restores the samples. The
-    threshold, which the note states, is relative to the largest singular value of the
-    samples.
+    does (Mazumder, Hastie & Tibshirani, JMLR 2010), and restores the samples, unless
+    the truth is known to differ from them. The threshold, which the note states, is
+    relative to the largest singular value of the samples.
     """
     truth, mask = problem.truth, _mask(problem)
     problem = replace(problem, y=problem.A.project_to_samples(problem.y))
     samples = problem.y
+    restored = mask
+    if truth is not None and not np.array_equal(samples, np.where(mask, truth, 0)):
+        restored = np.zeros_like(mask)
     largest = float(np.linalg.norm(samples, ord=2, axis=(-2, -1)).max()) or 1.0
     # About the largest singular value of the image.
     scaled = largest / max(float(mask.mean()), 1 / mask.size)
@@ -466,7 +469,7 @@ def svt_completion(problem: Problem) -> Reconstruction:
         return {"penalty": threshold * largest / step, "relaxation": 1.4}
 
     def completed(x: Any) -> Any:
-        return np.clip(np.where(mask, samples, x), 0, 1)
+        return np.clip(np.where(restored, samples, x), 0, 1)
 
     def score(x: Any) -> float:
         """Return the PSNR, up to a constant."""

@@ -61,7 +61,7 @@ _WINDOWS: tuple[Window, ...] = ("ram-lak", "cosine", "hann")
 _WEIGHTS: dict[str, Any] = {
     "first": 1e-4,
     "low": 1e-7,
-    "high": 0.1,
+    "high": 10.0,
 }  # of TV, for an A of norm 1
 _FIXED_WEIGHT = 1e-3  # without a truth
 _ITERATIONS = 100
