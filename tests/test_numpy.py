@@ -22,6 +22,7 @@ import svdinv
 import svdinv.numpy as svn
 from svdinv.backends.arrays import ArrayBackend
 from svdinv.core.backend import Backend
+from svdinv.core.namespace import array_namespace
 from svdinv.core.thresholds import Firm
 from svdinv.operators import OPERATORS
 
@@ -245,6 +246,18 @@ def test_functions_that_only_numpy_has(name, dtype):
     np.testing.assert_allclose(along, moved, atol=1e-9)
     g = matrices(value.shape, value.dtype, 2).reshape(value.shape)
     assert abs(inner(pullback(g), [d]) - inner([g], [along])) < 1e-12
+
+
+def test_functions_of_the_namespace_of_traced_arrays():
+    """Those that NumPy and the array API call alike, as in operators of users."""
+
+    def f(A):
+        xp = array_namespace(A)
+        wide = xp.tile(xp.clip(A, -0.5, 0.5), (1, 2))
+        tall = xp.moveaxis(xp.squeeze(xp.expand_dims(A, axis=1), axis=1), 0, 1)
+        return xp.tensordot(tall, wide, axes=1)
+
+    check_against_differences(f, matrices((3, 3)))
 
 
 @taped

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from array_api_compat import numpy as compat_numpy
 from frameworks import FRAMEWORKS, as_tuple
 from interpreters import run as run_python
 from operator_cases import bound, problem, weights, with_values
@@ -1018,3 +1019,48 @@ def test_a_graph_decides_for_the_gram_matrix(monkeypatch):
             found, expected = (both(*given, method) for method in ("auto", "svd"))
             for x, y, size in zip(found, expected, (scale, 1), strict=True):
                 assert abs(x - y).numpy().max() / size < 1e-13
+
+
+ONE = np.random.default_rng(0).uniform(0.1, 0.9, (3, 4))
+OF_TWO = {
+    *("add", "atan2", "divide", "equal", "greater", "greater_equal", "hypot", "less"),
+    *("less_equal", "multiply", "not_equal", "pow", "subtract"),
+}
+OF_MASKS = {"logical_and", "logical_or", "logical_xor"}
+OF_OTHERS = {
+    "acosh": (ONE + 1,),
+    "argsort": (ONE, {"axis": 0}),
+    "clip": (ONE, 0.2, {"max": 0.5}),
+    "cumulative_prod": (ONE, {"axis": 1}),
+    "diff": (ONE, {"axis": 0}),
+    "expand_dims": (ONE, {"axis": 1}),
+    "full": ((2, 3), 0.1, {"dtype": np.float64}),
+    "full_like": (ONE, 0.1),
+    "logical_not": (ONE > 0.5,),
+    "moveaxis": (ONE, 0, 1),
+    "ones": ((2, 3),),
+    "repeat": (ONE, 2, {"axis": 0}),
+    "sort": (ONE, {"axis": 0}),
+    "squeeze": (ONE[None], {"axis": 0}),
+    "take_along_axis": (ONE, np.argsort(ONE, axis=0), {"axis": 0}),
+    "tensordot": (ONE, ONE.T, {"axes": 1}),
+    "tile": (ONE, (2, 1)),
+}
+
+
+def test_functions_for_operators_of_users():
+    """They are those of the array API, as NumPy has them."""
+    constants = {"bool", "e", "inf", "int64", "nan", "newaxis", "pi"}
+    names = tensorflow_namespace._OF_MATH | tensorflow_namespace._OTHERS.keys()
+    for name in names - constants:
+        given = OF_OTHERS.get(name, (ONE,))
+        given = (ONE, ONE[::-1]) if name in OF_TWO else given
+        given = (ONE > 0.5, ONE > 0.3) if name in OF_MASKS else given
+        options = given[-1] if isinstance(given[-1], dict) else {}
+        args = given[:-1] if options else given
+        expected = getattr(compat_numpy, name)(*args, **options)
+        args = [tf.constant(x) if isinstance(x, np.ndarray) else x for x in args]
+        found = getattr(tensorflow_namespace, name)(*args, **options)
+        np.testing.assert_allclose(found, expected, rtol=1e-12, err_msg=name)
+    with pytest.raises(AttributeError, match="no 'nonzero' of the array API"):
+        tensorflow_namespace.nonzero(tf.constant(ONE))

@@ -262,6 +262,9 @@ class TapedNamespace:
             return partial(self._constant, value)
         if not callable(value) or isinstance(value, type) or name in _OF_DTYPES:
             return value
+        if name in numpy_functions.FUNCTIONS:
+            function = numpy_functions.FUNCTIONS[name]
+            return partial(numpy_functions.call, function, name, self)
         return partial(self._refused, value, name)
 
     def named(self, name: str, module: str = "numpy") -> Any:

@@ -1,11 +1,13 @@
 """The array-API functions that core uses, for TensorFlow tensors.
 
 array-api-compat knows no TensorFlow. Shapes may be unknown while a graph is
-traced; nothing here looks at one.
+traced; nothing here looks at one. More functions, which only operators and priors of
+users need, are found by `__getattr__`.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -322,3 +324,75 @@ linalg = SimpleNamespace(
     qr=tf.linalg.qr,
     svd=_svd,
 )
+
+
+def _clip(x: tf.Tensor, min: Any = None, max: Any = None) -> tf.Tensor:
+    x = x if min is None else tf.maximum(x, min)
+    return x if max is None else tf.minimum(x, max)
+
+
+def _full(shape: Any, value: Any, *, dtype: Any = None, device: Any = None) -> Any:
+    return tf.fill(shape, value) if dtype is None else tf.zeros(shape, dtype) + value
+
+
+def _place(find: Any) -> Any:
+    """Find an index of all elements where no axis is named, as the array API does."""
+
+    def place(x: tf.Tensor, *, axis: int | None = None) -> tf.Tensor:
+        return find(tf.reshape(x, [-1]), 0) if axis is None else find(x, axis)
+
+    return place
+
+
+# By the same name in `tf.math`.
+_OF_MATH = frozenset([
+    "acos", "acosh", "add", "asin", "asinh", "atan", "atan2", "atanh", "ceil", "cos",
+    "cosh", "divide", "equal", "floor", "greater", "greater_equal", "less",
+    "less_equal", "logical_and", "logical_not", "logical_or", "logical_xor", "multiply",
+    "negative", "not_equal", "pow", "reciprocal", "round", "sign", "sin", "sinh",
+    "square", "subtract", "tan", "tanh",
+])  # fmt: skip
+_OTHERS: dict[str, Any] = {
+    "argmax": _place(tf.argmax),
+    "argmin": _place(tf.argmin),
+    "argsort": tf.argsort,
+    "bool": tf.bool,
+    "clip": _clip,
+    "cumulative_prod": tf.math.cumprod,
+    "diff": tf.experimental.numpy.diff,
+    "e": math.e,
+    "expand_dims": tf.expand_dims,
+    "full": _full,
+    "full_like": lambda x, value: tf.zeros_like(x) + value,
+    "hypot": lambda a, b: tf.abs(tf.complex(a, b)),
+    "inf": math.inf,
+    "int64": tf.int64,
+    "isfinite": tf.math.is_finite,
+    "isinf": tf.math.is_inf,
+    "isnan": tf.math.is_nan,
+    "log2": lambda x: tf.math.log(x) / math.log(2),
+    "log10": lambda x: tf.math.log(x) / math.log(10),
+    "min": tf.reduce_min,
+    "moveaxis": tf.experimental.numpy.moveaxis,
+    "nan": math.nan,
+    "newaxis": None,
+    "ones": tf.ones,
+    "pi": math.pi,
+    "prod": tf.reduce_prod,
+    "repeat": tf.repeat,
+    "sort": tf.sort,
+    "squeeze": tf.squeeze,
+    "std": tf.math.reduce_std,
+    "take_along_axis": tf.experimental.numpy.take_along_axis,
+    "tensordot": lambda a, b, *, axes=2: tf.tensordot(a, b, axes),
+    "tile": tf.tile,
+    "var": tf.math.reduce_variance,
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OF_MATH:
+        return getattr(tf.math, name)
+    if name in _OTHERS:
+        return _OTHERS[name]
+    raise AttributeError(f"no {name!r} of the array API is known here for TensorFlow")
