@@ -206,6 +206,18 @@ def test_whitening_of_small_features_in_a_compiled_function():
     close(jax.jit(face.cca)(X, Y)[:1], face.cca(X, Y)[:1], 1e-5)
 
 
+def test_the_derivative_in_a_weight_does_not_hide_nan():
+    A = numbers((2, 3, 3))
+    A[1, 0, 0] = np.nan
+
+    def loss(weight):
+        return face.robust_pca(A, weight, iterations=3).low_rank.sum()
+
+    first, second = jax.grad(loss)(jnp.full(2, 0.5))
+    assert np.isfinite(first)
+    assert np.isnan(second)
+
+
 def test_nan_is_reported_where_it_is_computed():
     with jax.debug_nans(True):
         with pytest.raises(FloatingPointError, match="svdinv_operation"):

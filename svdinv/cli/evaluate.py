@@ -162,7 +162,10 @@ def _images(arguments: argparse.Namespace, task: Task, options: Options) -> list
 
     if not arguments.images:
         return task.examples(options)
-    images = read_all(files_of(arguments.images, task), task, options)
+    files = files_of(arguments.images, task)
+    if len(set(map(str, files))) < len(files):
+        raise ValueError("argument --images: an image occurs twice")
+    images = read_all(files, task, options)
     for image in images:
         if getattr(image, "truth", image) is None:
             raise ValueError(f"argument --images: {image.name} holds no truth")

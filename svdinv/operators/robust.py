@@ -152,7 +152,7 @@ def _wide(x: Array, A: Array, xp: Namespace) -> Array:
 def _shrunk(x: Array, tau: Array, xp: Namespace) -> Array:
     """Soft threshold of the magnitudes of the elements."""
     tau, square = tau[..., None, None], real(conj(x, xp) * x, xp)
-    kept = square > tau * tau
+    kept = ~(square <= tau * tau)  # NaN, too, whose derivatives would be 0
     one = xp.ones_like(square)
     part = one - tau / xp.sqrt(xp.where(kept, square, one))
     return x * cast(xp.where(kept, part, xp.zeros_like(one)), x, xp)

@@ -218,6 +218,7 @@ def test_bad_arguments_end_in_one_line(pictures, tmp_path, one_line):
         (["colours"], "there are cine, colour"),
         ([pictures / "0.png"], "0.png"),
         (["colour", "--images", "none.png"], "none.png"),
+        (["colour", "--images", pictures, pictures / "0.png"], "occurs twice"),
         (["colour", "--images", tmp_path / "empty"], "no picture"),
         (["colour", "--images", tmp_path / "scan.npy"], "cine"),
         (["cine", "--images", pictures / "0.png"], "colour"),
