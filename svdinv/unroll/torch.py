@@ -284,7 +284,7 @@ class _Chain(nn.ModuleList):
 
     def forward(self, x: Tensor) -> Tensor:
         spec = self.spec
-        x = x.contiguous(memory_format=_LAYOUTS[spec.axes, spec.normalised])
+        x = _laid_out(x, _LAYOUTS[spec.axes, spec.normalised])
         for i, convolution in enumerate(self):
             x = convolution(x)
             active = spec.active(i)
@@ -308,12 +308,20 @@ _LAYOUTS = {
 }
 
 
+def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """Return `x` in a layout of memory; as it is in `torch.vmap`, which has no other."""
+    compiled = torch.compiler.is_compiling()
+    if not compiled and torch._C._functorch.peek_interpreter_stack() is not None:
+        return x
+    return x.contiguous(memory_format=layout)
+
+
 def _arrange(x: Any, y: Tensor) -> Any:
     """Move arrays to the device of y, and real images to channels-last layout."""
     if isinstance(x, np.ndarray):
         x = torch.as_tensor(x, device=y.device)
     if isinstance(x, Tensor) and x.ndim == 4 and not y.is_complex():
-        return x.contiguous(memory_format=torch.channels_last)
+        return _laid_out(x, torch.channels_last)
     return x
 
 

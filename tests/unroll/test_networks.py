@@ -822,6 +822,27 @@ def test_compiled(name, options):
         torch.testing.assert_close(p.grad, g[k], rtol=1e-4, atol=1e-6, msg=k)
 
 
+# PyTorch says which of its operations it calls item by item.
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@each_recipe
+def test_gradients_of_each_item_by_vmap(name):
+    y, measurement = problem(RECIPES[name])
+    net = network(RECIPES[name])
+    weights = {k: p.detach() for k, p in net.named_parameters()}
+
+    def loss(weights, *inputs):
+        one = tuple(x[None] for x in inputs)
+        return torch.func.functional_call(net, weights, one).abs().square().sum()
+
+    slope = torch.func.grad(loss)
+    axes = None, *[0] * (1 + len(measurement))
+    found = torch.vmap(slope, in_dims=axes)(weights, y, *measurement)
+    for i in range(len(y)):
+        expected = slope(weights, y[i], *(m[i] for m in measurement))
+        one = {k: g[i] for k, g in found.items()}
+        torch.testing.assert_close(one, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_an_empty_batch_of_coils_with_noise():
     net = Network(LLS(cells=1, features=4, block=4, noise=True), seed=0)
     y, mask = torch.ones(2, 3, 2, 8, 8) + 0j, torch.ones(2, 3, 8, 8) > 0
