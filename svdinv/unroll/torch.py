@@ -309,7 +309,7 @@ _LAYOUTS = {
 
 
 def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
-    """Return `x` in a layout of memory; as it is in `torch.vmap`, which has no other."""
+    """Return `x` in a layout of memory, unless `torch.vmap` runs, which knows none."""
     compiled = torch.compiler.is_compiling()
     if not compiled and torch._C._functorch.peek_interpreter_stack() is not None:
         return x
