@@ -248,6 +248,50 @@ def test_functions_that_only_numpy_has(name, dtype):
     assert abs(inner(pullback(g), [d]) - inner([g], [along])) < 1e-12
 
 
+def test_what_is_a_number_in_numpy_is_one_on_the_tape():
+    """Arrays without axes are changed in place, numbers are not."""
+
+    def f(x):
+        first = total = np.einsum("i,i->", x, x) + np.inner(x, x)
+        inner = second = np.inner(x, x)
+        total += np.sum(x)
+        inner += np.sum(x)
+        return total / first + inner / second
+
+    check_against_differences(f, np.arange(1.0, 5.0))
+    x = np.ones(3, np.float32)
+    for other in (2.0, np.float64(2), [1.0, 2.0, 3.0], np.ones(3, bool)):
+        found = svn.vjp(lambda x, other=other: np.hypot(x, other), x)[0]
+        assert found.dtype == np.hypot(x, other).dtype
+    assert svn.vjp(lambda x: np.sum(np.sum(x), axis=0), x)[0] == 3
+
+
+def test_tolerances_of_comparisons_may_be_traced():
+    def f(x, tol):
+        return np.sum(x) * np.allclose(x, 1, atol=tol)
+
+    _, pullback = svn.vjp(f, np.ones(3), 0.1)
+    np.testing.assert_array_equal(pullback(1.0)[0], np.ones(3))
+
+
+def test_linear_functions_that_write_into_their_argument():
+    def doubled(x):
+        x *= 2
+        return x
+
+    A, g = svn.linear(doubled, doubled), np.ones(3)
+
+    def f(x):
+        y = 3 * x
+        return np.sum(y * y) + A(y) + x
+
+    x = np.arange(3.0)
+    value, pullback = svn.vjp(f, x)
+    np.testing.assert_allclose(value, 9 * np.sum(x * x) + 7 * x)
+    np.testing.assert_allclose(pullback(g)[0], 54 * x + 7)
+    np.testing.assert_array_equal(g, 1)
+
+
 def test_functions_of_the_namespace_of_traced_arrays():
     """Those that NumPy and the array API call alike, as in operators of users."""
 
@@ -255,6 +299,9 @@ def test_functions_of_the_namespace_of_traced_arrays():
         xp = array_namespace(A)
         wide = xp.tile(xp.clip(A, -0.5, 0.5), (1, 2))
         tall = xp.moveaxis(xp.squeeze(xp.expand_dims(A, axis=1), axis=1), 0, 1)
+        other = xp.asarray(tall, copy=True)
+        other *= 2
+        assert xp.asarray(A, dtype=xp.float32).dtype == xp.float32
         return xp.tensordot(tall, wide, axes=1)
 
     check_against_differences(f, matrices((3, 3)))

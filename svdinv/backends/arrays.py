@@ -464,15 +464,18 @@ def _linear(
             raise TypeError(f"{name} must be a function of an array, got {kind}")
     xp, shares = backend.plain, backend.taped.may_share
 
-    def apart(y: Array, x: Array) -> Array:
-        # It may be a buffer, into which the next result is written.
+    def applied(function: Any, x: Array) -> Array:
+        # It may write into its argument, and return a buffer into which the next
+        # result is written.
+        x = xp.asarray(x, copy=True)
+        y = function(x)
         return y if shares and shares(x, y) else xp.asarray(y, copy=True)
 
     def linear(x: Array) -> Array:
         like = untraced(x)
 
         def back(g: Array) -> Array:
-            found = apart(adjoint(g), g)
+            found = applied(adjoint, g)
             if tuple(found.shape) != tuple(like.shape):
                 raise ValueError(
                     f"adjoint must return the shape {tuple(like.shape)} of what "
@@ -480,7 +483,7 @@ def _linear(
                 )
             return found if is_complex(like, xp) else real(found, xp)
 
-        return backend.taped.linear(lambda x: apart(forward(x), x), back, x)
+        return backend.taped.linear(lambda x: applied(forward, x), back, x)
 
     return linear
 

@@ -22,6 +22,11 @@ def einsum(
     xp: Namespace, subscripts: str, *operands: Array, optimize: object = None
 ) -> Array:
     """Sum of products by the names of axes, operand by operand from the left."""
+    found = _contracted(xp, subscripts, *operands)
+    return found if found.shape else found[()]  # a number, as in NumPy
+
+
+def _contracted(xp: Namespace, subscripts: str, *operands: Array) -> Array:
     if not isinstance(subscripts, str):
         raise TypeError("no derivative of numpy.einsum of lists of axes is known here")
     arrays = as_arrays(xp, operands)
@@ -57,7 +62,7 @@ def tensordot(xp: Namespace, a: Array, b: Array, axes: Any = 2) -> Array:
             )
         right[int(j)] = left[int(i)]
     kept = [name for name in (*left, *right) if (name in left) != (name in right)]
-    return einsum(xp, f"{''.join(left)},{''.join(right)}->{''.join(kept)}", a, b)
+    return _contracted(xp, f"{''.join(left)},{''.join(right)}->{''.join(kept)}", a, b)
 
 
 def as_arrays(xp: Namespace, operands: Iterable[Any]) -> list[Array]:

@@ -251,7 +251,15 @@ def _tiled(xp: Namespace, A: Array, reps: Any) -> Array:
 
 def _inner(xp: Namespace, a: Array, b: Array) -> Array:
     a, b = as_arrays(xp, (a, b))
-    return tensordot(xp, a, b, (-1, -1)) if a.ndim and b.ndim else xp.multiply(a, b)
+    if not (a.ndim and b.ndim):
+        return xp.multiply(a, b)
+    found = tensordot(xp, a, b, (-1, -1))
+    return found if found.shape else found[()]  # a number, as in NumPy
+
+
+def _hypotenuse(xp: Namespace, a: Array, b: Array) -> Array:
+    a, b = xp.same_kind(*xp.arrays(a, b))
+    return xp.astype(xp.abs(a + 1j * b), a.dtype, copy=False)
 
 
 def _angle(xp: Namespace, z: Array, deg: bool = False) -> Array:
@@ -296,7 +304,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "hstack": lambda xp, tup: xp.concat(
         arrays := _rows(xp, tup, (-1,)), axis=min(arrays[0].ndim, 2) - 1
     ),
-    "hypot": lambda xp, a, b: xp.abs(a + 1j * b),
+    "hypot": _hypotenuse,
     "inner": _inner,
     "kron": _kronecker,
     "linalg.matmul": lambda xp, a, b: xp.matmul(a, b),

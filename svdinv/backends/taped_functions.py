@@ -143,7 +143,7 @@ def _of_sum(
     xp: Namespace, a: Array, axis: Any = None, *, keepdims: bool = False
 ) -> Any:
     shape = tuple(a.shape)
-    axes = tuple(i % len(shape) for i in listed(axis, len(shape)))
+    axes = tuple(i % max(len(shape), 1) for i in listed(axis, len(shape)))
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     return lambda g: xp.broadcast_to(xp.reshape(g, kept), shape)
 
@@ -315,7 +315,9 @@ class TapedNamespace:
 
     def _constant(self, function: Any, *args: Any, **options: Any) -> Any:
         """Call a function whose result does not move with its arguments."""
-        result, tape = function(*map(untraced, args), **options), innermost(args)
+        tape = innermost((*args, *options.values()))
+        options = {name: untraced(x) for name, x in options.items()}
+        result = function(*map(untraced, args), **options)
         if tape is None or not hasattr(result, "dtype"):
             return result
         masks = self.base.isdtype(result.dtype, ("bool", "integral"))
@@ -367,10 +369,10 @@ class TapedNamespace:
             return d if one else self.multiply(factor, d)
 
         if any(isinstance(x, complex) for x in args):
-            args = self._same_kind(*args)
+            args = self.same_kind(*args)
         reads = 0 if fixed else None
         return self._record(
-            lambda *x: function(*self._same_kind(*x)), push, pull, *args, reads=reads
+            lambda *x: function(*self.same_kind(*x)), push, pull, *args, reads=reads
         )
 
     def _moving(
@@ -402,7 +404,7 @@ class TapedNamespace:
             result.tape.link((a,), (result,))
         return result
 
-    def _same_kind(self, *args: Any) -> tuple[Any, ...]:
+    def same_kind(self, *args: Any) -> tuple[Any, ...]:
         """Cast numbers, and real arrays beside complex ones, to the dtype of all."""
         base = self.base
         dtypes = [x.dtype for x in args if hasattr(x, "dtype")]
@@ -444,10 +446,10 @@ class TapedNamespace:
 
         a, b = self.arrays(a, b)
         if isinstance(a, complex) or isinstance(b, complex):
-            a, b = self._same_kind(a, b)
+            a, b = self.same_kind(a, b)
         moves = is_moving(b)
         return self._record(
-            lambda *x: self.base.divide(*self._same_kind(*x)), push, pull, a, b
+            lambda *x: self.base.divide(*self.same_kind(*x)), push, pull, a, b
         )
 
     def pow(self, a, b):
@@ -477,7 +479,7 @@ class TapedNamespace:
 
     def shares(self, a, b):
         """Return the share of each in the maximum, half where they are equal."""
-        a, b = self._same_kind(untraced(a), untraced(b))
+        a, b = self.same_kind(untraced(a), untraced(b))
         one = self.base.ones_like(a + b)
         first = self.base.where(a > b, one, self.base.where(a < b, 0 * one, 0.5 * one))
         return first, 1 - first
@@ -493,7 +495,7 @@ class TapedNamespace:
             return None, self.where(x[0], g, 0.0), self.where(x[0], 0.0, g)
 
         return self._record(
-            lambda mask, *x: self.base.where(mask, *self._same_kind(*x)),
+            lambda mask, *x: self.base.where(mask, *self.same_kind(*x)),
             push,
             pull,
             untraced(condition),
@@ -529,8 +531,10 @@ class TapedNamespace:
         full = self.zeros_like(x) + fill_value
         return self.astype(full, x.dtype if dtype is None else dtype)
 
-    def asarray(self, x, **options):
-        return x if isinstance(x, Traced) else self.base.asarray(x, **options)
+    def asarray(self, x, *, dtype=None, copy=None, **options):
+        if not isinstance(x, Traced):
+            return self.base.asarray(x, dtype=dtype, copy=copy, **options)
+        return self.astype(x, x.dtype if dtype is None else dtype, copy=bool(copy))
 
     def astype(self, a, dtype, *, copy=True):
         base, given = self.base, a.dtype
@@ -573,7 +577,7 @@ class TapedNamespace:
             return ga, self.matmul(adjoint(x[0], self), g) if wanted[1] else None
 
         return self._record(
-            lambda *x: self.base.matmul(*self._same_kind(*x)), push, pull, a, b
+            lambda *x: self.base.matmul(*self.same_kind(*x)), push, pull, a, b
         )
 
     def solution(self, a, b):
@@ -592,7 +596,7 @@ class TapedNamespace:
             return -self.matmul(gb, adjoint(y, self)), gb
 
         solve = self.base.linalg.solve
-        return self._record(lambda *x: solve(*self._same_kind(*x)), push, pull, a, b)
+        return self._record(lambda *x: solve(*self.same_kind(*x)), push, pull, a, b)
 
     def inverse(self, a):
         def push(x, y, dx):

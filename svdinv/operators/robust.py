@@ -82,8 +82,8 @@ def robust_pca(
     -----
     Elements and singular values at a threshold have no derivative; the iterates are
     continuous there. The default penalty has none where s_1 is repeated. Values hold
-    for matrices of any size; derivatives where the size of A, and that times
-    ``growth**iterations``, are numbers of full precision.
+    for matrices of any size; derivatives where the size of A, its inverse, and both
+    times ``growth**iterations`` are numbers of full precision.
 
     References
     ----------

@@ -250,7 +250,9 @@ def test_the_challenge_is_read(tmp_path):
     task = Ct()
     found = task.read(path, CtOptions(size=32))
     image = task.baselines()["FBP"](found).image[0] * found.scale
-    y, x = (np.mgrid[:32, :32] - 15.5) * 68 / 32
+    width = 512 * 0.2 * 410.66 / 553.74  # 560 detectors of 0.2 mm, 512 pixels
+    np.testing.assert_allclose(found.scan.geometry.pixel, width / 32)
+    y, x = (np.mgrid[:32, :32] - 15.5) * width / 32
     inside = np.hypot(x, y) < 20
     np.testing.assert_allclose(image[inside].mean(), 0.04, rtol=0.05)
     assert abs(image[np.hypot(x, y) > 30].mean()) < 0.004

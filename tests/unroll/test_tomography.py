@@ -186,6 +186,21 @@ def test_filtered_back_projection_inverts(angles, fan, window):
     assert abs(found[:4].mean()) < 0.01
 
 
+@pytest.mark.parametrize("arc", [180, 195, 210, 225])
+def test_densities_of_a_fan_are_right_for_arcs_of_half_a_turn_and_more(arc):
+    """The detectors cover the corners of the image, the disc needs a smaller arc."""
+    y, x = (np.mgrid[:64, :64] - 31.5) / 64
+    disc = np.hypot(x - 0.05, y) < 0.4
+    A = FanBeam(
+        (64, 64), np.arange(0, arc, 1.5) + 20, source=2, distance=3, pixel=1 / 64
+    )
+    found = A.filtered_back_projection(A(disc.astype(float)))
+    inside = np.hypot(x - 0.05, y) < 0.3
+    assert found[inside].mean() == pytest.approx(1, abs=0.01)
+    error = np.linalg.norm(found - disc) / np.linalg.norm(disc)
+    assert error < (0.15 if arc < 200 else 0.09)
+
+
 @pytest.mark.parametrize(("offset", "detectors"), [(20.3, 50), (-25.0, 55), (12.0, 62)])
 @pytest.mark.parametrize("fan", [False, True])
 def test_a_displaced_detector_suffices_in_a_whole_turn(offset, detectors, fan):

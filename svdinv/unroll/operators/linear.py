@@ -31,7 +31,8 @@ class Operator:
     """A forward operator, from an image to its data.
 
     Subclasses define `forward` and, if they are linear, `adjoint`; others set `linear`
-    to False and define `derivative`.
+    to False and define `derivative`. These return new arrays, or views of their
+    argument, and do not change it; `Wrapped` takes functions that do otherwise.
 
     Attributes
     ----------

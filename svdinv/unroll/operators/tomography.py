@@ -40,6 +40,7 @@ _MISSING, _GAP = 3, 4
 
 _NEAR = 30  # degrees between views which stand for those in between
 
+_FALL = math.radians(15)  # at the ends of an arc that is too short
 _TRANSITION = 8  # detectors; with more, noise is larger, with fewer, a fan's error is
 
 
@@ -513,21 +514,32 @@ def _redundancy(angles: NDArray[Any], fan: NDArray[Any]) -> NDArray[Any]:
 
     The weights of the two opposite measurements add up to 1. For arcs between half a
     turn plus the fan and a whole turn they vary smoothly (Parker, Med. Phys. 1982; for
-    any such arc, Silver, Med. Phys. 2000); they are 1 below, and 1/2 for a whole turn.
+    any such arc, Silver, Med. Phys. 2000), below they fall at the ends of the arc (Noo
+    et al., Phys. Med. Biol. 47, 2002); for a whole turn they are 1/2.
     """
     _, begin, span = _arcs(angles, 360.0)
     if span > 2 * math.pi - 1e-6:
         return np.full((1, 1), 0.5)
     half = (span - math.pi) / 2
-    if half < np.abs(fan).max():
-        return np.ones((1, 1))
     b = ((np.radians(angles) - begin) % (2 * math.pi))[:, None]
     # A ray of the fan angle g is measured again after half a turn plus 2 g.
+    if half < np.abs(fan).max():
+        own, *others = (
+            _taper(b + turn, span)
+            for turn in (0 * fan, 2 * fan + math.pi, 2 * fan - math.pi)
+        )
+        return own / (own + sum(others))
     with np.errstate(divide="ignore", invalid="ignore"):
         rising = np.sin(math.pi / 4 * b / (half - fan)) ** 2
         falling = np.sin(math.pi / 4 * (span - b) / (half + fan)) ** 2
     weights = np.where(b < 2 * (half - fan), rising, 1.0)
     return np.where(b > math.pi - 2 * fan, falling, weights)
+
+
+def _taper(angle: NDArray[Any], span: float) -> NDArray[Any]:
+    """Return a function of the angle that falls to nearly 0 at the ends of an arc."""
+    distance = np.minimum(angle, span - angle) / _FALL
+    return np.sin(math.pi / 2 * distance.clip(1e-3, 1)) ** 2 * (distance >= 0)
 
 
 def _ramp(detectors: int, spacing: float, window: Window) -> NDArray[Any]:

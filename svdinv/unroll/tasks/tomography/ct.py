@@ -54,8 +54,7 @@ _SOURCE, _DISTANCE = 2.0, 3.0  # of a fan, in sides of the image
 PHOTONS = 1e5
 """Default number of photons that a detector counts without an object."""
 
-_WIDTH = 68.0  # of the challenge's images, in mm
-_PIXELS = 512  # a side, of the challenge's images
+_PIXELS, _DETECTORS = 512, 560  # of the challenge's images and views
 _LARGEST = 256**2  # pixels up to which non-local low rank takes seconds
 _WINDOWS: tuple[Window, ...] = ("ram-lak", "cosine", "hann")
 _WEIGHTS: dict[str, Any] = {
@@ -230,8 +229,11 @@ class Ct(Task):
             return self.given(Path(file).stem, np.ascontiguousarray(grey), options)
         scan = read_htc(source)
         size = options.size or _PIXELS
+        # A pixel of the challenge is as large as a detector appears at the centre.
+        detector = scan.sinogram.shape[-1] / _DETECTORS * scan.spacing
+        pixel = detector * scan.source / scan.distance * _PIXELS / size
         geometry = Geometry(
-            size, size, _WIDTH / size, scan.spacing, 0.0, scan.source, scan.distance
+            size, size, pixel, scan.spacing, 0.0, scan.source, scan.distance
         )
         problem = _problem(scan.sinogram[None], geometry, scan.angles, self.usual)
         return replace(problem, name=Path(source).stem, setting="as measured")
