@@ -331,9 +331,8 @@ class OnHost:
             return self.of_numpy(*arrays)
         if compat.is_torch_array(x):
             torch = sys.modules["torch"]
-            from torch.fx.experimental.proxy_tensor import get_proxy_mode
-
-            if torch.jit.is_tracing() or get_proxy_mode() is not None:
+            proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")
+            if torch.jit.is_tracing() or (proxies and proxies.get_proxy_mode()):
                 raise ValueError(_NOT_SAVED)
             on_host = [x.detach().cpu().resolve_conj().resolve_neg() for x in arrays]
             # NumPy has no bfloat16.
