@@ -651,16 +651,16 @@ def test_products_with_the_hessian_are_linear_in_the_vector(function, graph):
 
 
 # TensorFlow loses the tape around an accumulator where the operation is a function.
+@pytest.mark.parametrize("rows", [3, None])
 @pytest.mark.parametrize(
-    ("function", "rows"),
+    "function",
     [
-        (face.svt, 3),
-        (face.svt, None),
-        (face.nuclear_norm, None),
-        (face.polar, None),
-        (face.pinv, None),
-        (face.spectral_map, None),
-        (face.svdvals, 3),
+        face.svt,
+        face.nuclear_norm,
+        face.polar,
+        face.pinv,
+        face.spectral_map,
+        face.svdvals,
     ],
 )
 def test_a_tape_around_an_accumulator_in_a_function(function, rows):

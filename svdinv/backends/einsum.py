@@ -22,8 +22,12 @@ def einsum(
     xp: Namespace, subscripts: str, *operands: Array, optimize: object = None
 ) -> Array:
     """Sum of products by the names of axes, operand by operand from the left."""
-    found = _contracted(xp, subscripts, *operands)
-    return found if found.shape else found[()]  # a number, as in NumPy
+    return or_number(_contracted(xp, subscripts, *operands))
+
+
+def or_number(x: Array) -> Array:
+    """Return an array, or a number for one without axes, as NumPy does."""
+    return x if x.shape else x[()]
 
 
 def _contracted(xp: Namespace, subscripts: str, *operands: Array) -> Array:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from inspect import signature
+from operator import mul
 from typing import Any
 
 import numpy as np
 from array_api_compat import device
 
-from svdinv.backends.einsum import as_arrays, einsum, tensordot
+from svdinv.backends.einsum import as_arrays, einsum, or_number, tensordot
 from svdinv.backends.tape import untraced
 from svdinv.core.namespace import Array, Namespace, conj, is_complex, real
 
@@ -78,8 +79,7 @@ def _squares(x: Array, xp: Namespace) -> Array:
 def _root(xp: Namespace, x: Array) -> Array:
     """Take the square root, whose derivative is 0 at 0."""
     some = untraced(x) != 0
-    found = xp.where(some, xp.sqrt(xp.where(some, x, 1.0)), 0.0)
-    return found if found.shape else found[()]  # a number, as in NumPy
+    return or_number(xp.where(some, xp.sqrt(xp.where(some, x, 1.0)), 0.0))
 
 
 def std(
@@ -231,17 +231,12 @@ def _diagonal(xp: Namespace, v: Array) -> Array:
 
 
 def _kronecker(xp: Namespace, a: Array, b: Array) -> Array:
-    arrays = as_arrays(xp, (a, b))
-    ndim = max(x.ndim for x in arrays)
-    m, n = ((*[1] * (ndim - x.ndim), *x.shape) for x in arrays)
-    a, b = (
-        xp.reshape(x, tuple(part for pair in pairs for part in pair))
-        for x, pairs in zip(
-            arrays, ([(i, 1) for i in m], [(1, j) for j in n]), strict=True
-        )
-    )
-    shape = tuple(i * j for i, j in zip(m, n, strict=True))
-    return xp.reshape(xp.multiply(a, b), shape)
+    a, b = as_arrays(xp, (a, b))
+    ndim = max(a.ndim, b.ndim)
+    m, n = ((*[1] * (ndim - x.ndim), *x.shape) for x in (a, b))
+    a = xp.reshape(a, tuple(part for i in m for part in (i, 1)))
+    b = xp.reshape(b, tuple(part for j in n for part in (1, j)))
+    return xp.reshape(xp.multiply(a, b), tuple(map(mul, m, n)))
 
 
 def _tiled(xp: Namespace, A: Array, reps: Any) -> Array:
@@ -253,8 +248,7 @@ def _inner(xp: Namespace, a: Array, b: Array) -> Array:
     a, b = as_arrays(xp, (a, b))
     if not (a.ndim and b.ndim):
         return xp.multiply(a, b)
-    found = tensordot(xp, a, b, (-1, -1))
-    return found if found.shape else found[()]  # a number, as in NumPy
+    return or_number(tensordot(xp, a, b, (-1, -1)))
 
 
 def _hypotenuse(xp: Namespace, a: Array, b: Array) -> Array:

@@ -262,10 +262,12 @@ class TapedNamespace:
             return partial(self._constant, value)
         if not callable(value) or isinstance(value, type) or name in _OF_DTYPES:
             return value
-        if name in numpy_functions.FUNCTIONS:
-            function = numpy_functions.FUNCTIONS[name]
-            return partial(numpy_functions.call, function, name, self)
-        return partial(self._refused, value, name)
+        return self._of_numpy(name) or partial(self._refused, value, name)
+
+    def _of_numpy(self, name: str) -> Any:
+        """Return a function that NumPy has and the array API has not, or not so."""
+        function = numpy_functions.FUNCTIONS.get(name)
+        return function and partial(numpy_functions.call, function, name, self)
 
     def named(self, name: str, module: str = "numpy") -> Any:
         """Return a function by the name and the module that NumPy has for it."""
@@ -275,8 +277,7 @@ class TapedNamespace:
         whole = f"{part}.{name}" if part in _EXTENSIONS else name
         found: Any
         if whole in numpy_functions.FUNCTIONS:
-            function = numpy_functions.FUNCTIONS[whole]
-            found = partial(numpy_functions.call, function, whole, self)
+            found = self._of_numpy(whole)
         elif part in _EXTENSIONS:
             # Others return what NumPy does not.
             known = "linalg.solve", "linalg.inv", "linalg.vector_norm"

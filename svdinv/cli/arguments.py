@@ -427,9 +427,16 @@ def writable_folder(parser: Parser, name: str, folder: Path) -> Path:
     return folder
 
 
-def same_file(path: Path, source: str | Path) -> bool:
-    """Return whether an output path is the input file."""
-    return path.exists() and Path(source).exists() and path.samefile(source)
+def with_mask(arguments: argparse.Namespace, *inputs: str) -> list[str]:
+    """Return inputs, and the mask of the arguments, if there is one."""
+    mask = getattr(arguments, "mask", None)
+    return [*inputs, mask] if mask else [*inputs]
+
+
+def is_read(path: Path, sources: list[str]) -> bool:
+    """Return whether an output path is the file of a source."""
+    files = map(Path, sources)
+    return path.exists() and any(f.exists() and path.samefile(f) for f in files)
 
 
 def _reader(

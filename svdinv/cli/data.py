@@ -12,13 +12,14 @@ from svdinv.cli.arguments import (
     add_task_options,
     filled,
     folder,
+    is_read,
     naming_flags,
     need,
     read_input,
     refuse_options,
-    same_file,
     seed,
     task_settings,
+    with_mask,
     writable_folder,
 )
 
@@ -253,9 +254,8 @@ def _write(arguments: argparse.Namespace) -> None:
 
     if arguments.output.suffix.lower() not in (".h5", ".hdf5"):
         parser.error(f"argument --output: must end in .h5, got {arguments.output}")
-    for read in filter(None, (source, getattr(arguments, "mask", None))):
-        if same_file(arguments.output, read):
-            parser.error(f"argument --output: would replace {read}")
+    if is_read(arguments.output, with_mask(arguments, source)):
+        parser.error(f"argument --output: would replace {arguments.output}")
 
     def check(*read: Any) -> None:
         if source_of(source).measured:

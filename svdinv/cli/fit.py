@@ -21,11 +21,12 @@ from svdinv.cli.arguments import (
     check_open,
     filled,
     folder,
+    is_read,
     not_negative,
     positive,
     positive_number,
     read_input,
-    same_file,
+    with_mask,
     writable_folder,
 )
 from svdinv.unroll.plugins import naming
@@ -144,8 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{written.panel.name.removesuffix('-panel.png')}-iterations.csv"
         )
         for path in (*written, table):
-            read = filter(None, (source, getattr(arguments, "mask", None)))
-            if path is not None and any(same_file(path, of) for of in read):
+            if path is not None and is_read(path, with_mask(arguments, source)):
                 raise ValueError(f"argument --output: would replace {path}")
             if state is not None and path == state:
                 raise ValueError(f"argument --checkpoint: would replace {path}")

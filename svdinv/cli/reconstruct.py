@@ -21,9 +21,10 @@ from svdinv.cli.arguments import (
     check_open,
     filled,
     folder,
+    is_read,
     need,
     read_input,
-    same_file,
+    with_mask,
     writable_folder,
 )
 from svdinv.unroll.plugins import naming
@@ -136,8 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
             outputs.append(work.written)
             if several:  # read again later, since all may not fit into memory
                 work = None
-        mask = getattr(arguments, "mask", None)
-        _check_outputs([*arguments.inputs, *([mask] if mask else [])], outputs)
+        _check_outputs(with_mask(arguments, *arguments.inputs), outputs)
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     if arguments.movie == "mp4" and shutil.which("ffmpeg") is None:
@@ -275,7 +275,7 @@ def _check_outputs(sources: list[str], outputs: list[Files]) -> None:
     paths: set[Path] = set()
     for written in outputs:
         for path in filter(None, written):
-            if any(same_file(path, source) for source in sources):
+            if is_read(path, sources):
                 raise ValueError(f"argument --output: would replace {path}")
             if path in paths:
                 raise ValueError(

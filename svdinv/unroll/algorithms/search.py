@@ -103,8 +103,8 @@ def largest(
     for factor, end in ((1 / _FACTOR, low), (_FACTOR, high)):
         x, flat = first, 0
         while x != end:
-            longer = factor**2 ** max(flat - 1, 0)
-            x, previous = min(max(x * longer, low), high), scores[best()]
+            steps = 2 ** max(flat - 1, 0)
+            x, previous = min(max(x * factor**steps, low), high), scores[best()]
             scores[x] = score(x)
             if scores[x] < previous - _CLEARLY * tolerance:
                 break

@@ -454,9 +454,7 @@ def svt_completion(problem: Problem) -> Reconstruction:
     truth, mask = problem.truth, _mask(problem)
     problem = replace(problem, y=problem.A.project_to_samples(problem.y))
     samples = problem.y
-    restored = mask
-    if truth is not None and not np.array_equal(samples, np.where(mask, truth, 0)):
-        restored = np.zeros_like(mask)
+    exact = truth is None or np.array_equal(samples, np.where(mask, truth, 0))
     largest = float(np.linalg.norm(samples, ord=2, axis=(-2, -1)).max()) or 1.0
     # About the largest singular value of the image.
     scaled = largest / max(float(mask.mean()), 1 / mask.size)
@@ -469,7 +467,7 @@ def svt_completion(problem: Problem) -> Reconstruction:
         return {"penalty": threshold * largest / step, "relaxation": 1.4}
 
     def completed(x: Any) -> Any:
-        return np.clip(np.where(restored, samples, x), 0, 1)
+        return np.clip(np.where(mask, samples, x) if exact else x, 0, 1)
 
     def score(x: Any) -> float:
         """Return the PSNR, up to a constant."""
