@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
 from svdinv._missing import command
 from svdinv.unroll.plugins import imported_module, naming, near
@@ -110,15 +110,12 @@ def need(parser: Parser, modules: Iterable[str], extra: str) -> None:
 
 
 def add_computing(parser: Parser) -> None:
-    """Declare ``--seed``, ``--threads`` and ``--device`` of a reconstruction."""
+    """Declare the options of all that reconstructs, such as ``--seed``."""
+    help = "import a module that registers a network of your own"
+    parser.option("--import MODULE", help, _module, action="append")
     parser.option("--seed", "seed of sampling and noise (default 0)", seed, 0)
     parser.option("--threads", "number of threads (default: PyTorch's)", threads)
     parser.option("--device", "cpu, cuda, or auto (default auto)", default="auto")
-
-
-def add_truth(parser: Parser) -> None:
-    """Declare ``--no-truth``."""
-    parser.switch("--no-truth", "the input is noisy data, not the truth")
 
 
 def begin(arguments: argparse.Namespace) -> None:
@@ -139,12 +136,6 @@ def add_task_options(parser: Parser, *, several: bool) -> None:
     """
     parser.late = partial(_declare_tasks, several=several)
     parser.option("--task MODULE:CLASS", "import a task of your own", filled)
-
-
-def add_import(parser: Parser) -> None:
-    """Declare ``--import``."""
-    help = "import a module that registers a network of your own"
-    parser.option("--import MODULE", help, _module, action="append")
 
 
 def _module(text: str) -> Any:
@@ -314,27 +305,19 @@ def _flag(arguments: argparse.Namespace, name: str) -> str:
     return flag
 
 
-class Input(NamedTuple):
-    """An input and its problem; `is_measured` if the input is measured data."""
-
-    task: Task
-    problem: Problem
-    options: Options
-    is_measured: bool
-
-
 def read_input(
     arguments: argparse.Namespace,
     source: str,
     *,
     check: Callable[[Task, Any, Options], Any] = lambda task, given, options: None,
     truth: bool = True,
-) -> Input:
-    """Read an input, and check that the options of its task apply to it.
+) -> tuple[Task, Problem, Options, bool]:
+    """Read an input; return task, problem, options and whether it is measured data.
 
     `check` is called with the task, the image or problem, and the options, before an
     image is measured. If `truth` is False, the problem has no truth, and an image is
-    the data. Raises ValueError, naming the argument.
+    the data. Raises ValueError, naming the argument, also for options of the task that
+    do not apply to the input.
     """
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks import task_named
@@ -364,7 +347,7 @@ def read_input(
             problem = task.measure(content, options)
     if not truth:
         problem = dataclasses.replace(problem, truth=None)
-    return Input(task, problem, options, measured)
+    return task, problem, options, measured
 
 
 def check_open(source: str, problem: Problem) -> None:
@@ -427,15 +410,10 @@ def writable_folder(parser: Parser, name: str, folder: Path) -> Path:
     return folder
 
 
-def with_mask(arguments: argparse.Namespace, *inputs: str) -> list[str]:
-    """Return inputs, and the mask of the arguments, if there is one."""
+def is_read(arguments: argparse.Namespace, path: Path, *inputs: str) -> bool:
+    """Return whether an output path is the file of an input or of the mask."""
     mask = getattr(arguments, "mask", None)
-    return [*inputs, mask] if mask else [*inputs]
-
-
-def is_read(path: Path, sources: list[str]) -> bool:
-    """Return whether an output path is the file of a source."""
-    files = map(Path, sources)
+    files = [Path(f) for f in (*inputs, mask) if f]
     return path.exists() and any(f.exists() and path.samefile(f) for f in files)
 
 

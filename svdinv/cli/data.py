@@ -19,7 +19,6 @@ from svdinv.cli.arguments import (
     refuse_options,
     seed,
     task_settings,
-    with_mask,
     writable_folder,
 )
 
@@ -254,7 +253,7 @@ def _write(arguments: argparse.Namespace) -> None:
 
     if arguments.output.suffix.lower() not in (".h5", ".hdf5"):
         parser.error(f"argument --output: must end in .h5, got {arguments.output}")
-    if is_read(arguments.output, with_mask(arguments, source)):
+    if is_read(arguments, arguments.output, source):
         parser.error(f"argument --output: would replace {arguments.output}")
 
     def check(*read: Any) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from svdinv.cli.arguments import (
     Subparsers,
     add_computing,
-    add_import,
     add_task_options,
     begin,
     check_network,
@@ -66,7 +65,6 @@ def add(commands: Subparsers, help: str) -> None:
         nargs="+",
     )
     add_task_options(evaluate, several=True)
-    add_import(evaluate)
     evaluate.yes_or_no("--baselines", "include classical methods (default yes)", True)
     evaluate.yes_or_no(
         "--ensemble",

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 from svdinv.cli.arguments import (
     Subparsers,
     add_computing,
-    add_import,
     add_task_options,
-    add_truth,
     announce,
     begin,
     check_network,
@@ -26,7 +24,6 @@ from svdinv.cli.arguments import (
     positive,
     positive_number,
     read_input,
-    with_mask,
     writable_folder,
 )
 from svdinv.unroll.plugins import naming
@@ -82,8 +79,7 @@ def add(commands: Subparsers, help: str) -> None:
         default="all",
     )
     add_task_options(fit, several=False)
-    add_import(fit)
-    add_truth(fit)
+    fit.switch("--no-truth", "the input is noisy data, not the truth")
     rule = "rule that ends the fit (default held-out)"
     fit.option("--stop", rule, choices=_RULES)
     deviation = "deviation in units of the data (default: from --noise)"
@@ -145,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{written.panel.name.removesuffix('-panel.png')}-iterations.csv"
         )
         for path in (*written, table):
-            if path is not None and is_read(path, with_mask(arguments, source)):
+            if path is not None and is_read(arguments, path, source):
                 raise ValueError(f"argument --output: would replace {path}")
             if state is not None and path == state:
                 raise ValueError(f"argument --checkpoint: would replace {path}")

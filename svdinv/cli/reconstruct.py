@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from svdinv.cli.arguments import (
     Subparsers,
     add_computing,
-    add_import,
     add_task_options,
-    add_truth,
     announce,
     begin,
     check_network,
@@ -24,7 +22,6 @@ from svdinv.cli.arguments import (
     is_read,
     need,
     read_input,
-    with_mask,
     writable_folder,
 )
 from svdinv.unroll.plugins import naming
@@ -71,8 +68,7 @@ def add(commands: Subparsers, help: str) -> None:
         help="picture, series, scan, measured data, or a name of 'svdinv data list'",
     )
     add_task_options(reconstruct, several=False)
-    add_import(reconstruct)
-    add_truth(reconstruct)
+    reconstruct.switch("--no-truth", "the input is noisy data, not the truth")
     reconstruct.option(
         "--weights PATH",
         "weights of svdinv train, or their folder (default: svdinv's own)",
@@ -137,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
             outputs.append(work.written)
             if several:  # read again later, since all may not fit into memory
                 work = None
-        _check_outputs(with_mask(arguments, *arguments.inputs), outputs)
+        _check_outputs(arguments, outputs)
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     if arguments.movie == "mp4" and shutil.which("ffmpeg") is None:
@@ -270,12 +266,12 @@ def _prepared(
     return _Work(task, problem, network, method, written, label)
 
 
-def _check_outputs(sources: list[str], outputs: list[Files]) -> None:
+def _check_outputs(arguments: argparse.Namespace, outputs: list[Files]) -> None:
     """Raise ValueError if an output would replace an input, mask or other output."""
     paths: set[Path] = set()
     for written in outputs:
         for path in filter(None, written):
-            if is_read(path, sources):
+            if is_read(arguments, path, *arguments.inputs):
                 raise ValueError(f"argument --output: would replace {path}")
             if path in paths:
                 raise ValueError(

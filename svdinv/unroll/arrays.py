@@ -177,10 +177,11 @@ def check_broadcast(name: str, shape: Sequence[Any], data: Sequence[Any]) -> Non
     message = f"{name} {given} does not broadcast to data of shape {wanted}"
     if not fits:
         raise ValueError(message)
-    check = sys.modules["tensorflow"].debugging.assert_equal
-    for n, m in zip(reversed(shape), reversed(data), strict=False):
-        if is_tensorflow(n) or is_tensorflow(m):
-            check((n == 1) | (n == m), True, message)
+    pairs = zip(reversed(shape), reversed(data), strict=False)
+    unknown = [(n, m) for n, m in pairs if is_tensorflow(n) or is_tensorflow(m)]
+    if unknown:
+        fit = [(n == 1) | (n == m) for n, m in unknown]
+        sys.modules["tensorflow"].debugging.assert_equal(fit, True, message)
 
 
 def check_count(name: str, count: Any, least: int) -> None:

@@ -30,9 +30,8 @@ from svdinv.unroll.tasks.colour.task import (
     biharmonic,
     sampled,
     svt_completion,
-    zero_filled,
 )
-from svdinv.unroll.tasks.task import Method
+from svdinv.unroll.tasks.task import Method, zero_filled
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.command import train_with_bar
 from svdinv.unroll.training.config import Config, Training

@@ -280,11 +280,14 @@ class _Chain(nn.ModuleList):
             if kind != "weight":
                 parameter = nn.Parameter(torch.empty(shape, device=device))
                 self[int(index)].register_parameter(kind, parameter)
-        self.to(memory_format=_LAYOUTS[spec.axes, spec.normalised])
+        # With channels last CPU convolutions of few channels are faster, norms slower.
+        last = torch.channels_last if spec.axes == 2 else torch.channels_last_3d
+        self.layout = torch.contiguous_format if spec.normalised else last
+        self.to(memory_format=self.layout)
 
     def forward(self, x: Tensor) -> Tensor:
         spec = self.spec
-        x = _laid_out(x, _LAYOUTS[spec.axes, spec.normalised])
+        x = _laid_out(x, self.layout)
         for i, convolution in enumerate(self):
             x = convolution(x)
             active = spec.active(i)
@@ -297,15 +300,6 @@ class _Chain(nn.ModuleList):
                 # In place: no derivative needs the input.
                 x = F.leaky_relu_(x, spec.slope) if spec.slope else F.relu_(x)
         return x
-
-
-# With channels last CPU convolutions of few channels are faster, norms slower.
-_LAYOUTS = {
-    (2, False): torch.channels_last,
-    (3, False): torch.channels_last_3d,
-    (2, True): torch.contiguous_format,
-    (3, True): torch.contiguous_format,
-}
 
 
 def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:

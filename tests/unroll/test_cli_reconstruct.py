@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -323,7 +324,7 @@ def test_panels_of_two_inputs_are_not_the_same():
     with pytest.raises(
         ValueError, match="two inputs would be written to cup-network-p"
     ):
-        _check_outputs(["cup.png", "density:cup.png"], outputs)
+        _check_outputs(Namespace(inputs=["cup.png", "density:cup.png"]), outputs)
 
 
 def test_bad_arguments_end_in_one_line(

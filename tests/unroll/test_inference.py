@@ -17,12 +17,12 @@ from svdinv.unroll.metrics import psnr, snr, ssim
 from svdinv.unroll.networks import LLS, LS, TLR
 from svdinv.unroll.tasks import Task
 from svdinv.unroll.tasks.cine import task as cine
-from svdinv.unroll.tasks.cine.baselines import zero_filled
 from svdinv.unroll.tasks.cine.kspace import sampling
 from svdinv.unroll.tasks.cine.phantom import coil_maps
 from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.colour import task as colour
 from svdinv.unroll.tasks.colour.task import Colour
+from svdinv.unroll.tasks.task import zero_filled
 from svdinv.unroll.torch import Network, save
 
 COLOUR, CINE = Colour(), Cine()

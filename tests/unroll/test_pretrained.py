@@ -9,7 +9,7 @@ from svdinv.unroll.data import centre_crop, photograph
 from svdinv.unroll.inference import apply
 from svdinv.unroll.metrics import snr
 from svdinv.unroll.networks import TLR, NonLocal
-from svdinv.unroll.tasks.cine.baselines import view_sharing, zero_filled
+from svdinv.unroll.tasks.cine.baselines import view_sharing
 from svdinv.unroll.tasks.cine.hearts import heart_series
 from svdinv.unroll.tasks.cine.task import Cine, CineOptions
 from svdinv.unroll.tasks.cine.training import unseen_series
@@ -19,7 +19,7 @@ from svdinv.unroll.tasks.colour.task import (
     channels_first,
     sampled,
 )
-from svdinv.unroll.tasks.task import InputImage
+from svdinv.unroll.tasks.task import InputImage, zero_filled
 from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, tv
 from svdinv.unroll.tasks.tomography.pet import Pet, PetOptions, map_em
 from svdinv.unroll.torch import Network, save

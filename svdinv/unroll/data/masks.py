@@ -63,7 +63,7 @@ def variable_density_mask(
     _check_calibration(calibration, min(height, width))
     radius = np.hypot(_offsets(height)[:, None], _offsets(width)) / math.sqrt(2)
     centre = np.zeros((height, width), dtype=bool)
-    centre[_middle(height, calibration), _middle(width, calibration)] = True
+    centre[middle(height, calibration), middle(width, calibration)] = True
     count = round(rate * height * width)
     if count < calibration**2:
         raise ValueError(
@@ -105,7 +105,7 @@ def cartesian_mask(
             f"the {calibration} of calibration"
         )
     centre = np.zeros(lines, dtype=bool)
-    centre[_middle(lines, calibration)] = True
+    centre[middle(lines, calibration)] = True
     probability = _probabilities(np.abs(_offsets(lines)), centre, count, power)
     drawn = np.stack([_systematic(probability, count, rng) for _ in range(frames)])
     return _spread(drawn, axis, shape)
@@ -230,7 +230,7 @@ def equispaced_mask(
     indices = (np.arange(count) + shifts[:, None]) * (lines / count)
     drawn = np.zeros((frames, lines), dtype=bool)
     drawn[np.arange(frames)[:, None], np.minimum(indices.astype(int), lines - 1)] = True
-    drawn[:, _middle(lines, calibration)] = True
+    drawn[:, middle(lines, calibration)] = True
     return _spread(drawn, axis, shape)
 
 
@@ -387,7 +387,8 @@ def _offsets(n: int) -> _Array:
     return (np.arange(n) - n // 2) / max(n // 2, 1)
 
 
-def _middle(n: int, width: int) -> slice:
+def middle(n: int, width: int) -> slice:
+    """Return where `width` samples around the centre n // 2 of n lie."""
     start = n // 2 - width // 2
     return slice(start, start + width)
 

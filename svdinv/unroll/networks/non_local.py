@@ -65,6 +65,7 @@ from svdinv.unroll.networks.functional import (
     at_least,
     check_image,
     require,
+    sampled_where,
     to_channels,
     to_complex,
 )
@@ -79,7 +80,7 @@ from svdinv.unroll.networks.recipe import (
     register,
 )
 from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
-from svdinv.unroll.operators import MRI, Operator, Sampling
+from svdinv.unroll.operators import MRI, Operator
 from svdinv.unroll.operators.wrapped import OnHost
 from svdinv.unroll.priors.local_phase import conjugate_phase
 from svdinv.unroll.priors.patch_matching import (
@@ -239,7 +240,9 @@ class NonLocal(ImageOrSeriesRecipe):
     def improve(self, x: Array, problem: Problem, layers: Layers) -> Array:
         """Take all steps from an image (B, C, H, W), as at the top of this module."""
         xp = namespace(x)
-        density = _density(problem.A, x, xp)
+        density = xp.ones_like(real(x, xp))
+        if problem.A.pixel_mask is not None:
+            density = sampled_where(problem.A, density, "NonLocal")
         u = xp.zeros_like(x)
         A, y, known = problem.A, problem.y, self._noise(x, problem)
         for step in range(self.rounds * self.steps):
@@ -492,11 +495,3 @@ def noise_of_images(x: Array) -> Array:
     xp = namespace(found)
     found = real(found, xp)
     return xp.where(found > _QUIET, found, xp.zeros_like(found) + _QUIET)[:, 0]
-
-
-def _density(A: Operator, x: Array, xp: Namespace) -> Array:
-    """Return 1 where a pixel is measured, 0 elsewhere; without a pixel mask, ones."""
-    ones = xp.ones_like(real(x, xp))
-    if not isinstance(A, Sampling):
-        return ones
-    return xp.where(cast_like(A.mask, ones, xp), ones, xp.zeros_like(ones))

@@ -151,21 +151,10 @@ class Refined(Recipe):
         return problem.A.consistent(x + contrast * change, problem.y)
 
     def denoise(self, x: Array, y: Array, noise: Array, layers: Layers) -> Array:
-        """Refine images whose pixels are all measured, with white noise.
+        """Refine images (B, C, H, W) whose pixels are all measured, with white noise.
 
-        Parameters
-        ----------
-        x, y : array, shape (B, C, H, W)
-            Output of the inner network, and the data.
-        noise : array, shape (B,)
-            Standard deviation of the noise in the data.
-        layers : Layers
-            Layers of the refinement.
-
-        Returns
-        -------
-        array, shape (B, C, H, W)
-            The refined images.
+        `x` is the output of the inner network, `y` the data, and `noise` (B,) holds
+        the standard deviations of the noise in the data.
         """
         xp = namespace(x)
         unit = cast_like(noise, x, xp)[:, None, None, None]

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +34,6 @@ WEIGHTS = "weights.safetensors"
 
 Weights = dict[str, NDArray[Any]]
 """Arrays by name."""
-
-
-class Stored(NamedTuple):
-    """Contents of a weights file: network, weights, and task or "" if unknown."""
-
-    recipe: Recipe
-    weights: Weights
-    task: str
 
 
 # Keys of the metadata, whose values safetensors stores as strings.
@@ -145,8 +137,8 @@ def _in_order(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[end:]
 
 
-def read(path: str | Path) -> Stored:
-    """Read a file of `write` completely; no code in it is run.
+def read(path: str | Path) -> tuple[Recipe, Weights, str]:
+    """Read network, weights and task, "" if unknown; no code in the file is run.
 
     Raises FileNotFoundError if the file does not exist; ValueError, naming the file, if
     it is damaged, was not written by svdinv, contains values that are not finite
@@ -181,7 +173,7 @@ def read(path: str | Path) -> Stored:
         # Framework-specific layers are checked by the framework.
         expected = shapes(recipe, foreign=True)
         check({n: weights[n] for n in expected if n in weights}, expected)
-    return Stored(recipe, weights, str(metadata.get(_TASK, "")))
+    return recipe, weights, str(metadata.get(_TASK, ""))
 
 
 def check(weights: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:

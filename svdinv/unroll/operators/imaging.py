@@ -20,6 +20,7 @@ from svdinv.unroll.arrays import (
     cast_like,
     check_broadcast,
     conj,
+    each_row,
     is_bool,
     is_complex,
     namespace,
@@ -304,10 +305,7 @@ class Dense(Operator):
 
     def _multiply(self, right: Array, rows: Array, xp: Namespace) -> Array:
         rows = as_complex(rows, xp) if is_complex(right, xp) else rows
-        count, length = right.shape
-        # One product of matrices: a batched product would read `right` for each item.
-        product = xp.reshape(rows, (-1, count)) @ right
-        return xp.reshape(product, (*sizes(rows, xp)[:-1], length))
+        return each_row(rows, right, xp)
 
 
 def gaussian_sensing(

@@ -353,10 +353,9 @@ class _Multiple(Compound):
     def preconditioned(self, y: Array) -> Array:
         return self.operator.preconditioned(y)
 
-    def __getattr__(self, name: str) -> Any:
-        # Defined only if the operator has a bound.
-        if name != "norm_bound":
-            raise AttributeError(name)
+    @property
+    def norm_bound(self) -> float:
+        # AttributeError if the operator has no bound.
         return abs(self.scalar) * self.operator.norm_bound  # type: ignore[attr-defined]
 
     def rebuilt(self, parts: Sequence[Operator]) -> Operator:

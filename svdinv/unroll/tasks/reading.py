@@ -18,14 +18,7 @@ from svdinv.unroll.tasks.task import InputImage, Options, Task, as_measured
 class Source:
     """A file or a built-in name with its task, not read yet.
 
-    Attributes
-    ----------
-    name : str or Path
-        The file or name.
-    entry : TaskEntry
-        Its task.
-    measured : bool
-        Whether it is a file of measured data in svdinv's own layout.
+    `measured` if it is a file of measured data in svdinv's own layout.
     """
 
     name: str | Path

@@ -63,10 +63,7 @@ def generator_for(name: str, problem: Problem) -> Recipe:
     while scales < _SCALES and min(H, W) >= 8 * 2**scales:
         scales += 1
     if name not in PRIORS:
-        generator: Recipe = class_named(name, Generator, dict.fromkeys(PRIORS, Skip))(
-            **common
-        )
-        return generator
+        return class_named(name, Generator, dict.fromkeys(PRIORS, Skip))(**common)
     if not series and name in ("bilinear", "low-rank-and-sparse"):
         raise ValueError(f"{name} is for series, not for images with channels")
     return PRIORS[name](scales, **common)

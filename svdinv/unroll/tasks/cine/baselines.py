@@ -25,7 +25,7 @@ from svdinv.unroll.arrays import namespace
 from svdinv.unroll.operators import MRI, Operator, Sampling, TemporalFourier
 from svdinv.unroll.priors import Casorati, LocalLowRank, Prior, Sparse
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Reconstruction
+from svdinv.unroll.tasks.task import Reconstruction, zero_filled
 
 Arrays = NDArray[Any]
 
@@ -57,11 +57,6 @@ class _Found(NamedTuple):
 
 # Cache of the low-rank reconstruction, from which low rank plus sparse starts.
 _CACHE: WeakKeyDictionary[Problem, _Found] = WeakKeyDictionary()
-
-
-def zero_filled(problem: Problem) -> Reconstruction:
-    """Return A^H y, the image of the k-space with zeros where it is not sampled."""
-    return Reconstruction(problem.adjoint())
 
 
 def view_sharing(problem: Problem) -> Reconstruction:

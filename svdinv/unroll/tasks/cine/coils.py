@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svdinv._missing import needing
+from svdinv.unroll.data.masks import middle
 
 
 def estimate_maps(
@@ -54,10 +55,7 @@ def estimate_maps(
         raise ValueError(f"kernel must be 1 to {calibration}, got {kernel}")
     if not 0 < threshold < 1 or not 0 <= crop < 1:
         raise ValueError("threshold must lie in (0, 1) and crop in [0, 1)")
-    rows, columns = (
-        slice(n // 2 - calibration // 2, n // 2 - calibration // 2 + calibration)
-        for n in (height, width)
-    )
+    rows, columns = middle(height, calibration), middle(width, calibration)
     if not data.any():
         raise ValueError("kspace is zero")
     mean, sampled = _time_average(data, mask)

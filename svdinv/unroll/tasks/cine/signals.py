@@ -7,38 +7,26 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
 
-CINE = {
-    "fat": 0.82,
-    "muscle": 0.24,
-    "lung": 0.05,
-    "vessel": 0.5,
-    "liver": 0.34,
-    "spleen": 0.46,
-    "marrow": 0.36,
-    "cortex": 0.08,
-    "fluid": 0.8,
-    "cord": 0.42,
-    "myocardium": 0.33,
-    "left": 1.0,
-    "right": 0.95,
+_SIGNALS = {
+    "fat": (0.82, 0.42),
+    "muscle": (0.24, 0.13),
+    "lung": (0.05, 0.03),
+    "vessel": (0.5, 0.1),
+    "liver": (0.34, 0.17),
+    "spleen": (0.46, 0.14),
+    "marrow": (0.36, 0.18),
+    "cortex": (0.08, 0.04),
+    "fluid": (0.8, 0.09),
+    "cord": (0.42, 0.13),
+    "myocardium": (0.33, 0.11),
+    "left": (1.0, 0.09),
+    "right": (0.95, 0.09),
 }
+
+CINE = {name: signal for name, (signal, _) in _SIGNALS.items()}
 """Signals in balanced steady-state free precession at 1.5 T, relative to blood."""
 
-PERFUSION = {
-    "fat": 0.42,
-    "muscle": 0.13,
-    "lung": 0.03,
-    "vessel": 0.1,
-    "liver": 0.17,
-    "spleen": 0.14,
-    "marrow": 0.18,
-    "cortex": 0.04,
-    "fluid": 0.09,
-    "cord": 0.13,
-    "myocardium": 0.11,
-    "left": 0.09,
-    "right": 0.09,
-}
+PERFUSION = {name: signal for name, (_, signal) in _SIGNALS.items()}
 """Signals after saturation recovery, before the contrast agent arrives."""
 
 

@@ -33,7 +33,6 @@ from svdinv.unroll.tasks.cine.baselines import (
     low_rank,
     low_rank_plus_sparse,
     view_sharing,
-    zero_filled,
 )
 from svdinv.unroll.tasks.cine.hearts import (
     heart_series,
@@ -64,6 +63,7 @@ from svdinv.unroll.tasks.task import (
     as_measured,
     moved_views,
     option,
+    zero_filled,
 )
 
 if TYPE_CHECKING:

@@ -32,14 +32,8 @@ _COMMON = 2**32 - 1
 class Hearts:
     """Series to train on and to validate with.
 
-    Parameters
-    ----------
-    task : Cine
-        The task, with its training options.
-    photos : list of ndarray of float32, shape (H, W, 3)
-        Photographs for `moving_photograph`.
-    real : dict of str to ndarray of float32, shape (T, H, W), optional
-        Magnitudes of real series, including those held out.
+    `photos` are photographs (H, W, 3) for `moving_photograph`; `real` holds magnitudes
+    of real series (T, H, W), including those held out.
     """
 
     def __init__(

@@ -48,6 +48,7 @@ from svdinv.unroll.tasks.task import (
     View,
     moved_views,
     option,
+    zero_filled,
 )
 from svdinv.unroll.tiles import tiles
 
@@ -436,11 +437,6 @@ def _mask(problem: Problem) -> Any:
 
 def _has_gaps(problem: Problem) -> bool:
     return not _mask(problem).all()
-
-
-def zero_filled(problem: Problem) -> Reconstruction:
-    """Return the samples, with zeros between them."""
-    return Reconstruction(problem.A.project_to_samples(problem.y))
 
 
 def svt_completion(problem: Problem) -> Reconstruction:

@@ -265,7 +265,6 @@ class Eit(Task):
 _ARRAYS = "voltages", "deviation", "currents", "pairs", "contact", "water", "nodes"
 
 
-@dataclass(frozen=True)
 class Tanks(Simulated):
     """Random tanks and their voltages, to train on."""
 

@@ -220,8 +220,7 @@ def disc(
         )
     pitch = 2 * np.pi / electrodes
     edges = max(2, round(coverage * pitch * rings))
-    free = round((1 - coverage) * pitch * rings) if coverage < 1 else 0
-    free = max(1, free) if coverage < 1 else 0
+    free = max(1, round((1 - coverage) * pitch * rings)) if coverage < 1 else 0
     under = np.linspace(0, coverage * pitch, edges, endpoint=False)
     beside = np.linspace(coverage * pitch, pitch, free, endpoint=False)
     one = np.concatenate([under, beside])

@@ -57,11 +57,8 @@ PHOTONS = 1e5
 _PIXELS, _DETECTORS = 512, 560  # of the challenge's images and views
 _LARGEST = 256**2  # pixels up to which non-local low rank takes seconds
 _WINDOWS: tuple[Window, ...] = ("ram-lak", "cosine", "hann")
-_WEIGHTS: dict[str, Any] = {
-    "first": 1e-4,
-    "low": 1e-7,
-    "high": 10.0,
-}  # of TV, for an A of norm 1
+# Of TV, for an A of norm 1.
+_WEIGHTS: dict[str, Any] = {"first": 1e-4, "low": 1e-7, "high": 10.0}
 _FIXED_WEIGHT = 1e-3  # without a truth
 _ITERATIONS = 100
 _CHANGE = 3e-4  # below which TV has converged
@@ -256,8 +253,6 @@ class Ct(Task):
             rule = "must have line integrals of attenuation: their sum is not positive"
             raise file.error("sinogram", rule)
         truth = file.truth((len(sinogram), *geometry[:2]), "of the image")
-        if truth is not None and not truth.max() > 0:
-            raise file.error("truth", "must have positive densities")
         try:
             return _problem(sinogram, geometry, angles, self.usual, truth)
         except ValueError as error:
@@ -369,15 +364,8 @@ class Views(NamedTuple):
 _Setting: TypeAlias = tuple[int, int, float, str]  # size, views, arc and beam
 
 
-@dataclass(frozen=True)
 class Densities(Simulated):
-    """Random phantoms and their projections, to train on.
-
-    Attributes
-    ----------
-    task : Ct
-        The task, with its training options.
-    """
+    """Random phantoms and their projections, to train on."""
 
     task: Ct
 

@@ -86,16 +86,11 @@ def two_tissues(
     root = math.sqrt(max(total**2 - 4 * k2 * k4, 0.0))  # rounding errors if k3 = 0
     slow, fast = (total - root) / 2, (total + root) / 2
     Cp = plasma(t, tracer)
-    tissue = (
-        K1 * _convolved(Cp, slow)
-        if not root
-        else K1
-        / root
-        * (
-            (k3 + k4 - slow) * _convolved(Cp, slow)
-            + (fast - k3 - k4) * _convolved(Cp, fast)
-        )
-    )
+    first = _convolved(Cp, slow)
+    tissue = K1 * first
+    if root:
+        both = (k3 + k4 - slow) * first + (fast - k3 - k4) * _convolved(Cp, fast)
+        tissue = K1 / root * both
     curve = (1 - blood) * tissue + blood * Cp
     area = np.concatenate([[0], np.cumsum((curve[1:] + curve[:-1]) / 2) * _GRID])
     return np.diff(np.interp([0, *ends], t, area)) / lengths

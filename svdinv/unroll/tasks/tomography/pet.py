@@ -387,7 +387,6 @@ def _order(views: int) -> Any:
     return np.concatenate(_interleaved(views))
 
 
-@dataclass(frozen=True)
 class Activities(Simulated):
     """Random static or dynamic phantoms and their counts, to train on."""
 
