@@ -280,14 +280,11 @@ class _Chain(nn.ModuleList):
             if kind != "weight":
                 parameter = nn.Parameter(torch.empty(shape, device=device))
                 self[int(index)].register_parameter(kind, parameter)
-        # With channels last CPU convolutions of few channels are faster, norms slower.
-        last = torch.channels_last if spec.axes == 2 else torch.channels_last_3d
-        self.layout = torch.contiguous_format if spec.normalised else last
-        self.to(memory_format=self.layout)
+        self.to(memory_format=_layout(spec))
 
     def forward(self, x: Tensor) -> Tensor:
         spec = self.spec
-        x = _laid_out(x, self.layout)
+        x = _laid_out(x, _layout(spec))
         for i, convolution in enumerate(self):
             x = convolution(x)
             active = spec.active(i)
@@ -300,6 +297,12 @@ class _Chain(nn.ModuleList):
                 # In place: no derivative needs the input.
                 x = F.leaky_relu_(x, spec.slope) if spec.slope else F.relu_(x)
         return x
+
+
+def _layout(spec: Convolutions) -> torch.memory_format:
+    # With channels last CPU convolutions of few channels are faster, norms slower.
+    last = torch.channels_last if spec.axes == 2 else torch.channels_last_3d
+    return torch.contiguous_format if spec.normalised else last
 
 
 def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
