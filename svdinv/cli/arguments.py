@@ -377,7 +377,8 @@ def check_network(
             f"the kind {task.kind}"
         )
     channels = getattr(network.recipe, "channels", None)
-    if channels is None or task.channels is not None:
+    any_number = getattr(network.recipe, "along_time", False)
+    if channels is None or task.channels is not None or any_number:
         return
     # Channels are the first axis of data and images.
     count = len(given.y if hasattr(given, "y") else given.image)

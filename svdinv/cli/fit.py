@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -148,9 +149,18 @@ def run(arguments: argparse.Namespace) -> int:
         # A trained network needs all channels.
         reduced = task.without_repeats(problem) if network is None else problem
         exact = noise == 0 and problem.A.tight
+        fitted, unit = reduced, 1.0
+        untrained: Any = generator
+        if network is None and getattr(untrained, "bounded", False):
+            unit = task.largest(reduced)
+            if unit == math.inf:
+                generator, unit = dataclasses.replace(untrained, bounded=False), 1.0
+            if unit != 1:
+                fitted = dataclasses.replace(reduced, A=unit * reduced.A, truth=None)
 
         def finished(image: Any) -> Any:
             # Exact data are restored in the image.
+            image = unit * image if unit != 1 else image
             image = reduced.A.consistent(image, reduced.y) if exact else image
             if reduced is not problem:
                 image = np.broadcast_to(image, problem.y.shape)
@@ -159,12 +169,13 @@ def run(arguments: argparse.Namespace) -> int:
         def measure(image: Any) -> float:
             return task.decibels(problem, finished(image))
 
-        start = not predicts and arguments.start is not False
+        # What a trained network makes is a whole image.
+        start = network is None if arguments.start is None else arguments.start
         fitting = Fitting(
-            reduced,
+            fitted,
             generator,
             options,
-            around=task.initial_image if start else None,
+            around=task.initial_image if start and not predicts else None,
             weights=network,
             measure=None if problem.truth is None else measure,
             device=device,
@@ -338,6 +349,8 @@ def _options(
 
     if arguments.start is not None and not task.moving:
         raise ValueError(f"argument --start: does not apply to {task.images}")
+    if arguments.start and len(problem.y) == 1:
+        raise ValueError("argument --start: does not apply to a single frame")
     trained = network is not None or arguments.weights is not None
     if arguments.trained == "singular-values" and not trained:
         raise ValueError("argument --trained: singular-values needs --weights")
@@ -353,6 +366,11 @@ def _options(
                 "come with their deviations"
             )
         deviation = arguments.deviation / unit
+        if deviation > abs(problem.y).max():
+            raise ValueError(
+                f"argument --deviation: {arguments.deviation:g} exceeds all data, in "
+                f"units of which the largest is {unit * abs(problem.y).max():.3g}"
+            )
     stop = arguments.stop or ("none" if network else "held-out")
     if network and stop == "held-out":
         raise ValueError(

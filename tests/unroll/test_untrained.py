@@ -686,7 +686,7 @@ class TestGoingOn:
         "options",
         [
             {"rule": HeldOut(), "consistent": True},
-            {"rule": MovingVariance(window=4), "trained": "decoder"},
+            {"rule": MovingVariance(window=3), "trained": "decoder"},
             {"rule": SURE(deviation=0.1)},
             {"prior": HuberVariation(0.1, 0.01)},
             {"trained": "singular values", "rule": None},

@@ -17,6 +17,7 @@ from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.problem import Problem
 
+_FEW = 10  # counts in a subset
 _LEAST = 1e-3  # minimum relative to the mean of the first image: zeros would remain 0
 
 
@@ -39,6 +40,8 @@ class EM(Algorithm):
 
     The operators of a `svdinv.unroll.operators.Stack` are subsets, used in turn (OSEM:
     Hudson & Larkin, IEEE TMI 1994): faster by their number, but without convergence.
+    An image or frame with few counts in a subset (below ten) is changed by the fraction
+    1 / subsets of each step: a subset without counts would leave no activity.
     """
 
     parameters: ClassVar[dict[str, float]] = {"step": 1.0}
@@ -62,7 +65,8 @@ class EM(Algorithm):
         if x is None:
             x = xp.sum(problem.y) / xp.sum(sensitivity) * one
         minimum = _LEAST * xp.mean(x) * one
-        return {"x": xp.where(x > minimum, x, minimum), "sensitivity": sensitivity}
+        x = xp.where(x > minimum, x, minimum)
+        return {"x": x, "sensitivity": sensitivity, "step": steps(problem, like_x)}
 
     def iterate(
         self, state: State, problem: Problem, prox: Any, p: Parameters
@@ -70,7 +74,8 @@ class EM(Algorithm):
         x, sensitivity = state["x"], state["sensitivity"]
         xp, count = namespace(x), sensitivity.shape[0]
         for k, subset in enumerate(subsets(problem, x)):
-            e, s = expectation(x, *subset), sensitivity[k, ...]
+            s = sensitivity[k, ...]
+            e = expectation(x, *subset, sensitivity=s, step=state["step"])
             if hasattr(prox, "gradient"):
                 # Maximise the surrogate of a subset, with its share of the prior.
                 L = prox.lipschitz(x) / count
@@ -82,7 +87,7 @@ class EM(Algorithm):
             step = p["step"] * xp.mean(x) / xp.mean(xp.sum(sensitivity, axis=0))
             x = prox(x, step)
             x = xp.where(x > 0, x, xp.zeros_like(x))
-        return {"x": x, "sensitivity": sensitivity}
+        return state | {"x": x}
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
         """Return the prior if it has a gradient, else its proximal operator."""
@@ -94,11 +99,36 @@ class EM(Algorithm):
         return {"step": 1.0}
 
 
-def expectation(x: Array, A: Operator, y: Array, background: Any) -> Array:
-    """Return ``x A^T(y / (A x + b))``, the expected counts emitted by each pixel."""
+def expectation(
+    x: Array, A: Operator, y: Array, background: Any, sensitivity: Array, step: Array
+) -> Array:
+    """Return ``x A^T(y / (A x + b))``, the expected counts emitted by each pixel.
+
+    Where `step` is below 1, that fraction of the way from ``s x``, which keeps x.
+    """
     xp = namespace(x)
     mean = A.forward(x) + background
-    return x * A.adjoint(safe_divide(like(y, mean, xp), mean, mean > 0, xp))
+    e = x * A.adjoint(safe_divide(like(y, mean, xp), mean, mean > 0, xp))
+    unchanged = sensitivity * x
+    return xp.where(step < 1, unchanged + step * (e - unchanged), e)
+
+
+def steps(problem: Problem, x: Array) -> Array:
+    """Return the fraction of a step for images like x, of the shape (..., 1, 1).
+
+    It is 1, but 1 / subsets if a subset has few counts of an image that has some.
+    """
+    xp, axes = namespace(x), min(len(x.shape), 2)
+    before = len(x.shape) - axes
+    counts = xp.stack(
+        [
+            xp.sum(like(y, x, xp), axis=tuple(range(before, len(y.shape))))
+            for _, y, _ in subsets(problem, x)
+        ]
+    )
+    few = (xp.min(counts, axis=0) < _FEW) & (xp.max(counts, axis=0) > 0)
+    one = xp.ones_like(counts[0, ...])
+    return xp.where(few, one / counts.shape[0], one)[(..., *[None] * axes)]
 
 
 def subsets(problem: Problem, x: Array) -> Iterator[tuple[Operator, Array, Any]]:

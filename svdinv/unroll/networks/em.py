@@ -34,11 +34,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from svdinv.backends.tape import untraced
 from svdinv.core.namespace import safe_divide
-from svdinv.unroll.algorithms.em import expectation, positive_root, subsets
+from svdinv.unroll.algorithms.em import (
+    expectation,
+    positive_root,
+    steps,
+    subsets,
+)
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
@@ -155,18 +160,19 @@ class EMNet(Recipe):
         pixels = xp.sum(xp.ones_like(like_x), axis=_PIXEL, keepdims=True)
         level = xp.log(1 + safe_divide(trues * trues, counts, counts > 0, xp) / pixels)
         x = unit * xp.ones_like(like_x)
+        state = {"sensitivity": sensitivity, "step": steps(problem, like_x)}
         for _ in range(self.start):
             for k, subset in enumerate(subset_list):
-                e, s = expectation(x, *subset), sensitivity[k, ...]
+                e, s = _expected(x, subset, state, k)
                 x = safe_divide(e, s, s > 0, xp)
-        return {"x": x, "sensitivity": sensitivity, "unit": unit, "level": level}
+        return state | {"x": x, "unit": unit, "level": level}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         x, unit = state["x"], state["unit"]
         xp = namespace(x)
         subset_list = list(subsets(problem, x))
         k = layers.index % len(subset_list)
-        e, s = expectation(x, *subset_list[k]), state["sensitivity"][k, ...]
+        e, s = _expected(x, subset_list[k], state, k)
         em = safe_divide(e, s, s > 0, xp)
         correct = self._joint if self.components else self._corrected
         z = positive(correct(em, x, state, layers, xp), xp)
@@ -230,6 +236,12 @@ class EMNet(Recipe):
         fixed = untraced(backend(E).stop_gradient(E))
         gram = fixed @ namespace(fixed).matrix_transpose(fixed)
         return operators(gram).eigh(gram)[1][..., -self.components :]
+
+
+def _expected(x: Array, subset: Any, state: State, k: int) -> tuple[Array, Array]:
+    """Return `expectation` of a subset, and its sensitivity."""
+    (A, y, background), s = subset, state["sensitivity"][k, ...]
+    return expectation(x, A, y, background, s, state["step"]), s
 
 
 def _total(x: Array, xp: Namespace) -> Array:

@@ -481,8 +481,10 @@ def _axes(degrees: float) -> tuple[NDArray[Any], NDArray[Any]]:
     return np.array([math.cos(t), math.sin(t)]), np.array([-math.sin(t), math.cos(t)])
 
 
-def _arcs(angles: NDArray[Any], period: float) -> tuple[NDArray[Any], float, float]:
-    """Return the arc that each angle represents, the first angle, and the range.
+def _arcs(
+    angles: NDArray[Any], period: float
+) -> tuple[NDArray[Any], NDArray[Any], float]:
+    """Return the arc of each angle, its distance from the first angle, and the range.
 
     In radians. Repeated angles share their arc.
     """
@@ -498,14 +500,17 @@ def _arcs(angles: NDArray[Any], period: float) -> tuple[NDArray[Any], float, flo
         span = period - gaps.max() + usual
         gaps = np.where(missing, usual, gaps)
     arcs = (gaps + np.roll(gaps, 1)) / 2 / counts
-    return np.radians(arcs)[index], math.radians(begin), math.radians(span)
+    # Rounded: an angle slightly before the first is no turn after it.
+    beyond = (wrapped - begin) % period
+    return np.radians(arcs)[index], np.radians(beyond), math.radians(span)
 
 
 def _opposed(angles: NDArray[Any]) -> NDArray[np.bool_]:
     """Return for each angle whether there are views around the opposite direction."""
     unique = np.unique(np.round(angles % 360, 9) % 360)
     gaps = np.diff(unique, append=unique[0] + 360)
-    opposite = np.searchsorted(unique, (angles + 180) % 360, side="right") - 1
+    beyond = np.round((angles + 180) % 360, 9) % 360
+    opposite = np.searchsorted(unique, beyond, side="right") - 1
     return gaps[opposite] <= _NEAR
 
 
@@ -517,11 +522,11 @@ def _redundancy(angles: NDArray[Any], fan: NDArray[Any]) -> NDArray[Any]:
     any such arc, Silver, Med. Phys. 2000), below they fall at the ends of the arc (Noo
     et al., Phys. Med. Biol. 47, 2002); for a whole turn they are 1/2.
     """
-    _, begin, span = _arcs(angles, 360.0)
+    _, b, span = _arcs(angles, 360.0)
     if span > 2 * math.pi - 1e-6:
         return np.full((1, 1), 0.5)
     half = (span - math.pi) / 2
-    b = ((np.radians(angles) - begin) % (2 * math.pi))[:, None]
+    b = b[:, None]
     # A ray of the fan angle g is measured again after half a turn plus 2 g.
     if half < np.abs(fan).max():
         own, *others = (

@@ -212,7 +212,7 @@ class _DerivativeAt(_OfFunctions):
         super().__init__({}, *operation.pull.inputs)
         self._push = _Derivative(operation.push, operation.pull)
         self._pull = _Derivative(operation.pull, operation.push)
-        self._x = x
+        self._x = 1 * x  # a copy, which updates in place do not change
 
     def forward(self, x: Array) -> Array:
         return self._called(self._push, x)

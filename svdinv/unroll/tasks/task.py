@@ -360,6 +360,11 @@ class Task:
         """
         raise NotImplementedError
 
+    @property
+    def trained_channels(self) -> int | None:
+        """Number of channels of the images to train on, None if it may vary."""
+        return self.channels
+
     def suits_network(self, problem: Problem, recipe: Any) -> bool:
         """Return whether networks of this task with `recipe` suit the problem."""
         return True
@@ -395,6 +400,13 @@ class Task:
         None if each was divided by the standard deviation of its own noise.
         """
         return problem.scale
+
+    def largest(self, problem: Problem) -> float:
+        """Return the bound of the real images of `svdinv fit`, infinite for none.
+
+        By default it is 1.
+        """
+        return 1.0
 
     def initial_image(self, problem: Problem) -> Arrays | None:
         """Return an image to which `svdinv fit` adds that of the network, or None."""

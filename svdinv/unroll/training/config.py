@@ -128,7 +128,7 @@ class Config:
                 f"({self.network.axes}), but those of the task {kind_of(self.task)} "
                 f"are ({self.task.axes})"
             )
-        count = self.task.channels
+        count = self.task.trained_channels
         channels = getattr(self.network, "channels", count)
         if count is not None and channels != count:
             raise ValueError(

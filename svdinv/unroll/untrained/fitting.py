@@ -67,6 +67,7 @@ _SLOWER = 0.5  # factor of the learning rate after each divergence
 _WINDOW = 50
 _REMEMBER = 50  # iterations between two sets of weights that can be restored
 _MOST_ROLLBACKS = 20
+_EPSILON = 1e-8  # of Adam, for data of mean square 1
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
 
@@ -143,7 +144,14 @@ class Fitting:
             Model(generator, options, weights, state) for state in self.states
         ).to(self.device)
         parameters = [p for p in self.models.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(parameters, lr=options.rate)
+        # The gradient has the square of the unit of the data, which may be any.
+        square = 1.0
+        if problem.has_white_noise:
+            seen = self.measured if excluded is None else self.measured & ~excluded
+            square = float(y[seen].abs().square().mean())
+        self.optimiser = torch.optim.Adam(
+            parameters, lr=options.rate, eps=_EPSILON * min(square, 1.0)
+        )
         self._identity = self._checksum()
         x = self.state["x"]
         self.kept = Kept(self.models, x, y, rule)
@@ -328,7 +336,9 @@ class Fitting:
         Ax = target.A.forward(image)
         fitted = Ax
         if self.left_out is not None:
-            fitted = torch.where(self.left_out, target.y, Ax)
+            # Without distance from the data, whose mean may have a background.
+            exact = target.y - target.fidelity.expected(torch.zeros_like(Ax))
+            fitted = torch.where(self.left_out, exact, Ax)
         distance = target.fidelity.distance(fitted, target.y)
         loss = distance
         if self.options.recorrupted or self.options.preconditioned:
@@ -403,6 +413,12 @@ class Fitting:
 
     def _check(self, problem: Problem) -> None:
         options, generator = self.options, self.recipe
+        window = getattr(options.rule, "window", 1)
+        if math.ceil(options.iterations / options.every) < window:
+            raise ValueError(
+                f"iterations must be at least {window * options.every}, the window of "
+                f"the rule {type(options.rule).__name__}, got {options.iterations}"
+            )
         if options.trained == "decoder" and not has_encoder(generator):
             raise ValueError(
                 f"trained: {type(generator).__name__} has no encoder to keep"
@@ -471,6 +487,7 @@ class Fitting:
         digest = hashlib.sha256(repr(self.problem.fidelity).encode())
         extra = [x for x in vars(self.problem.fidelity).values() if hasattr(x, "dtype")]
         arrays = [self.problem.y, self.problem.adjoint(), *self.arounds, *extra]
+        digest.update(to_numpy(self.measured).tobytes())
         for x in (*arrays, *self.models.state_dict().values()):
             if x is not None:
                 real = torch.view_as_real(x) if x.is_complex() else x

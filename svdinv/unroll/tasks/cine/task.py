@@ -448,8 +448,11 @@ class Cine(Task):
     def initial_image(self, problem: Problem) -> Any:
         """Return the mean frame of a series that fits the data, repeated.
 
-        A series that fits the data frame by frame would leave nothing to learn.
+        A series that fits the data frame by frame would leave nothing to learn: None
+        for a single frame.
         """
+        if len(problem.y) == 1:
+            return None
         series = np.asarray(LLS(static=12).begin(problem.single())["x"][0])
         return np.broadcast_to(series.mean(axis=0), series.shape).copy()
 

@@ -95,7 +95,7 @@ def penalised(problem: Problem, *, name: str) -> Reconstruction:
             A, y, 0 * one, L, weight=weight,
             noise=_deviation(problem.y, _MODEL_ERROR if nonlinear else _LINEAR_ERROR),
             variation=None if name == "Tikhonov" else _SMOOTHING,
-            iterations={"Tikhonov": 1, "TV": 5}.get(name, 8),
+            iterations={"Tikhonov": 1, "TV": 5}.get(name, 30),
         )  # fmt: skip
         return _picture(problem, found)
 

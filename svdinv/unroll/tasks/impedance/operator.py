@@ -45,8 +45,9 @@ class Mesh:
     Raises
     ------
     ValueError
-        If a shape is wrong, a node does not exist or is of no triangle, a triangle has
-        no area, or an electrode no edge or one that is not on the boundary.
+        If a shape is wrong, a node does not exist or is of no triangle, a triangle
+        occurs twice or has no area, or an electrode no edge, one that is not on the
+        boundary, or one that occurs twice or under another electrode.
     """
 
     nodes: Floats
@@ -54,9 +55,9 @@ class Mesh:
     electrodes: tuple[Integers, ...]
 
     def __post_init__(self) -> None:
-        nodes = np.asarray(self.nodes, np.float64)
-        triangles = np.asarray(self.triangles)
-        electrodes = tuple(np.asarray(edges) for edges in self.electrodes)
+        nodes = np.array(self.nodes, np.float64)
+        triangles = np.array(self.triangles)
+        electrodes = tuple(np.array(edges) for edges in self.electrodes)
         if nodes.ndim != 2 or nodes.shape[1] != 2:
             raise ValueError(f"nodes must be (nodes, 2), got {nodes.shape}")
         if triangles.ndim != 2 or triangles.shape[1] != 3:
@@ -82,14 +83,23 @@ class Mesh:
             raise ValueError("triangles must have positive areas")
         if lone := len(nodes) - len(np.unique(triangles)):
             raise ValueError(f"nodes must be corners of triangles, {lone} are not")
+        if len(np.unique(np.sort(triangles), axis=0)) < len(triangles):
+            raise ValueError("triangles must not occur twice")
         sides = np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2))
         sides, times = np.unique(sides, axis=0, return_counts=True)
         boundary = set(map(tuple, sides[times == 1].tolist()))
+        under: set[tuple[int, int]] = set()
         for k, edges in enumerate(electrodes):
-            for edge in np.sort(edges).tolist():
-                if tuple(edge) not in boundary:
+            for edge in map(tuple, np.sort(edges).tolist()):
+                if edge in under:
                     raise ValueError(
-                        f"electrodes must lie on the boundary: the nodes {edge} of "
+                        f"electrodes must not share edges, nor list one twice: {edge} "
+                        f"of electrode {k} occurred before"
+                    )
+                under.add(edge)
+                if edge not in boundary:
+                    raise ValueError(
+                        f"electrodes must lie on the boundary: the nodes {[*edge]} of "
                         f"electrode {k} are no edge of exactly one triangle"
                     )
 
@@ -154,7 +164,7 @@ class Impedance(WrappedNonlinear):
         self.mesh = mesh
         self.currents = _patterns(currents, count, "currents")
         self.voltages = _patterns(voltages, count, "voltages")
-        z = np.broadcast_to(np.asarray(contact, np.float64), (count,))
+        z = np.broadcast_to(np.array(contact, np.float64), (count,))
         if not ((z > 0) & np.isfinite(z)).all():
             raise ValueError(f"contact must be positive, got {contact!r}")
         self.contact = z
@@ -278,10 +288,11 @@ def _around(angles: Floats) -> Floats:
 
 
 def _patterns(values: ArrayLike, count: int, name: str) -> Floats:
-    patterns = np.asarray(values, np.float64)
+    patterns = np.array(values, np.float64)
     if patterns.ndim != 2 or len(patterns) != count or not patterns.shape[1]:
         raise ValueError(f"{name} must be ({count}, patterns), got {patterns.shape}")
-    if (np.abs(patterns.sum(axis=0)) > 1e-9 * np.abs(patterns).sum(axis=0)).any():
+    # Files hold them in single precision.
+    if (np.abs(patterns.sum(axis=0)) > 1e-6 * np.abs(patterns).sum(axis=0)).any():
         raise ValueError(f"{name} must have the sum 0 over the electrodes")
     return patterns
 

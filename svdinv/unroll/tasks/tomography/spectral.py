@@ -7,6 +7,7 @@ pixels has low rank, and edges lie at the same places in all bins.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -130,6 +131,14 @@ class SpectralCt(Ct):
         low=0,
         rising=True,
     )
+
+    @property
+    def trained_channels(self) -> int:
+        return self.bins
+
+    def largest(self, problem: Problem) -> float:
+        """Return infinity: the bins differ too much for one bound."""
+        return math.inf
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
         named = str(source).removeprefix(_PREFIX) in DENSITIES
