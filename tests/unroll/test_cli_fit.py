@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ import pytest
 from PIL import Image
 
 from svdinv.cli import main
+from svdinv.unroll.operators import Stack
 from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
+from svdinv.unroll.tasks.measured_files import write_problem
+from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions
 from svdinv.unroll.untrained import Fitting, residual
 
 SHORT = ("--iterations", "10", "--threads", "1")
@@ -120,6 +124,45 @@ def test_a_series(prior, series, tmp_path):
         f"beat-fit-{prior}{end}"
         for end in (".npz", "-panel.png", "-animation.gif", "-iterations.csv")
     }
+
+
+def test_one_frame_is_learned_whole(series, tmp_path, capsys):
+    """The mean of the frames would be the image that fits the data already."""
+    frame = tmp_path / "frame.npy"
+    np.save(frame, np.load(series)[:1])
+    given = (frame, "--mask", "radial", *SHORT, "--output", tmp_path)
+    assert run(*given) == 0
+    assert "start of the fit" not in capsys.readouterr().out
+    assert run(*given, "--start") == 2
+    assert "--start: does not apply to a single frame" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "bounded", "above"),
+    [("spectral:head-1", False, False), ("walnut-1", True, False),
+     ("dense.h5", False, False), ("kinetic-sum", True, True)],
+)  # fmt: skip
+def test_no_bound_is_below_the_image(source, bounded, above, tmp_path, monkeypatch):
+    """Of what may exceed 1: nothing, or a unit that `finished` multiplies by."""
+    task, options = Ct(), CtOptions(size=24, views=16)
+    made = task.measure(task.read("walnut-1", options), options)
+    denser = replace(made, y=1.6 * made.y, truth=1.6 * made.truth)
+    write_problem(tmp_path / "dense.h5", task, denser)
+    monkeypatch.chdir(tmp_path)
+    began = []
+
+    class Watched(Fitting):
+        def __init__(self, problem, generator, *given, **options):
+            super().__init__(problem, generator, *given, **options)
+            began.append((generator.bounded, problem))
+
+    monkeypatch.setattr("svdinv.unroll.untrained.Fitting", Watched)
+    sizes = () if source.endswith(".h5") else ("--size", 24, "--views", 16)
+    assert run(source, *sizes, *SHORT, "--output", "out") == 0
+    ((found, problem),) = began
+    assert found == bounded
+    # A multiple of the operator is no stack of subsets.
+    assert not above or not isinstance(problem.A, Stack)
 
 
 def test_it_goes_on_from_a_checkpoint(photo, tmp_path, capsys):
@@ -249,6 +292,8 @@ def test_a_generator_of_ones_own(photo, tmp_path):
         (("--low-rank", "1"), "argument --low-rank: does not apply"),
         (("--stop", "discrepancy"), "needs --deviation"),
         (("--deviation", "0.1"), "argument --deviation: does not apply"),
+        (("--stop", "sure", "--deviation", "25"), "--deviation: 25 exceeds all data"),
+        (("--stop", "variance", "--iterations", "19"), "iterations must be at least"),
         (("--no-start",), "argument --start: does not apply"),
         (("--penalty", "1"), "argument --penalty"),
         (("--trained", "singular-values"), "needs --weights"),

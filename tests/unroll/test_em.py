@@ -68,6 +68,27 @@ def test_subsets_are_faster():
     assert quick.objective[-1] < slow.objective[2] / 2
 
 
+def test_subsets_without_counts_leave_activity(rng):
+    """A frame of few counts, one of none, and one of many, which is as it is alone."""
+    y = np.zeros((3, 18, 23))
+    y[0, [0, 8, 9], 11] = 3, 2, 4  # in two of three subsets
+    y[2] = scan().y
+    parts = [ParallelBeam((16, 16), ANGLES[k::3]) for k in range(3)]
+    views = np.concatenate([np.arange(18)[k::3] for k in range(3)])
+    stack = Stack(parts, axis=-2)
+
+    def reconstructed(y):
+        problem = Problem(y[..., views, :], stack, PoissonKL())
+        return solve(problem, None, algorithm=EM(), iterations=8).image
+
+    found = reconstructed(y)
+    counts = stack(found).sum((-2, -1))
+    assert counts[0] == pytest.approx(9, rel=0.3)
+    assert counts[1] == 0
+    whole = reconstructed(y[2])
+    np.testing.assert_allclose(found[2], whole, rtol=0.05, atol=0.02 * whole.max())
+
+
 def test_map_goes_down_to_the_minimiser():
     problem, prior = scan(), HuberVariation(0.5, 20.0)
     found = solve(problem, prior, algorithm=EM(), iterations=400, rtol=0)

@@ -169,6 +169,11 @@ class TestMesh:
             ({"electrodes": (np.array([[0, 1]]),)}, "electrodes must be at least two"),
             ({"electrodes": (np.array([[0, 1]]),) * 2 + (np.array([[0, 9]]),)},
              "electrodes must name"),
+            ({"electrodes": (np.array([[0, 1]]), np.array([[2, 3], [3, 2]]))},
+             r"share edges, nor list one twice: \(2, 3\) of electrode 1"),
+            ({"electrodes": (np.array([[0, 1]]), np.array([[1, 0]]))}, "share edges"),
+            ({"triangles": np.array([[0, 1, 2], [1, 3, 2], [2, 0, 1]])},
+             "triangles must not occur twice"),
         ],
     )  # fmt: skip
     def test_a_bad_mesh(self, change, message):
@@ -195,6 +200,28 @@ def test_bad_patterns(options, message):
     good = {"currents": adjacent(L), "voltages": adjacent(L)}
     with pytest.raises(ValueError, match=message):
         Impedance(disc(3, L), **{**good, **options})
+
+
+def test_what_is_passed_may_be_changed_later():
+    mesh, currents, contact = disc(3, L), adjacent(L), np.full(L, 0.1)
+    A = Impedance(mesh, currents, adjacent(L), contact)
+    x = np.linspace(1, 2, len(mesh.triangles))
+    before, D = A.forward(x), A.derivative(x)
+    slope = D.forward(np.ones_like(x))
+    currents *= 5
+    contact *= 5
+    np.testing.assert_array_equal(D.forward(np.ones_like(x)), slope)
+    np.testing.assert_array_equal(A.forward(x), before)
+    x *= 2
+    np.testing.assert_array_equal(D.forward(np.ones_like(x)), slope)
+
+
+def test_currents_of_single_precision():
+    """As files hold them: their sum is 0 but for rounding."""
+    currents = np.zeros((L, 1), np.float32)
+    currents[:3, 0] = 0.1, -0.04, -0.06
+    assert currents.astype(float).sum() != 0
+    assert Impedance(disc(3, L), currents, adjacent(L)).currents.shape == (L, 1)
 
 
 def test_bad_conductivities():

@@ -158,6 +158,12 @@ def test_measured_sinograms_are_written_and_read(tmp_path):
     np.testing.assert_allclose(found.fidelity.weight, due / due.max(), rtol=1e-4)
 
 
+def test_bins_of_the_training_are_channels_of_the_network():
+    config = preset("spectral-ct")
+    with pytest.raises(ValueError, match="channels must be 4 for the task spectral-ct"):
+        replace(config, task=replace(config.task, bins=4))
+
+
 def test_photons_must_not_fall():
     with pytest.raises(ValueError, match="photons must not fall"):
         SpectralCt(photons=(2e4, 1e4))

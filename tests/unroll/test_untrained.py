@@ -475,6 +475,34 @@ def test_a_prior_in_the_loss_is_what_is_minimised():
     assert record.data == pytest.approx(float(data) / 768, rel=1e-5)
 
 
+def test_data_may_have_any_unit():
+    generator, unit = replace(GENERATOR, bounded=False), 2.0**-20
+    problem = sampled()
+    small = replace(problem, y=np.float32(unit) * problem.y)
+    one, other = (run(p, generator, iterations=60) for p in (problem, small))
+    np.testing.assert_allclose(other.image / unit, one.image, rtol=1e-3, atol=1e-4)
+    assert error(problem, one.image) < 0.1
+
+
+def test_the_distance_of_counts_is_that_of_the_data_that_are_fitted():
+    rng = np.random.default_rng(0)
+    y = rng.poisson(3 * picture() + 0.9).astype(np.float32)
+    fidelity = PoissonKL(0.9)
+    problem = Problem(y, Sampling(np.ones(y.shape, bool)), fidelity)
+    fitting = Fitting(problem, GENERATOR, Options(rule=HeldOut(share=0.4), every=1))
+    image = first_image(fitting)
+    fitted = ~fitting.left_out
+    expected = fidelity.distance(image[fitted], fitting.problem.y[fitted])
+    record = fitting.step()
+    assert record.data == pytest.approx(float(expected) / int(fitted.sum()), rel=1e-4)
+
+
+def test_a_window_must_fit_into_the_iterations():
+    with pytest.raises(ValueError, match="iterations must be at least 200, the window"):
+        run(noisy(), rule=MovingVariance(), iterations=190)
+    run(noisy(), rule=MovingVariance(window=2), iterations=11)
+
+
 def first_image(fitting):
     """What the first step makes of the noise that it draws."""
     with torch.no_grad():
@@ -730,6 +758,18 @@ class TestGoingOn:
         path.write_bytes(content)
         with pytest.raises(ValueError, match="not a checkpoint"):
             run(noisy(), **given)
+
+    def test_a_checkpoint_of_another_mask(self, tmp_path):
+        """Though the data of both are the same: zeros where only one measures."""
+        mask = sampled().A.mask.copy()
+        mask[:, :4] = False
+        problem = replace(sampled(), A=Sampling(mask), y=Sampling(mask)(picture()))
+        given = {"iterations": 10, "checkpoint": tmp_path / "fit.safetensors"}
+        run(problem, **given)
+        mask = mask.copy()
+        mask[:, :4] = True
+        with pytest.raises(ValueError, match="to other data"):
+            run(replace(problem, A=Sampling(mask)), **given)
 
     def test_a_fit_that_breaks_down_goes_back(self):
         fitting = Fitting(noisy(), GENERATOR, Options(rule=None))
