@@ -99,7 +99,7 @@ def main(results):
             "factor": jax.jacrev(lambda X: o.svd(X).U[0]),
             "blocks": lambda X: o.local_low_rank(X[None], 0.5, 2),
         }.items():
-            mapped = jax.vmap(f)
+            mapped = jax.jit(jax.vmap(f))
             found["explicit " + name] = error(mapped(pair[0]), np.asarray(mapped(B)))
     try:
         o.svt(jax.device_put(A, NamedSharding(mesh, P("i", None))), 20.0)

@@ -228,7 +228,7 @@ def test_bad_arguments_end_in_one_line(pictures, tmp_path, one_line):
         (["colour", "--acceleration", "4"], "--acceleration: does not apply"),
         (["cine", "--rates", "0.2"], "--rates: does not apply"),
         (["cine", "--crop", "20"], "--crop: does not apply"),
-        (["cine", "--masks", "spiral"], "spiral"),
+        (["cine", "--images", "cine", "--masks", "spiral"], "spiral"),
         (["colour", "--rates", "0"], "--rates"),
         (["colour", "--rates", "0.2", "0.2"], "a value occurs twice"),
         (["cine", "--masks", tmp_path / "mask.npy"], "(12, 128, 128)"),

@@ -4,10 +4,8 @@ import gc
 import math
 import os
 from contextlib import closing
-from importlib.util import find_spec
 
 import pytest
-from interpreters import run
 from small_trainings import events, largest_file
 
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION, Logs, read_log
@@ -161,20 +159,6 @@ def test_does_without_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setattr("svdinv.unroll.training.logs.find_spec", lambda name: None)
     written(tmp_path, 1, 20)
     assert sorted(file.name for file in tmp_path.iterdir()) == [LOG, VALIDATION]
-
-
-def test_tensorboard_is_imported_without_a_warning(tmp_path):
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from svdinv.unroll.training.logs import Logs\n"
-        "logs = Logs(Path(sys.argv[1]), 0)\n"
-        "logs.step(10, 1.0, 1.0, 1.0)\n"
-        "logs.close()\n"
-    )
-    done = run("-W", "error", "-c", code, tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    there = find_spec("tensorboardX") is not None
-    assert len(list(tmp_path.glob(EVENTS))) == int(there)
 
 
 @pytest.mark.parametrize("size", [0, 30, 5000])
