@@ -129,13 +129,13 @@ def run(arguments: argparse.Namespace) -> int:
             arguments, source, truth=not arguments.no_truth
         )
         check_open(source, problem)
-        generator, network = _generator(arguments, task, problem, device)
+        generator, network, unit = _generator(arguments, task, problem, device)
         own = task.data_unit(problem) is None  # the file has the deviations
         unknown = (measured or arguments.no_truth) and not own
         noise = None if unknown else task.deviation(problem, settings)
         predicts = _predicts(problem, generator, network, noise)
         predictor = network if predicts else None
-        options = _options(arguments, task, problem, generator, noise, predictor)
+        options = _options(arguments, task, problem, generator, noise, predictor, unit)
         prior = arguments.prior or (_EDUCATED if arguments.weights else _DEFAULT)
         written = files(arguments.output, task, problem, f"fit-{prior}")
         table = written.panel.with_name(
@@ -149,14 +149,9 @@ def run(arguments: argparse.Namespace) -> int:
         # A trained network needs all channels.
         reduced = task.without_repeats(problem) if network is None else problem
         exact = noise == 0 and problem.A.tight
-        fitted, unit = reduced, 1.0
-        untrained: Any = generator
-        if network is None and getattr(untrained, "bounded", False):
-            unit = task.largest(reduced)
-            if unit == math.inf:
-                generator, unit = dataclasses.replace(untrained, bounded=False), 1.0
-            if unit != 1:
-                fitted = dataclasses.replace(reduced, A=unit * reduced.A, truth=None)
+        fitted = reduced
+        if unit != 1:
+            fitted = dataclasses.replace(reduced, A=unit * reduced.A, truth=None)
 
         def finished(image: Any) -> Any:
             # Exact data are restored in the image.
@@ -281,8 +276,8 @@ def _describe_ending(done: Fit) -> str:
 
 def _generator(
     arguments: argparse.Namespace, task: Task, problem: Problem, device: str
-) -> tuple[Recipe, Network | None]:
-    """Return the generator, and the trained network if there is one."""
+) -> tuple[Recipe, Network | None, float]:
+    """Return generator, the trained network if there is one, and the unit of images."""
     from svdinv.unroll import pretrained
     from svdinv.unroll.inference import open_network
     from svdinv.unroll.untrained.presets import generator_for
@@ -295,8 +290,11 @@ def _generator(
                 f"or package.module:Class, got {prior!r}"
             )
         with naming("argument --prior"):
-            generator = generator_for(prior or _DEFAULT, task.without_repeats(problem))
-        return generator, None
+            made: Any = generator_for(prior or _DEFAULT, task.without_repeats(problem))
+        largest = task.largest(problem) if getattr(made, "bounded", False) else 1.0
+        if largest == math.inf:
+            return dataclasses.replace(made, bounded=False), None, 1.0
+        return made, None, largest
     if prior not in (None, _EDUCATED):
         raise ValueError(f"argument --weights: does not apply to --prior {prior}")
     if weights is None and task.kind not in pretrained.names():
@@ -308,7 +306,7 @@ def _generator(
         # By path, since a folder may have the same name.
         network = open_network(weights or pretrained.path(task.kind), device)
     check_network(network, task, arguments.input, problem)
-    return network.recipe, network
+    return network.recipe, network, 1.0
 
 
 def _predicts(
@@ -335,8 +333,12 @@ def _options(
     generator: Recipe,
     noise: float | None,
     network: Network | None,
+    unit: float,
 ) -> Options:
-    """Return the options of the fit; `network` is one that is fitted by predictions."""
+    """Return the options of the fit of an image divided by `unit`.
+
+    `network` is one that is fitted by predictions.
+    """
     from svdinv.unroll.priors import Casorati, HuberVariation
     from svdinv.unroll.untrained import (
         SURE,
@@ -359,17 +361,17 @@ def _options(
     penalty = PENALTY if arguments.penalty is None else arguments.penalty
     deviation = noise
     if arguments.deviation is not None:
-        unit = task.data_unit(problem)
-        if unit is None:
+        of_file = task.data_unit(problem)
+        if of_file is None:
             raise ValueError(
                 f"argument --deviation: does not apply to {task.images}, whose data "
                 "come with their deviations"
             )
-        deviation = arguments.deviation / unit
+        deviation = arguments.deviation / of_file
         if deviation > abs(problem.y).max():
             raise ValueError(
                 f"argument --deviation: {arguments.deviation:g} exceeds all data, in "
-                f"units of which the largest is {unit * abs(problem.y).max():.3g}"
+                f"units of which the largest is {of_file * abs(problem.y).max():.3g}"
             )
     stop = arguments.stop or ("none" if network else "held-out")
     if network and stop == "held-out":
@@ -394,9 +396,9 @@ def _options(
         raise ValueError("argument --low-rank: not allowed with --tv")
     prior: Any = None
     if arguments.tv:
-        prior = HuberVariation(arguments.tv, 0.01)
+        prior = HuberVariation(unit * arguments.tv, 0.01 / unit)
     elif arguments.low_rank:
-        prior = Casorati(arguments.low_rank)
+        prior = Casorati(unit * arguments.low_rank)
     how = {
         "iterations": arguments.iterations,
         "rate": arguments.learning_rate,
