@@ -98,7 +98,11 @@ def add(commands: Subparsers, help: str) -> None:
     fit.option("--low-rank WEIGHT", low_rank, not_negative, 0.0)
     sparse = "weight of the sparse part of low-rank-and-sparse (default 0.01)"
     fit.option("--penalty WEIGHT", sparse, not_negative)
-    fit.yes_or_no("--start", "add the mean of the frames to the image (default yes)")
+    fit.yes_or_no(
+        "--start",
+        "add the mean of the frames to the image (default: yes for several frames of "
+        "k-space, if the network is untrained)",
+    )
     fit.yes_or_no("--baselines", "compare with all classical methods", False)
     state = "save the state of the fit here, and resume from it"
     fit.option("--checkpoint FILE", state, folder)
@@ -293,7 +297,8 @@ def _generator(
             made: Any = generator_for(prior or _DEFAULT, task.without_repeats(problem))
         largest = task.largest(problem) if getattr(made, "bounded", False) else 1.0
         if largest == math.inf:
-            return dataclasses.replace(made, bounded=False), None, 1.0
+            with naming("argument --prior", TypeError):
+                return dataclasses.replace(made, bounded=False), None, 1.0
         return made, None, largest
     if prior not in (None, _EDUCATED):
         raise ValueError(f"argument --weights: does not apply to --prior {prior}")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import interpreters
@@ -15,7 +16,10 @@ from small_trainings import environment
 import svdinv
 from svdinv._missing import command as install
 from svdinv.cli import main
+from svdinv.cli.arguments import check_network
 from svdinv.unroll import pretrained
+from svdinv.unroll.networks import Skip
+from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.registry import entries
 
 COMMANDS = ["data", "demo", "evaluate", "fit", "info", "reconstruct", "train"]
@@ -41,6 +45,15 @@ def test_every_command_has_help(capsys):
 def test_help_has_examples(example, capsys):
     assert main([example.partition(" ")[0], "--help"]) == 0
     assert f"examples:\n  svdinv {example}" in capsys.readouterr().out
+
+
+def test_weights_along_time_serve_any_number_of_frames():
+    network = Namespace(task="cine", recipe=Skip(images="series", along_time=True))
+    given = Namespace(y=range(8))
+    check_network(network, Cine(), "series", given)
+    network.recipe = Skip(images="series")
+    with pytest.raises(ValueError, match="images with 3 channels, but series has 8"):
+        check_network(network, Cine(), "series", given)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -140,25 +140,31 @@ def test_one_frame_is_learned_whole(series, tmp_path, capsys):
 def test_images_stay_below_their_bound(source, tmp_path, monkeypatch):
     """It is none, or is the unit of the operator that is fitted."""
     task, options = Ct(), CtOptions(size=24, views=16)
-    made = task.measure(task.read("walnut-1", options), options)
-    denser = replace(made, y=1.6 * made.y, truth=1.6 * made.truth)
+    usual = task.measure(task.read("walnut-1", options), options)
+    denser = replace(usual, y=1.6 * usual.y, truth=1.6 * usual.truth)
     write_problem(tmp_path / "dense.h5", task, denser)
     monkeypatch.chdir(tmp_path)
-    began = []
+    began, made = [], []
 
     class Watched(Fitting):
         def __init__(self, problem, generator, *given, **options):
             super().__init__(problem, generator, *given, **options)
             began.append((generator.bounded, problem.A))
 
+        def result(self, *given):
+            made.append(super().result(*given))
+            return made[-1]
+
     monkeypatch.setattr("svdinv.unroll.untrained.Fitting", Watched)
     sizes = () if source.endswith(".h5") else ("--size", 24, "--views", 16)
-    assert run(source, *sizes, *SHORT, "--output", "out") == 0
+    assert run(source, *sizes, *SHORT, "--output", "out.npy") == 0
     ((bounded, A),) = began
     assert bounded == (source != "spectral:head-1")
     if bounded:
         largest = 1.44 if source == "dense.h5" else 1.0
         assert A.scalar > largest
+        due = np.maximum(A.scalar * made[0].image, 0).reshape(np.load("out.npy").shape)
+        np.testing.assert_allclose(np.load("out.npy"), due, rtol=1e-5)
 
 
 def test_it_goes_on_from_a_checkpoint(photo, tmp_path, capsys):

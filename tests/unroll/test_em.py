@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from array_frameworks import Framework
@@ -9,7 +11,7 @@ from scipy.integrate import quad
 
 from svdinv.unroll.algorithms import EM, solve
 from svdinv.unroll.fidelity import PoissonKL
-from svdinv.unroll.operators import Dense, ParallelBeam, Stack
+from svdinv.unroll.operators import Dense, ParallelBeam, Stack, from_matrix
 from svdinv.unroll.priors import HuberVariation, Tikhonov, TotalVariation
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.tomography.densities import density
@@ -87,6 +89,46 @@ def test_subsets_without_counts_leave_activity(rng):
     assert counts[1] == 0
     whole = reconstructed(y[2])
     np.testing.assert_allclose(found[2], whole, rtol=0.05, atol=0.02 * whole.max())
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize(
+    ("image", "data"),
+    [((10,), (8,)), ((10,), (2, 4)), ((4, 4), (8,)), ((2, 3, 4), (8,)),
+     ((2, 3, 4), (2, 2, 2))],
+)  # fmt: skip
+def test_images_and_data_have_any_number_of_axes(image, data, batch, rng):
+    """Items of a batch are as alone: the first has counts in one of two subsets."""
+    parts = [
+        from_matrix(rng.random((8, math.prod(image))), image, data) for _ in range(2)
+    ]
+    y = 1.0 + rng.random((*batch, *data[:-1], 2 * data[-1])) * 50
+    first = y[0] if batch else y
+    first[..., data[-1] :] = 0
+
+    def reconstructed(y):
+        problem = Problem(y, Stack(parts, axis=-1), PoissonKL(0.5))
+        return solve(problem, None, algorithm=EM(), iterations=3, x0=start).image
+
+    start = np.ones((*batch, *image))
+    found = reconstructed(y)
+    assert (found > 0).all()
+    if batch:
+        start = np.ones(image)
+        for item, of_item in zip(found, y, strict=True):
+            np.testing.assert_allclose(item, reconstructed(of_item), rtol=1e-9)
+    whole = Problem(y[..., : data[-1]], parts[0], PoissonKL(0.5))
+    assert solve(whole, None, algorithm=EM(), iterations=1).image.shape == found.shape
+
+
+def test_counts_may_have_any_unit():
+    y, found = scan().y, []
+    parts = [ParallelBeam((16, 16), ANGLES[k::3]) for k in range(3)]
+    y = np.concatenate([y[k::3] for k in range(3)])
+    for unit in (1.0, 1e-4):
+        problem = Problem(unit * y, Stack(parts, axis=-2), PoissonKL())
+        found.append(solve(problem, None, algorithm=EM(), iterations=2).image / unit)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9)
 
 
 def test_map_goes_down_to_the_minimiser():

@@ -17,6 +17,7 @@ from svdinv.unroll.operators import (
     dot_test,
     operator_norm,
 )
+from svdinv.unroll.operators.tomography import _opposed
 from svdinv.unroll.tasks.tomography import DENSITIES, densities
 from svdinv.unroll.tasks.tomography.densities import (
     SHEPP_LOGAN,
@@ -203,6 +204,13 @@ def test_densities_of_a_fan_are_right_for_arcs_of_half_a_turn_and_more(arc, firs
     assert found[inside].mean() == pytest.approx(1, abs=0.01)
     error = np.linalg.norm(found - disc) / np.linalg.norm(disc)
     assert error < (0.15 if arc < 200 else 0.09)
+
+
+@pytest.mark.parametrize("first", [200 / 3, 100 / 3, 462])
+def test_opposite_views_are_found_from_any_first_angle(first):
+    angles = np.arange(0, 240, 1.5)
+    np.testing.assert_array_equal(_opposed(angles + first), _opposed(angles))
+    assert 0 < _opposed(angles).sum() < len(angles)
 
 
 @pytest.mark.parametrize(("offset", "detectors"), [(20.3, 50), (-25.0, 55), (12.0, 62)])

@@ -498,7 +498,7 @@ def test_the_distance_of_counts_is_that_of_the_data_that_are_fitted():
 
 
 def test_a_window_must_fit_into_the_iterations():
-    with pytest.raises(ValueError, match="iterations must be at least 200, the window"):
+    with pytest.raises(ValueError, match="must be at least 191 for the window"):
         run(noisy(), rule=MovingVariance(), iterations=190)
     run(noisy(), rule=MovingVariance(window=2), iterations=11)
 

@@ -17,7 +17,6 @@ from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.problem import Problem
 
-_FEW = 10  # counts in a subset
 _LEAST = 1e-3  # minimum relative to the mean of the first image: zeros would remain 0
 
 
@@ -40,8 +39,9 @@ class EM(Algorithm):
 
     The operators of a `svdinv.unroll.operators.Stack` are subsets, used in turn (OSEM:
     Hudson & Larkin, IEEE TMI 1994): faster by their number, but without convergence.
-    An image or frame with few counts in a subset (below ten) is changed by the fraction
-    1 / subsets of each step: a subset without counts would leave no activity.
+    An image or frame with few counts, some subset of which has less than half of its
+    share, is changed by the fraction 1 / subsets of each step: a subset without counts
+    would leave no activity.
     """
 
     parameters: ClassVar[dict[str, float]] = {"step": 1.0}
@@ -66,7 +66,9 @@ class EM(Algorithm):
             x = xp.sum(problem.y) / xp.sum(sensitivity) * one
         minimum = _LEAST * xp.mean(x) * one
         x = xp.where(x > minimum, x, minimum)
-        return {"x": x, "sensitivity": sensitivity, "step": steps(problem, like_x)}
+        state = {"x": x, "sensitivity": sensitivity}
+        step = steps(problem, sensitivity)
+        return state if step is None else state | {"step": step}
 
     def iterate(
         self, state: State, problem: Problem, prox: Any, p: Parameters
@@ -75,7 +77,7 @@ class EM(Algorithm):
         xp, count = namespace(x), sensitivity.shape[0]
         for k, subset in enumerate(subsets(problem, x)):
             s = sensitivity[k, ...]
-            e = expectation(x, *subset, sensitivity=s, step=state["step"])
+            e = expectation(x, *subset, sensitivity=s, step=state.get("step"))
             if hasattr(prox, "gradient"):
                 # Maximise the surrogate of a subset, with its share of the prior.
                 L = prox.lipschitz(x) / count
@@ -100,7 +102,7 @@ class EM(Algorithm):
 
 
 def expectation(
-    x: Array, A: Operator, y: Array, background: Any, sensitivity: Array, step: Array
+    x: Array, A: Operator, y: Array, background: Any, sensitivity: Array, step: Any
 ) -> Array:
     """Return ``x A^T(y / (A x + b))``, the expected counts emitted by each pixel.
 
@@ -109,26 +111,43 @@ def expectation(
     xp = namespace(x)
     mean = A.forward(x) + background
     e = x * A.adjoint(safe_divide(like(y, mean, xp), mean, mean > 0, xp))
+    if step is None:
+        return e
     unchanged = sensitivity * x
     return xp.where(step < 1, unchanged + step * (e - unchanged), e)
 
 
-def steps(problem: Problem, x: Array) -> Array:
-    """Return the fraction of a step for images like x, of the shape (..., 1, 1).
+def steps(problem: Problem, sensitivity: Array) -> Array | None:
+    """Return the fraction of a step for each image, (..., 1, 1); None without subsets.
 
-    It is 1, but 1 / subsets if a subset has few counts of an image that has some.
+    It is 1, but 1 / subsets if a subset has less than half of its share of the counts
+    of an image, by the `sensitivity` (subsets, ...) of all pixels.
     """
-    xp, axes = namespace(x), min(len(x.shape), 2)
-    before = len(x.shape) - axes
+    if not isinstance(problem.A, Stack):
+        return None
+    s, xp = sensitivity, namespace(sensitivity)
+    axes = _image_axes(problem.A, len(s.shape) - 1)
+    before = len(s.shape) - 1 - axes
+    share = xp.sum(s, axis=tuple(range(1 + before, len(s.shape))))
     counts = xp.stack(
         [
-            xp.sum(like(y, x, xp), axis=tuple(range(before, len(y.shape))))
-            for _, y, _ in subsets(problem, x)
+            xp.sum(like(y, s, xp), axis=tuple(range(before, len(y.shape))))
+            for _, y, _ in subsets(problem, s[0, ...])
         ]
     )
-    few = (xp.min(counts, axis=0) < _FEW) & (xp.max(counts, axis=0) > 0)
+    due = share * xp.sum(counts, axis=0) / 2
+    few = xp.any(counts * xp.sum(share, axis=0) < due, axis=0)
     one = xp.ones_like(counts[0, ...])
     return xp.where(few, one / counts.shape[0], one)[(..., *[None] * axes)]
+
+
+def _image_axes(A: Any, most: int) -> int:
+    """Return the number of axes of one image; `most` if an operator does not tell."""
+    while not hasattr(A, "image_shape"):
+        if not getattr(A, "parts", ()):
+            return most
+        A = A.parts[-1]
+    return len(A.image_shape)
 
 
 def subsets(problem: Problem, x: Array) -> Iterator[tuple[Operator, Array, Any]]:

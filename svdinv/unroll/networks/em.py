@@ -160,7 +160,10 @@ class EMNet(Recipe):
         pixels = xp.sum(xp.ones_like(like_x), axis=_PIXEL, keepdims=True)
         level = xp.log(1 + safe_divide(trues * trues, counts, counts > 0, xp) / pixels)
         x = unit * xp.ones_like(like_x)
-        state = {"sensitivity": sensitivity, "step": steps(problem, like_x)}
+        state = {"sensitivity": sensitivity}
+        step = steps(problem, sensitivity)
+        if step is not None:
+            state["step"] = step
         for _ in range(self.start):
             for k, subset in enumerate(subset_list):
                 e, s = _expected(x, subset, state, k)
@@ -241,7 +244,7 @@ class EMNet(Recipe):
 def _expected(x: Array, subset: Any, state: State, k: int) -> tuple[Array, Array]:
     """Return `expectation` of a subset, and its sensitivity."""
     (A, y, background), s = subset, state["sensitivity"][k, ...]
-    return expectation(x, A, y, background, s, state["step"]), s
+    return expectation(x, A, y, background, s, state.get("step")), s
 
 
 def _total(x: Array, xp: Namespace) -> Array:

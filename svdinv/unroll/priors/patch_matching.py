@@ -157,14 +157,16 @@ def gathered(rows: Array, index: Array) -> Array:
     """Select rows of (places, values) by indices (n,), with the shape (n, values)."""
     if _differentiates(rows):
         return namespace(rows).take(rows, index, axis=0)
-    add = _Sum(to_numpy(index), rows.shape[0])
-    return _taped(rows, lambda x: x[index], add)
+    places = rows.shape[0]
+    return _taped(rows, lambda x: x[index], lambda g: _Sum(to_numpy(index), places)(g))
 
 
 def summed(rows: Array, index: Array, places: Any) -> Array:
     """Sum rows (n, values) with equal indices (n,), with shape (places, values)."""
     if not _differentiates(rows):
-        return _taped(rows, _Sum(to_numpy(index), places), lambda g: g[index])
+        return _taped(
+            rows, lambda x: _Sum(to_numpy(index), places)(x), lambda g: g[index]
+        )
     if compat.is_torch_array(rows):
         return rows.new_zeros(places, rows.shape[1]).index_add(0, index, rows)
     if is_tensorflow(rows):

@@ -67,7 +67,6 @@ _SLOWER = 0.5  # factor of the learning rate after each divergence
 _WINDOW = 50
 _REMEMBER = 50  # iterations between two sets of weights that can be restored
 _MOST_ROLLBACKS = 20
-_EPSILON = 1e-8  # of Adam, for data of mean square 1
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
 
@@ -144,14 +143,12 @@ class Fitting:
             Model(generator, options, weights, state) for state in self.states
         ).to(self.device)
         parameters = [p for p in self.models.parameters() if p.requires_grad]
-        # The gradient has the square of the unit of the data, which may be any.
-        square = 1.0
+        # The unit of the data must not matter beside the constant in Adam's divisor.
+        self._square = 1.0
         if problem.has_white_noise:
             seen = self.measured if excluded is None else self.measured & ~excluded
-            square = float(y[seen].abs().square().mean())
-        self.optimiser = torch.optim.Adam(
-            parameters, lr=options.rate, eps=_EPSILON * min(square, 1.0)
-        )
+            self._square = float(y[seen].abs().square().mean()) or 1.0
+        self.optimiser = torch.optim.Adam(parameters, lr=options.rate)
         self._identity = self._checksum()
         x = self.state["x"]
         self.kept = Kept(self.models, x, y, rule)
@@ -220,7 +217,7 @@ class Fitting:
                 )
         if self._broken(values[1]):
             return None
-        sum(losses).backward()
+        (sum(losses) / self._square).backward()
         for group in self.optimiser.param_groups:
             group["lr"] = options.rate * _SLOWER ** len(self.rollbacks)
         self.optimiser.step()
@@ -414,10 +411,11 @@ class Fitting:
     def _check(self, problem: Problem) -> None:
         options, generator = self.options, self.recipe
         window = getattr(options.rule, "window", 1)
-        if math.ceil(options.iterations / options.every) < window:
+        least = (window - 1) * options.every + 1
+        if options.iterations < least:
             raise ValueError(
-                f"iterations must be at least {window * options.every}, the window of "
-                f"the rule {type(options.rule).__name__}, got {options.iterations}"
+                f"iterations must be at least {least} for the window of the rule "
+                f"{type(options.rule).__name__}, got {options.iterations}"
             )
         if options.trained == "decoder" and not has_encoder(generator):
             raise ValueError(

@@ -49,7 +49,6 @@ _BODY = 0.02  # relative activity below which a pixel is air
 _WIDTH = 0.08  # of scatter, relative to the detector
 _SUBSETS, _LEAST_VIEWS = 6, 4
 _MLEM, _OSEM = 60, 12  # iterations
-_HEADROOM = 1.3
 _FIXED, _MAP = 4, 30  # iterations of OSEM and of low rank without a truth
 _BLUR = (0.0, *np.geomspace(0.4, 2.4, 9))  # widths of the filter, in pixels
 _FIXED_BLUR = 0.8
@@ -288,8 +287,11 @@ class Pet(Task):
         return None
 
     def largest(self, problem: Problem) -> float:
-        """Return 1, or 1.3 times an estimate from OSEM if that is more."""
-        return max(1.0, _HEADROOM * float(_iterates(problem, 3)[-1].max()))
+        """Return 1.5, or 1.3 times the largest value of a blurred OSEM image."""
+        from scipy.ndimage import gaussian_filter
+
+        blurred = gaussian_filter(_iterates(problem, 3)[-1], (0, 1, 1))
+        return max(1.5, 1.3 * float(blurred.max()))
 
     def data_unit(self, problem: Problem) -> float | None:
         """Return 1: the scale divides images and factors, not counts."""
