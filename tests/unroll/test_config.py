@@ -178,6 +178,14 @@ def test_what_is_wrong_is_named(section, line, words):
     assert [word for word in words if word not in str(caught.value)] == []
 
 
+def test_a_kind_that_is_set_again_keeps_its_options():
+    config = changed(preset("colour"), {"network.cells": 3, "task.patch": 40})
+    again = changed(config, {"network.kind": "TLR", "task.kind": "colour"})
+    assert again == config
+    other = changed(config, {"network.kind": "SLR", "task.kind": "cine"})
+    assert other.network == SLR()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

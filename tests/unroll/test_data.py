@@ -16,7 +16,7 @@ from svdinv.unroll.data import (
     split,
 )
 from svdinv.unroll.data.masks import uniform_mask
-from svdinv.unroll.data.pictures import picture_files
+from svdinv.unroll.data.pictures import picture_files, with_twins
 from svdinv.unroll.display.pictures import contact_sheet, save_animation, save_picture
 from svdinv.unroll.tiles import tiles
 
@@ -29,6 +29,8 @@ def test_never_trains_on_the_test_photograph(test):
 
 def test_two_views_of_a_scene_are_one_photograph():
     assert not {"motorcycle_left", "motorcycle_right"} & set(split("motorcycle_left"))
+    both = with_twins({"motorcycle_right", "coffee"})
+    assert both == {"motorcycle_left", "motorcycle_right", "coffee"}
 
 
 def test_a_picture_of_ones_own_changes_nothing():

@@ -45,6 +45,16 @@ def test_losses_by_definition(config, name):
     assert found == pytest.approx(EXPECTED[name](errors), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["l1", "mse", "log-l1", "log-mse"])
+def test_a_truth_of_another_shape_is_refused(config, name):
+    """It would be broadcast, and each image be compared with the truth of all items."""
+    run = run_with(config, loss=name)
+    batch = run.source.batch(0, 1, range(2))
+    for truth in (batch.truth[:, :1], batch.truth[:, 0]):
+        with pytest.raises(ValueError, match="the truth must have the shape"):
+            run._loss(run.network, replace(batch, truth=truth))
+
+
 @pytest.mark.parametrize("name", ["log-l1", "log-mse"])
 def test_all_items_count_alike_in_decibels(config, name):
     """Homogeneous: ten times brighter is one number more, not ten times the weight."""

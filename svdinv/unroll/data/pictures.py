@@ -181,10 +181,13 @@ def split(*test: str) -> tuple[str, ...]:
     Excluded are those in `test` and other views of the same scene. If none of them is
     in `PHOTOS`, as for a picture of the user, `HELD_OUT` is excluded instead.
     """
-    held_out = {name for name in test if name in PHOTOS} or {HELD_OUT}
-    if held_out & _TWINS:
-        held_out |= _TWINS
+    held_out = with_twins({name for name in test if name in PHOTOS} or {HELD_OUT})
     return tuple(name for name in PHOTOS if name not in held_out)
+
+
+def with_twins(names: set[str]) -> set[str]:
+    """Return names of photographs, with the other one of a scene."""
+    return names | _TWINS if names & _TWINS else names
 
 
 def photograph(name: str) -> Image:

@@ -221,7 +221,7 @@ class Task:
     images: ClassVar[str] = "images"
     dataset: ClassVar[str] = ""
     options: ClassVar[type[Options]]  # for reading and simulating measurements
-    # ``metric(truth, image)`` by name, in the order of display.
+    # ``metric(truth, image)`` by name, in the order of display; larger is better.
     metrics: ClassVar[Mapping[str, Callable[..., float]]]
     # Suffixes of files that `save` writes, the first by default.
     endings: ClassVar[tuple[str, ...]] = (*WRITTEN, ".png")

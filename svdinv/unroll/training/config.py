@@ -276,7 +276,7 @@ def _merged(tables: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
                 raise ValueError(f"{name}: {part} is not a section")
-        if path and last == "kind":
+        if path and last == "kind" and table.get("kind") != value:
             table.clear()  # the options of another kind
         table[last] = value
     return merged

@@ -28,11 +28,21 @@ def _logarithm(error: Tensor, least: float) -> Tensor:
     return torch.log(error.flatten(1).mean(1) + least).mean()
 
 
+def _error(x: Tensor, truth: Tensor) -> Tensor:
+    """Return the magnitude of the error; ValueError if one would be broadcast."""
+    if x.shape != truth.shape:
+        raise ValueError(
+            f"the truth must have the shape {tuple(x.shape)} of the images of the "
+            f"network, got {tuple(truth.shape)}"
+        )
+    return torch.abs(x - truth)
+
+
 _FUNCTIONS: tuple[Loss, ...] = (
-    lambda x, truth, problem: torch.mean(torch.abs(x - truth)),
-    lambda x, truth, problem: torch.mean(torch.abs(x - truth) ** 2),
-    lambda x, truth, problem: _logarithm(torch.abs(x - truth), _LEAST_ERROR),
-    lambda x, truth, problem: _logarithm(torch.abs(x - truth) ** 2, _LEAST_ERROR**2),
+    lambda x, truth, problem: torch.mean(_error(x, truth)),
+    lambda x, truth, problem: torch.mean(_error(x, truth) ** 2),
+    lambda x, truth, problem: _logarithm(_error(x, truth), _LEAST_ERROR),
+    lambda x, truth, problem: _logarithm(_error(x, truth) ** 2, _LEAST_ERROR**2),
     lambda x, truth, problem: problem.value(x) / problem.y.numel(),  # needs no truth
 )
 

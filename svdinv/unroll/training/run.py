@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -98,12 +99,12 @@ class Run:
         torch.set_num_threads(config.threads)
         svd = svd_of(config.training.svd)
         self.network = Network(config.network, svd=svd, seed=config.seed)
-        self.mean = Network(config.network, svd=svd, seed=config.seed)
-        self.mean.task = kind_of(config.task)
         if weights is not None:
             merged = self.network.state_dict() | weights
             self.network.load_state_dict(merged)
-            self.mean.load_state_dict(merged)
+        # A copy: another network may draw other numbers for layers of users.
+        self.mean = copy.deepcopy(self.network)
+        self.mean.task = kind_of(config.task)
         self.network.to(self.device)
         self.mean.to(self.device).eval()
         self._own_loss = loss_of(config.training.loss)
@@ -279,8 +280,13 @@ class Run:
     def _gradients(self, model: nn.Module, batch: Problem) -> tuple[float, float]:
         """Return loss and gradient norm of all processes together."""
         self.optimiser.zero_grad()
-        loss = model(batch)
-        loss.backward()
+        cuda = [self.device] if self.device.type == "cuda" else []
+        # Layers of users may draw numbers: the same ones if the training is resumed.
+        with torch.random.fork_rng(cuda):
+            drawn = self.config.seed, self.step, self.rank
+            torch.manual_seed(int(np.random.default_rng(drawn).integers(2**63)))
+            loss = model(batch)
+            loss.backward()
         clip = self.config.training.clip
         length = nn.utils.clip_grad_norm_(self.network.parameters(), clip)
         totals = torch.stack([loss.detach(), length.detach()])
@@ -320,6 +326,11 @@ class Run:
         means, new = self.mean.parameters(), self.network.parameters()
         for mean, parameter in zip(means, new, strict=True):
             mean.lerp_(parameter, weight)
+        # Such as the norms of layers of users, which belong to the weights.
+        for mean, buffer in zip(
+            self.mean.buffers(), self.network.buffers(), strict=True
+        ):
+            mean.copy_(buffer)
 
     def _diagnosed(self, batch: Problem) -> Breakdown:
         """Diagnose the breakdown, in the process whose items caused it."""
@@ -419,12 +430,20 @@ def _optimiser(name: str) -> Any:
         cls = imported(name if ":" in name else f"torch.optim:{name}")
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ValueError(f"training.optimiser {name} is not a torch.optim.Optimizer")
-    # A trial step: checkpoints store one tensor per weight, and the step.
+    # Trial steps: checkpoints store one tensor per weight, and the step.
     weight = nn.Parameter(torch.zeros(2, 3))
     weight.grad = torch.ones(2, 3)
     with naming(f"training.optimiser {name}", TypeError):
         optimiser = cls([weight], lr=1e-3)
-        optimiser.step()
+        before = _numbers(optimiser)
+        for _ in range(3):
+            optimiser.step()
+    changed = [k for k, x in _numbers(optimiser).items() if before.get(k) != x]
+    if changed:
+        raise ValueError(
+            f"training.optimiser {name} changes its option {changed[0]!r}, which "
+            "checkpoints do not contain: it could not be resumed"
+        )
     for kind, x in optimiser.state[weight].items():
         if kind != "step" and not (isinstance(x, Tensor) and x.shape == weight.shape):
             raise ValueError(
@@ -432,6 +451,12 @@ def _optimiser(name: str) -> Any:
                 "contain: it could not be resumed"
             )
     return cls
+
+
+def _numbers(optimiser: torch.optim.Optimizer) -> dict[str, str]:
+    """Return the options of an optimiser of one weight, as text."""
+    (group,) = optimiser.param_groups
+    return {name: repr(x) for name, x in group.items() if name != "params"}
 
 
 class _Loss(nn.Module):

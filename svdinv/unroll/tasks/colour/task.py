@@ -29,6 +29,7 @@ from svdinv.unroll.data.pictures import (
     patches,
     picture_files,
     training_photographs,
+    with_twins,
 )
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import COLOUR
@@ -185,7 +186,7 @@ class Colour(Task):
         held_out = {list(images)[int((i + 0.5) * step)] for i in range(self.validation)}
         return Photographs(
             self,
-            [image for name, image in images.items() if name not in held_out],
+            [x for name, x in images.items() if name not in with_twins(held_out)],
             {name: images[name] for name in sorted(held_out)},
         )
 

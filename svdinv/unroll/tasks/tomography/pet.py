@@ -276,7 +276,7 @@ class Pet(Task):
         problem = scan.problem(
             y.astype(np.float32), factors, background.astype(np.float32)
         )
-        setting = f"{counts:.3g} counts a frame, {views} views"
+        setting = f"{counts:g} counts a frame, {views} views"
         return replace(
             problem, truth=given.image, name=given.name, setting=setting,
             scale=given.scale,
