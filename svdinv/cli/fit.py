@@ -98,11 +98,8 @@ def add(commands: Subparsers, help: str) -> None:
     fit.option("--low-rank WEIGHT", low_rank, not_negative, 0.0)
     sparse = "weight of the sparse part of low-rank-and-sparse (default 0.01)"
     fit.option("--penalty WEIGHT", sparse, not_negative)
-    fit.yes_or_no(
-        "--start",
-        "add the mean of the frames to the image (default: yes for several frames of "
-        "k-space, if the network is untrained)",
-    )
+    mean = "add the mean of the frames (default by task)"
+    fit.yes_or_no("--start", mean)
     fit.yes_or_no("--baselines", "compare with all classical methods", False)
     state = "save the state of the fit here, and resume from it"
     fit.option("--checkpoint FILE", state, folder)

@@ -38,7 +38,7 @@ LAYERS = {f.__name__: f for f in (bounded, dropping, unused)}
 
 @register
 @dataclass(frozen=True)
-class Own(LearnedPrior):
+class OfLayer(LearnedPrior):
     layer: str = "bounded"
 
     def layers(self, axes):
@@ -61,7 +61,7 @@ TRAINING = Training(steps=6, batch=2, checkpoint_every=3, validate_every=6)
 
 
 def config(tmp_path, layer):
-    network = Unrolled(cells=1, algorithm=ISTA(), prior=Own(layer), images="image")
+    network = Unrolled(cells=1, algorithm=ISTA(), prior=OfLayer(layer), images="image")
     return colour(pictures(tmp_path / "photos"), network=network, training=TRAINING)
 
 
