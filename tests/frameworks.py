@@ -408,11 +408,6 @@ class JAX(Framework):
 
         return jnp.tanh(x)
 
-    def jit(self, f):
-        import jax
-
-        return jax.jit(f)
-
     def wait(self):
         import jax
 

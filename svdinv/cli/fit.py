@@ -98,8 +98,7 @@ def add(commands: Subparsers, help: str) -> None:
     fit.option("--low-rank WEIGHT", low_rank, not_negative, 0.0)
     sparse = "weight of the sparse part of low-rank-and-sparse (default 0.01)"
     fit.option("--penalty WEIGHT", sparse, not_negative)
-    mean = "add the mean of the frames (default by task)"
-    fit.yes_or_no("--start", mean)
+    fit.yes_or_no("--start", "add the mean of the frames (default by task)")
     fit.yes_or_no("--baselines", "compare with all classical methods", False)
     state = "save the state of the fit here, and resume from it"
     fit.option("--checkpoint FILE", state, folder)
@@ -155,8 +154,8 @@ def run(arguments: argparse.Namespace) -> int:
             fitted = dataclasses.replace(reduced, A=unit * reduced.A, truth=None)
 
         def finished(image: Any) -> Any:
+            image = unit * image
             # Exact data are restored in the image.
-            image = unit * image if unit != 1 else image
             image = reduced.A.consistent(image, reduced.y) if exact else image
             if reduced is not problem:
                 image = np.broadcast_to(image, problem.y.shape)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -239,7 +240,8 @@ class Solver:
         if len(example) < 2:
             raise ValueError("examples must be tuples (truth, y, *measurement)")
         truth, y, *measurement = example
-        problem = make_problem(self.recipe, self.operator, y, tuple(measurement))
+        own = self.operator
+        problem = make_problem(self.recipe, own, y, tuple(measurement))
         x = first_state(self.recipe, problem)["x"]
         if truth.shape != x.shape:
             raise ValueError(f"truth must have shape {x.shape}, got {truth.shape}")
@@ -299,9 +301,12 @@ def _taped(operator: Operator) -> Operator:
         "project_to_samples": Linear(P, P),
         "preconditioned": Linear(M, M),
     }.items():
-        called = lambda x, linear=linear: backend(x).call(linear, x)[0]  # noqa: E731
-        object.__setattr__(taped, name, called)
+        object.__setattr__(taped, name, partial(_called, linear))
     return taped
+
+
+def _called(linear: Linear, x: Array) -> Array:
+    return backend(x).call(linear, x)[0]
 
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8

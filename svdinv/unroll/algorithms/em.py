@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from svdinv.core.namespace import safe_divide
 from svdinv.unroll.algorithms.iterations import Algorithm, Parameters, State
@@ -18,6 +18,9 @@ from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.problem import Problem
 
 _LEAST = 1e-3  # minimum relative to the mean of the first image: zeros would remain 0
+
+
+_Subset: TypeAlias = tuple[Operator, Array, Any]  # with counts and background
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,12 @@ class EM(Algorithm):
             )
         problem.fidelity.check(problem.y)  # networks skip this check
         like_x = problem.adjoint() if x is None else x
-        xp = namespace(like_x)
-        parts = subsets(problem, like_x)
-        sensitivity = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in parts])
+        xp, state = namespace(like_x), sensitivities(problem, like_x)
         one = xp.ones_like(like_x)
         if x is None:
-            x = xp.sum(problem.y) / xp.sum(sensitivity) * one
+            x = xp.sum(problem.y) / xp.sum(state["sensitivity"]) * one
         minimum = _LEAST * xp.mean(x) * one
-        x = xp.where(x > minimum, x, minimum)
-        state = {"x": x, "sensitivity": sensitivity}
-        step = steps(problem, sensitivity)
-        return state if step is None else state | {"step": step}
+        return state | {"x": xp.where(x > minimum, x, minimum)}
 
     def iterate(
         self, state: State, problem: Problem, prox: Any, p: Parameters
@@ -76,8 +74,7 @@ class EM(Algorithm):
         x, sensitivity = state["x"], state["sensitivity"]
         xp, count = namespace(x), sensitivity.shape[0]
         for k, subset in enumerate(subsets(problem, x)):
-            s = sensitivity[k, ...]
-            e = expectation(x, *subset, sensitivity=s, step=state.get("step"))
+            e, s = expected(x, subset, state, k)
             if hasattr(prox, "gradient"):
                 # Maximise the surrogate of a subset, with its share of the prior.
                 L = prox.lipschitz(x) / count
@@ -101,31 +98,37 @@ class EM(Algorithm):
         return {"step": 1.0}
 
 
-def expectation(
-    x: Array, A: Operator, y: Array, background: Any, sensitivity: Array, step: Any
-) -> Array:
-    """Return ``x A^T(y / (A x + b))``, the expected counts emitted by each pixel.
+def expected(x: Array, subset: _Subset, state: State, k: int) -> tuple[Array, Array]:
+    """Return the expected counts emitted by each pixel, and the sensitivity s.
 
-    Where `step` is below 1, that fraction of the way from ``s x``, which keeps x.
+    ``x A^T(y / (A x + b))`` of subset number k. Where the step is below 1, that
+    fraction of the way from ``s x``, which keeps x.
     """
-    xp = namespace(x)
+    xp, (A, y, background), s = namespace(x), subset, state["sensitivity"][k, ...]
     mean = A.forward(x) + background
     e = x * A.adjoint(safe_divide(like(y, mean, xp), mean, mean > 0, xp))
-    if step is None:
-        return e
-    unchanged = sensitivity * x
-    return xp.where(step < 1, unchanged + step * (e - unchanged), e)
+    if "step" in state:
+        step, unchanged = state["step"], s * x
+        e = xp.where(step < 1, unchanged + step * (e - unchanged), e)
+    return e, s
 
 
-def steps(problem: Problem, sensitivity: Array) -> Array | None:
-    """Return the fraction of a step for each image, (..., 1, 1); None without subsets.
+def sensitivities(problem: Problem, x: Array) -> State:
+    """Return ``A^T 1`` of each subset for images like x, and their steps if several."""
+    parts, xp = subsets(problem, x), namespace(x)
+    s = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in parts])
+    if not isinstance(problem.A, Stack):
+        return {"sensitivity": s}
+    return {"sensitivity": s, "step": _steps(problem, s)}
+
+
+def _steps(problem: Problem, s: Array) -> Array:
+    """Return the fraction of a step for each image, (..., 1, 1).
 
     It is 1, but 1 / subsets if a subset has less than half of its share of the counts
-    of an image, by the `sensitivity` (subsets, ...) of all pixels.
+    of an image, by the sensitivity s (subsets, ...) of all pixels.
     """
-    if not isinstance(problem.A, Stack):
-        return None
-    s, xp = sensitivity, namespace(sensitivity)
+    xp = namespace(s)
     axes = _image_axes(problem.A, len(s.shape) - 1)
     before = len(s.shape) - 1 - axes
     share = xp.sum(s, axis=tuple(range(1 + before, len(s.shape))))
@@ -150,7 +153,7 @@ def _image_axes(A: Any, most: int) -> int:
     return len(A.image_shape)
 
 
-def subsets(problem: Problem, x: Array) -> Iterator[tuple[Operator, Array, Any]]:
+def subsets(problem: Problem, x: Array) -> Iterator[_Subset]:
     """Yield the operators with their counts and backgrounds."""
     A, y, b = problem.A, problem.y, problem.fidelity.background  # type: ignore[attr-defined]
     if hasattr(b, "dtype"):

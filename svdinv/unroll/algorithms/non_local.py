@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby, islice
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -146,10 +147,8 @@ def non_local_low_rank(
             # Noise in the data over the noise that the proximal operator removes.
             beside = (_BESIDE_DATA * noise / removed) ** 2 if removed else 0.0
             steps = {"penalty": max(least, beside), "dual_step": 1.0}
-            # Whatever the step of the algorithm.
-            prox = lambda x, step, prior=prior, tau=tau: prior.prox(x, tau)  # noqa: E731
             for _ in range(iterations):
-                state = admm.iterate(state, problem, prox, steps)
+                state = admm.iterate(state, problem, partial(_prox, prior, tau), steps)
             yield state["x"]
 
     return stages(state, first)
@@ -209,6 +208,11 @@ def _check_axes(name: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must be (C, H, W), got shape {shape}")
     if shape[0] > _COLOURS >= shape[2] > 1:
         raise ValueError(f"{name} must be (C, H, W), channels first, got shape {shape}")
+
+
+def _prox(prior: NonLocalLowRank, tau: float, x: Array, step: Any) -> Array:
+    """Apply the proximal operator, whatever the step of the algorithm."""
+    return prior.prox(x, tau)
 
 
 class Best(NamedTuple):

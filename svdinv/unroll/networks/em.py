@@ -34,14 +34,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from svdinv.backends.tape import untraced
 from svdinv.core.namespace import safe_divide
 from svdinv.unroll.algorithms.em import (
-    expectation,
+    expected,
     positive_root,
-    steps,
+    sensitivities,
     subsets,
 )
 from svdinv.unroll.arrays import (
@@ -153,20 +153,16 @@ class EMNet(Recipe):
         )
         # With few counts the estimate may be zero or negative.
         trues = xp.where(trues > 0.01 * counts, trues, 0.01 * counts)
-        sensitivity = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in subset_list])
-        total = _total(xp.sum(sensitivity, axis=0), xp)
+        state = sensitivities(problem, like_x)
+        total = _total(xp.sum(state["sensitivity"], axis=0), xp)
         unit = safe_divide(trues, total, total > 0, xp)
         # Noise-equivalent counts (Strother, Casey & Hoffman, IEEE TNS 1990).
         pixels = xp.sum(xp.ones_like(like_x), axis=_PIXEL, keepdims=True)
         level = xp.log(1 + safe_divide(trues * trues, counts, counts > 0, xp) / pixels)
         x = unit * xp.ones_like(like_x)
-        state = {"sensitivity": sensitivity}
-        step = steps(problem, sensitivity)
-        if step is not None:
-            state["step"] = step
         for _ in range(self.start):
             for k, subset in enumerate(subset_list):
-                e, s = _expected(x, subset, state, k)
+                e, s = expected(x, subset, state, k)
                 x = safe_divide(e, s, s > 0, xp)
         return state | {"x": x, "unit": unit, "level": level}
 
@@ -175,7 +171,7 @@ class EMNet(Recipe):
         xp = namespace(x)
         subset_list = list(subsets(problem, x))
         k = layers.index % len(subset_list)
-        e, s = _expected(x, subset_list[k], state, k)
+        e, s = expected(x, subset_list[k], state, k)
         em = safe_divide(e, s, s > 0, xp)
         correct = self._joint if self.components else self._corrected
         z = positive(correct(em, x, state, layers, xp), xp)
@@ -239,12 +235,6 @@ class EMNet(Recipe):
         fixed = untraced(backend(E).stop_gradient(E))
         gram = fixed @ namespace(fixed).matrix_transpose(fixed)
         return operators(gram).eigh(gram)[1][..., -self.components :]
-
-
-def _expected(x: Array, subset: Any, state: State, k: int) -> tuple[Array, Array]:
-    """Return `expectation` of a subset, and its sensitivity."""
-    (A, y, background), s = subset, state["sensitivity"][k, ...]
-    return expectation(x, A, y, background, s, state.get("step")), s
 
 
 def _total(x: Array, xp: Namespace) -> Array:

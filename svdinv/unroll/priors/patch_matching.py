@@ -158,15 +158,13 @@ def gathered(rows: Array, index: Array) -> Array:
     if _differentiates(rows):
         return namespace(rows).take(rows, index, axis=0)
     places = rows.shape[0]
-    return _taped(rows, lambda x: x[index], lambda g: _Sum(to_numpy(index), places)(g))
+    return _taped(rows, lambda x: x[index], lambda g: _added(g, index, places))
 
 
 def summed(rows: Array, index: Array, places: Any) -> Array:
     """Sum rows (n, values) with equal indices (n,), with shape (places, values)."""
     if not _differentiates(rows):
-        return _taped(
-            rows, lambda x: _Sum(to_numpy(index), places)(x), lambda g: g[index]
-        )
+        return _taped(rows, lambda x: _added(x, index, places), lambda g: g[index])
     if compat.is_torch_array(rows):
         return rows.new_zeros(places, rows.shape[1]).index_add(0, index, rows)
     if is_tensorflow(rows):
@@ -187,6 +185,11 @@ def _taped(rows: Array, forward: Any, adjoint: Any) -> Array:
 def _differentiates(x: Array) -> bool:
     """Return whether the framework can differentiate array functions itself."""
     return compat.is_torch_array(x) or compat.is_jax_array(x) or is_tensorflow(x)
+
+
+def _added(rows: Any, index: Any, places: int) -> Any:
+    """Add up rows by their indices, for NumPy or CuPy."""
+    return _Sum(to_numpy(index), places)(rows)
 
 
 def _taken(x: Array, index: NDArray[Any], xp: Namespace) -> Array:

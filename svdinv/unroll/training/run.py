@@ -327,9 +327,8 @@ class Run:
         for mean, parameter in zip(means, new, strict=True):
             mean.lerp_(parameter, weight)
         # Such as the norms of layers of users, which belong to the weights.
-        for mean, buffer in zip(
-            self.mean.buffers(), self.network.buffers(), strict=True
-        ):
+        means, new = self.mean.buffers(), self.network.buffers()
+        for mean, buffer in zip(means, new, strict=True):
             mean.copy_(buffer)
 
     def _diagnosed(self, batch: Problem) -> Breakdown:

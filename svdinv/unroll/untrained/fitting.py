@@ -117,6 +117,8 @@ class Fitting:
         self.left_out = self.chosen if rule.withholds else None
         if self.left_out is not None:
             self.count -= int(self.left_out.sum())
+        # At no distance from the data, whose mean may have a background.
+        self._exact = y - self.problem.fidelity.expected(torch.zeros_like(y))
         self.targets = [self.problem]
         if rule.probes:
             perturbed = replace(self.problem, y=y + rule.probes * self.chosen)
@@ -333,9 +335,7 @@ class Fitting:
         Ax = target.A.forward(image)
         fitted = Ax
         if self.left_out is not None:
-            # Without distance from the data, whose mean may have a background.
-            exact = target.y - target.fidelity.expected(torch.zeros_like(Ax))
-            fitted = torch.where(self.left_out, exact, Ax)
+            fitted = torch.where(self.left_out, self._exact, Ax)
         distance = target.fidelity.distance(fitted, target.y)
         loss = distance
         if self.options.recorrupted or self.options.preconditioned:

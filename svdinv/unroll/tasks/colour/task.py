@@ -184,9 +184,10 @@ class Colour(Task):
         # At even distances, since neighbours in a folder tend to be similar.
         step = len(images) / self.validation
         held_out = {list(images)[int((i + 0.5) * step)] for i in range(self.validation)}
+        left_out = with_twins(held_out)
         return Photographs(
             self,
-            [x for name, x in images.items() if name not in with_twins(held_out)],
+            [image for name, image in images.items() if name not in left_out],
             {name: images[name] for name in sorted(held_out)},
         )
 
