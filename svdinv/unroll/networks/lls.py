@@ -433,7 +433,7 @@ def _log_sum(matrices: Array, tau: Array) -> Array:
     unit = xp.where(tau > 0, tau, xp.ones_like(tau))[..., None, None]
     unit = like(unit, matrices, xp)
     threshold = operators(matrices).log_sum_threshold
-    return unit * threshold(matrices / unit, _CONCAVE, _CONCAVE, method="gram")
+    return unit * threshold(matrices / unit, _CONCAVE, _CONCAVE)
 
 
 def _shift(block: int, index: int) -> tuple[int, int]:
