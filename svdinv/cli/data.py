@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _PICTURES = ("numpy", "PIL", "skimage", "sklearn")
 _FILES = ("numpy", "h5py")
+_HDF5 = (".h5", ".hdf5")
 
 _EPILOG = """\
 examples:
@@ -49,6 +50,8 @@ the name of the task, the options and the version of svdinv.
                     mask     bool (C, H, W), true where sampled
   kind = "cine"     kspace   complex64 (T, H, W), or (T, C, H, W) with --coils; the zero
                              frequency is at (H // 2, W // 2)
+                             and kspace = fftshift(fft2(ifftshift(truth * maps),
+                             norm="ortho")) over the last two axes
                     mask     bool (T, H, W), true where sampled
                     maps     complex64 (C, H, W), sensitivities of the coils
   kind = "ct", "pet", "eit"  see 'svdinv data inspect FILE' and the documentation on
@@ -251,14 +254,14 @@ def _write(arguments: argparse.Namespace) -> None:
     from svdinv.unroll.tasks.measured_files import write_problem
     from svdinv.unroll.tasks.reading import source_of
 
-    if arguments.output.suffix.lower() not in (".h5", ".hdf5"):
+    if arguments.output.suffix.lower() not in _HDF5:
         parser.error(f"argument --output: must end in .h5, got {arguments.output}")
     if is_read(arguments, arguments.output, source):
         parser.error(f"argument --output: would replace {arguments.output}")
 
     def check(*read: Any) -> None:
-        if source_of(source).measured:
-            raise ValueError(f"argument INPUT: {source} is measured data")
+        if source_of(source).measured and Path(source).suffix.lower() in _HDF5:
+            raise ValueError(f"argument INPUT: {source} is such a file already")
 
     task, problem, options, _ = read_input(arguments, source, check=check)
     writable_folder(parser, "--output", arguments.output.parent)

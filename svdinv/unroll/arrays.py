@@ -12,7 +12,7 @@ import array_api_compat as compat
 import numpy as np
 
 from svdinv.backends.arrays import for_namespace
-from svdinv.backends.tape import untraced
+from svdinv.backends.tape import check_plain, untraced
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -193,7 +193,8 @@ def check_count(name: str, count: Any, least: int) -> None:
 
 
 def check_floating(name: str, x: Array) -> None:
-    """Raise TypeError unless an array is real or complex floating point."""
+    """Raise TypeError unless an array is real or complex floating point, not masked."""
+    check_plain(x, name)
     if not namespace(x).isdtype(x.dtype, ("real floating", "complex floating")):
         raise TypeError(f"{name} must be floating point or complex, got {x.dtype}")
 

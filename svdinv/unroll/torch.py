@@ -155,7 +155,7 @@ class Network(nn.Module):
         problem = make_problem(self.recipe, self.operator, y, measurement, named)
         problem = problem.replace_arrays(arrange)
         state = first_state(self.recipe, problem)
-        real = state["x"].dtype.to_real()
+        real = state["x"].real.dtype  # Dynamo does not trace `dtype.to_real`
         kernel = next((w.dtype for w in self.parameters() if w.ndim), real)
         # Some devices, such as "meta", do not support a query of their autocast.
         if real != kernel and not torch.is_autocast_enabled(data.device.type):
@@ -294,9 +294,19 @@ class _Chain(nn.ModuleList):
             elif spec.normalised:
                 x = x + convolution.shift.reshape(-1, *[1] * spec.axes)
             if active:
-                # In place: no derivative needs the input.
-                x = F.leaky_relu_(x, spec.slope) if spec.slope else F.relu_(x)
+                # No derivative needs the input, but a hook may keep it.
+                inplace = not _has_hooks(convolution)
+                x = (
+                    F.leaky_relu(x, spec.slope, inplace)
+                    if spec.slope
+                    else F.relu(x, inplace)
+                )
         return x
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = module._forward_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(map(len, hooks)) or nn.modules.module._has_any_global_hook()
 
 
 def _layout(spec: Convolutions) -> torch.memory_format:

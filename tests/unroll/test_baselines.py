@@ -247,6 +247,28 @@ def test_low_rank_is_searched_once_for_a_problem(sooner, monkeypatch):
         assert not asked
 
 
+def test_low_rank_is_that_of_the_data_as_they_are_now(series, sooner):
+    problem = replace(series, truth=None, y=series.y.copy())
+    found = cine_baselines.low_rank(problem).image
+    expected = found.copy()
+    found *= 2  # the caller's own
+    np.testing.assert_array_equal(cine_baselines.low_rank(problem).image, expected)
+    problem.y[...] *= 2
+    np.testing.assert_allclose(
+        cine_baselines.low_rank(problem).image, 2 * expected, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["local_low_rank", "low_rank_plus_sparse"])
+def test_units_are_of_no_account_in_double_precision(name, series, sooner):
+    method = getattr(cine_baselines, name)
+    y, truth = (x.astype(np.complex128) for x in (series.y, series.truth))
+    expected = method(replace(series, y=y, truth=truth)).image
+    for scale in (1e-45, 1e40):
+        found = method(replace(series, y=scale * y, truth=scale * truth)).image
+        np.testing.assert_allclose(found / scale, expected, atol=1e-6)
+
+
 def test_low_rank_plus_sparse_is_no_worse_than_low_rank_alone():
     truth = unseen_series(1, 8, 32)
     mask = sampling("radial", truth.shape, np.random.default_rng(0), 4)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import h5py
 import numpy as np
@@ -286,7 +287,11 @@ def test_masks_that_do_not_fit(series, mask, tmp_path, rng):
     corners = np.zeros(SIZE, bool)
     corners[:, ::8, 0] = True
     lines = np.fft.ifftshift(radial_mask(SIZE, 5, rng=rng), axes=(-2, -1))
-    for wrong in (corners, lines):  # of which some end in the middle
+    dense = rng.random(SIZE) < 0.4
+    dense[:, 8:16, 6:14] = True
+    sample(given, mask=saved(tmp_path / "m.npy", dense))
+    dense = np.fft.ifftshift(dense, axes=(-2, -1))
+    for wrong in (corners, lines, dense):  # of lines some end in the middle
         with pytest.raises(ValueError, match="fftshift"):
             sample(given, mask=saved(tmp_path / "m.npy", wrong))
 
@@ -382,6 +387,30 @@ def test_k_space_as_ffts_order_it(tmp_path, rng, axes, share):
     back = np.fft.fftshift(shifted, axes)
     path = write_h5(tmp_path / "raw.h5", kspace=back, mask=np.fft.fftshift(mask, axes))
     np.testing.assert_array_equal(read_input(path)[1].A.mask, whole.mask)
+
+
+def test_k_space_of_another_transform_than_the_truth(tmp_path, rng):
+    truth = unseen_series(0, SIZE[0], 32)[:, :24, :20]
+    mask = rng.random(SIZE) < 0.4
+    mask[:, 8:16, 6:14] = True
+    noise = rng.standard_normal(SIZE) + 1j * rng.standard_normal(SIZE)
+    path = tmp_path / "raw.h5"
+
+    def read(kspace, truth):
+        write_h5(path, kspace=mask * kspace, mask=mask, truth=truth)
+        return read_input(path)[1].truth
+
+    fft = partial(np.fft.fft2, norm="ortho")
+    centred = np.fft.fftshift(fft(np.fft.ifftshift(truth, (-2, -1))), (-2, -1))
+    magnitude = abs(truth) + 0j
+    for known in (truth, magnitude):
+        for kspace in (centred, centred + noise):
+            found = read(kspace, known)
+            np.testing.assert_allclose(found, known / abs(known).max(), rtol=1e-6)
+        with pytest.raises(ValueError, match=r"that of truth times 2\d"):
+            read(np.sqrt(24 * 20) * centred, known)
+    with pytest.raises(ValueError, match=r"ifftshift\(truth\)"):
+        read(np.fft.fftshift(fft(truth), (-2, -1)), truth)
 
 
 def test_k_space_of_noise_and_without_a_centre_is_taken(tmp_path, rng):

@@ -813,13 +813,30 @@ def test_compiled(name, options):
     y, measurement = problem(recipe, dtype=torch.float32)
     net = network(recipe, dtype=torch.float32)
     x, g = gradients(net, y, *measurement)
-    compiled = torch.compile(net, **options)
+    compiled = torch.compile(net, fullgraph=True, **options)
     found = compiled(y, *measurement)
     torch.testing.assert_close(found, x)
     net.zero_grad()
     (found - 0.5).abs().square().mean().backward()
     for k, p in net.named_parameters():
         torch.testing.assert_close(p.grad, g[k], rtol=1e-4, atol=1e-6, msg=k)
+
+
+def test_hooks_see_what_a_convolution_returns():
+    net = network(PUBLISHED["LS"])
+    y, measurement = problem(PUBLISHED["LS"])
+    expected = gradients(net, y, *measurement)
+    kept = []
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.register_forward_hook(lambda m, x, out: kept.append((m, x[0], out)))
+            module.register_full_backward_hook(lambda m, g, out: None)
+    found = gradients(net, y, *measurement)
+    torch.testing.assert_close(found, expected)
+    for module, x, out in kept:
+        again = torch.nn.functional.conv3d(x, module.weight, padding=1)
+        torch.testing.assert_close(out, again)
+    assert len(kept) == 2 * 3  # cells and convolutions
 
 
 # PyTorch says which of its operations it calls item by item.

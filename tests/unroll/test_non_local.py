@@ -492,6 +492,14 @@ def test_torch_and_a_batch_of_one(photo):
         np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("scale", [1e-22, 1e22])
+def test_units_without_squares_are_refused(corner, scale):
+    problem = replace(corner, y=np.float32(scale) * corner.y.astype(np.float32))
+    for method in (non_local_low_rank, best_non_local):
+        with pytest.raises(ValueError, match="y must have other units"):
+            method(problem)
+
+
 def test_another_fidelity_is_refused(corner):
     given = replace(corner, fidelity=PoissonKL())
     for reconstruct in (non_local_low_rank, best_non_local):
@@ -566,7 +574,9 @@ class TestDenoising:
         assert noise_deviation(scale * truth) < scale * 0.02
 
     def test_without_noise_it_stays(self, truth):
-        assert denoise_non_local(truth, 0.0) is truth
+        found = denoise_non_local(truth, 0.0)
+        np.testing.assert_array_equal(found, truth)
+        assert not np.shares_memory(found, truth)  # which it may change in place
         for flat in (np.zeros((3, 20, 20)), np.full((1, 20, 20), 3.0)):
             assert noise_deviation(flat) < 1e-12
             np.testing.assert_allclose(denoise_non_local(flat), flat, atol=1e-12)
@@ -633,6 +643,7 @@ class TestDenoising:
             (truth[:, :8, :8], {}, "too small to tell its noise"),
             (truth[:, :3], {}, "too small to tell its noise"),
             (np.moveaxis(truth, 0, -1), {"noise": 0.1}, "channels first, got shape"),
+            (truth[0, :, :, None], {"noise": 0.1}, "channels first, got shape"),
             (truth, {"noise": -1.0}, "noise must be a number >= 0"),
             (truth, {"iterations": 0}, "iterations must be"),
             (truth, {"count": 0}, "count must be"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import sys
 
 import numpy as np
@@ -15,6 +16,7 @@ from svdinv.unroll.algorithms import (
     LowRankPlusSparse,
     solve,
 )
+from svdinv.unroll.algorithms.solver import _changed_little
 from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.operators import (
     MRI,
@@ -122,6 +124,43 @@ def test_it_stops_once_the_change_is_small(measured):
     assert np.linalg.norm(last - before) <= 1e-3 * np.linalg.norm(last)
     third = changes[-3]
     assert np.linalg.norm(before - third) > 1e-3 * np.linalg.norm(before)
+
+
+@pytest.mark.parametrize("prior", [Nuclear(1e-3), Sparse(1e-4)])
+def test_momentum_that_has_just_been_reset_is_no_convergence(prior):
+    """Of what comes after the end no iteration changes much more."""
+    y, x = np.mgrid[:48, :40]
+    image = ((y // 8 + x // 8) % 2) * 1.0
+    kernel = np.exp(-(((np.arange(9) - 4) / 2) ** 2))
+    A = Blur(np.outer(kernel, kernel) / kernel.sum() ** 2)
+    problem = Problem(A(image), A)
+    found = solve(problem, prior, iterations=2000, rtol=1e-4)
+    assert found.converged
+    images = [found.image]
+    solve(
+        problem,
+        prior,
+        iterations=300,
+        rtol=0,
+        state=found.state,
+        callback=lambda _, state: images.append(state["x"]),
+    )
+    changes = [np.linalg.norm(b - a) for a, b in itertools.pairwise(images)]
+    assert max(changes) < 2e-4 * np.linalg.norm(found.image)
+
+
+def test_where_momentum_turns_is_no_convergence(rng):
+    """The image hardly changes from one iteration to the next, and then it does."""
+    state = {"x": np.ones(4), "ahead": np.ones(4) + 0.1, "momentum": np.array(9.0)}
+    old = state | {"ahead": np.ones(4) - 0.1}
+    assert not _changed_little(FISTA(), old, state, 1e-4)
+    assert _changed_little(FISTA(), state, state, 1e-4)
+
+
+def test_masked_data_are_refused():
+    y = np.ma.masked_array(np.ones((9, 9)), np.eye(9))
+    with pytest.raises(TypeError, match="y must not be numpy"):
+        solve(Problem(y, Identity()), Nuclear(0.5))
 
 
 def test_dual_variables_have_to_settle_too(measured):

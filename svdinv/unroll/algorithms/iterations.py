@@ -39,6 +39,7 @@ Parameters: TypeAlias = Mapping[str, Any]
 
 # Upper bound of the ratio of the true norm to its estimate.
 _MARGIN = 1.01
+_MOMENTUM = 6.0  # that FISTA reaches in ten iterations
 _ROUNDING = 16.0  # times eps: residual relative to the right side and the first one
 # Ratio of the two steps of PDHG.
 _LARGEST_RATIO = 1e4
@@ -95,6 +96,10 @@ class Algorithm:
         for `svdinv.unroll.algorithms.solve`.
         """
         return {"step": 1 / _lipschitz(problem, x)}
+
+    def is_slow(self, state: State) -> bool:
+        """Return whether the image changes little for lack of momentum alone."""
+        return False
 
     def with_defaults(
         self, given: Parameters, problem: Problem, x: Array, prior: Any
@@ -182,6 +187,9 @@ class FISTA(ISTA):
     restart: bool = False
     batch_axes: int = 0
 
+    # Where the momentum turns, the image hardly changes in one iteration.
+    convergence_variables: ClassVar[tuple[str, ...]] = ("x", "ahead")
+
     def __post_init__(self) -> None:
         check_count("batch_axes", self.batch_axes, 0)
 
@@ -202,6 +210,10 @@ class FISTA(ISTA):
         next_t = (1 + xp.sqrt(1 + 4 * t * t)) / 2
         ahead = new + times((t - 1) / next_t, new - x, xp)
         return {"x": new, "ahead": ahead, "momentum": next_t}
+
+    def is_slow(self, state: State) -> bool:
+        """Return whether this is one of the first iterations, or after a restart."""
+        return as_float(namespace(state["x"]).min(state["momentum"])) < _MOMENTUM
 
     def _inner(self, x: Array, y: Array) -> Array:
         """Return Re <x, y> of each image, or without `batch_axes` of all together."""

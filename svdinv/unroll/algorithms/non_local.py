@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.algorithms.cross_validation import held_out, restricted
 from svdinv.unroll.algorithms.iterations import ADMM, State
+from svdinv.unroll.algorithms.solver import check_units
 from svdinv.unroll.arrays import (
     Array,
     as_float,
@@ -124,6 +125,7 @@ def non_local_low_rank(
     if len(shape) == 4 and shape[0] != 1:
         raise ValueError(f"problem must be of one image (C, H, W), got shape {shape}")
     _check_axes("the image of the problem", shape[-3:] if len(shape) == 4 else shape)
+    check_units("y", start)
     admm = ADMM(cg_iterations=cg_iterations, batch_axes=len(shape) - 3)
     state = admm.start(problem, start if x0 is None else x0)
     # The multiple of the image that is nearest to the data: A may have any norm.
@@ -206,7 +208,7 @@ def _check_axes(name: str, shape: tuple[int, ...]) -> None:
     """Raise for what is no image (C, H, W): (H, W, C) would pass silently."""
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"{name} must be (C, H, W), got shape {shape}")
-    if shape[0] > _COLOURS >= shape[2] > 1:
+    if shape[0] > _COLOURS >= shape[2]:
         raise ValueError(f"{name} must be (C, H, W), channels first, got shape {shape}")
 
 
@@ -393,7 +395,7 @@ def denoise_non_local(
     # Scaled to magnitude 1, so that squares in single precision do not overflow.
     unit = as_float(xp.max(xp.abs(y)))
     if not (deviation and unit):
-        return y
+        return times(1, y, xp)  # a copy
     y, deviation = times(1 / unit, y, xp), deviation / unit
     groups = {"epsilon": _EPSILON * deviation} | groups
     margin = max(_MARGIN, groups["patch"] + groups.get("reach", NonLocalLowRank.reach))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import random
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -186,11 +187,21 @@ class Network(keras.Model):
     def export(self, filepath: Any, *args: Any, **options: Any) -> None:
         """Export as `keras.Model.export`, for inputs as of the last call.
 
-        The number of images is free. Not on PyTorch, where Keras exports no model of
-        several inputs. ValueError before the first call, unless there is an
-        `input_signature`, and if the operator is computed by NumPy, as those from a
-        matrix, of CT and of other libraries are.
+        The number of images is free. NotImplementedError on PyTorch, where Keras
+        exports no model of several inputs. ValueError before the first call, unless
+        there is an `input_signature`, and if the operator is computed by NumPy, as
+        those from a matrix, of CT and of other libraries are.
         """
+        if keras.backend.backend() == "torch":
+            raise NotImplementedError(
+                f"Keras on PyTorch exports no model of several inputs; {_ON_TENSORFLOW}"
+            )
+        if keras.backend.backend() == "jax":
+            warnings.warn(
+                "TensorFlow on the CPU runs no singular value decomposition that was "
+                f"exported by JAX; {_ON_TENSORFLOW}",
+                stacklevel=2,
+            )
         signature = inspect.signature(keras.Model.export)
         arguments = signature.bind(self, filepath, *args, **options).arguments
         if arguments.get("input_signature") is None:
@@ -335,6 +346,11 @@ class T2LRNet(Network):
     """T2LR-Net: `Network` of `svdinv.unroll.networks.T2LR`, with its options."""
 
     recipe_name = "T2LR"
+
+
+_ON_TENSORFLOW = (
+    "to export it, load the saved weights where KERAS_BACKEND is tensorflow"
+)
 
 
 def _input_spec(x: Any) -> keras.InputSpec | None:

@@ -240,7 +240,8 @@ def from_matrix(
     The matrix stays on the CPU; use `svdinv.unroll.operators.Dense` for a dense one on
     the device of the data. Raises ValueError if the shapes do not match.
     """
-    matrix = matrix if hasattr(matrix, "shape") else np.asarray(matrix)
+    if not hasattr(matrix, "shape") or isinstance(matrix, np.matrix):
+        matrix = np.asarray(matrix)  # products with np.matrix have two axes
     m, n = matrix.shape
     data_shape = (m,) if data_shape is None else tuple(data_shape)
     for name, shape, count in (
@@ -334,6 +335,8 @@ class OnHost:
             proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")
             if torch.jit.is_tracing() or (proxies and proxies.get_proxy_mode()):
                 raise ValueError(_NOT_SAVED)
+            if torch._C._functorch.peek_interpreter_stack() is not None:
+                return backend(x).call(_Constant(self), *arrays)[0]
             on_host = [x.detach().cpu().resolve_conj().resolve_neg() for x in arrays]
             # NumPy has no bfloat16.
             on_host = [x.float() if x.dtype == torch.bfloat16 else x for x in on_host]
@@ -377,6 +380,25 @@ def _in_framework(function: OnHost, x: Any) -> Any:
     if is_complex(output, xp) and not is_complex(x, xp):
         raise TypeError(_COMPLEX)
     return cast(xp.reshape(output, shape), x, xp)
+
+
+@dataclass(frozen=True)
+class _Constant(Operation):
+    """x -> f(x), of which no derivative is taken, in the transforms of PyTorch."""
+
+    function: OnHost
+    saves_inputs = False
+
+    def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
+        return (self.function(*x),)
+
+    def tangent(self, x: Any, y: Any, dx: Any, call: Any, xp: Any) -> tuple[Any, ...]:
+        return (None,)
+
+    def cotangent(
+        self, x: Any, y: Any, g: Any, wanted: Any, call: Any, xp: Any
+    ) -> tuple[Any, ...]:
+        return (None,) * len(wanted)
 
 
 @dataclass(frozen=True)

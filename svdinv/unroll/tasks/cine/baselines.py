@@ -7,7 +7,9 @@ known, else to held-out samples.
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -55,8 +57,9 @@ class _Found(NamedTuple):
     note: str
 
 
-# Cache of the low-rank reconstruction, from which low rank plus sparse starts.
-_CACHE: WeakKeyDictionary[Problem, _Found] = WeakKeyDictionary()
+# Low-rank reconstructions of problems, from which low rank plus sparse starts, with a
+# digest of the arrays, which may be changed in place.
+_CACHE: WeakKeyDictionary[Problem, tuple[bytes, _Found]] = WeakKeyDictionary()
 
 
 def view_sharing(problem: Problem) -> Reconstruction:
@@ -83,17 +86,20 @@ def low_rank(problem: Problem) -> Reconstruction:
     largest singular value of the zero-filled series.
     """
     found = _best_low_rank(problem)
-    return Reconstruction(found.image, found.note)
+    return Reconstruction(found.image.copy(), found.note)
 
 
 def _best_low_rank(problem: Problem) -> _Found:
-    if problem not in _CACHE:
+    arrays = (problem.y, problem.sampled_mask(), problem.truth)
+    parts = (array.tobytes() for array in arrays if array is not None)
+    digest = hashlib.sha256(b"".join(parts)).digest()
+    if _CACHE.get(problem, (b"",))[0] != digest:
         top = _largest_singular_value(problem)
         frames, height, width = problem.adjoint().shape
         count = min(frames, height * width)
         found = _best(problem, lambda weight: (Casorati(weight * top),), top, count)
-        _CACHE[problem] = found
-    return _CACHE[problem]
+        _CACHE[problem] = digest, found
+    return _CACHE[problem][1]
 
 
 def low_rank_plus_sparse(problem: Problem) -> Reconstruction:
@@ -186,7 +192,7 @@ class _Blocks(LocalLowRank):
 
     def prox(self, x: Arrays, step: Any) -> Arrays:
         # The threshold is large enough for the accuracy of the Gram matrix.
-        xp, tau = namespace(x), np.float32(step * self.weight)
+        xp, tau = namespace(x), x.real.dtype.type(step * self.weight)
         (tiling,) = tilings(x.shape[-2:], self.block, self.stride, self.shift)
         matrices = tiling.cut(x, xp)
         squares, V = eigh(matrices.conj().mT @ matrices)
@@ -259,7 +265,7 @@ class _Scorer(NamedTuple):
 
     def score(self, image: Arrays) -> float:
         """Return the SNR, up to a constant: faster than `svdinv.unroll.metrics.snr`."""
-        return -20 * math.log10(max(self.distance(image), 1e-30))
+        return -20 * math.log10(max(self.distance(image), sys.float_info.min))
 
 
 def _scorer(problem: Problem) -> _Scorer | None:

@@ -91,6 +91,8 @@ _UNIT_ENERGY = 1.02  # of coil maps, with a margin for rounding
 _NEAR = 2  # points of k-space by which its peak may be off the centre
 _OUT_OF_ORDER = 100  # energy ratio of peak and centre that reveals unshifted FFTs
 _ZEROS = 0.5  # largest fraction of measured values that may be 0
+# Of the truth that may be nearest to the data.
+_MULTIPLES, _MULTIPLES_OF_MAGNITUDES = (0.5, 2.0), (0.2, 5.0)
 _TINY = 1e-30  # magnitude below which single precision cannot divide
 
 
@@ -111,10 +113,14 @@ def check_centred(mask: NDArray[np.bool_], what: str) -> None:
     rows, columns = (slice(n - near, n + near + 1) for n, near in sizes)
     in_corner = np.fft.fftshift(mask, axes=(-2, -1))[:, rows, columns].mean()
     in_middle = mask[:, rows, columns].mean()
-    dense = in_corner > max(0.5, 2 * mask.mean())  # as no grid is
+    mean = mask.mean()
+    dense = in_corner > max(0.5, 2 * mean)  # as no grid is
+    few = in_middle < in_corner / 3
+    # Complete in the corners, and in the middle as elsewhere.
+    few |= in_corner == 1 and in_middle < (1 + mean) / 2
     if len(mask) > 1:
         dense |= mask[:, 0, 0].all() and not in_middle
-    if dense and in_middle < in_corner / 3:
+    if dense and few:
         raise FileError(
             f"{what} samples {in_corner:.0%} of the corners of k-space and "
             f"{in_middle:.0%} of its centre, which must be at (H // 2, W // 2): apply "
@@ -184,6 +190,8 @@ def problem_of_kspace(
         )
     A = MRI(mask, maps)
     kspace = A.project_to_samples(kspace)
+    if truth is not None:
+        _check_truth(path, kspace, A, truth, phase_known=not estimated)
     if truth is None:
         # Scaled first, because the transform could overflow single precision.
         unit = float(np.abs(kspace).max())
@@ -201,6 +209,30 @@ def problem_of_kspace(
         scale=scale,
         phase_known=not estimated,
     )
+
+
+def _check_truth(
+    path: str | Path, kspace: Any, A: MRI, truth: Any, *, phase_known: bool
+) -> None:
+    """Raise FileError if a truth has other units or axes than the k-space.
+
+    Compared by the multiple of the truth that is nearest to the data, which is 1
+    whatever their noise; if the truth has no phase, by that of magnitudes.
+    """
+    size = float(np.abs(truth).max())
+    expected, found = A(divided(truth, size)), divided(kspace, size)
+    bounds = _MULTIPLES
+    if not (phase_known and np.iscomplexobj(truth) and truth.imag.any()):
+        expected, found = abs(A.H(expected)), abs(A.H(found))
+        bounds = _MULTIPLES_OF_MAGNITUDES
+    energy = np.vdot(expected, expected).real
+    multiple = float(np.vdot(expected, found).real / energy) if energy else 1.0
+    if not bounds[0] < multiple < bounds[1]:
+        raise FileError(
+            f"{path}: kspace is that of truth times {multiple:.3g}: it must be "
+            'fftshift(fft2(ifftshift(truth), norm="ortho")) over the last two axes, '
+            "of the truth times the maps, if any"
+        )
 
 
 def _estimated(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Any:

@@ -219,7 +219,7 @@ class Colour(Task):
         """
         shape = file.shape("samples", "(C, H, W)", (3,))
         for name in ("mask", "truth") if "truth" in file else ("mask",):
-            file.same(name, shape, "that of samples")
+            file.same(name, shape, "(C, H, W) of samples")
         if len(shape) != 3 or shape[0] != 3:
             raise file.error("samples", f"must be (3, H, W), got {shape}")
         if min(shape[1:]) < _LEAST_MEASURED:
