@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -305,7 +306,10 @@ def check_export(folder):
         return
     if BACKEND == "jax":
         model(case(folder, "TLR, refined")[1])
-        with pytest.warns(UserWarning, match="no singular value decomposition"):
+        with (
+            warnings.catch_warnings(action="ignore", category=DeprecationWarning),
+            pytest.warns(UserWarning, match="no singular value decomposition"),
+        ):
             model.export(folder / "exported", verbose=False)
         return
     with pytest.raises(ValueError, match="input_signature must be given"):
