@@ -639,7 +639,8 @@ def test_robust_pca_ends_however_many_iterations_there_are():
 
 def test_a_weight_or_threshold_of_nan_is_not_lost():
     A, nan = torch.eye(3).expand(2, 3, 3), torch.tensor([0.1, torch.nan])
-    for found in (*svt.robust_pca(A, nan), svt.svt_divergence(A, nan)):
+    thresholded = svt.svt(A, nan, method="matmul")
+    for found in (thresholded, *svt.robust_pca(A, nan), svt.svt_divergence(A, nan)):
         lost = found.reshape(2, -1).isnan()
         assert lost.all(-1).tolist() == lost.any(-1).tolist() == [False, True]
 
@@ -709,6 +710,8 @@ def test_a_graph_of_tensorflow_knows_nan_as_eager_code_does():
             np.testing.assert_allclose(tf.function(rmsd)(*given, scale), eager)
             assert np.isnan(eager) == bool(weights.all())
     assert np.isnan(tf.function(distance)(tf.constant(-np.eye(3))))
+    threshold = tf.function(lambda A, t: svdinv.tf.svt(A, t, method="matmul"))
+    assert np.isnan(threshold(tf.eye(3), tf.constant(np.nan, tf.float32))).any()
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.1, 1 / 3, 7.7])
@@ -725,6 +728,26 @@ def test_rmsd_of_points_that_coincide_is_zero(value, count, options):
         assert not P.grad.any()
         traced = svn.kabsch(P.detach().numpy(), 2 * P.detach().numpy(), **options)
         assert not traced.rmsd.any()
+
+
+@pytest.mark.parametrize("units", [(1.0, 2e-3), (1e-12, 1e14)])
+def test_correlations_of_features_in_different_units(units):
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(200, 2, generator=generator)
+    Y = X[:, 1:] + 0.5 * torch.randn(200, 1, generator=generator)
+    expected = svt.cca(X.double(), Y.double())
+    units = torch.tensor(units)
+    found = svt.cca(X * units, Y)
+    torch.testing.assert_close(
+        found.correlations, expected.correlations.float(), rtol=1e-5, atol=0
+    )
+    weights = (found.x_weights.T * units).abs()
+    torch.testing.assert_close(weights, expected.x_weights.T.abs().float())
+    # A feature whose variance is that of rounding errors of its mean is left out.
+    constant = torch.full((200, 1), 12345.678)
+    found = svt.cca(torch.cat([X * units, constant], -1), torch.cat([Y, constant], -1))
+    correlations = torch.tensor([expected.correlations.item(), 0.0])
+    torch.testing.assert_close(found.correlations, correlations)
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e14, 1e15, 1e20])

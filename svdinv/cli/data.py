@@ -261,7 +261,9 @@ def _write(arguments: argparse.Namespace) -> None:
 
     def check(*read: Any) -> None:
         if source_of(source).measured and Path(source).suffix.lower() in _HDF5:
-            raise ValueError(f"argument INPUT: {source} is such a file already")
+            raise ValueError(
+                f"argument INPUT: {source} is measured data in an .h5 file"
+            )
 
     task, problem, options, _ = read_input(arguments, source, check=check)
     writable_folder(parser, "--output", arguments.output.parent)

@@ -167,7 +167,7 @@ def threshold(xp: Namespace, A: Array, tau: Any) -> tuple[Array, Array]:
     step = _step(scaled, xp)
     F = scaled.A @ step.P - cast(scaled.tau, A, xp) * step.W
     # Without a threshold, not even rounding errors are to be thresholded.
-    F = xp.where(tau[..., None, None] > 0, F * cast(scaled.scale, A, xp), A)
+    F = xp.where(tau[..., None, None] <= 0, A, F * cast(scaled.scale, A, xp))
     return F, step.W
 
 
@@ -190,7 +190,7 @@ def threshold_derivative(
     size_dA = norm(dA, xp)
     limit = size_dA / _positive(xp.maximum(norm(dF, xp), size_dA), xp)
     dF = dF * cast(limit * size, A, xp)
-    return xp.where(tau[..., None, None] > 0, dF, X), -W
+    return xp.where(tau[..., None, None] <= 0, X, dF), -W
 
 
 @_on_tall

@@ -22,7 +22,7 @@ from svdinv.core.namespace import (
 from svdinv.core.product_operations import product
 from svdinv.core.results import Correlations, Whitened
 from svdinv.core.svd_operations import SVD
-from svdinv.core.tolerances import rounding_rtol
+from svdinv.core.tolerances import eps, rounding_rtol
 from svdinv.operators._arguments import (
     as_integer,
     batches_broadcast,
@@ -79,8 +79,9 @@ def whiten(
     -----
     The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
     that do not depend on the signs, nor on the basis where variances are equal, as for
-    `eigh`. Without epsilon, features without variance, up to rounding, become 0, and
-    the derivative is that of changes which leave them so.
+    `eigh`. Without epsilon, components whose variance is at most 64 eps of the largest
+    become 0, 7.6e-6 of it in single precision: take features in units of like size.
+    The derivative is that of changes which leave them 0.
 
     References
     ----------
@@ -105,7 +106,7 @@ def whiten(
     else:
         covariance, C = C, C * cast(1 / unit, C, xp) * cast(1 / unit, C, xp)
     if kind == "zca":
-        W = powm(backend, _with_ridge(backend, C, tau), -0.5)
+        W = powm(backend, _with_ridge(backend, C, tau[..., None]), -0.5)
     else:
         operation = in_precision(backend, Eigh(), given, X)
         w, V = backend.call(operation, -C)  # the largest first
@@ -161,8 +162,10 @@ def cca(
     The gradient of the correlations is exact where variances are equal, and where
     correlations are, for losses that treat these alike, such as their sum. That of the
     weights is so for losses that depend neither on the signs nor on the basis of equal
-    correlations. With fewer samples than features, or features that depend on each
-    other, the null spaces of the covariances are left out.
+    correlations. The units of the features do not matter. With fewer samples than
+    features, or features that depend on each other, the null spaces of the covariances
+    are left out: where each feature is in units of its largest deviation from the mean,
+    eigenvalues up to 64 eps of the largest.
 
     References
     ----------
@@ -185,8 +188,7 @@ def cca(
     if short is not None and rank is not None and rank > short:
         raise ValueError(f"rank must be at most min(p, q) = {short}, got {rank}")
     tau = per_batch(backend, ridge, X, 2, "ridge")
-    X, Y = (x - _mean(backend, x)[..., None, :] for x in (X, Y))
-    scaled = [_scaled(backend, x, tau) for x in (X, Y)]
+    scaled = [_standardised(backend, x, tau) for x in (X, Y)]
     (X, x_unit, _), (Y, y_unit, _) = scaled
     roots = []
     for x, _, ridge in scaled:
@@ -196,8 +198,12 @@ def cca(
     K = times(times(roots[0], _covariance(backend, X, Y)), roots[1])
     operation = in_precision(backend, SVD(gauge=gauge), restore(X), X)
     U, S, Vh = backend.call(operation, K)
-    one = times(roots[0], U[..., :rank]) / cast(x_unit, U, xp)
-    other = times(roots[1], adjoint(Vh, xp)[..., :rank]) / cast(y_unit, U, xp)
+    units = (cast(xp.matrix_transpose(unit), U, xp) for unit in (x_unit, y_unit))
+    vectors = U[..., :rank], adjoint(Vh, xp)[..., :rank]
+    one, other = (
+        times(root, v) / unit
+        for root, v, unit in zip(roots, vectors, units, strict=True)
+    )
     return Correlations(restore(S[..., :rank]), restore(one), restore(other))
 
 
@@ -249,6 +255,24 @@ def _scaled(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array
     return X / cast(unit, X, xp), unit, tau * inverse * inverse
 
 
+def _standardised(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array]:
+    """Features without their mean, each over its largest magnitude, and that, (1, p).
+
+    And tau, which is added to the variances, over its square.
+    """
+    xp, mean = backend.xp, _mean(backend, X)[..., None, :]
+    X = X - mean
+    sizes = xp.max(xp.abs(backend.stop_gradient(X)), axis=-2, keepdims=True)
+    # What is left of a constant feature are rounding errors, which are to stay small.
+    least = eps(X, xp) ** 0.5 * xp.abs(backend.stop_gradient(mean))
+    root = xp.sqrt(backend.stop_gradient(tau))[..., None, None]
+    unit = xp.maximum(xp.maximum(sizes, least), root)
+    unit = xp.where(unit > 0, unit, xp.ones_like(unit))
+    inverse = 1 / unit[..., 0, :]
+    tau = tau[..., None]
+    return X / cast(unit, X, xp), unit, tau * inverse * inverse
+
+
 def _covariance(backend: Backend, X: Array, Y: Array) -> Array:
     """X^H Y / N."""
     xp = backend.xp
@@ -261,5 +285,6 @@ def _count(backend: Backend, X: Array) -> Any:
 
 
 def _with_ridge(backend: Backend, C: Array, tau: Array) -> Array:
-    ridge = cast(tau, C, backend.xp)[..., None, None]
+    """C with a ridge (..., 1), or one for each feature, (..., p)."""
+    ridge = cast(tau, C, backend.xp)[..., None, :]
     return C + ridge * identity_like(C, backend.xp)
