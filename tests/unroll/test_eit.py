@@ -238,6 +238,7 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         ("edges", held["edges"][:, :2], "edges must have the shape"),
         ("edges", np.r_[held["edges"], [[*inside, 0]]], "must lie on the boundary"),
         ("water", np.ones(2), "water must be one number"),
+        ("voltages", 1e3 * held["voltages"], "times the voltages of the water alone"),
         *(
             ("voltages", unit * absolute, "must be differences from the voltages of wa")
             for unit in (1, -1, 0.6, 1000)

@@ -235,7 +235,9 @@ def test_photographs_that_cannot_be_had_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"x\.png as a picture"):
         loaded(tmp_path)
     small = flat(tmp_path / "small", [7], size=32)
-    with pytest.raises(ValueError, match="007 is smaller than a patch of 64"):
+    with pytest.raises(
+        ValueError, match="007 is smaller than a patch of 64: it has 32x32"
+    ):
         loaded(small)
     with pytest.raises(ValueError, match="too small to be cut in two"):
         loaded(small, held_out=FEW, patch=32)

@@ -834,6 +834,8 @@ class TestGoingOn:
         longer = run(noisy(), iterations=60, checkpoint=path)
         whole = run(noisy(), iterations=60)
         np.testing.assert_array_equal(longer.last, whole.last)
+        with pytest.raises(ValueError, match="iterations must be at least those of"):
+            run(noisy(), iterations=50, checkpoint=path)
 
 
 def test_the_trajectory_is_plain_numbers():

@@ -7,7 +7,8 @@ import io
 import os
 import socket
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class Logs:
             for name in _COLUMNS:
                 _cut(output / name, _COLUMNS[name], step)
                 file = (output / name).open("a", encoding="utf-8", newline="")
-                self._opened.callback(file.close)
+                self._opened.callback(_close, file)
                 self._files[name] = file
                 self._writers[name] = csv.writer(file, lineterminator="\n")
             if find_spec("tensorboardX"):
@@ -79,7 +80,8 @@ class Logs:
     def flush(self) -> None:
         """Flush the files, so that other programs can read the rows."""
         for file in self._files.values():
-            file.flush()
+            with _naming(file):
+                file.flush()
         if self._events is not None:
             self._events.flush()
         self._flushed = time.monotonic()
@@ -88,11 +90,28 @@ class Logs:
         """Write rows to disk, which must happen before the checkpoint is written."""
         self.flush()
         for file in self._files.values():
-            os.fsync(file.fileno())
+            with _naming(file):
+                os.fsync(file.fileno())
 
     def _row(self, name: str, step: int, *values: float) -> None:
         if name in self._writers:
-            self._writers[name].writerow([step, *map(_number, values)])
+            with _naming(self._files[name]):
+                self._writers[name].writerow([step, *map(_number, values)])
+
+
+def _close(file: io.TextIOWrapper) -> None:
+    with _naming(file):
+        file.close()
+
+
+@contextmanager
+def _naming(file: io.TextIOWrapper) -> Iterator[None]:
+    """Name the file in the error of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = file.name
+        raise
 
 
 class _EventWriter:

@@ -299,6 +299,11 @@ class Fitting:
             raise ValueError(f"{path} is of a fit with other options")
         if saved.origin.get("data") != self._identity:
             raise ValueError(f"{path} is of a fit to other data, or of other weights")
+        if saved.step > self.options.iterations:
+            raise ValueError(
+                f"iterations must be at least those of {path}, {saved.step}, got "
+                f"{self.options.iterations}"
+            )
         saved.restore(self.models, self.kept, self.optimiser)
         try:
             rows = json.loads(saved.origin["trajectory"])

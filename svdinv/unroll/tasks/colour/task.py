@@ -173,7 +173,11 @@ class Colour(Task):
             raise ValueError("no photographs to train on: all are held out")
         small = [n for n, x in images.items() if min(x.shape[:2]) < self.patch]
         if small:
-            raise ValueError(f"{small[0]} is smaller than a patch of {self.patch}")
+            size = "x".join(map(str, images[small[0]].shape[:2]))
+            raise ValueError(
+                f"{small[0]} is smaller than a patch of {self.patch}: it has {size} "
+                "pixels; leave it out, or set task.patch"
+            )
         if len(images) <= self.validation:
             parts = {name: parted(x, self.patch) for name, x in images.items()}
             return Photographs(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _SIZE, _ELECTRODES, _RINGS, _CONTACT = 64, 16, 16, 0.01
 _LEAST = 1e-7  # rounding error, relative to the mean voltage
 _SCORED = 256  # pixels a side at which the challenge scores images
+_MOST_CHANGED = 10.0  # voltages of water, by pictures of 0.1 to 10 times it
 _CLEAR = 0.1  # distance from water beyond which a pixel is an inclusion
 
 Floats = NDArray[Any]
@@ -157,6 +158,12 @@ class Eit(Task):
             # In any unit and polarity; a change of the water alone may be alike too.
             if abs(given @ alone) > 0.9 * np.prod(norms) and norms[0] > 0.3 * norms[1]:
                 raise ValueError("they must be differences from the voltages of water")
+            if norms[0] > _MOST_CHANGED * norms[1]:
+                raise ValueError(
+                    f"they are {norms[0] / norms[1]:.3g} times the voltages of the "
+                    "water alone, and must be in the units of currents, contact, water "
+                    "and nodes"
+                )
             problem = problem_of(model, water, y, deviation, int(size))
         except ValueError as error:
             raise file.error("voltages", f"do not fit: {error}") from error
@@ -191,7 +198,7 @@ class Eit(Task):
         return {name: np.asarray(x, np.float32) for name, x in arrays.items()}
 
     def examples(self, options: Any) -> list[InputImage | Problem]:
-        seeds = (replace(options, seed=1000 + options.seed + k) for k in range(3))
+        seeds = (replace(options, seed=1000 + k) for k in range(3))
         found = [self.read("tank", each) for each in seeds]
         return [*found, self.read("lungs", options)]
 
