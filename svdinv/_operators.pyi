@@ -53,9 +53,10 @@ class Operators(Generic[Array, ArrayLike]):
         in which nothing cancels where A is close to B. The distance itself has a kink at
         A = B, and the gradient 0 is taken there.
 
-        Where A or B is singular, the derivative is exact for changes that keep its range;
-        for others the distance has an infinite slope, or a kink, and such terms are left
-        out.
+        Eigenvalues up to 64 eps of the largest count as 0, in single precision up to
+        7.6e-6 of it. Where A or B is singular, the derivative is exact for changes that
+        keep its range; for others the distance has an infinite slope, or a kink, and such
+        terms are left out.
 
         References
         ----------
@@ -108,8 +109,10 @@ class Operators(Generic[Array, ArrayLike]):
         The gradient of the correlations is exact where variances are equal, and where
         correlations are, for losses that treat these alike, such as their sum. That of the
         weights is so for losses that depend neither on the signs nor on the basis of equal
-        correlations. With fewer samples than features, or features that depend on each
-        other, the null spaces of the covariances are left out.
+        correlations. The units of the features do not matter. With fewer samples than
+        features, or features that depend on each other, the null spaces of the covariances
+        are left out: where each feature is in units of its largest deviation from the mean,
+        eigenvalues up to 64 eps of the largest.
 
         References
         ----------
@@ -212,8 +215,9 @@ class Operators(Generic[Array, ArrayLike]):
         -----
         At repeated eigenvalues the gradient is exact for losses in V f(w) V^H with any
         function f, as density matrices are, and any penalty on w. Where B is singular, its
-        null space counts as eigenvectors of eigenvalue 0 with V = 0. Second derivatives are
-        those of `eigh`, exact for distinct eigenvalues.
+        null space counts as eigenvectors of eigenvalue 0 with V = 0: what belongs to
+        eigenvalues of B up to 64 eps of the largest, 7.6e-6 of it in single precision.
+        Second derivatives are those of `eigh`, exact for distinct eigenvalues.
         """
 
     def expm(self, A: ArrayLike) -> Array:
@@ -896,7 +900,8 @@ class Operators(Generic[Array, ArrayLike]):
         -----
         There is a gradient in p as well, V w^p log(w) V^H. Where eigenvalues are 0, that in
         A is exact for changes that keep the rank; for p < 1 there is none between two
-        eigenvalues of 0, and that term is left out.
+        eigenvalues of 0, and that term is left out. In all derivatives eigenvalues up to
+        64 eps of the largest count as 0, 7.6e-6 of it in single precision.
         """
 
     def procrustes(self, A: ArrayLike, B: ArrayLike) -> Array:
@@ -1243,7 +1248,8 @@ class Operators(Generic[Array, ArrayLike]):
         Notes
         -----
         The derivative contains 1 / (sqrt(w_i) + sqrt(w_j)): between two eigenvalues of 0
-        there is none, and that term is left out.
+        there is none, and that term is left out. In it, but not in the root, those up to
+        64 eps of the largest count as 0, 7.6e-6 of it in single precision.
         """
 
     def sure(
@@ -1668,8 +1674,9 @@ class Operators(Generic[Array, ArrayLike]):
         -----
         The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
         that do not depend on the signs, nor on the basis where variances are equal, as for
-        `eigh`. Without epsilon, features without variance, up to rounding, become 0, and
-        the derivative is that of changes which leave them so.
+        `eigh`. Without epsilon, components whose variance is at most 64 eps of the largest
+        become 0, 7.6e-6 of it in single precision: take features in units of like size.
+        The derivative is that of changes which leave them 0.
 
         References
         ----------
