@@ -110,9 +110,9 @@ class Operators(Generic[Array, ArrayLike]):
         correlations are, for losses that treat these alike, such as their sum. That of the
         weights is so for losses that depend neither on the signs nor on the basis of equal
         correlations. The units of the features do not matter. With fewer samples than
-        features, or features that depend on each other, the null spaces of the covariances
-        are left out: where each feature is in units of its largest deviation from the mean,
-        eigenvalues up to 64 eps of the largest.
+        features, or features that depend on each other, the null spaces of the matrices of
+        correlations within X and within Y are left out, up to 64 eps of the largest
+        eigenvalue, and so are features that are constant up to 64 eps.
 
         References
         ----------

@@ -730,7 +730,7 @@ def test_rmsd_of_points_that_coincide_is_zero(value, count, options):
         assert not traced.rmsd.any()
 
 
-@pytest.mark.parametrize("units", [(1.0, 2e-3), (1e-12, 1e14)])
+@pytest.mark.parametrize("units", [(1.0, 2e-3), (1e-8, 1e8)])
 def test_correlations_of_features_in_different_units(units):
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(200, 2, generator=generator)
@@ -748,6 +748,26 @@ def test_correlations_of_features_in_different_units(units):
     found = svt.cca(torch.cat([X * units, constant], -1), torch.cat([Y, constant], -1))
     correlations = torch.tensor([expected.correlations.item(), 0.0])
     torch.testing.assert_close(found.correlations, correlations)
+    assert not found.x_weights[-1].any()
+    assert not found.y_weights[-1].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_correlations_of_features_with_outliers_and_below_normal_numbers(dtype):
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(20000, 2, generator=generator, dtype=torch.float64)
+    Y = X + torch.randn(20000, 2, generator=generator, dtype=torch.float64)
+    X[0, 1] = 2e3
+    expected = svt.cca(X, Y).correlations.to(dtype)
+    found = svt.cca(X.to(dtype), Y.to(dtype)).correlations
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    tiny = torch.finfo(dtype).tiny / 100
+    X = X.to(dtype) * torch.tensor([tiny, 1], dtype=dtype)
+    found = svt.cca(X, Y.to(dtype))
+    assert not found.x_weights[0].any()
+    torch.testing.assert_close(
+        found.correlations[:1], svt.cca(X[:, 1:], Y.to(dtype)).correlations
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e14, 1e15, 1e20])

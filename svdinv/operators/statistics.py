@@ -14,15 +14,17 @@ from svdinv.core.namespace import (
     adjoint,
     binary_scale,
     cast,
+    conj,
     first,
     identity_like,
     is_complex,
+    real,
     safe_divide,
 )
 from svdinv.core.product_operations import product
 from svdinv.core.results import Correlations, Whitened
 from svdinv.core.svd_operations import SVD
-from svdinv.core.tolerances import eps, rounding_rtol
+from svdinv.core.tolerances import rounding_rtol, smallest
 from svdinv.operators._arguments import (
     as_integer,
     batches_broadcast,
@@ -106,7 +108,7 @@ def whiten(
     else:
         covariance, C = C, C * cast(1 / unit, C, xp) * cast(1 / unit, C, xp)
     if kind == "zca":
-        W = powm(backend, _with_ridge(backend, C, tau[..., None]), -0.5)
+        W = powm(backend, _with_ridge(backend, C, tau), -0.5)
     else:
         operation = in_precision(backend, Eigh(), given, X)
         w, V = backend.call(operation, -C)  # the largest first
@@ -163,9 +165,9 @@ def cca(
     correlations are, for losses that treat these alike, such as their sum. That of the
     weights is so for losses that depend neither on the signs nor on the basis of equal
     correlations. The units of the features do not matter. With fewer samples than
-    features, or features that depend on each other, the null spaces of the covariances
-    are left out: where each feature is in units of its largest deviation from the mean,
-    eigenvalues up to 64 eps of the largest.
+    features, or features that depend on each other, the null spaces of the matrices of
+    correlations within X and within Y are left out, up to 64 eps of the largest
+    eigenvalue, and so are features that are constant up to 64 eps.
 
     References
     ----------
@@ -188,22 +190,21 @@ def cca(
     if short is not None and rank is not None and rank > short:
         raise ValueError(f"rank must be at most min(p, q) = {short}, got {rank}")
     tau = per_batch(backend, ridge, X, 2, "ridge")
-    scaled = [_standardised(backend, x, tau) for x in (X, Y)]
-    (X, x_unit, _), (Y, y_unit, _) = scaled
-    roots = []
-    for x, _, ridge in scaled:
-        covariance = _covariance(backend, x, x)
-        roots.append(powm(backend, _with_ridge(backend, covariance, ridge), -0.5))
+    roots, units, centred = [], [], []
+    for x in (X, Y):
+        mean = _mean(backend, x)
+        x, unit, ridge = _scaled(backend, x - mean[..., None, :], tau)
+        mean = mean / cast(unit[..., 0], x, xp)
+        roots.append(_inverse_root(backend, x, mean, ridge))
+        units.append(cast(unit, x, xp))
+        centred.append(x)
     times = partial(product, call=backend.call, xp=xp)
-    K = times(times(roots[0], _covariance(backend, X, Y)), roots[1])
+    K = times(adjoint(roots[0], xp), _covariance(backend, *centred))
+    K = times(K, roots[1])
     operation = in_precision(backend, SVD(gauge=gauge), restore(X), X)
     U, S, Vh = backend.call(operation, K)
-    units = (cast(xp.matrix_transpose(unit), U, xp) for unit in (x_unit, y_unit))
-    vectors = U[..., :rank], adjoint(Vh, xp)[..., :rank]
-    one, other = (
-        times(root, v) / unit
-        for root, v, unit in zip(roots, vectors, units, strict=True)
-    )
+    one = times(roots[0], U[..., :rank]) / units[0]
+    other = times(roots[1], adjoint(Vh, xp)[..., :rank]) / units[1]
     return Correlations(restore(S[..., :rank]), restore(one), restore(other))
 
 
@@ -255,22 +256,23 @@ def _scaled(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array
     return X / cast(unit, X, xp), unit, tau * inverse * inverse
 
 
-def _standardised(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array]:
-    """Features without their mean, each over its largest magnitude, and that, (1, p).
+def _inverse_root(backend: Backend, X: Array, mean: Array, tau: Array) -> Array:
+    """R with R^H (X^H X / N + tau) R = 1, or a projector where that is singular.
 
-    And tau, which is added to the variances, over its square.
+    Of features without their mean, over their deviations, so that units do not matter.
     """
-    xp, mean = backend.xp, _mean(backend, X)[..., None, :]
-    X = X - mean
-    sizes = xp.max(xp.abs(backend.stop_gradient(X)), axis=-2, keepdims=True)
-    # What is left of a constant feature are rounding errors, which are to stay small.
-    least = eps(X, xp) ** 0.5 * xp.abs(backend.stop_gradient(mean))
-    root = xp.sqrt(backend.stop_gradient(tau))[..., None, None]
-    unit = xp.maximum(xp.maximum(sizes, least), root)
-    unit = xp.where(unit > 0, unit, xp.ones_like(unit))
-    inverse = 1 / unit[..., 0, :]
-    tau = tau[..., None]
-    return X / cast(unit, X, xp), unit, tau * inverse * inverse
+    xp = backend.xp
+    given, mean, ridge = map(backend.stop_gradient, (X, mean, tau))
+    square = xp.sum(real(conj(given, xp) * given, xp), axis=-2)
+    variance = square / _count(backend, square[..., None]) + ridge[..., None]
+    # What is left of a constant feature are rounding errors.
+    rounding = (rounding_rtol(variance, xp) * xp.abs(mean)) ** 2
+    kept = variance > xp.maximum(rounding, xp.zeros_like(rounding) + smallest(X, xp))
+    one = xp.ones_like(variance)
+    D = safe_divide(one, xp.sqrt(xp.where(kept, variance, one)), kept, xp)
+    D = cast(D, X, xp)[..., :, None]
+    C = _with_ridge(backend, _covariance(backend, X, X), tau)
+    return D * powm(backend, D * C * xp.matrix_transpose(D), -0.5)
 
 
 def _covariance(backend: Backend, X: Array, Y: Array) -> Array:
@@ -285,6 +287,5 @@ def _count(backend: Backend, X: Array) -> Any:
 
 
 def _with_ridge(backend: Backend, C: Array, tau: Array) -> Array:
-    """C with a ridge (..., 1), or one for each feature, (..., p)."""
-    ridge = cast(tau, C, backend.xp)[..., None, :]
+    ridge = cast(tau, C, backend.xp)[..., None, None]
     return C + ridge * identity_like(C, backend.xp)

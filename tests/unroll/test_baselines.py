@@ -257,6 +257,13 @@ def test_low_rank_is_that_of_the_data_as_they_are_now(series, sooner):
     np.testing.assert_allclose(
         cine_baselines.low_rank(problem).image, 2 * expected, atol=1e-5
     )
+    maps = np.ones((2, *expected.shape[1:]), np.complex64) / 2**0.5
+    A = MRI(problem.A.mask, maps)
+    problem = replace(problem, y=A(expected), A=A)
+    expected = cine_baselines.low_rank(problem).image
+    maps[0] *= -1
+    turned = cine_baselines.low_rank(problem).image
+    assert np.linalg.norm(turned - expected) > 0.1 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("name", ["local_low_rank", "low_rank_plus_sparse"])

@@ -121,8 +121,9 @@ def solve(
     iterations : int
         Maximum number of iterations.
     rtol : float
-        Stop when image and dual variables change by at most this, relatively; `FISTA`
-        also where it extrapolates to, and not in ten iterations after a restart.
+        Stop when image and dual variables change by at most this, relatively; of
+        `FISTA` the extrapolated image too, and for ten iterations after a restart by a
+        tenth of it.
     x0 : array, optional
         First image, of the framework of y or of NumPy; A^H y by default.
     state : dict of str to array, optional
@@ -303,8 +304,9 @@ def _first_state(
 
 def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -> bool:
     converged = True
-    if algorithm.is_slow(new):  # unless it is at the solution, up to rounding
-        rtol = min(rtol, eps(new["x"], namespace(new["x"])))
+    if algorithm.is_slow(new):
+        rounding = 4 * eps(new["x"], namespace(new["x"]))
+        rtol = min(rtol, max(rtol / 10, rounding))
     for name in algorithm.convergence_variables:
         size = as_float(norm(new[name]))
         if not math.isfinite(size):

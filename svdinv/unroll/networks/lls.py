@@ -26,10 +26,16 @@ from typing import Any, TypeAlias
 
 import array_api_compat as compat
 
-from svdinv.core.namespace import real, safe_divide
+from svdinv.core.namespace import (
+    decomposes_quickly,
+    has_double_precision,
+    real,
+    safe_divide,
+)
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
+    backend,
     casorati,
     cast_like,
     count_up,
@@ -433,7 +439,11 @@ def _log_sum(matrices: Array, tau: Array) -> Array:
     unit = xp.where(tau > 0, tau, xp.ones_like(tau))[..., None, None]
     unit = like(unit, matrices, xp)
     threshold = operators(matrices).log_sum_threshold
-    return unit * threshold(matrices / unit, _CONCAVE, _CONCAVE)
+    # Without kernels the Gram matrix is quicker, and in double precision exact enough.
+    own = backend(matrices).xp
+    quick = decomposes_quickly(matrices, own) or not has_double_precision(own)
+    how = "auto" if quick else "gram"
+    return unit * threshold(matrices / unit, _CONCAVE, _CONCAVE, method=how)
 
 
 def _shift(block: int, index: int) -> tuple[int, int]:

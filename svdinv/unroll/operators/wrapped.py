@@ -384,7 +384,7 @@ def _in_framework(function: OnHost, x: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Constant(Operation):
-    """x -> f(x), of which no derivative is taken, in the transforms of PyTorch."""
+    """x -> f(x), whose derivative is taken as 0, in the transforms of PyTorch."""
 
     function: OnHost
     saves_inputs = False

@@ -90,9 +90,14 @@ def low_rank(problem: Problem) -> Reconstruction:
 
 
 def _best_low_rank(problem: Problem) -> _Found:
-    arrays = (problem.y, problem.sampled_mask(), problem.truth)
-    parts = (array.tobytes() for array in arrays if array is not None)
-    digest = hashlib.sha256(b"".join(parts)).digest()
+    hashed = hashlib.sha256()
+
+    def add(array: Arrays) -> Arrays:
+        hashed.update(array.tobytes())
+        return array
+
+    problem.replace_arrays(add)
+    digest = hashed.digest()
     if _CACHE.get(problem, (b"",))[0] != digest:
         top = _largest_singular_value(problem)
         frames, height, width = problem.adjoint().shape

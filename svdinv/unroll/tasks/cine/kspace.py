@@ -92,7 +92,7 @@ _NEAR = 2  # points of k-space by which its peak may be off the centre
 _OUT_OF_ORDER = 100  # energy ratio of peak and centre that reveals unshifted FFTs
 _ZEROS = 0.5  # largest fraction of measured values that may be 0
 # Of the truth that may be nearest to the data.
-_MULTIPLES, _MULTIPLES_OF_MAGNITUDES = (0.5, 2.0), (0.2, 5.0)
+_MULTIPLES, _MULTIPLES_OF_MAGNITUDES = (0.5, 2.0), (0.2, 10.0)
 _TINY = 1e-30  # magnitude below which single precision cannot divide
 
 
@@ -217,7 +217,8 @@ def _check_truth(
     """Raise FileError if a truth has other units or axes than the k-space.
 
     Compared by the multiple of the truth that is nearest to the data, which is 1
-    whatever their noise; if the truth has no phase, by that of magnitudes.
+    whatever their noise; if the truth has no phase, by that of magnitudes, which noise
+    makes larger.
     """
     size = float(np.abs(truth).max())
     expected, found = A(divided(truth, size)), divided(kspace, size)
@@ -229,9 +230,9 @@ def _check_truth(
     multiple = float(np.vdot(expected, found).real / energy) if energy else 1.0
     if not bounds[0] < multiple < bounds[1]:
         raise FileError(
-            f"{path}: kspace is that of truth times {multiple:.3g}: it must be "
-            'fftshift(fft2(ifftshift(truth), norm="ortho")) over the last two axes, '
-            "of the truth times the maps, if any"
+            f"{path}: kspace is that of truth times {multiple:.3g}: in the same units "
+            'and phase, it must be fftshift(fft2(ifftshift(truth), norm="ortho")) over '
+            "the last two axes, of the truth times the maps, if any"
         )
 
 

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svdinv.unroll.algorithms import FISTA, PDHG, solve
 from svdinv.unroll.algorithms.search import best_solution
@@ -63,7 +62,6 @@ _WEIGHTS: dict[str, Any] = {"first": 1e-4, "low": 1e-7, "high": 10.0}
 _FIXED_WEIGHT = 1e-3  # without a truth
 _ITERATIONS = 100
 _CHANGE = 3e-4  # below which TV has converged
-_OPEN = 0.9  # of the largest value, that the open beam exceeds
 _HIGHEST = 99.9  # percentile that counts as the highest density
 _MARGIN = 1.3  # for structures as thin as a pixel
 
@@ -254,12 +252,6 @@ class Ct(Task):
         if not sinogram.sum(dtype=np.float64) > 0:
             rule = "must have line integrals of attenuation: their sum is not positive"
             raise file.error("sinogram", rule)
-        if _is_transmitted(sinogram):
-            rule = (
-                "must have line integrals of attenuation, but is largest at both ends "
-                "of all views, as what is transmitted: take -log(counts / open beam)"
-            )
-            raise file.error("sinogram", rule)
         truth = file.truth((len(sinogram), *geometry[:2]), "of the image")
         try:
             return _problem(sinogram, geometry, angles, self.usual, truth)
@@ -418,15 +410,6 @@ class Densities(Simulated):
 def _unit(A: Operator) -> float:
     """Return the factor by which a projector was divided."""
     return 1 / float(A.scalar)  # type: ignore[attr-defined]
-
-
-def _is_transmitted(sinogram: NDArray[Any]) -> bool:
-    """Whether data (C, views, detectors) are the open beam at both ends of views."""
-    largest = _OPEN * np.quantile(sinogram, 0.99)
-    ends = np.quantile(sinogram[..., [0, -1]], 0.1, axis=(0, 1))
-    return bool(
-        (ends > largest).all() and np.median(sinogram.min(-1)) < _OPEN * largest
-    )
 
 
 def _problem(
