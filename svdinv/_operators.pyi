@@ -1654,7 +1654,8 @@ class Operators(Generic[Array, ArrayLike]):
         kind : {"zca", "pca"}, optional
             ``"zca"`` multiplies by the inverse square root of the covariance, so that
             features stay as near to what they were as can be [1]_; ``"pca"`` takes
-            principal components, the largest first, which have arbitrary signs.
+            principal components, the largest first, of each of which the first weight above
+            half of the largest is positive.
         mean, covariance : array, optional
             Statistics to be used in place of those of X, shapes (..., p) and (..., p, p).
 
@@ -1673,10 +1674,10 @@ class Operators(Generic[Array, ArrayLike]):
         Notes
         -----
         The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
-        that do not depend on the signs, nor on the basis where variances are equal, as for
-        `eigh`. Without epsilon, components whose variance is at most 64 eps of the largest
-        become 0, 7.6e-6 of it in single precision: take features in units of like size.
-        The derivative is that of changes which leave them 0.
+        that do not depend on the basis where variances are equal, as for `eigh`. Without
+        epsilon, components whose variance is at most 64 eps of the largest become 0, 7.6e-6
+        of it in single precision: take features in units of like size. The derivative is
+        that of changes which leave them 0.
 
         References
         ----------

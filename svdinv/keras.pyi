@@ -308,8 +308,8 @@ class Whitening(keras.layers.Layer):
     epsilon : float, optional
         What is added to the variances.
     kind : {"zca", "pca"}, optional
-        As for `whiten`. Training wants ``"zca"``: the signs and the order of principal
-        components change from batch to batch.
+        As for `whiten`. Training wants ``"zca"``: the order of principal components
+        changes from batch to batch, and signs may.
     momentum : float, optional
         Weight of the running statistics, against that of a batch.
     data_format : {"channels_last", "channels_first"}, optional

@@ -351,8 +351,8 @@ class Whitening(Layer):
     {features}epsilon : float, optional
         What is added to the variances.
     kind : {{"zca", "pca"}}, optional
-        As for `whiten`. Training wants ``"zca"``: the signs and the order of principal
-        components change from batch to batch.
+        As for `whiten`. Training wants ``"zca"``: the order of principal components
+        changes from batch to batch, and signs may.
     {momentum}{see_also}
 
     Notes

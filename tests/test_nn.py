@@ -6,10 +6,12 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+import svdinv.numpy
 import svdinv.torch
 from svdinv.torch import nn
 
@@ -198,6 +200,12 @@ def test_a_network_without_memory_gets_it_later():
     assert "threshold=?" in repr(module)
     module.to_empty(device="cpu").reset_parameters()
     assert repr(module).startswith("SingularValueThreshold(threshold=[0.3, 0.3], ")
+    with torch.device("meta"):
+        module = nn.Whitening(3)
+    module.to_empty(device="cpu").reset_parameters()
+    torch.testing.assert_close(
+        module.state_dict(), nn.Whitening(3).state_dict(), rtol=0, atol=0
+    )
 
 
 def test_random_shifts_are_those_of_the_operator():
@@ -283,6 +291,25 @@ def test_whitening_with_running_statistics(kind, dtype):
         x[0].mT, kind=kind, mean=rows.mean(0) / 2, covariance=expected
     ).white
     torch.testing.assert_close(one[0].mT, white)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_principal_components_have_signs_in_any_precision(dtype):
+    x, G = draw((7, 30, 4), dtype), draw((7, 30, 4), dtype, 1)
+    x = x * torch.tensor([3.0, 2, 1, 0.5])
+    x.requires_grad_()
+    white = svdinv.torch.whiten(x, 0.01, kind="pca").white
+    half = torch.complex64 if dtype.is_complex else torch.float32
+    found = svdinv.torch.whiten(x.to(half), 0.01, kind="pca").white
+    torch.testing.assert_close(found, white.to(half), rtol=1e-3, atol=1e-3)
+    expected = svdinv.numpy.whiten(x.detach().numpy(), 0.01, kind="pca").white
+    np.testing.assert_allclose(white.detach(), expected, atol=1e-10)
+
+    def loss(x):
+        y = svdinv.torch.whiten(x, 0.01, kind="pca").white
+        return (y.conj() * G[0]).real.sum()
+
+    assert torch.autograd.gradcheck(loss, x[0].detach().requires_grad_())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

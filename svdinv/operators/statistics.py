@@ -18,6 +18,7 @@ from svdinv.core.namespace import (
     first,
     identity_like,
     is_complex,
+    known_equal,
     real,
     safe_divide,
 )
@@ -36,6 +37,7 @@ from svdinv.operators._arguments import (
     two_matrices,
 )
 from svdinv.operators._registry import operator
+from svdinv.operators.decompositions import phase_of_pivot
 from svdinv.operators.hermitian import powm
 
 Kind: TypeAlias = Literal["zca", "pca"]
@@ -64,7 +66,8 @@ def whiten(
     kind : {"zca", "pca"}, optional
         ``"zca"`` multiplies by the inverse square root of the covariance, so that
         features stay as near to what they were as can be [1]_; ``"pca"`` takes
-        principal components, the largest first, which have arbitrary signs.
+        principal components, the largest first, of each of which the first weight above
+        half of the largest is positive.
     mean, covariance : array, optional
         Statistics to be used in place of those of X, shapes (..., p) and (..., p, p).
 
@@ -80,10 +83,10 @@ def whiten(
     Notes
     -----
     The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
-    that do not depend on the signs, nor on the basis where variances are equal, as for
-    `eigh`. Without epsilon, components whose variance is at most 64 eps of the largest
-    become 0, 7.6e-6 of it in single precision: take features in units of like size.
-    The derivative is that of changes which leave them 0.
+    that do not depend on the basis where variances are equal, as for `eigh`. Without
+    epsilon, components whose variance is at most 64 eps of the largest become 0, 7.6e-6
+    of it in single precision: take features in units of like size. The derivative is
+    that of changes which leave them 0.
 
     References
     ----------
@@ -112,6 +115,9 @@ def whiten(
     else:
         operation = in_precision(backend, Eigh(), given, X)
         w, V = backend.call(operation, -C)  # the largest first
+        if not known_equal(V.shape[-1], 0):
+            rows = xp.matrix_transpose(V)
+            V = xp.matrix_transpose(rows * phase_of_pivot(backend, rows))
         w = tau[..., None] - w
         kept = w > rounding_rtol(w, xp) * first(w)
         root = xp.sqrt(xp.where(kept, w, xp.ones_like(w)))

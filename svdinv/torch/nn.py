@@ -209,6 +209,13 @@ class Whitening(layers.Whitening, _Layer):
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_covariance", torch.eye(num_features))
 
+    def reset_parameters(self) -> None:
+        """Set the running statistics to those of white features."""
+        self.running_mean.zero_()
+        self.running_covariance.copy_(torch.eye(self.num_features))
+
+    reset_running_stats = reset_parameters
+
     def _rows(self, x: Tensor) -> Any:
         fits = x.ndim >= 2 and -x.ndim <= self.axis < x.ndim
         if not fits or x.shape[self.axis] != self.num_features:

@@ -370,8 +370,8 @@ class Whitening(nn.Module):
     epsilon : float, optional
         What is added to the variances.
     kind : {"zca", "pca"}, optional
-        As for `whiten`. Training wants ``"zca"``: the signs and the order of principal
-        components change from batch to batch.
+        As for `whiten`. Training wants ``"zca"``: the order of principal components
+        changes from batch to batch, and signs may.
     momentum : float, optional
         Weight of a batch in the running statistics.
     axis : int, optional
@@ -404,6 +404,10 @@ class Whitening(nn.Module):
         epsilon: float = 1e-05,
         kind: Literal["zca", "pca"] = "zca",
     ) -> None: ...
+    def reset_parameters(self) -> None:
+        """Set the running statistics to those of white features."""
+    def reset_running_stats(self) -> None:
+        """Set the running statistics to those of white features."""
     def forward(self, x: Tensor) -> Tensor:
         """Map matrices (..., m, n), tensors (..., a, b, c) or series (..., T, H, W)."""
     def __call__(self, x: Tensor) -> Tensor: ...
