@@ -27,9 +27,9 @@ from typing import Any, TypeAlias
 import array_api_compat as compat
 
 from svdinv.core.namespace import (
-    decomposes_quickly,
     has_double_precision,
     real,
+    runs_kernels,
     safe_divide,
 )
 from svdinv.unroll.arrays import (
@@ -441,7 +441,7 @@ def _log_sum(matrices: Array, tau: Array) -> Array:
     threshold = operators(matrices).log_sum_threshold
     # Without kernels the Gram matrix is quicker, and in double precision exact enough.
     own = backend(matrices).xp
-    quick = decomposes_quickly(matrices, own) or not has_double_precision(own)
+    quick = runs_kernels(matrices, own) or not has_double_precision(own)
     how = "auto" if quick else "gram"
     return unit * threshold(matrices / unit, _CONCAVE, _CONCAVE, method=how)
 
