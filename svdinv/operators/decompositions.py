@@ -226,14 +226,11 @@ def null_vector(backend: Backend, A: Array, *, gauge: Gauge = "ignore") -> Array
     v = conj(svd(backend, A, "A", full_matrices=m < n, gauge=gauge).Vh[..., -1, :], xp)
     # LAPACK's vectors of a matrix with infinity may be finite.
     lost = xp.sum(xp.abs(checked - checked), axis=(-2, -1))[..., None]
-    return v * phase_of_pivot(backend, v, lost)
+    return v * (phase_of_pivot(backend, v) + cast(lost, v, xp))
 
 
-def phase_of_pivot(backend: Backend, v: Array, lost: Array | float = 0.0) -> Array:
-    """Conjugate phase of the first entry of v above half of the largest, (..., 1).
-
-    NaN where `lost` is.
-    """
+def phase_of_pivot(backend: Backend, v: Array) -> Array:
+    """Conjugate phase of the first entry of v above half of the largest, (..., 1)."""
     xp = backend.xp
     size = backend.stop_gradient(xp.abs(v))
     one, zero = xp.ones_like(size), xp.zeros_like(size)
@@ -242,7 +239,6 @@ def phase_of_pivot(backend: Backend, v: Array, lost: Array | float = 0.0) -> Arr
     pivot = xp.sum(xp.where(first, v, xp.zeros_like(v)), axis=-1, keepdims=True)
     # Not abs: that of complex numbers has a wrong second derivative in MLX.
     length = xp.sqrt(real(conj(pivot, xp) * pivot, xp))
-    length = length if isinstance(lost, float) else length + cast(lost, length, xp)
     return conj(pivot, xp) / cast(length, v, xp)
 
 

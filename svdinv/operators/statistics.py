@@ -265,17 +265,17 @@ def _scaled(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array
 def _inverse_root(backend: Backend, X: Array, mean: Array, tau: Array) -> Array:
     """R with R^H (X^H X / N + tau) R = 1, or a projector where that is singular.
 
-    Of features without their mean, over their deviations, so that units do not matter.
+    X are features without their mean, here over their standard deviations, so that
+    units do not matter.
     """
     xp = backend.xp
     given, mean, ridge = map(backend.stop_gradient, (X, mean, tau))
-    square = xp.sum(real(conj(given, xp) * given, xp), axis=-2)
-    variance = square / _count(backend, square[..., None]) + ridge[..., None]
+    square = real(conj(given, xp) * given, xp)
+    variance = xp.sum(square, axis=-2) / _count(backend, square) + ridge[..., None]
     # What is left of a constant feature are rounding errors.
     rounding = (rounding_rtol(variance, xp) * xp.abs(mean)) ** 2
-    kept = variance > xp.maximum(rounding, xp.zeros_like(rounding) + smallest(X, xp))
-    one = xp.ones_like(variance)
-    D = safe_divide(one, xp.sqrt(xp.where(kept, variance, one)), kept, xp)
+    kept = (variance > rounding) & (variance > smallest(variance, xp))
+    D = safe_divide(xp.ones_like(variance), xp.sqrt(variance), kept, xp)
     D = cast(D, X, xp)[..., :, None]
     C = _with_ridge(backend, _covariance(backend, X, X), tau)
     return D * powm(backend, D * C * xp.matrix_transpose(D), -0.5)

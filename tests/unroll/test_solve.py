@@ -162,7 +162,7 @@ def test_where_momentum_is_reset_often_it_stops(rtol, most, rng):
     assert found.iterations <= most
 
 
-def test_where_momentum_turns_is_no_convergence(rng):
+def test_where_momentum_turns_is_no_convergence():
     """The image hardly changes from one iteration to the next, and then it does."""
     state = {"x": np.ones(4), "ahead": np.ones(4) + 0.1, "momentum": np.array(9.0)}
     old = state | {"ahead": np.ones(4) - 0.1}

@@ -304,6 +304,8 @@ def check_export(folder):
         with pytest.raises(NotImplementedError, match="where KERAS_BACKEND is tensor"):
             model.export(folder / "exported", verbose=False)
         return
+    with pytest.raises(ValueError, match="input_signature must be given"):
+        model.export(folder / "exported", verbose=False)
     if BACKEND == "jax":
         model(case(folder, "TLR, refined")[1])
         with (
@@ -312,8 +314,6 @@ def check_export(folder):
         ):
             model.export(folder / "exported", verbose=False)
         return
-    with pytest.raises(ValueError, match="input_signature must be given"):
-        model.export(folder / "exported", verbose=False)
     import tensorflow as tf
 
     _, inputs, _ = case(folder, "TLR, refined")

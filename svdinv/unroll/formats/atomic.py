@@ -18,6 +18,20 @@ _LOCK = ".lock"
 
 
 @contextlib.contextmanager
+def naming_file(path: str | Path, draft: str | Path = "") -> Iterator[None]:
+    """Name a file in the errors of writing to it, such as that of a full disk.
+
+    It replaces the name of a `draft` of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename in (None, str(draft)):
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """Open a temporary file to write, renamed to `path` once it is complete.
 
@@ -26,19 +40,13 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     # Unlike `tempfile`, this respects the umask, without reading it: that would set it
     # for a moment, for all threads.
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    with replacing_all([Path(path)]) as (draft,):
-        try:
-            handle = os.open(draft, flags, 0o666)
-            with os.fdopen(handle, "w+b") as file:
-                yield file
-                # Without a sync, a power failure could leave the new name on lost data.
-                file.flush()
-                os.fsync(handle)
-        except OSError as error:
-            # For example if the disk is full, or there is no such folder.
-            if error.errno and error.filename in (None, str(draft)):
-                error.filename = str(path)
-            raise
+    with replacing_all([Path(path)]) as (draft,), naming_file(path, draft):
+        handle = os.open(draft, flags, 0o666)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            # Without a sync, a power failure could leave the new name on lost data.
+            file.flush()
+            os.fsync(handle)
 
 
 @contextlib.contextmanager

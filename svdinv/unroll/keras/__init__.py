@@ -196,18 +196,18 @@ class Network(keras.Model):
             raise NotImplementedError(
                 f"Keras on PyTorch exports no model of several inputs; {_ON_TENSORFLOW}"
             )
-        if keras.backend.backend() == "jax":
-            warnings.warn(
-                "TensorFlow on the CPU runs no singular value decomposition that was "
-                f"exported by JAX; {_ON_TENSORFLOW}",
-                stacklevel=2,
-            )
         signature = inspect.signature(keras.Model.export)
         arguments = signature.bind(self, filepath, *args, **options).arguments
         if arguments.get("input_signature") is None:
             if self._last_inputs is None:
                 raise ValueError("input_signature must be given before the first call")
             options["input_signature"] = [self._last_inputs]
+        if keras.backend.backend() == "jax":
+            warnings.warn(
+                "TensorFlow on the CPU runs no singular value decomposition that was "
+                f"exported by JAX; {_ON_TENSORFLOW}",
+                stacklevel=2,
+            )
         with exporting():
             super().export(filepath, *args, **options)
 

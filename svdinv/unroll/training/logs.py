@@ -7,14 +7,13 @@ import io
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from svdinv.unroll.display import comma_separated
-from svdinv.unroll.formats.atomic import replacing
+from svdinv.unroll.formats.atomic import naming_file, replacing
 
 LOG = "log.csv"
 VALIDATION = "validation.csv"
@@ -80,7 +79,7 @@ class Logs:
     def flush(self) -> None:
         """Flush the files, so that other programs can read the rows."""
         for file in self._files.values():
-            with _naming(file):
+            with naming_file(file.name):
                 file.flush()
         if self._events is not None:
             self._events.flush()
@@ -90,28 +89,18 @@ class Logs:
         """Write rows to disk, which must happen before the checkpoint is written."""
         self.flush()
         for file in self._files.values():
-            with _naming(file):
+            with naming_file(file.name):
                 os.fsync(file.fileno())
 
     def _row(self, name: str, step: int, *values: float) -> None:
         if name in self._writers:
-            with _naming(self._files[name]):
+            with naming_file(self._files[name].name):
                 self._writers[name].writerow([step, *map(_number, values)])
 
 
 def _close(file: io.TextIOWrapper) -> None:
-    with _naming(file):
+    with naming_file(file.name):
         file.close()
-
-
-@contextmanager
-def _naming(file: io.TextIOWrapper) -> Iterator[None]:
-    """Name the file in the error of a full disk."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = file.name
-        raise
 
 
 class _EventWriter:

@@ -91,7 +91,7 @@ _UNIT_ENERGY = 1.02  # of coil maps, with a margin for rounding
 _NEAR = 2  # points of k-space by which its peak may be off the centre
 _OUT_OF_ORDER = 100  # energy ratio of peak and centre that reveals unshifted FFTs
 _ZEROS = 0.5  # largest fraction of measured values that may be 0
-# Of the truth that may be nearest to the data.
+# Bounds of the multiple of the truth that is nearest to the data, and of magnitudes.
 _MULTIPLES, _MULTIPLES_OF_MAGNITUDES = (0.5, 2.0), (0.2, 10.0)
 _TINY = 1e-30  # magnitude below which single precision cannot divide
 
@@ -190,8 +190,6 @@ def problem_of_kspace(
         )
     A = MRI(mask, maps)
     kspace = A.project_to_samples(kspace)
-    if truth is not None:
-        _check_truth(path, kspace, A, truth, phase_known=not estimated)
     if truth is None:
         # Scaled first, because the transform could overflow single precision.
         unit = float(np.abs(kspace).max())
@@ -199,6 +197,7 @@ def problem_of_kspace(
         image = A.H(divided(kspace, unit))
         scale = unit * float(np.abs(image).max())
     else:
+        _check_truth(path, kspace, A, truth, phase_known=not estimated)
         scale = float(np.abs(truth).max())
     if scale == 0:  # where the maps are 0, too
         raise FileError(f"{path}: kspace is zero at all samples")
