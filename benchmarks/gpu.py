@@ -137,7 +137,7 @@ def compare(own: Run, ours: Run) -> tuple[float, float]:
     for run in (own, ours):
         run()
     once = clock(own) + clock(ours)
-    rounds = max(2, min(MOST, int(SECONDS / once)))
+    rounds = max(5, min(MOST, int(SECONDS / once)))
     times = [(clock(own), clock(ours)) for _ in range(rounds)]
     one, other = zip(*times, strict=True)
     return median(one), median(other)

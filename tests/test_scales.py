@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from frameworks import as_tuple, params
-from operator_cases import inner, matrices
+from operator_cases import adjoint, inner, matrices
 
 
 def _definite(dtype):
@@ -379,3 +379,27 @@ def test_residuals_of_triplets_at_any_scale(dtype, c):
     np.testing.assert_allclose(expected, 0.001 * S, rtol=2e-3)
     batch = svd_residual(np.stack([A, A]), U, S, Vh)
     np.testing.assert_allclose(batch, [expected, expected], rtol=1e-3)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["thin", "full"])
+@pytest.mark.parametrize(
+    ("dtype", "sizes"),
+    [(np.complex64, (1e-30, 1.0, 1e36)), (np.float64, (1e-300, 1.0, 1e307))],
+    ids=["complex64", "float64"],
+)
+def test_factors_of_any_size(framework, dtype, sizes, full):
+    """cuSOLVER's own of one matrix near 1e-300 are wrong in the eighth digit."""
+    for shape in ((4, 3), (40, 33), (2, 5, 4)):
+        A = matrices(shape, dtype)
+        A /= np.abs(A).max()
+        for c in sizes:
+            U, S, Vh = framework.value(
+                lambda A: framework.svd(A, full_matrices=full), A * dtype(c)
+            )
+            k = S.shape[-1]
+            product = (U[..., :k] * (S / c)[..., None, :]) @ Vh[..., :k, :]
+            eps = 20 * shape[-2] * np.finfo(dtype).eps
+            np.testing.assert_allclose(product, A, rtol=0, atol=eps)
+            for Q in (U, adjoint(Vh)):
+                unit = adjoint(Q) @ Q - np.eye(Q.shape[-1])
+                assert np.abs(unit).max() < eps

@@ -8,6 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 
+os.environ["JAX_PLATFORMS"] = "cpu"  # which has as many devices as one asks for
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 )
