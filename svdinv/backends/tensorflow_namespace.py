@@ -36,7 +36,6 @@ complex128 = tf.complex128
 concat = tf.concat
 conj = tf.math.conj
 cumulative_sum = tf.cumsum
-dynamic_shape = tf.shape
 exp = tf.exp
 expm1 = tf.math.expm1
 float32 = tf.float32
@@ -63,6 +62,11 @@ choose = tf.cond
 constants_are_searched = True  # by `tf.debugging.enable_check_numerics`
 zeros = tf.zeros
 zeros_like = tf.zeros_like
+
+
+def dynamic_shape(x: tf.Tensor) -> list[tf.Tensor]:
+    """See `svdinv.core.namespace`."""
+    return tf.unstack(tf.shape(x))  # an index would make five operations of a graph
 
 
 def any_on_host(mask: tf.Tensor) -> bool | None:

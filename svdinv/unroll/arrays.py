@@ -180,8 +180,11 @@ def check_broadcast(name: str, shape: Sequence[Any], data: Sequence[Any]) -> Non
     pairs = zip(reversed(shape), reversed(data), strict=False)
     unknown = [(n, m) for n, m in pairs if is_tensorflow(n) or is_tensorflow(m)]
     if unknown:
-        fit = [(n == 1) | (n == m) for n, m in unknown]
-        sys.modules["tensorflow"].debugging.assert_equal(fit, True, message)
+        tf: Any = sys.modules["tensorflow"]
+        ours, theirs = map(tf.stack, zip(*unknown, strict=True))
+        fit = tf.reduce_all((ours == 1) | (ours == theirs))
+        # `tf.debugging.assert_equal` makes a conditional of two functions.
+        tf.raw_ops.Assert(condition=fit, data=[message])
 
 
 def check_count(name: str, count: Any, least: int) -> None:
