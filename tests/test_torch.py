@@ -548,6 +548,39 @@ def test_ways_to_the_hessian_agree(loss):
         assert (first - other).abs().max() < 1e-11
 
 
+@pytest.mark.parametrize("name", ["polar", "rotation", "kabsch"])
+@pytest.mark.parametrize("seed", range(6))
+def test_second_derivatives_are_those_of_the_branch_returned(name, seed):
+    """Of a zero singular value, another SVD may have vectors of the other sign."""
+    A, G, v = (torch.tensor(numbers((3, 3), seed=3 * seed + i)) for i in range(3))
+    A[:, 2] = A[:, 0] - 2 * A[:, 1]
+    branch = torch.eye(3, dtype=A.dtype)
+    if name == "polar":  # det 1 or -1
+        branch[0, 0] = torch.func.vjp(svdinv.torch.polar, A)[0].det().sign()
+
+    def function(A):
+        if name == "kabsch":
+            return svdinv.torch.kabsch(A, G).rotation
+        return svdinv.torch.polar(A, special=name == "rotation")
+
+    def smooth_one(A):
+        if name == "kabsch":
+            return function(A)
+        return svdinv.torch.polar(A @ branch, special=True) @ branch
+
+    def slope(function, A):
+        return torch.func.grad(lambda A: (function(A) * G).sum())(A)
+
+    def change(h):
+        return slope(smooth_one, A + h * v) - slope(smooth_one, A - h * v)
+
+    expected = (8 * change(1e-4) - change(2e-4)) / 12e-4
+    found = torch.func.jvp(partial(slope, function), (A,), (v,))[1]
+    hessian = torch.func.hessian(lambda A: (function(A) * G).sum())(A)
+    for product in (found, torch.einsum("ijkl,kl->ij", hessian, v)):
+        assert (product - expected).norm() < 1e-6 * product.norm()
+
+
 @pytest.mark.parametrize("loss", [
     smooth,
     lambda A: svdinv.torch.polar(A).sin().sum(),

@@ -12,8 +12,23 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from svdinv.core.factors import Factors, factorise
-from svdinv.core.functions import SpectralFunction, TopSubgradient
-from svdinv.core.namespace import Array, Namespace, abs_max, binary_scale, cast, inner
+from svdinv.core.functions import (
+    Polar,
+    ProperRotation,
+    SpectralFunction,
+    TopSubgradient,
+    proper_signs,
+)
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    abs_max,
+    binary_scale,
+    cast,
+    inner,
+    is_complex,
+    known_equal,
+)
 from svdinv.core.operation import (
     Call,
     Operation,
@@ -100,15 +115,17 @@ class Push(_OfFactors):
 
     def tangent(self, x, y, dx, call, xp):
         A, tau, dA, dtau, *factors = x
-        second = SecondDerivative(self.function)
+        second = SecondDerivative(self.function, self.kind)
         along = when(some(*dx[2:4]), call, self, A, tau, *dx[2:4], *factors)
-        bent = when_second(some(*dx[:2]), call, second, (A, tau), dA, dtau, *dx[:2])
+        both = dA, dtau, *dx[:2], *factors
+        bent = when_second(some(*dx[:2]), call, second, (A, tau), *both)
         return (add(along[0], bent[0]),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, tau, dA, dtau, *factors = x
-        second, pull = SecondPull(self.function), Pull(self.function, self.kind)
-        point = when_second(any(wanted[:2]), call, second, (A, tau), g[0], dA, dtau)
+        second, pull = (kind(self.function, self.kind) for kind in (SecondPull, Pull))
+        both = g[0], dA, dtau, *factors
+        point = when_second(any(wanted[:2]), call, second, (A, tau), *both)
         return *point, *when(any(wanted[2:4]), call, pull, A, tau, g[0], *factors)
 
 
@@ -123,56 +140,59 @@ class Pull(_OfFactors):
     def tangent(self, x, y, dx, call, xp):
         A, tau, G, *factors = x
         along = when(some(dx[2]), call, self, A, tau, dx[2], *factors)
-        second = SecondPull(self.function)
-        bent = when_second(some(*dx[:2]), call, second, (A, tau), G, *dx[:2])
+        second, both = SecondPull(self.function, self.kind), (G, *dx[:2], *factors)
+        bent = when_second(some(*dx[:2]), call, second, (A, tau), *both)
         return tuple(map(add, along, bent))
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, tau, G, *factors = x
-        second, push = SecondPull(self.function), Push(self.function, self.kind)
-        point = when_second(any(wanted[:2]), call, second, (A, tau), G, *g)
+        second, push = (kind(self.function, self.kind) for kind in (SecondPull, Push))
+        both = G, *g, *factors
+        point = when_second(any(wanted[:2]), call, second, (A, tau), *both)
         return *point, when(wanted[2], call, push, A, tau, *g, *factors)[0]
 
 
-class SecondPull(_OfFunction):
-    """(A, tau, G, dA, dtau) -> derivative of `Pull` along (dA, dtau)."""
+class SecondPull(_OfFactors):
+    """(A, tau, G, dA, dtau, factors) -> derivative of `Pull` along (dA, dtau)."""
 
     def value(self, x, xp):
-        A, tau, G, dA, dtau = x
-        return _second(self.function, A, tau, (G, None), (dA, dtau), xp)
+        A, tau, G, dA, dtau, *factors = x
+        known = self.kind(*factors)
+        return _second(self.function, A, tau, (G, None), (dA, dtau), known, xp)
 
     def tangent(self, x, y, dx, call, xp):
-        A, tau, G, dA, dtau = x
-        first = when(some(dx[2]), call, self, A, tau, dx[2], dA, dtau)
-        second = when(some(*dx[3:5]), call, self, A, tau, G, *dx[3:5])
+        A, tau, G, dA, dtau, *factors = x
+        first = when(some(dx[2]), call, self, A, tau, dx[2], dA, dtau, *factors)
+        second = when(some(*dx[3:5]), call, self, A, tau, G, *dx[3:5], *factors)
         return tuple(map(add, first, second))
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        A, tau, G, dA, dtau = x
-        second = SecondDerivative(self.function)
-        moved = when(wanted[2], call, second, A, tau, *g, dA, dtau)[0]
-        direction = when(any(wanted[3:5]), call, self, A, tau, G, *g)
+        A, tau, G, dA, dtau, *factors = x
+        second = SecondDerivative(self.function, self.kind)
+        moved = when(wanted[2], call, second, A, tau, *g, dA, dtau, *factors)[0]
+        direction = when(any(wanted[3:5]), call, self, A, tau, G, *g, *factors)
         return *zeros_where(wanted, (A, tau), xp), moved, *direction
 
 
-class SecondDerivative(_OfFunction):
-    """(A, tau, dA, dtau, vA, vtau) -> second derivative of F along both tangents."""
+class SecondDerivative(_OfFactors):
+    """(A, tau, dA, dtau, vA, vtau, factors) -> second derivative along both of F."""
 
     def value(self, x, xp):
-        A, tau, *v = x
-        return _second(self.function, A, tau, v[:2], v[2:], xp)[:1]
+        A, tau, dA, dtau, vA, vtau, *factors = x
+        known = self.kind(*factors)
+        return _second(self.function, A, tau, (dA, dtau), (vA, vtau), known, xp)[:1]
 
     def tangent(self, x, y, dx, call, xp):
-        A, tau, *v = x
-        first = when(some(*dx[2:4]), call, self, A, tau, *dx[2:4], *v[2:])
-        second = when(some(*dx[4:]), call, self, A, tau, *v[:2], *dx[4:6])
+        A, tau, dA, dtau, vA, vtau, *factors = x
+        first = when(some(*dx[2:4]), call, self, A, tau, *dx[2:4], vA, vtau, *factors)
+        second = when(some(*dx[4:6]), call, self, A, tau, dA, dtau, *dx[4:6], *factors)
         return (add(first[0], second[0]),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        A, tau, *v = x
-        pull = SecondPull(self.function)
-        first = when(any(wanted[2:4]), call, pull, A, tau, g[0], *v[2:])
-        second = when(any(wanted[4:6]), call, pull, A, tau, g[0], *v[:2])
+        A, tau, dA, dtau, vA, vtau, *factors = x
+        pull = SecondPull(self.function, self.kind)
+        first = when(any(wanted[2:4]), call, pull, A, tau, g[0], vA, vtau, *factors)
+        second = when(any(wanted[4:6]), call, pull, A, tau, g[0], dA, dtau, *factors)
         return *zeros_where(wanted, (A, tau), xp), *first, *second
 
 
@@ -259,7 +279,13 @@ def leading_sum(
 
 
 def _second(
-    function: SpectralFunction, A: Array, tau: Any, d: Any, v: Any, xp: Namespace
+    function: SpectralFunction,
+    A: Array,
+    tau: Any,
+    d: Any,
+    v: Any,
+    known: Factors,
+    xp: Namespace,
 ) -> tuple[Any, ...]:
     """Second derivative along two directions of A and tau.
 
@@ -277,5 +303,21 @@ def _second(
         if tau is not None and not function.is_sign:
             tau = tau / unit[..., 0]
     factors = SVDFactors(*xp.linalg.svd(A, full_matrices=False))
+    has_branch = isinstance(function, ProperRotation) or (
+        isinstance(function, Polar) and known_equal(*A.shape[-2:])
+    )
+    if has_branch and not is_complex(A, xp):
+        factors = _on_branch_of(known, factors, xp)
     direction = Direction(function, tau, dA, dtau)
     return spectral_second_derivative(A, factors, direction, vA, vtau, xp=xp)
+
+
+def _on_branch_of(known: Factors, factors: SVDFactors, xp: Namespace) -> SVDFactors:
+    """Factors whose polar factor has the determinant of that of the known ones.
+
+    Of a zero singular value, one of the two vectors may have either sign.
+    """
+    if not isinstance(known, SVDFactors):
+        return factors
+    turn = proper_signs(*known, xp) * proper_signs(*factors, xp)
+    return factors._replace(U=factors.U * turn[..., None, :])

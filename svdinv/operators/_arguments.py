@@ -15,16 +15,23 @@ from svdinv.core.namespace import Array, known_shape, sizes
 MOST_VALUES = 2**24
 
 
-def threshold_values(backend: Backend, tau: Any, A: Array) -> tuple[Array, bool]:
-    """Check tau; shape (..., 1) or, with one for each singular value, (..., k)."""
+def threshold_values(
+    backend: Backend, tau: Any, A: Array, weights: bool = True
+) -> tuple[Array, bool]:
+    """Check tau; (..., 1) or, with `weights`, (..., k), one for each singular value."""
     xp, values = backend.xp, checked(backend, tau, A)
     batch = tuple(A.shape[:-2])
     each = (*batch, shorter(A.shape))
-    weighted = len(values.shape) == len(each)
+    weighted = weights and len(values.shape) == len(each)
     if not broadcasts(values.shape, each if weighted else batch):
         raise backend.shape_error(
-            f"tau must broadcast to the batch shape {batch}, or with {len(each)} axes, "
-            f"one for each singular value, to {each}, got shape {tuple(values.shape)}"
+            f"tau must broadcast to the batch shape {batch}, "
+            f"or with {len(each)} axes, one for each singular value, to {each}, "
+            f"got shape {tuple(values.shape)}"
+            if weights
+            else f"tau must broadcast to the batch shape {batch}, one for each matrix, "
+            f"got shape {tuple(values.shape)}; only svt takes one for each "
+            'singular value, but not with method="matmul"'
         )
     if not weighted:
         return _fitted(backend, values, A, batch)[..., None], False

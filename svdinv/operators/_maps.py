@@ -39,13 +39,8 @@ def threshold(
         raise TypeError(f"relative must be True or False, got {relative!r}")
     relative = bool(relative)  # of NumPy, too
     A, restore = backend.matrices(A, "A")
-    tau, weighted = threshold_values(backend, tau, A)
-    if weighted and not function.weighted:
-        if function != Soft() or not weights:
-            raise backend.shape_error(
-                "tau must broadcast to the batch shape, one for each matrix; only "
-                "svt takes one for each singular value"
-            )
+    tau, weighted = threshold_values(backend, tau, A, weights and method != "matmul")
+    if weighted:
         function = Soft(weighted=True)
     return restore(with_tau(backend, A, function, tau, relative, method))
 
