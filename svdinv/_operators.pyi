@@ -884,7 +884,8 @@ class Operators(Generic[Array, ArrayLike]):
         array
             Positive semidefinite, of the shape and dtype of A. An eigenvalue of 0 stays 0,
             for p <= 0 too, as in a pseudo-inverse; there, all up to 64 eps of the largest
-            count as 0. Clearly negative eigenvalues give NaN.
+            count as 0. Clearly negative eigenvalues give NaN, of half precision those below
+            -eps sqrt(n) of the largest.
 
         Raises
         ------

@@ -332,6 +332,9 @@ def test_whitening_of_batches_too_small_for_their_features():
     assert x.grad.isfinite().all()
     with pytest.raises(RuntimeError, match="expected 4 features along axis 1"):
         nn.Whitening(4)(x)
+    with pytest.raises(ValueError, match="more than one sample in training"):
+        nn.Whitening(5)(x[:1])
+    nn.Whitening(5).eval()(x[:1])
     with pytest.raises(RuntimeError, match="features along axis 1 of two or more"):
         nn.Whitening(4)(x[0])
     with pytest.raises(RuntimeError, match="at least one sample"):

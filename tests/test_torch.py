@@ -548,6 +548,28 @@ def test_ways_to_the_hessian_agree(loss):
         assert (first - other).abs().max() < 1e-11
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_roots_of_covariances_that_were_rounded_to_half_precision(dtype):
+    X = torch.tensor(numbers((100, 4))) @ torch.tensor(numbers((4, 12), seed=1))
+    rounded = (X.mT @ X / 100).to(dtype)
+    w, V = torch.linalg.eigh(rounded.double())
+    assert w[0] < 0
+    root = (V * w.clamp(min=0).sqrt()) @ V.mT
+    other = rounded + torch.eye(12, dtype=dtype)
+    found = svdinv.torch.sqrtm(rounded).double()
+    assert (found - root).abs().max() < 2 * torch.finfo(dtype).eps * root.abs().max()
+    for function in (
+        svdinv.torch.sqrtm,
+        lambda A: svdinv.torch.powm(A, 0.3),
+        lambda A: svdinv.torch.bures_distance(A, other),
+        lambda A: svdinv.torch.bures_distance(A, other.float()),
+    ):
+        A = rounded.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(A).sum(), A)
+        assert gradient.isfinite().all()
+    assert svdinv.torch.sqrtm(rounded - 0.1 * root.max() ** 2).isnan().all()
+
+
 @pytest.mark.parametrize("name", ["polar", "rotation", "kabsch"])
 @pytest.mark.parametrize("seed", range(6))
 def test_second_derivatives_are_those_of_the_branch_returned(name, seed):

@@ -38,6 +38,7 @@ from svdinv.core.namespace import (
     herm,
     identity_like,
     inner,
+    known_equal,
     real,
 )
 from svdinv.core.product_operations import (
@@ -263,12 +264,13 @@ def bures_distance(
     .. [1] R. Bhatia, T. Jain and Y. Lim, "On the Bures-Wasserstein distance between
        positive definite matrices", Expositiones Mathematicae 37(2), 2019.
     """
-    xp = backend.xp
+    xp, given = backend.xp, (A, B)
     A, B, restore = two_matrices(backend, A, B, "A", "B", partial(_square, backend))
     check_compatible(backend, A, B, "A", "B")
     A, B = herm(A, xp), herm(B, xp)
     # Of rounding errors, roots would be taken for a range that is not there.
-    roots = [_map(backend, x, SquareRoot(cut=True)) for x in (A, B)]
+    root = SquareRoot(cut=True)
+    roots = [_map(backend, x, root, given=g) for x, g in ((A, given[0]), (B, given[1]))]
     roots, unit = _separated(backend, *roots)
     times = partial(product, call=backend.call, xp=xp)
     K, norm = times(*roots), TopSubgradient(None)
@@ -343,7 +345,8 @@ def powm(backend: Backend, A: Array, p: float | Array) -> Array:
     array
         Positive semidefinite, of the shape and dtype of A. An eigenvalue of 0 stays 0,
         for p <= 0 too, as in a pseudo-inverse; there, all up to 64 eps of the largest
-        count as 0. Clearly negative eigenvalues give NaN.
+        count as 0. Clearly negative eigenvalues give NaN, of half precision those below
+        -eps sqrt(n) of the largest.
 
     {raises_hermitian}, and if p is complex, does not broadcast, or is a number that is
         not finite.
@@ -359,12 +362,13 @@ def powm(backend: Backend, A: Array, p: float | Array) -> Array:
     eigenvalues of 0, and that term is left out. In all derivatives eigenvalues up to
     64 eps of the largest count as 0, 7.6e-6 of it in single precision.
     """
+    given = A
     A, restore = _square(backend, A)
     root = _ROOTS.get(float(p)) if isinstance(p, numbers.Real) else None
     p = per_batch(backend, p, A, 2, "p", any_sign=True)
     if root is not None:
-        return restore(_map(backend, A, root))
-    return restore(_map(backend, A, Power(), p))
+        return restore(_map(backend, A, root, given=given))
+    return restore(_map(backend, A, Power(), p, given))
 
 
 @operator
@@ -505,11 +509,28 @@ def expm(backend: Backend, A: Array) -> Array:
 
 
 def _map(
-    backend: Backend, A: Array, function: HermitianFunction, p: Array | None = None
+    backend: Backend,
+    A: Array,
+    function: HermitianFunction,
+    p: Array | None = None,
+    given: Any = None,
 ) -> Array:
+    """Apply a function; of `given`, the semidefinite matrices that A was made of.
+
+    Rounding those to half precision moves eigenvalues by up to eps sqrt(n) / 2 of the
+    largest. Negative ones are 0 then.
+    """
     # V of the matrix that is differentiated: A itself, up to rounding.
-    factors = backend.evaluate(FactoriseHermitian(), A)
-    return backend.call(HermitianMap(function), A, p, *factors)[0]
+    w, V = backend.evaluate(FactoriseHermitian(), A)
+    xp, half = backend.xp, None
+    if given is not None and (dtype := backend.asarray(given, "A").dtype) != A.dtype:
+        half = backend.half_precision(dtype)
+    if half is not None and not known_equal(w.shape[-1], 0):
+        size = xp.max(xp.abs(w), axis=-1, keepdims=True)
+        count = xp.sum(xp.ones_like(w), axis=-1, keepdims=True)
+        rounding = (w < 0) & (w >= -half[1] * xp.sqrt(count) * size)
+        w = xp.where(rounding, xp.zeros_like(w), w)
+    return backend.call(HermitianMap(function), A, p, w, V)[0]
 
 
 def _separated(backend: Backend, *roots: Array) -> tuple[list[Array], Array | None]:

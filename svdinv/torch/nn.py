@@ -227,6 +227,10 @@ class Whitening(layers.Whitening, _Layer):
         # Half precision is too short for the running statistics.
         wide = torch.promote_types(x.dtype, torch.float32)
         rows = last.reshape(-1, self.num_features).to(wide)
+        if self.training and rows.shape[0] == 1:  # as of `BatchNorm1d`
+            raise ValueError(
+                f"expected more than one sample in training, got shape {tuple(x.shape)}"
+            )
         return rows, lambda y: y.to(x.dtype).reshape(last.shape).movedim(-1, self.axis)
 
     def _load_from_state_dict(
