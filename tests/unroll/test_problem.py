@@ -448,6 +448,14 @@ def test_operators_that_are_not_linear_are_refused_by_name(algorithm):
             "real data for real images",
         ),
         (lambda: from_matrix(MATRIX, (4,)), ValueError, "must have 6 elements"),
+        (
+            lambda: from_matrix(
+                scipy.sparse.linalg.LinearOperator((5, 6), matvec=MATRIX.__matmul__),
+                (2, 3),
+            ),
+            ValueError,
+            "with rmatvec",
+        ),
         (lambda: Stack([]), ValueError, "must not be empty"),
         (lambda: Stack([Identity()], axis=0), ValueError, "must be negative"),
         (lambda: Problem(1, abs), TypeError, "A must be"),

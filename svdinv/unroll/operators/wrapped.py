@@ -238,7 +238,8 @@ def from_matrix(
     A matrix (m, n) multiplies a flattened image of n elements; data have the shape (m,)
     by default, or any shape of m elements. A complex matrix multiplies complex images.
     The matrix stays on the CPU; use `svdinv.unroll.operators.Dense` for a dense one on
-    the device of the data. Raises ValueError if the shapes do not match.
+    the device of the data. Raises ValueError if the shapes do not match, or if a
+    LinearOperator has no `rmatvec`.
     """
     if not hasattr(matrix, "shape") or isinstance(matrix, np.matrix):
         matrix = np.asarray(matrix)  # products with np.matrix have two axes
@@ -257,6 +258,13 @@ def from_matrix(
     is_operator = hasattr(matrix, "matvec")  # a LinearOperator
     adjoint_ = matrix.adjoint() if is_operator else matrix.conj().T
     adjoint_ = adjoint_.tocsr() if hasattr(adjoint_, "tocsr") else adjoint_
+    if is_operator:
+        try:
+            adjoint_ @ np.zeros(m, matrix.dtype)
+        except (NotImplementedError, TypeError) as error:  # SciPy calls None
+            raise ValueError(
+                "matrix must have an adjoint: make the LinearOperator with rmatvec"
+            ) from error
 
     def forward(x: Any) -> Any:
         return (matrix @ x.reshape(-1)).reshape(data_shape)
