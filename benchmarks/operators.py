@@ -1,7 +1,7 @@
 """Other operators beside the same composed of `torch.linalg`, single and in batches.
 
-And some of them where `torch.compile` compiles both. Measured as by one_matrix.py.
-Writes docs/figures/speed-operators.txt and speed-compiled.txt::
+Some of them where `torch.compile` compiles both, and second derivatives. Measured as by
+one_matrix.py. Writes docs/figures/speed-operators.txt, -compiled.txt and -second.txt::
 
     python benchmarks/operators.py
 """
@@ -18,6 +18,7 @@ from torch import Tensor, linalg
 import svdinv.torch as st
 
 SHAPES = ((8, 8), (1000, 8, 8), (64, 64, 16), (384, 32, 32))
+SQUARE = ((8, 8), (1000, 8, 8), (384, 32, 32), (8, 64, 64))
 RANK, LEVEL, DAMPING = 3, 2.0, 0.5
 
 
@@ -98,9 +99,55 @@ def compiled(rounds: int) -> Iterator[str]:
         yield f"| `{name}` | {' | '.join(cells)} |"
 
 
+def hermitian(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """V diag(f(w)) V^H of A^H A as one writes it with PyTorch."""
+
+    def map_values(A: Tensor) -> Tensor:
+        w, V = linalg.eigh(A.mT @ A)
+        return (V * f(w)[..., None, :]) @ V.mT
+
+    return map_values
+
+
+def slope(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Gradient of a loss of the function, which can be differentiated."""
+
+    def gradient(A: Tensor) -> Tensor:
+        return torch.autograd.grad(f(A).sin().sum(), A, create_graph=True)[0]
+
+    return gradient
+
+
+TWICE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "svt": (
+        composed(lambda S: torch.relu(S - LEVEL)),
+        lambda A: st.svt(A, LEVEL),
+    ),
+    "low_rank": OPERATORS["low_rank"],
+    "polar": (composed(torch.ones_like), st.polar),
+    "nuclear_norm": OPERATORS["nuclear_norm"],
+    "spectral_map": OPERATORS["spectral_map"],
+    "sqrtm": (hermitian(torch.sqrt), lambda A: st.sqrtm(A.mT @ A)),
+    "expm": (hermitian(torch.exp), lambda A: st.expm(A.mT @ A)),
+}
+
+
+def second(rounds: int) -> Iterator[str]:
+    """Lines of the table of second derivatives, and times by svdinv."""
+    yield f"| | {' | '.join('×'.join(map(str, shape)) for shape in SQUARE)} |"
+    yield "|---" * (1 + len(SQUARE)) + "|"
+    for name, functions in TWICE.items():
+        cells = []
+        for shape in SQUARE:
+            own, ours = map(slope, functions)
+            one, other = compare((own, ours), torch.randn(shape), True, rounds)
+            cells.append(f"{one / other:.2g} ({other / 1000:.2g} ms)")
+        yield f"| `{name}` | {' | '.join(cells)} |"
+
+
 def main() -> None:
     """Write the tables of ratios."""
-    write(__doc__, 15, {"operators": table, "compiled": compiled})
+    write(__doc__, 15, {"operators": table, "compiled": compiled, "second": second})
 
 
 if __name__ == "__main__":

@@ -142,17 +142,19 @@ def test_operators_composed_by_hand_are_the_same(monkeypatch, capsys):
     A = torch.randn(5, 6, 4, dtype=torch.float64)
     monkeypatch.setattr(operators, "right_side", lambda A: torch.ones_like(A[..., :1]))
     monkeypatch.setattr(torch, "eye", lambda n, eye=torch.eye: eye(n).double())
-    for name, (own, ours) in operators.OPERATORS.items():
+    for name, (own, ours) in (operators.OPERATORS | operators.TWICE).items():
         torch.testing.assert_close(own(A), ours(A), msg=name)
     monkeypatch.undo()
     monkeypatch.syspath_prepend(SCRIPT.parent)
     monkeypatch.setattr(operators, "SHAPES", ((5, 4, 3),))
+    monkeypatch.setattr(operators, "SQUARE", ((4, 4),))
     monkeypatch.setattr(sys, "argv", ["operators.py", "--quick"])
     quickly = functools.partial(torch.compile, backend="eager")
     monkeypatch.setattr(torch, "compile", quickly)
     operators.main()
     rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == (2 + len(operators.OPERATORS)) + (2 + 4)
+    tables = len(operators.OPERATORS), 4, len(operators.TWICE)
+    assert len(rows) == 2 * len(tables) + sum(tables)
 
 
 def test_the_published_network_restated_is_ours():

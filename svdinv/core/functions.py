@@ -117,6 +117,14 @@ class SpectralFunction(ABC):
     def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         """First divided difference f[a, b], which is f' where a = b."""
 
+    def pieces(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array | None:
+        """Return the number of the linear piece of f at each s, None if it has none.
+
+        0 is a piece around 0, with f linear through 0. Second differences are those of
+        `distinct_extreme` then, and second derivatives take matrix products alone.
+        """
+        return None
+
     @abstractmethod
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
@@ -317,6 +325,9 @@ class Polar(_Steps):
     def value(self, s, tau, xp):
         return xp.ones_like(s)
 
+    def pieces(self, s, y, tau, xp):
+        return y
+
 
 @dataclass(frozen=True)
 class TopSubgradient(_Steps):
@@ -508,6 +519,9 @@ class ProperRotation(_Steps):
 
     def value(self, s, tau, xp):
         return tau
+
+    def pieces(self, s, y, tau, xp):
+        return xp.where(y > 0, y, 1 - y)
 
     # The sign is no parameter to differentiate in.
 

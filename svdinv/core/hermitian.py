@@ -75,6 +75,15 @@ class HermitianFunction(ABC):
     ) -> Array:
         """Second divided difference f[a, b, c]; `d` is f[a, b], f[b, c], f[c, a]."""
 
+    def second_sum(
+        self, s: Array, y: Array, d: Array, X: Array, Y: Array, xp: Namespace
+    ) -> Array | None:
+        """Sum f[s_i, s_k, s_j] X_ik Y_kj over k, if that is matrix products.
+
+        `y` is f(s), and `d` f[s_i, s_j]. None where the sum has to be taken.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class Exponential(HermitianFunction):
@@ -165,6 +174,20 @@ class SquareRoot(_Root):
         apart = _quotient(points, d, xp)
         return xp.where(inside == 0, apart, inside)
 
+    def second_sum(self, s, y, d, X, Y, xp):
+        d, lost = cast(d, X, xp), y == 0
+        result = -d * ((d * X) @ (d * Y))
+        if any_on_host(lost, xp) is False:
+            return result
+        # Of two zeros and s, s^(-3/2).
+        one = xp.ones_like(y)
+        w = safe_divide(one, s * xp.sqrt(s), ~lost, xp)
+        zero = cast(xp.where(lost, one, 0 * one), X, xp)
+        w, both = cast(w, X, xp), zero[..., :, None] * zero[..., None, :]
+        result = result + both * (X @ (w[..., :, None] * Y))
+        result = result + ((both * X) @ Y) * w[..., None, :]
+        return result + w[..., :, None] * (X @ (both * Y))
+
 
 @dataclass(frozen=True)
 class InverseSquareRoot(_Root):
@@ -197,6 +220,15 @@ class InverseSquareRoot(_Root):
         for total in (ra + rb, rb + rc, rc + ra):
             inside = safe_divide(inside, total, total != 0, xp)
         return xp.where(inside == 0, apart, inside)
+
+    def second_sum(self, s, y, d, X, Y, xp):
+        if any_on_host(y == 0, xp) is not False:
+            return None
+        root, y = xp.sqrt(s), cast(y, X, xp)
+        e = cast(1 / (root[..., :, None] + root[..., None, :]), X, xp)
+        # y_i y_j e_ij (r_i + r_j + r_k) y_k e_ik e_kj, with r_k y_k = 1
+        result = (e * X) @ (y[..., :, None] * e * Y) + e * ((e * X) @ (e * Y))
+        return y[..., :, None] * y[..., None, :] * result
 
 
 @dataclass(frozen=True)
@@ -379,6 +411,21 @@ def hermitian_second_derivative(
     if size is not None:
         X, Y = X * cast(size, V, xp), Y * cast(size, V, xp)
     p, d = _differences(function, w, xp)
+    block = function.second_sum(*p, d, X, Y, xp)
+    if block is None:
+        block = _sum_over_triples(function, p, d, X, Y, xp)
+    # X and Y the other way round give the conjugate transpose.
+    return _recompose(V, 2 * block, xp)
+
+
+def _sum_over_triples(
+    function: HermitianFunction,
+    p: tuple[Array, Array],
+    d: Array,
+    X: Array,
+    Y: Array,
+    xp: Namespace,
+) -> Array:
     i = Sample(*(x[..., :, None, None] for x in p))
     j = Sample(*(x[..., None, None, :] for x in p))
 
@@ -386,12 +433,10 @@ def hermitian_second_derivative(
         k = Sample(*(x[..., None, part, None] for x in p))
         known = d[..., :, part, None], d[..., None, part, :], d[..., :, None, :]
         second = function.second_difference((i, k, j), known, xp)
-        bent = cast(second, V, xp) * X[..., :, part, None]
+        bent = cast(second, X, xp) * X[..., :, part, None]
         return xp.sum(bent * Y[..., None, part, :], axis=-2)
 
-    block = sum(term(part) for part in middle_parts(d))
-    # X and Y the other way round give the conjugate transpose.
-    return _recompose(V, 2 * block, xp)
+    return sum(term(part) for part in middle_parts(d))
 
 
 def _of_usual_size(

@@ -79,7 +79,11 @@ def spectral_second_derivative(
     V, Uh = adjoint(Vh, xp), adjoint(U, xp)
     GV, XV = G @ V, X @ V
     KG, KX = Uh @ GV, Uh @ XV
-    block = _triple_sum(function, c, tau, KG, KX, xp)
+    pieces = function.pieces(c.s, c.y, tau, xp)
+    if pieces is None:
+        block = _triple_sum(function, c, tau, KG, KX, xp)
+    else:
+        block = _of_pieces(c, pieces, KG, KX, xp)
 
     # The directions outside the ranges have s = 0.
     near, far = (cast(x, KG, xp) for x in _zero_differences(function, c, tau, xp))
@@ -213,6 +217,56 @@ def _rise(x: Array, y: Array, gap: Array, top: Array, xp: Namespace) -> Array:
     size = rounding_rtol(gap, xp) * xp.maximum(xp.abs(x), xp.abs(y))
     known = (gap > 0) & ~((gap <= rtol * top) & (xp.abs(rise) <= size))
     return safe_divide(rise, gap, known, xp)
+
+
+def _of_pieces(
+    c: Coefficients, pieces: Array, KG: Array, KX: Array, xp: Namespace
+) -> Array:
+    """`_triple_sum` of a function that is linear on pieces, by matrix products.
+
+    A second difference is that of two first ones over the widest gap of the three
+    points. Which gap that is, is known by the order of two of them at a time, so that
+    each sum is one of a few products of masked matrices. It is 0 if the points at both
+    ends are in one piece, and the same of f minus a multiple of s.
+    """
+    one = xp.ones_like(c.s)
+    index = xp.cumulative_sum(one, axis=-1)
+    (i, j), (p, q), (row, column) = (
+        (x[..., :, None], x[..., None, :]) for x in (c.s, pieces, index)
+    )
+
+    def as_number(mask: Array) -> Array:
+        return xp.astype(mask, c.s.dtype)
+
+    upper, eye = as_number(row < column), as_number(row == column)
+    # 1 / (s_i - s_j) above the diagonal, and 1 / (s_i + s_j).
+    gap, least = i - j, rounding_rtol(i, xp) * first(i, -2)
+    minus = safe_divide(upper * as_number(p != q), gap, gap > least, xp)
+    plus = safe_divide(as_number(p + q > 0), i + j, i + j > 0, xp)
+    slope = c.difference[..., :1, :1]
+    D, P = c.difference - slope, c.sum_quotient - slope
+    D, P, minus, plus, upper, eye = (
+        cast(x, KG, xp) for x in (D, P, minus, plus, upper, eye)
+    )
+    lower, up = 1 - upper - eye, upper + eye
+    H, W = ((f(KG, xp), f(KX, xp)) for f in (herm, skew))
+
+    def sums(*terms: tuple[Any, tuple[Array, Array], Any, tuple[Array, Array]]) -> Any:
+        """Add all (a o X_1) (b o Y_2) + (a o X_2) (b o Y_1), in one product."""
+        left = [a * x for a, X, _, _ in terms for x in X]
+        right = [b * y for _, _, b, Y in terms for y in Y[::-1]]
+        return xp.concat(left, axis=-1) @ xp.concat(right, axis=-2)
+
+    low_D, up_D = lower * D, up * D
+    hermitian = sums((low_D, H, minus, H), (-minus, H, low_D, H), (plus, W, P, W))
+    hermitian = hermitian + D * sums(
+        (minus, H, lower, H), (-lower, H, minus, H), (-plus, W, 1, W)
+    )
+    hermitian = hermitian + minus * sums((up_D, H, up, H), (-up, H, up_D, H))
+    half = (upper + 0.5 * eye) * hermitian
+    skewed = plus * sums((up_D, H, 1, W), (-up, H, P, W))
+    skewed = skewed + sums((low_D, H, plus, W)) - P * sums((lower, H, plus, W))
+    return half + adjoint(half, xp) + skewed - adjoint(skewed, xp)
 
 
 def _triple_sum(

@@ -35,6 +35,11 @@ class _Above(Threshold):
         return s > self.cutoff(tau, xp)
 
 
+def _kept(y: Array, tau: Any, xp: Namespace) -> Array:
+    """1 for what is not set to 0; tau = 0 keeps zeros, too."""
+    return xp.astype((y > 0) | (tau == 0), y.dtype)
+
+
 @dataclass(frozen=True)
 class Soft(_Above):
     """max(s - tau, 0), the proximal operator of tau times the nuclear norm.
@@ -69,6 +74,9 @@ class Soft(_Above):
         slope = 1 - distinct_quotient(tau, turned, a.s, b.s, xp)
         return xp.where(both, slope, distinct_quotient(a.y, b.y, a.s, b.s, xp))
 
+    def pieces(self, s, y, tau, xp):
+        return None if self.weighted else _kept(y, tau, xp)
+
     def second_difference(self, points, d, tau, xp):
         return distinct_extreme(points, d, xp)
 
@@ -97,6 +105,9 @@ class Hard(_Above):
 
     degree = 1.0
 
+    def pieces(self, s, y, tau, xp):
+        return _kept(y, tau, xp)
+
 
 @dataclass(frozen=True)
 class Rank(Threshold):
@@ -117,6 +128,9 @@ class Rank(Threshold):
             return whole_multiplets(s, self.rank, most, rtol, xp) & (s > 0)
         index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
         return (index <= self.rank) & (s > 0)
+
+    def pieces(self, s, y, tau, xp):
+        return xp.astype(y > 0, s.dtype)
 
     def difference(self, a, b, tau, xp):
         slope = super().difference(a, b, tau, xp)
@@ -151,6 +165,9 @@ class Firm(_Above):
 
     def solve(self, s, tau, xp):
         return xp.minimum(s, (s - tau) * (self.gamma / (self.gamma - 1)))
+
+    def pieces(self, s, y, tau, xp):
+        return _kept(y, tau, xp) + xp.astype(y >= self.gamma * tau, s.dtype)
 
     # r(y) = max(tau - y / gamma, 0), and q its derivative in tau
 
@@ -297,6 +314,9 @@ class Huber(Threshold):
 
     def solve(self, s, tau, xp):
         return xp.maximum(s / (1 + tau / self.delta), s - tau)  # delta may be infinite
+
+    def pieces(self, s, y, tau, xp):
+        return xp.astype(y >= self.delta, s.dtype)
 
     # q(y) = min(y / delta, 1)
 
