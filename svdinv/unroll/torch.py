@@ -343,15 +343,26 @@ def tensor(x: Any, device: torch.device) -> Tensor:
 def save(network: Network, path: str | Path) -> None:
     """Write the weights and the recipe of a network to a safetensors file.
 
-    An existing file is replaced atomically. Raises TypeError if the recipe is not
-    registered (`svdinv.unroll.networks.register`), ValueError if a weight is not
-    finite, OSError if the file cannot be written.
+    A compiled network is saved as the one that was compiled. An existing file is
+    replaced atomically. Raises TypeError if it is no `Network` or the recipe is not
+    registered (`svdinv.unroll.networks.register`), ValueError if the weights are not
+    those of the recipe or not finite, OSError if the file cannot be written.
     """
+    compiled: Any = network
+    network = getattr(compiled, "_orig_mod", compiled)
+    if not isinstance(network, Network):
+        raise TypeError(
+            f"network must be a Network, got {type(network).__name__}; of a wrapper "
+            "around one, pass its `module`"
+        )
     tensors = {k: v.detach().cpu() for k, v in network.state_dict().items()}
     # NumPy has no bfloat16.
     bfloat16 = torch.bfloat16
     tensors = {k: v.float() if v.dtype == bfloat16 else v for k, v in tensors.items()}
     arrays = {k: v.numpy() for k, v in tensors.items()}
+    missing = files.shapes(network.recipe, foreign=True).keys() - arrays.keys()
+    if missing:  # as of parametrised layers
+        raise ValueError(f"network has no weights named {', '.join(sorted(missing))}")
     files.write(path, network.recipe, arrays, network.task)
 
 

@@ -174,6 +174,20 @@ def test_measured_sinograms_are_written_and_read(tmp_path):
         np.testing.assert_allclose(found.A(made.truth), made.A(made.truth), rtol=1e-4)
 
 
+@pytest.mark.parametrize("turns", [0.0, 720.0])
+def test_views_of_a_file_may_be_in_any_order(tmp_path, turns):
+    made = problem(SMALL)
+    held = {k: np.array(v) for k, v in Ct().arrays_to_save(made).items()}
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(held["angles"]))
+    held["angles"] = held["angles"][order]
+    held["angles"][::2] += turns
+    held["sinogram"], held["truth"] = held["sinogram"][order], made.truth
+    _, found = read_measurement(write_h5(tmp_path / "a.h5", **held))
+    np.testing.assert_allclose(found.y, made.y, rtol=1e-5)
+    assert (np.diff(np.array(found.scan.angles) % 360) > 0).all()
+
+
 @pytest.mark.parametrize("factor", [1.0, 1e3])
 @pytest.mark.parametrize("beam", ["parallel", "fan"])
 def test_files_score_as_the_simulation_does(tmp_path, beam, factor):

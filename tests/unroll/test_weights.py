@@ -256,6 +256,19 @@ def test_weights_that_do_not_fit(saved, case):
         load(saved)
 
 
+def test_a_compiled_network_is_saved_as_the_one_inside(tmp_path):
+    path, network = tmp_path / "a.safetensors", TLRNet(cells=1, features=2)
+    save(torch.compile(network, backend="eager"), path)
+    assert to_json(load(path).recipe) == to_json(network.recipe)
+    before = path.read_bytes()
+    torch.nn.utils.parametrizations.weight_norm(network.cells[0].analysis[0])
+    with pytest.raises(ValueError, match=r"no weights named cells\.0\.analysis\.0\.w"):
+        save(network, path)
+    with pytest.raises(TypeError, match="got AveragedModel; of a wrapper"):
+        save(torch.optim.swa_utils.AveragedModel(network), path)
+    assert path.read_bytes() == before
+
+
 def test_a_dtype_that_numpy_lacks(saved):
     from safetensors.torch import save_file as save_tensors
 

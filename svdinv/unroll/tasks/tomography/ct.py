@@ -244,6 +244,7 @@ class Ct(Task):
 
         Angles are in degrees; ``geometry`` holds the seven numbers of `Geometry`; the
         optional ``truth`` is (C, H, W), with one channel unless the layout has more.
+        Views may be in any order; the problem has them by angle.
         """
         axes = 2 if self.channels else 3
         shape = file.shape("sinogram", self.layout, (axes,))
@@ -253,6 +254,8 @@ class Ct(Task):
             rule = "must have line integrals of attenuation: their sum is not positive"
             raise file.error("sinogram", rule)
         truth = file.truth((len(sinogram), *geometry[:2]), "of the image")
+        order = by_angle(angles)
+        sinogram, angles = sinogram[:, order], angles[order]
         try:
             return _problem(sinogram, geometry, angles, self.usual, truth)
         except ValueError as error:
@@ -410,6 +413,12 @@ class Densities(Simulated):
 def _unit(A: Operator) -> float:
     """Return the factor by which a projector was divided."""
     return 1 / float(A.scalar)  # type: ignore[attr-defined]
+
+
+def by_angle(angles: Any) -> Any:
+    """Return the order of views by angle: networks convolve along the views."""
+    turned = angles if np.ptp(angles) <= 360 else angles % 360
+    return np.argsort(turned, kind="stable")
 
 
 def _problem(

@@ -36,6 +36,7 @@ from svdinv.unroll.tasks.tomography.ct import (
     PHOTONS,
     Ct,
     CtOptions,
+    by_angle,
     fbp,
     penalised,
     photons_of,
@@ -212,7 +213,7 @@ class SpectralCt(Ct):
         if "weights" not in file:
             return replace(problem, fidelity=_weighted(problem, np.ones(1)))
         file.same("weights", problem.y.shape, "of the sinogram")
-        weights = file.real("weights")
+        weights = file.real("weights")[:, by_angle(file.real("angles"))]
         if not ((weights >= 0).all() and (weights > 0).any(axis=(1, 2)).all()):
             raise file.error(
                 "weights",
