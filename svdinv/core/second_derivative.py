@@ -243,7 +243,7 @@ def _of_pieces(
     gap, least = i - j, rounding_rtol(i, xp) * first(i, -2)
     minus = safe_divide(upper * as_number(p != q), gap, gap > least, xp)
     plus = safe_divide(as_number(p + q > 0), i + j, i + j > 0, xp)
-    slope = c.difference[..., :1, :1]
+    slope = first(first(c.difference, -2))
     D, P = c.difference - slope, c.sum_quotient - slope
     D, P, minus, plus, upper, eye = (
         cast(x, KG, xp) for x in (D, P, minus, plus, upper, eye)
