@@ -64,9 +64,11 @@ zeros = tf.zeros
 zeros_like = tf.zeros_like
 
 
-def dynamic_shape(x: tf.Tensor) -> list[tf.Tensor]:
+def dynamic_shape(x: tf.Tensor) -> Any:
     """See `svdinv.core.namespace`."""
-    return tf.unstack(tf.shape(x))  # an index would make five operations of a graph
+    shape = tf.shape(x)
+    # An index makes five operations of a graph, and is for an unknown rank alone.
+    return shape if x.shape.rank is None else tf.unstack(shape)
 
 
 def any_on_host(mask: tf.Tensor) -> bool | None:
