@@ -269,3 +269,14 @@ def test_a_function_with_a_parameter_needs_it(framework):
 
     with pytest.raises(ValueError, match="has a parameter tau"):
         framework.module.spectral_operator(framework.array(A), Firm(2.5))
+
+
+def test_a_function_may_take_one_tau_for_each_singular_value(framework):
+    from svdinv.core.thresholds import Soft
+
+    f, tau = framework.module, np.float32([[0.1, 0.2, 0.4]])
+    (found,) = framework.value(
+        lambda A, tau: f.spectral_operator(A, Soft(weighted=True), tau), A, tau
+    )
+    (expected,) = framework.value(f.svt, A, tau)
+    np.testing.assert_array_equal(found, expected)

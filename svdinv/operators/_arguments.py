@@ -16,7 +16,7 @@ MOST_VALUES = 2**24
 
 
 def threshold_values(
-    backend: Backend, tau: Any, A: Array, weights: bool = True
+    backend: Backend, tau: Any, A: Array, weights: bool
 ) -> tuple[Array, bool]:
     """Check tau; (..., 1) or, with `weights`, (..., k), one for each singular value."""
     xp, values = backend.xp, checked(backend, tau, A)
@@ -24,14 +24,13 @@ def threshold_values(
     each = (*batch, shorter(A.shape))
     weighted = weights and len(values.shape) == len(each)
     if not broadcasts(values.shape, each if weighted else batch):
+        wanted, hint = f"or with {len(each)} axes, one for each singular value, to ", ""
+        wanted = f"{wanted}{each}" if weights else "one for each matrix"
+        if not weights:
+            hint = "; only svt takes one for each singular value, but not by matmul"
         raise backend.shape_error(
-            f"tau must broadcast to the batch shape {batch}, "
-            f"or with {len(each)} axes, one for each singular value, to {each}, "
-            f"got shape {tuple(values.shape)}"
-            if weights
-            else f"tau must broadcast to the batch shape {batch}, one for each matrix, "
-            f"got shape {tuple(values.shape)}; only svt takes one for each "
-            'singular value, but not with method="matmul"'
+            f"tau must broadcast to the batch shape {batch}, {wanted}, got shape "
+            f"{tuple(values.shape)}{hint}"
         )
     if not weighted:
         return _fitted(backend, values, A, batch)[..., None], False
@@ -149,10 +148,16 @@ def in_precision(backend: Backend, operation: Any, given: Array, A: Array) -> An
 
     They come back with the rounding errors of the outputs.
     """
+    epsilon = half_eps(backend, given, A)
+    return operation if epsilon is None else replace(operation, epsilon=epsilon)
+
+
+def half_eps(backend: Backend, given: Array, A: Array) -> float | None:
+    """Return the eps of the half precision in which A was given, if it was."""
     if A.dtype == given.dtype:
-        return operation
+        return None
     half = backend.half_precision(given.dtype)
-    return replace(operation, epsilon=None if half is None else half[1])
+    return None if half is None else half[1]
 
 
 def shorter(shape: Any) -> int | None:

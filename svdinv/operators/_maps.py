@@ -39,8 +39,9 @@ def threshold(
         raise TypeError(f"relative must be True or False, got {relative!r}")
     relative = bool(relative)  # of NumPy, too
     A, restore = backend.matrices(A, "A")
-    tau, weighted = threshold_values(backend, tau, A, weights and method != "matmul")
-    if weighted:
+    weights = function.weighted or (weights and method != "matmul")
+    tau, weighted = threshold_values(backend, tau, A, weights)
+    if weighted and not function.weighted:
         function = Soft(weighted=True)
     return restore(with_tau(backend, A, function, tau, relative, method))
 

@@ -52,6 +52,7 @@ from svdinv.core.spectral_operations import Factorise, leading_sum
 from svdinv.core.tolerances import rounding_rtol
 from svdinv.operators._arguments import (
     check_compatible,
+    half_eps,
     in_precision,
     per_batch,
     two_matrices,
@@ -264,13 +265,14 @@ def bures_distance(
     .. [1] R. Bhatia, T. Jain and Y. Lim, "On the Bures-Wasserstein distance between
        positive definite matrices", Expositiones Mathematicae 37(2), 2019.
     """
-    xp, given = backend.xp, (A, B)
-    A, B, restore = two_matrices(backend, A, B, "A", "B", partial(_square, backend))
+    xp = backend.xp
+    given = backend.asarray(A, "A"), backend.asarray(B, "B")
+    A, B, restore = two_matrices(backend, *given, "A", "B", partial(_square, backend))
     check_compatible(backend, A, B, "A", "B")
     A, B = herm(A, xp), herm(B, xp)
     # Of rounding errors, roots would be taken for a range that is not there.
-    root = SquareRoot(cut=True)
-    roots = [_map(backend, x, root, given=g) for x, g in ((A, given[0]), (B, given[1]))]
+    root = partial(_map, backend, function=SquareRoot(cut=True))
+    roots = [root(A, given=given[0]), root(B, given=given[1])]
     roots, unit = _separated(backend, *roots)
     times = partial(product, call=backend.call, xp=xp)
     K, norm = times(*roots), TopSubgradient(None)
@@ -362,8 +364,8 @@ def powm(backend: Backend, A: Array, p: float | Array) -> Array:
     eigenvalues of 0, and that term is left out. In all derivatives eigenvalues up to
     64 eps of the largest count as 0, 7.6e-6 of it in single precision.
     """
-    given = A
-    A, restore = _square(backend, A)
+    given = backend.asarray(A, "A")
+    A, restore = _square(backend, given)
     root = _ROOTS.get(float(p)) if isinstance(p, numbers.Real) else None
     p = per_batch(backend, p, A, 2, "p", any_sign=True)
     if root is not None:
@@ -513,7 +515,7 @@ def _map(
     A: Array,
     function: HermitianFunction,
     p: Array | None = None,
-    given: Any = None,
+    given: Array | None = None,
 ) -> Array:
     """Apply a function; of `given`, the semidefinite matrices that A was made of.
 
@@ -522,13 +524,12 @@ def _map(
     """
     # V of the matrix that is differentiated: A itself, up to rounding.
     w, V = backend.evaluate(FactoriseHermitian(), A)
-    xp, half = backend.xp, None
-    if given is not None and (dtype := backend.asarray(given, "A").dtype) != A.dtype:
-        half = backend.half_precision(dtype)
-    if half is not None and not known_equal(w.shape[-1], 0):
+    epsilon = None if given is None else half_eps(backend, given, A)
+    if epsilon is not None and not known_equal(w.shape[-1], 0):
+        xp = backend.xp
         size = xp.max(xp.abs(w), axis=-1, keepdims=True)
         count = xp.sum(xp.ones_like(w), axis=-1, keepdims=True)
-        rounding = (w < 0) & (w >= -half[1] * xp.sqrt(count) * size)
+        rounding = (w < 0) & (w >= -epsilon * xp.sqrt(count) * size)
         w = xp.where(rounding, xp.zeros_like(w), w)
     return backend.call(HermitianMap(function), A, p, w, V)[0]
 

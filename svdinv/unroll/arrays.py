@@ -180,11 +180,15 @@ def check_broadcast(name: str, shape: Sequence[Any], data: Sequence[Any]) -> Non
     pairs = zip(reversed(shape), reversed(data), strict=False)
     unknown = [(n, m) for n, m in pairs if is_tensorflow(n) or is_tensorflow(m)]
     if unknown:
-        tf: Any = sys.modules["tensorflow"]
-        ours, theirs = map(tf.stack, zip(*unknown, strict=True))
-        fit = tf.reduce_all((ours == 1) | (ours == theirs))
-        # `tf.debugging.assert_equal` makes a conditional of two functions.
-        tf.raw_ops.Assert(condition=fit, data=[message])
+        ours, theirs = map(sys.modules["tensorflow"].stack, zip(*unknown, strict=True))
+        assert_in_graph((ours == 1) | (ours == theirs), message)
+
+
+def assert_in_graph(conditions: Any, message: str) -> None:
+    """Let a graph of TensorFlow fail, when it runs, unless all conditions hold."""
+    tf: Any = sys.modules["tensorflow"]
+    # `tf.debugging.assert_equal` makes a conditional of two functions.
+    tf.raw_ops.Assert(condition=tf.reduce_all(conditions), data=[message])
 
 
 def check_count(name: str, count: Any, least: int) -> None:

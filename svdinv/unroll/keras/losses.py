@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from svdinv.unroll.arrays import Array, is_complex, namespace
+from svdinv.unroll.arrays import Array, assert_in_graph, is_complex, namespace
 
 _register = keras.saving.register_keras_serializable(package="svdinv")
 
@@ -108,7 +108,7 @@ def _alike(y_true: Any, y_pred: Any) -> tuple[Array, Array]:
     if any(None in shape for shape in shapes):  # known when the graph runs
         message = f"truth and image differ in shape, where {shapes[0]} has None"
         tf = sys.modules["tensorflow"]
-        tf.debugging.assert_equal(tf.shape(truth), tf.shape(image), message)
+        assert_in_graph(tf.shape(truth) == tf.shape(image), message)
     if _is_complex(truth) and not _is_complex(image):
         raise TypeError(f"truth is {truth.dtype}, but the image {image.dtype}")
     return ops.cast(truth, keras.backend.standardize_dtype(image.dtype)), image
