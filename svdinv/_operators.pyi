@@ -186,8 +186,9 @@ class Operators(Generic[Array, ArrayLike]):
     ) -> EighResult[Array]:
         """Generalised eigendecomposition A v = w B v of Hermitian A, positive definite B.
 
-        The eigendecomposition of B^(-1/2) A B^(-1/2), whose gradient is that of `eigh`, in
-        A and in B.
+        The eigendecomposition of B^(-1/2) A B^(-1/2), once rows and columns of both are
+        divided by powers of two near the roots of B_ii, so that the units of the variables
+        do not matter. Its gradient is that of `eigh`, in A and in B.
 
         Parameters
         ----------
@@ -214,9 +215,10 @@ class Operators(Generic[Array, ArrayLike]):
         Notes
         -----
         At repeated eigenvalues the gradient is exact for losses in V f(w) V^H with any
-        function f, as density matrices are, and any penalty on w. Where B is singular, its
-        null space counts as eigenvectors of eigenvalue 0 with V = 0: what belongs to
-        eigenvalues of B up to 64 eps of the largest, 7.6e-6 of it in single precision.
+        function f, as density matrices are, and any penalty on w. Where B is singular, the
+        null space of the divided B counts as eigenvectors of eigenvalue 0 with V = 0: what
+        belongs to eigenvalues up to 64 eps of the largest, 7.6e-6 of it in single
+        precision. So do variables whose root of B_ii is below eps of the largest.
         Second derivatives are those of `eigh`, exact for distinct eigenvalues.
         """
 

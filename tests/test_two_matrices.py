@@ -29,6 +29,30 @@ def test_eigenvectors_are_orthonormal_in_B(dtype):
     np.testing.assert_allclose(w, scipy.linalg.eigh(A, B)[0], atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "least"),
+    [(np.float32, 1e-6), (np.float64, 1e-6), (np.float64, 1e-14), (np.complex128, 1e-8)],
+)
+@pytest.mark.parametrize("framework", params(without=("mlx",)), indirect=True)
+def test_units_of_variables_do_not_matter(framework, dtype, least):
+    """Each alike, however ill-conditioned B is by them, gradients included."""
+    A, B = definite(4, dtype, 0), definite(4, dtype, 1)
+
+    def in_units(d):
+        d = d.astype(dtype)[:, None]
+        (w, V), pullback = framework.vjp(
+            framework.module.eigh_generalized, d * A * d.T, d * B * d.T
+        )
+        gradients = pullback(np.cos(np.arange(4)).astype(w.dtype), np.zeros_like(V))
+        return w, abs(d * V), *(d * G * d.T for G in gradients)
+
+    expected = in_units(np.ones(4))
+    for x, y in zip(in_units(np.geomspace(1, least, 4)), expected, strict=True):
+        assert x.dtype == y.dtype
+        limit = 1000 * np.finfo(dtype).eps * abs(y).max()
+        np.testing.assert_allclose(x, y, rtol=0, atol=limit)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
 @pytest.mark.parametrize("w", [(1, 1, 2, 3), (0.5, 2, 2, 2), (2, 2, 2, 2)])
 @pytest.mark.parametrize("framework", params("torch", "jax"), indirect=True)

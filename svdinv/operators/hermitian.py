@@ -32,7 +32,6 @@ from svdinv.core.namespace import (
     abs_max,
     adjoint,
     any_on_host,
-    binary_scale,
     cast,
     conj,
     herm,
@@ -47,9 +46,9 @@ from svdinv.core.product_operations import (
     product,
 )
 from svdinv.core.results import EighResult
-from svdinv.core.spectral import SVDFactors
+from svdinv.core.spectral import SVDFactors, real_diagonal
 from svdinv.core.spectral_operations import Factorise, leading_sum
-from svdinv.core.tolerances import rounding_rtol
+from svdinv.core.tolerances import eps, rounding_rtol
 from svdinv.operators._arguments import (
     check_compatible,
     half_eps,
@@ -149,8 +148,9 @@ def eigh_generalized(
 ) -> EighResult:
     """Generalised eigendecomposition A v = w B v of Hermitian A, positive definite B.
 
-    The eigendecomposition of B^(-1/2) A B^(-1/2), whose gradient is that of `eigh`, in
-    A and in B.
+    The eigendecomposition of B^(-1/2) A B^(-1/2), once rows and columns of both are
+    divided by powers of two near the roots of B_ii, so that the units of the variables
+    do not matter. Its gradient is that of `eigh`, in A and in B.
 
     Parameters
     ----------
@@ -177,9 +177,10 @@ def eigh_generalized(
     Notes
     -----
     At repeated eigenvalues the gradient is exact for losses in V f(w) V^H with any
-    function f, as density matrices are, and any penalty on w. Where B is singular, its
-    null space counts as eigenvectors of eigenvalue 0 with V = 0: what belongs to
-    eigenvalues of B up to 64 eps of the largest, 7.6e-6 of it in single precision.
+    function f, as density matrices are, and any penalty on w. Where B is singular, the
+    null space of the divided B counts as eigenvectors of eigenvalue 0 with V = 0: what
+    belongs to eigenvalues up to 64 eps of the largest, 7.6e-6 of it in single
+    precision. So do variables whose root of B_ii is below eps of the largest.
     Second derivatives are those of `eigh`, exact for distinct eigenvalues.
     """
     xp = backend.xp
@@ -189,13 +190,12 @@ def eigh_generalized(
     found = _positive_definite(backend, operation, A, B)
     if found is not None:
         return EighResult(*map(restore, found))
-    # The derivative of the root has the power -3/2 of B.
-    inverse = 1 / binary_scale(abs_max(backend.stop_gradient(B), xp), xp)
-    root = powm(backend, herm(B, xp) * cast(inverse, B, xp), -0.5)
-    (root,), unit = _separated(backend, root * cast(xp.sqrt(inverse), B, xp))
+    D = _units(backend, B)
+    A, B = (D * herm(x, xp) * xp.matrix_transpose(D) for x in (A, B))
+    (root,), unit = _separated(backend, powm(backend, B, -0.5))
     times = partial(product, call=backend.call, xp=xp)
-    w, Y = backend.call(operation, times(times(root, herm(A, xp)), root))
-    V = times(root, Y)
+    w, Y = backend.call(operation, times(times(root, A), root))
+    V = D * times(root, Y)
     if unit is not None:
         w, V = w * unit[..., 0], V * cast(unit, V, xp)
     return EighResult(restore(w), restore(V))
@@ -211,7 +211,10 @@ def _positive_definite(
     xp, run = backend.xp, backend.evaluate
     if rule.gauge != "ignore" or not multiplies_quickly(A, B, xp):
         return None
-    P, Q = (herm(backend.stop_gradient(x), xp) for x in (A, B))
+    D = _units(backend, B)
+    P, Q = (
+        D * herm(backend.stop_gradient(x), xp) * xp.matrix_transpose(D) for x in (A, B)
+    )
     b, U = run(FactoriseHermitian(), Q)
     definite = b[..., :1] > rounding_rtol(b, xp) * b[..., -1:]
     if any_on_host(~definite, xp) is not False:
@@ -219,7 +222,22 @@ def _positive_definite(
     (root,) = run(HermitianMap(InverseSquareRoot()), Q, None, b, U)
     (half,) = run(Product(), root, P)
     w, Y = run(rule, *run(Product(), half, root))
-    return backend.call(GeneralizedEigh(rule), A, B, w, *run(Product(), root, Y))
+    return backend.call(GeneralizedEigh(rule), A, B, w, D * run(Product(), root, Y)[0])
+
+
+def _units(backend: Backend, B: Array) -> Array:
+    """Powers of two near 1 / sqrt(B_ii), (..., n, 1), of the largest where B_ii is 0.
+
+    They scale B almost as well as any diagonal can (A. van der Sluis, "Condition
+    numbers and equilibration of matrices", Numer. Math. 14, 1969), and change in steps,
+    so that they have no derivative even where B is singular.
+    """
+    xp = backend.xp
+    B = backend.stop_gradient(B)
+    b, top = real_diagonal(B, xp), abs_max(B, xp)[..., 0]
+    b = xp.where(b > eps(b, xp) ** 2 * top, b, top)
+    b = xp.where(b > 0, b, xp.ones_like(b))
+    return cast(2.0 ** -xp.round(xp.log2(b) / 2), B, xp)[..., None]
 
 
 @operator
