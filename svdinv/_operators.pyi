@@ -1007,8 +1007,8 @@ class Operators(Generic[Array, ArrayLike]):
             Weight mu of the squared residual at first, positive, in units of 1 / A,
             broadcasting to the batch shape. Default: 1.25 / s_1.
         growth : float, optional
-            What mu is multiplied by after each iteration, at least 1. Larger ones need
-            fewer iterations and end farther from the minimum.
+            What mu is multiplied by after each iteration, at least 1, until it is 100 times
+            the first. Larger ones need fewer iterations and end farther from the minimum.
         report : callable, optional
             Called after each iteration with its number, from 1, and the size of A - L - S
             relative to that of A, shape (...).
@@ -1036,7 +1036,12 @@ class Operators(Generic[Array, ArrayLike]):
         Elements and singular values at a threshold have no derivative; the iterates are
         continuous there. The default penalty has none where s_1 is repeated. Values hold
         for matrices of any size; derivatives where the size of A, its inverse, and both
-        times ``growth**iterations`` are numbers of full precision.
+        times 100 are numbers of full precision.
+
+        Thresholds are divided by mu. Were it to grow on, as in [2]_, L and S would stop
+        beside the minimum, with L + S = A to rounding, and with derivatives of elements of
+        S that are rounding errors. So the sum is A up to 1e-6 of its norm where A is one of
+        low rank and few elements, up to 1e-4 after 50 iterations where it is not.
 
         References
         ----------

@@ -31,7 +31,12 @@ def test_eigenvectors_are_orthonormal_in_B(dtype):
 
 @pytest.mark.parametrize(
     ("dtype", "least"),
-    [(np.float32, 1e-6), (np.float64, 1e-6), (np.float64, 1e-14), (np.complex128, 1e-8)],
+    [
+        (np.float32, 1e-6),
+        (np.float64, 1e-6),
+        (np.float64, 1e-14),
+        (np.complex128, 1e-8),
+    ],
 )
 @pytest.mark.parametrize("framework", params(without=("mlx",)), indirect=True)
 def test_units_of_variables_do_not_matter(framework, dtype, least):

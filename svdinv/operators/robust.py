@@ -27,6 +27,8 @@ from svdinv.operators._arguments import as_integer, as_number, lengths, per_batc
 from svdinv.operators._maps import soft_threshold
 from svdinv.operators._registry import operator
 
+_MOST = 100.0  # times the first penalty
+
 
 @operator
 def robust_pca(
@@ -58,8 +60,8 @@ def robust_pca(
         Weight mu of the squared residual at first, positive, in units of 1 / A,
         broadcasting to the batch shape. Default: 1.25 / s_1.
     growth : float, optional
-        What mu is multiplied by after each iteration, at least 1. Larger ones need
-        fewer iterations and end farther from the minimum.
+        What mu is multiplied by after each iteration, at least 1, until it is 100 times
+        the first. Larger ones need fewer iterations and end farther from the minimum.
     report : callable, optional
         Called after each iteration with its number, from 1, and the size of A - L - S
         relative to that of A, shape (...).
@@ -83,7 +85,12 @@ def robust_pca(
     Elements and singular values at a threshold have no derivative; the iterates are
     continuous there. The default penalty has none where s_1 is repeated. Values hold
     for matrices of any size; derivatives where the size of A, its inverse, and both
-    times ``growth**iterations`` are numbers of full precision.
+    times 100 are numbers of full precision.
+
+    Thresholds are divided by mu. Were it to grow on, as in [2]_, L and S would stop
+    beside the minimum, with L + S = A to rounding, and with derivatives of elements of
+    S that are rounding errors. So the sum is A up to 1e-6 of its norm where A is one of
+    low rank and few elements, up to 1e-4 after 50 iterations where it is not.
 
     References
     ----------
@@ -118,7 +125,7 @@ def robust_pca(
         mu = per_batch(backend, penalty, A, 2, "penalty") * unit[..., 0, 0]
     usual, one = (mu > 0) & (weight == weight), xp.ones_like(mu)
     mu, weight = (xp.where(usual, x, one) for x in (mu, weight))
-    most = one * float(xp.finfo(mu.dtype).max) ** 0.5
+    first, factor = mu, 1.0
     sparse = dual = xp.zeros_like(A)
     size = norm(backend.stop_gradient(A), xp)[..., 0, 0]
     for k in range(1, iterations + 1):
@@ -127,7 +134,8 @@ def robust_pca(
         sparse = _shrunk(A - low_rank + scaled, weight / mu, xp)
         rest = A - low_rank - sparse
         dual = dual + rest * _wide(mu, A, xp)
-        mu = xp.minimum(mu * growth, most)
+        factor = min(factor * growth, _MOST)
+        mu = first * factor
         if report is not None:
             left = norm(backend.stop_gradient(rest), xp)[..., 0, 0]
             report(k, safe_divide(left, size, size > 0, xp))
