@@ -793,20 +793,28 @@ def test_autocast_leaves_the_precision_of_operators_alone():
 @pytest.mark.parametrize(
     "call",
     [
+        lambda A: svdinv.torch.svt(A, 0.3),
         lambda A: svdinv.torch.procrustes(A, A.flip(0)),
         lambda A: svdinv.torch.lstsq(A, A.flip(0)),
         lambda A: svdinv.torch.whiten(A).white,
     ],
-    ids=["procrustes", "lstsq", "whiten"],
+    ids=["svt", "procrustes", "lstsq", "whiten"],
 )
-def test_autocast_leaves_products_between_operations_alone(call):
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_autocast_leaves_products_between_operations_alone(call, inside, compiled):
+    """In a backward pass within autocast, too, as each is that is compiled."""
     A = torch.tensor(numbers((8, 3), np.float32)).requires_grad_()
     expected = call(A)
+    run = torch.compile(call, backend="aot_eager") if compiled else call
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = call(A)
-    pairs = [(found, expected)]
-    pairs.append([torch.autograd.grad(y[0].sum(), A)[0] for y in pairs[0]])
-    for x, y in pairs:
+        found = run(A)
+        if inside:
+            (g,) = torch.autograd.grad(found[0].sin().sum(), A)
+    if not inside:
+        (g,) = torch.autograd.grad(found[0].sin().sum(), A)
+    (exact,) = torch.autograd.grad(expected[0].sin().sum(), A)
+    for x, y in ((found, expected), (g, exact)):
         assert (x - y).abs().max() < 1e-5
 
 

@@ -157,13 +157,30 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
         device = x.device.type
         known = torch.amp.is_autocast_available(device)
         if known and torch.is_autocast_enabled(device):
-            wide = torch.autocast(device, enabled=False)
+            wide = torch.autocast(device, enabled=False, cache_enabled=False)
     if torch.compiler.is_compiling():  # the precision is that of the graph's run
         return wide
     library = _library(x)
     if not (_users[library] or _is_rounded(library)):
         return wide
     return _unrounded(library, wide)
+
+
+def autocasts() -> bool:
+    """Whether autocast is on around an operator, within which it is off.
+
+    It rounds a backward pass within it, and all that are compiled. Its cache is off
+    where `full_precision` turned it off.
+    """
+    return not torch.is_autocast_cache_enabled()
+
+
+def guarded(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor] | None:
+    """A and B in one batch shape, if autograd may round products of their derivative."""
+    if not (autocasts() or may_round()):
+        return None
+    batch = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+    return A.expand(*batch, *A.shape[-2:]), B.expand(*batch, *B.shape[-2:])
 
 
 def may_ask() -> bool:

@@ -17,7 +17,11 @@ from torch.autograd import forward_ad
 
 from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_kernels import memory
-from svdinv.backends.torch_namespace import full_precision, rounds_products
+from svdinv.backends.torch_namespace import (
+    autocasts,
+    full_precision,
+    rounds_products,
+)
 from svdinv.backends.torch_sharded import is_sharded
 from svdinv.core.operation import Call, Operation, filled, in_front, padded, some
 from svdinv.core.operation_text import from_text, to_text
@@ -41,7 +45,7 @@ def is_node(operation: Operation, x: Any) -> bool:
     Not in a graph that is exported under `torch.no_grad`: that has values alone, and is
     made of PyTorch's own functions. Nor for Dynamo where a report of the gauge reads
     values, or array functions do as well: there are no kernels, as on a GPU, and
-    PyTorch is not set to round products.
+    PyTorch does not round products, those of a compiled backward pass in autocast.
     """
     if not torch.compiler.is_compiling():
         tracing = torch._C._get_tracing_state() is not None
@@ -55,7 +59,7 @@ def is_node(operation: Operation, x: Any) -> bool:
         return False
     by_kernel = bool(variants()) and all(t.device.type == "cpu" for t in there)
     single = there[0].dtype in (torch.float32, torch.complex64)
-    rounded = single and rounds_products(there[0])
+    rounded = single and (autocasts() or rounds_products(there[0]))
     return (by_kernel or rounded) and _has_text(operation)
 
 

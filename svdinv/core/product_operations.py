@@ -29,10 +29,14 @@ class Product(Operation):
 def product(A: Array, B: Array, call: Call, xp: Namespace) -> Array:
     """Multiply A by B, by kernels where these are faster than the framework.
 
-    Their batches may broadcast.
+    Their batches may broadcast. As an operation, too, where the framework would round
+    the products of its own derivative.
     """
-    quick = multiplies_quickly(A, B, xp)
-    return call(Product(), A, B)[0] if quick else xp.matmul(A, B)
+    if multiplies_quickly(A, B, xp):
+        return call(Product(), A, B)[0]
+    guard = getattr(xp, "guarded", None)
+    pair = None if guard is None else guard(A, B)
+    return xp.matmul(A, B) if pair is None else call(Product(), *pair)[0]
 
 
 def multiplies_quickly(A: Array, B: Array, xp: Namespace) -> bool:
