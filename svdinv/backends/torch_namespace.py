@@ -176,7 +176,7 @@ def autocasts() -> bool:
 
 
 def guarded(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor] | None:
-    """A and B in one batch shape, if autograd may round products of their derivative."""
+    """Return A and B in one batch shape, if PyTorch may round their derivative."""
     if not (autocasts() or may_round()):
         return None
     batch = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])

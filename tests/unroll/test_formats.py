@@ -119,7 +119,7 @@ def test_frames_of_one_heartbeat_each_are_sorted_by_acquisition(tmp_path, series
     assert scan.geometry.seconds == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("times", ["missing", "equal"])
+@pytest.mark.parametrize("times", ["missing", "equal", "repeated"])
 def test_without_trigger_times_by_instance_number(tmp_path, series, times):
     folder = tmp_path / "scan"
     folder.mkdir()
@@ -127,10 +127,14 @@ def test_without_trigger_times_by_instance_number(tmp_path, series, times):
         values = {"InstanceNumber": 10 * t}
         if times == "equal":
             values["TriggerTime"] = 0.0
+        elif times == "repeated":
+            values["TriggerTime"] = (0, 120, 40, 40)[t]
         elif t:  # one alone has it
             values["TriggerTime"] = -40.0 * t
         dicom_dataset(series[t], **values).save_as(folder / name)
-    np.testing.assert_array_equal(dicom.read_dicom(folder).array, series)
+    scan = dicom.read_dicom(folder)
+    np.testing.assert_array_equal(scan.array, series)
+    assert scan.geometry.seconds == 0  # unknown
 
 
 def test_several_slices_are_listed(tmp_path, series):

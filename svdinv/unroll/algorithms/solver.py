@@ -349,7 +349,7 @@ def _check_image(problem: Problem, image: Array, x0: Array | None) -> None:
 
 
 def check_units(name: str, x: Array) -> None:
-    """Raise ValueError, naming `x`, unless its squares are normal numbers.
+    """Raise ValueError, naming `x`, unless sums of its squares are normal numbers.
 
     Algorithms divide and compare squares: of those that underflow, an image that has
     hardly changed looks like one that has converged.
@@ -357,8 +357,9 @@ def check_units(name: str, x: Array) -> None:
     xp = namespace(x)
     info, size = xp.finfo(x.dtype), as_float(xp.max(xp.abs(x)))
     least, most, eps = map(float, (info.smallest_normal, info.max, info.eps))
-    if size and not least / eps <= size * size <= most * eps:
+    low, high = (least / eps) ** 0.5, (most * eps) ** 0.5
+    if size and not low <= size <= high:
         raise ValueError(
-            f"{name} must have other units: the square of {size:.3g} is no normal "
-            f"number of {x.dtype}"
+            f"{name} must have other units, or another dtype: its largest magnitude is "
+            f"to be {low:.3g} to {high:.3g} in {x.dtype}, got {size:.3g}"
         )

@@ -106,12 +106,12 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     geometry = frames[0].geometry
     if geometry is not None and len(times) > 1:
         seconds = float(np.median(np.diff(times))) / 1000
-        geometry = Geometry(geometry.affine, max(seconds, 0.0))
+        geometry = Geometry(geometry.affine, seconds)
     return Scan(np.stack(series), geometry=geometry)
 
 
 def _sort(frames: list[_Frame]) -> list[float]:
-    """Sort frames by time; return their times in milliseconds, none if unknown."""
+    """Sort frames by time; return their times in milliseconds, none unless distinct."""
     frames.sort(key=lambda frame: frame.number)
     acquired = [frame.acquired for frame in frames if frame.acquired is not None]
     times = [frame.time for frame in frames if frame.time is not None]
@@ -119,10 +119,10 @@ def _sort(frames: list[_Frame]) -> list[float]:
         return acquired
     if len(times) < len(frames):
         return []
-    if len(set(times)) == len(frames):
-        frames.sort(key=lambda frame: frame.time or 0.0)
-        times.sort()
-    return times
+    if len(set(times)) < len(frames):
+        return []
+    frames.sort(key=lambda frame: frame.time or 0.0)
+    return sorted(times)
 
 
 def _increases(times: list[float], count: int) -> bool:

@@ -464,7 +464,7 @@ class Task:
 
     def describe(self, problem: Problem) -> str:
         """Describe the image in a few words, by default by its size."""
-        return "x".join(map(str, problem.y.shape[-2:])) + " pixels"
+        return "x".join(map(str, problem.adjoint().shape[-2:])) + " pixels"
 
     def for_display(self, image: Arrays) -> Arrays:
         """Convert an image to the layout that pictures and metrics use.
