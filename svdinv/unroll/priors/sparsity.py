@@ -83,7 +83,7 @@ class TotalVariation(Prior):
         matrix, channels x axes, whose nuclear norm is summed (total nuclear variation:
         Holt, IEEE TIP 2014; Rigie & La Rivière, Phys. Med. Biol. 2015).
     iterations : int
-        Steps of the prox. Of an image of 31 x 37 pixels in [0, 1], 50 of them end within
+        Steps of the prox. Of an image of 31 x 37 pixels in [0, 1], 50 end within
         0.02 % of the least objective at a threshold of 0.1, 0.7 % at 0.3 and 40 % at 1,
         where 200 are needed.
 
