@@ -818,6 +818,21 @@ def test_autocast_leaves_products_between_operations_alone(call, inside, compile
         assert (x - y).abs().max() < 1e-5
 
 
+def test_no_compiled_backward_pass_is_rounded_where_autocast_is_off_within_autocast():
+    """As it is about an SVD by habit; compiled code differentiates in the outer one."""
+    A = torch.tensor(numbers((8, 3), np.float32)).requires_grad_()
+
+    def call(A):
+        with torch.autocast("cpu", enabled=False):
+            return svdinv.torch.svt(A.float(), 0.3)
+
+    run = torch.compile(call, backend="aot_eager", fullgraph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = run(A)
+    found, expected = (torch.autograd.grad(y.sum(), A)[0] for y in (found, call(A)))
+    assert (found - expected).abs().max() < 1e-5
+
+
 def test_functions_pickle_and_copy():
     restored = pickle.loads(pickle.dumps(svdinv.torch.svt))
     A = torch.eye(3)

@@ -157,7 +157,7 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
         device = x.device.type
         known = torch.amp.is_autocast_available(device)
         if known and torch.is_autocast_enabled(device):
-            wide = torch.autocast(device, enabled=False, cache_enabled=False)
+            wide = torch.autocast(device, enabled=False)
     if torch.compiler.is_compiling():  # the precision is that of the graph's run
         return wide
     library = _library(x)
@@ -166,13 +166,14 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     return _unrounded(library, wide)
 
 
+@constant
 def autocasts() -> bool:
-    """Whether autocast is on around an operator, within which it is off.
+    """Whether autocast may be on somewhere around an operator, where it may be off.
 
-    It rounds a backward pass within it, and all that are compiled. Its cache is off
-    where `full_precision` turned it off.
+    It rounds a backward pass within it, and of compiled functions each one.
     """
-    return not torch.is_autocast_cache_enabled()
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting() > 0
 
 
 def guarded(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor] | None:
