@@ -404,3 +404,31 @@ def test_factors_of_any_size(framework, dtype, sizes, full):
             for Q in (U, adjoint(Vh)):
                 unit = adjoint(Q) @ Q - np.eye(Q.shape[-1])
                 assert np.abs(unit).max() < eps
+
+
+@pytest.mark.parametrize(("far", "size"), [(1e3, 1), (1e5, 1), (4e6, 50)])
+@pytest.mark.parametrize("batch", [(), (40,)])
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("framework", params("numpy", "torch", "jax"), indirect=True)
+def test_points_far_from_the_origin(framework, far, size, batch, scale):
+    """As coordinates of maps in single precision: distances are rounded to 1e-7 far."""
+    rng = np.random.default_rng(0)
+    P = size * rng.standard_normal((*batch, 200, 3)) + far * np.array([0.1, 1, 0.01])
+    turn = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]])
+    Q = P @ turn.T + 0.05 * size * rng.standard_normal(P.shape)
+    given = [x.astype(np.float32) for x in (P, Q)]
+
+    def derivatives(P, Q):
+        (R, _, rmsd, *_), pullback = framework.vjp(
+            lambda P, Q: framework.module.kabsch(P, Q, scale=scale), P, Q
+        )
+        zeros = np.zeros((*batch, 3), P.dtype)
+        rest = [np.zeros_like(rmsd)] if scale else []
+        of_rmsd = pullback(np.zeros_like(R), zeros, np.ones_like(rmsd), *rest)
+        G = np.broadcast_to(np.arange(9, dtype=P.dtype).reshape(3, 3), R.shape)
+        of_rotation = pullback(G, zeros, np.zeros_like(rmsd), *rest)
+        return R, rmsd, *of_rmsd, *of_rotation
+
+    expected = derivatives(*(x.astype(np.float64) for x in given))
+    for x, y in zip(derivatives(*given), expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=3e-5 * abs(y).max())

@@ -157,7 +157,7 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
         device = x.device.type
         known = torch.amp.is_autocast_available(device)
         if known and torch.is_autocast_enabled(device):
-            wide = torch.autocast(device, enabled=False)
+            wide = torch.autocast(device, enabled=False, cache_enabled=False)
     if torch.compiler.is_compiling():  # the precision is that of the graph's run
         return wide
     library = _library(x)
@@ -166,12 +166,19 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     return _unrounded(library, wide)
 
 
-@constant
 def autocasts() -> bool:
-    """Whether autocast may be on somewhere around an operator, where it may be off.
+    """Whether autocast is on around an operator, within which it is off.
 
-    It rounds a backward pass within it, and of compiled functions each one.
+    It rounds a backward pass within it, and of compiled functions each one, also where
+    the user turned it off again. Its cache is off where `full_precision` did.
     """
+    if not torch.is_autocast_cache_enabled():
+        return True
+    return torch.compiler.is_compiling() and _is_nested()
+
+
+@constant
+def _is_nested() -> bool:
     torch.autocast_increment_nesting()
     return torch.autocast_decrement_nesting() > 0
 

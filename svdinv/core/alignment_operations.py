@@ -51,9 +51,9 @@ class Motion(NamedTuple):
     """R = U diag(signs) Vh."""
 
 
-# Weight of the square of a centroid beside the squares of distances from it: its
-# rounding error is a few units in the last place, theirs may be 64.
-CENTROID = 1 / 256
+# Weight of the square of a centroid beside the squares of distances from it: points as
+# far away as that are rounded to 2 units in the last place, their distances to 64.
+CENTROID = 1 / 1024
 
 
 class Points(NamedTuple):
@@ -76,9 +76,16 @@ def centred(P: Array, Q: Array, w: Array, xp: Namespace) -> Points:
     mass = xp.sum(w, axis=-1, keepdims=True)
     mass = xp.where(mass == 0, xp.ones_like(mass), mass)
     share = (w / mass)[..., None]
+    p, X = _centroid(P, share, xp)
+    q, Y = _centroid(Q, share, xp)
+    return Points(unit, mass, share, p, q, X, Y)
+
+
+def _centroid(P: Array, share: Array, xp: Namespace) -> tuple[Array, Array]:
+    """Centroid p and P - p, in two steps: far away, the first is off by rounding."""
     p = xp.sum(share * P, axis=-2, keepdims=True)
-    q = xp.sum(share * Q, axis=-2, keepdims=True)
-    return Points(unit, mass, share, p, q, P - p, Q - q)
+    step = xp.sum(share * (P - p), axis=-2, keepdims=True)
+    return p + step, P - p - step
 
 
 def _residual(points: Points, R: Array, xp: Namespace, c: Any = 1.0) -> Array:
@@ -107,10 +114,10 @@ class FindMotion(Operation):
         unit, _, share, p, q, X, Y = points
         C = xp.matrix_transpose(share * Y) @ X
         U, S, Vh = Factorise(_ROTATION, method="svd").value((C, None), xp)
-        # Differences of points are as inexact as the points, so singular values that
-        # are 0 come out as noise, by which nothing may be divided.
-        noise = abs_max(P, xp) / unit * abs_max(Y, xp)
-        noise = noise + abs_max(Q, xp) / unit * abs_max(X, xp)
+        # Singular values that are 0 come out as noise, by which nothing may be divided:
+        # of products, and of the points across a line, which are rounded as P and Q.
+        far = abs_max(P, xp) / unit * (abs_max(Q, xp) / unit)
+        noise = abs_max(X, xp) * abs_max(Y, xp) + rounding_rtol(far, xp) * far
         noise = rounding_rtol(noise, xp) * noise[..., 0]
         # A single such value is always added to a larger one, and does no harm.
         clear = noise < S[..., -2:][..., :1]

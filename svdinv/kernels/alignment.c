@@ -53,13 +53,18 @@ static V binary_scale(V size) {
   return unit;
 }
 
-/* Take one centroid off; gives the product of the largest elements of both. */
+/* Take one centroid off, in two steps: far away, the first is off by rounding.  Gives
+ * the largest element of the rest. */
 static V take_off(V *X, V *p, const Points *c) {
-  for (int j = 0; j < c->n; j++) p[j] = (V){0};
-  for (int i = 0; i < c->m; i++)
-    for (int j = 0; j < c->n; j++) p[j] += c->w[i] * X[i * c->n + j];
-  for (int i = 0; i < c->m; i++)
-    for (int j = 0; j < c->n; j++) X[i * c->n + j] -= p[j];
+  for (int j = 0; j < c->n; j++) {
+    p[j] = (V){0};
+    for (int again = 0; again < 2; again++) {
+      V step = {0};
+      for (int i = 0; i < c->m; i++) step += c->w[i] * X[i * c->n + j];
+      for (int i = 0; i < c->m; i++) X[i * c->n + j] -= step;
+      p[j] += step;
+    }
+  }
   return largest_of(X, (ptrdiff_t)c->m * c->n);
 }
 
@@ -79,7 +84,7 @@ static void centre(Points *c, const Array *in, int64_t begin, int64_t end) {
   for (int i = 0; i < m; i++) c->w[i] /= c->mass;
   const V P = largest_of(c->X, mn), Q = largest_of(c->Y, mn);
   const V X = take_off(c->X, c->p, c), Y = take_off(c->Y, c->q, c);
-  c->noise = (T)ROUNDING * (P * Y + Q * X);
+  c->noise = (T)ROUNDING * (X * Y + (T)ROUNDING * P * Q);
   c->scale = fill(1);
 }
 
@@ -134,7 +139,7 @@ INLINE V residual(const Points *c, const V *R, int i, int j) {
   return c->scale * turned_of(c, R, i, j) - c->Y[i * c->n + j];
 }
 
-#define CENTROID (1.0 / 256) /* as CENTROID in alignment_operations.py */
+#define CENTROID (1.0 / 1024) /* as CENTROID in alignment_operations.py */
 
 /* Scale of the similarity with a rotation, 1 of points that coincide; gives the inverse
  * variance of P, or 0 where the scale is held. */
