@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from frameworks import as_tuple, params
-from operator_cases import adjoint, inner, matrices
+from operator_cases import adjoint, inner, matrices, with_values
 
 
 def _definite(dtype):
@@ -432,3 +432,26 @@ def test_points_far_from_the_origin(framework, far, size, batch, scale):
     expected = derivatives(*(x.astype(np.float64) for x in given))
     for x, y in zip(derivatives(*given), expected, strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=3e-5 * abs(y).max())
+
+
+@pytest.mark.parametrize("condition", [1e4, 1e8, 1e11])
+@pytest.mark.parametrize("shape", [(40, 20), (20, 40), (20, 20)])
+def test_residual_of_least_squares_does_not_grow_with_the_condition(shape, condition):
+    """As that of LAPACK, however ill-conditioned: x is backward stable."""
+    import svdinv.numpy
+
+    values = np.geomspace(1, 1 / condition, 20)
+    A = with_values(values, shape, np.float64)
+    b = A @ np.cos(np.arange(shape[1]))
+    x = svdinv.numpy.lstsq(A, b)
+    assert np.linalg.norm(A @ x - b) < 1e-12 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("framework", params("numpy", "torch"), indirect=True)
+def test_means_of_many_samples_far_from_zero(framework):
+    X = np.random.default_rng(0).standard_normal((100_000, 3)) + 1e4
+    X = X.astype(np.float32)
+    (white,) = framework.value(lambda X: framework.module.whiten(X).white, X)
+    white = np.asarray(white, np.float64)
+    assert abs(white.mean(axis=0)).max() < 2e-3  # samples are rounded to 1e-3
+    np.testing.assert_allclose(np.cov(white.T), np.eye(3), atol=2e-3)

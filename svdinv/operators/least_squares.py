@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from svdinv.core.backend import Backend
 from svdinv.core.functions import Reciprocal, Tikhonov
 from svdinv.core.namespace import (
@@ -115,7 +117,14 @@ def lstsq(
         )
     damped = not (isinstance(damping, (int, float)) and damping == 0)
     tau = per_batch(backend, damping, A, 2, "damping")[..., None] if damped else None
-    x = product(_pinv(backend, A, rcond, tau), B, backend.call, xp)
+    inverse = _pinv(backend, A, rcond, tau)
+    times = partial(product, call=backend.call, xp=xp)
+    x = times(inverse, B)
+    if not damped:
+        # An explicit inverse leaves a residual of eps cond(A), of which this is the
+        # least squares solution; its derivative is 0.
+        P, M, b, y = map(backend.stop_gradient, (inverse, A, B, x))
+        x = x + times(P, b - times(M, y))
     return restore(x[..., 0] if vectors else x)
 
 

@@ -245,7 +245,11 @@ def _statistic(backend: Backend, x: Array, X: Array, name: str, axes: int) -> Ar
 
 
 def _mean(backend: Backend, X: Array) -> Array:
-    return backend.xp.sum(X, axis=-2) / _count(backend, X)
+    """Mean of the samples, in two steps: far from 0, the first is off by rounding."""
+    xp, count = backend.xp, _count(backend, X)
+    mean = xp.sum(X, axis=-2) / count
+    rest = backend.stop_gradient(X) - backend.stop_gradient(mean)[..., None, :]
+    return mean + xp.sum(rest, axis=-2) / count
 
 
 def _scaled(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array]:
