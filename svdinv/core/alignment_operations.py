@@ -84,8 +84,9 @@ def centred(P: Array, Q: Array, w: Array, xp: Namespace) -> Points:
 def _centroid(P: Array, share: Array, xp: Namespace) -> tuple[Array, Array]:
     """Centroid p and P - p, in two steps: far away, the first is off by rounding."""
     p = xp.sum(share * P, axis=-2, keepdims=True)
-    step = xp.sum(share * (P - p), axis=-2, keepdims=True)
-    return p + step, P - p - step
+    X = P - p
+    step = xp.sum(share * X, axis=-2, keepdims=True)
+    return p + step, X - step
 
 
 def _residual(points: Points, R: Array, xp: Namespace, c: Any = 1.0) -> Array:

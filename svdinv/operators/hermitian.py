@@ -187,10 +187,10 @@ def eigh_generalized(
     A, B, restore = two_matrices(backend, A, B, "A", "B", partial(_square, backend))
     operation = in_precision(backend, Eigh("L", rtol, gauge), restore(A), A)
     check_compatible(backend, A, B, "A", "B")
-    found = _positive_definite(backend, operation, A, B)
+    D = _units(backend, B)
+    found = _positive_definite(backend, operation, A, B, D)
     if found is not None:
         return EighResult(*map(restore, found))
-    D = _units(backend, B)
     A, B = (D * herm(x, xp) * xp.matrix_transpose(D) for x in (A, B))
     (root,), unit = _separated(backend, powm(backend, B, -0.5))
     times = partial(product, call=backend.call, xp=xp)
@@ -202,7 +202,7 @@ def eigh_generalized(
 
 
 def _positive_definite(
-    backend: Backend, rule: Eigh, A: Array, B: Array
+    backend: Backend, rule: Eigh, A: Array, B: Array, D: Array
 ) -> tuple[Array, ...] | None:
     """W and V in few calls, where products are quick and all of B known to be definite.
 
@@ -211,7 +211,6 @@ def _positive_definite(
     xp, run = backend.xp, backend.evaluate
     if rule.gauge != "ignore" or not multiplies_quickly(A, B, xp):
         return None
-    D = _units(backend, B)
     P, Q = (
         D * herm(backend.stop_gradient(x), xp) * xp.matrix_transpose(D) for x in (A, B)
     )

@@ -117,8 +117,6 @@ def _sort(frames: list[_Frame]) -> list[float]:
     times = [frame.time for frame in frames if frame.time is not None]
     if _increases(acquired, len(frames)) and not _increases(times, len(frames)):
         return acquired
-    if len(times) < len(frames):
-        return []
     if len(set(times)) < len(frames):
         return []
     frames.sort(key=lambda frame: frame.time or 0.0)
