@@ -109,12 +109,14 @@ class Operators(Generic[Array, ArrayLike]):
         The gradient of the correlations is exact where variances are equal, and where
         correlations are, for losses that treat these alike, such as their sum. That of the
         weights is so for losses that depend neither on the signs nor on the basis of equal
-        correlations. The units of the features do not matter. With fewer samples than
-        features, or features that depend on each other, the null spaces of the matrices of
-        correlations within X and within Y are left out, up to 64 eps of the largest
-        eigenvalue, and so are features that are constant up to 64 eps. It goes by these
-        matrices, and errors are of the order of eps times their condition numbers: where
-        one is above 1e4 in single precision, take double.
+        correlations. The units of the features do not matter: they are divided by their
+        standard deviations, but for those that are constant up to 64 eps, which are left
+        out. Without a ridge the correlations are the singular values of Qx^H Qy, with the
+        polar factors Q of the features [3]_. With fewer samples than features, or features
+        that depend on each other, singular values of these up to 64 eps of the largest
+        count as 0. Errors are of the order of eps times the condition numbers. A ridge
+        makes a function of the covariances of it, with errors of the order of eps times
+        the condition numbers of the matrices of correlations within X and within Y.
 
         References
         ----------
@@ -1686,12 +1688,15 @@ class Operators(Generic[Array, ArrayLike]):
         Notes
         -----
         The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
-        that do not depend on the basis where variances are equal, as for `eigh`. Without
-        epsilon, components whose variance is at most 64 eps of the largest become 0, 7.6e-6
-        of it in single precision: take features in units of like size. The derivative is
-        that of changes which leave them 0. It goes by the covariance, whose errors are of
-        the order of eps times the square of the condition number of X without its mean:
-        where that is above 100 in single precision, take double.
+        that do not depend on the basis where variances are equal, as for `eigh`.
+
+        Without epsilon, ZCA is sqrt(N) times the polar factor of X without its mean [1]_.
+        Singular values of that up to 64 eps of the largest count as 0, and the derivative
+        is that of changes which leave them 0. Errors are of the order of eps times the
+        condition number. With epsilon or a covariance, samples are multiplied by a function
+        of the covariance. Of many samples that is faster; errors are of the order of eps
+        times the ratio of the largest variance to the smallest, with epsilon in both, and
+        variances up to 64 eps of the largest count as 0.
 
         References
         ----------

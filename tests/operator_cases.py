@@ -619,7 +619,10 @@ _REAL = {
         hermitian=True,
     ),
     "whiten": _case(
-        lambda f, X, t: tuple(f.whiten(X, t)), whiten, _samples((2, 8, 3)), _tau(2)
+        lambda f, X, t: (*f.whiten(X, t), f.whiten(X).white),
+        lambda X, t: (*whiten(X, t), whiten(X)[0]),
+        _samples((2, 8, 3)),
+        _tau(2),
     ),
     "cca": _case(
         lambda f, X, Y: f.cca(X, Y).correlations,

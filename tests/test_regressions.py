@@ -797,6 +797,53 @@ def test_correlations_of_features_with_outliers_and_below_normal_numbers(dtype):
     )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "condition"), [("float32", 1e3), ("float64", 1e3), ("float64", 1e9)]
+)
+def test_whitening_and_correlations_are_as_accurate_as_an_svd(dtype, condition):
+    """Their errors are of the order of the condition number, not of its square."""
+    rng, error = np.random.default_rng(0), 16 * np.finfo(dtype).eps * condition
+    Q = rng.standard_normal((60, 7))
+    Q, _ = np.linalg.qr(Q - Q.mean(axis=0))
+    V, _ = np.linalg.qr(rng.standard_normal((4, 4)))
+    cosines = np.array([0.9, 0.5, 0.1])
+    other = Q[:, :3] * cosines + Q[:, 4:] * np.sqrt(1 - cosines**2)
+    X = (Q[:, :4] * np.geomspace(1, 1 / condition, 4)) @ V.T
+    X, Y = (torch.tensor(x.astype(dtype)) for x in (X, other))
+    Q = 60**0.5 * Q[:, :4]
+    white = svt.whiten(X).white.double().numpy()
+    assert abs(white - Q @ V.T).max() < error
+    components = svt.whiten(X, kind="pca").white.numpy()
+    assert abs(abs(components) - abs(Q)).max() < error
+    found = svt.cca(X, Y)
+    assert abs(found.correlations.numpy() - cosines).max() < error
+    variates = abs((X.double() @ found.x_weights.double()).numpy())
+    assert abs(variates - abs(Q[:, :3])).max() < error
+
+
+@pytest.mark.parametrize("kind", ["zca", "pca"])
+@pytest.mark.parametrize("shape", [(4, 6), (5, 5), (6, 5), (1, 2), (3, 1)])
+def test_derivatives_of_whitening_of_few_samples(shape, kind):
+    """Without a mean they have a rank below N, which no change raises."""
+    generator = torch.Generator().manual_seed(0)
+    X, Y = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
+    X.requires_grad_()
+
+    def white(X):
+        return svt.whiten(X, kind=kind).white
+
+    def weighted(X):
+        found = svt.cca(X, Y)
+        return (found.x_weights * found.correlations) @ found.y_weights.T
+
+    assert torch.autograd.gradcheck(white, X)
+    assert torch.autograd.gradcheck(weighted, X)
+    if kind == "zca":
+        assert torch.autograd.gradgradcheck(white, X)
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1e14, 1e15, 1e20])
 def test_whitening_and_correlations_of_any_scale(scale):
     generator = torch.Generator().manual_seed(0)

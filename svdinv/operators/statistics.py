@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 from svdinv.core.backend import Backend
+from svdinv.core.functions import TopSubgradient
 from svdinv.core.gauge import Gauge
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.namespace import (
@@ -24,6 +25,7 @@ from svdinv.core.namespace import (
 )
 from svdinv.core.product_operations import product
 from svdinv.core.results import Correlations, Whitened
+from svdinv.core.spectral import diagonal_matrices
 from svdinv.core.svd_operations import SVD
 from svdinv.core.tolerances import rounding_rtol, smallest
 from svdinv.operators._arguments import (
@@ -36,9 +38,11 @@ from svdinv.operators._arguments import (
     shorter,
     two_matrices,
 )
+from svdinv.operators._maps import with_tau
 from svdinv.operators._registry import operator
 from svdinv.operators.decompositions import phase_of_pivot
 from svdinv.operators.hermitian import powm
+from svdinv.operators.least_squares import pinv
 
 Kind: TypeAlias = Literal["zca", "pca"]
 """Of whitening."""
@@ -83,12 +87,15 @@ def whiten(
     Notes
     -----
     The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
-    that do not depend on the basis where variances are equal, as for `eigh`. Without
-    epsilon, components whose variance is at most 64 eps of the largest become 0, 7.6e-6
-    of it in single precision: take features in units of like size. The derivative is
-    that of changes which leave them 0. It goes by the covariance, whose errors are of
-    the order of eps times the square of the condition number of X without its mean:
-    where that is above 100 in single precision, take double.
+    that do not depend on the basis where variances are equal, as for `eigh`.
+
+    Without epsilon, ZCA is sqrt(N) times the polar factor of X without its mean [1]_.
+    Singular values of that up to 64 eps of the largest count as 0, and the derivative
+    is that of changes which leave them 0. Errors are of the order of eps times the
+    condition number. With epsilon or a covariance, samples are multiplied by a function
+    of the covariance. Of many samples that is faster; errors are of the order of eps
+    times the ratio of the largest variance to the smallest, with epsilon in both, and
+    variances up to 64 eps of the largest count as 0.
 
     References
     ----------
@@ -107,25 +114,26 @@ def whiten(
     m = _mean(backend, X) if m is None else m
     tau = per_batch(backend, epsilon, X, 2, "epsilon")
     centred, unit, tau = _scaled(backend, X - m[..., None, :], tau)
+    exact = C is None and _is_zero(epsilon)
     if C is None:
         C = _covariance(backend, centred, centred)
         covariance = C * cast(unit, C, xp) * cast(unit, C, xp)
     else:
         covariance, C = C, C * cast(1 / unit, C, xp) * cast(1 / unit, C, xp)
-    if kind == "zca":
-        W = powm(backend, _with_ridge(backend, C, tau), -0.5)
+    if exact and kind == "zca":
+        white = _polar(backend, centred) * _count(backend, centred) ** 0.5
     else:
-        operation = in_precision(backend, Eigh(), given, X)
-        w, V = backend.call(operation, -C)  # the largest first
-        if not known_equal(V.shape[-1], 0):
-            rows = xp.matrix_transpose(V)
-            V = xp.matrix_transpose(rows * phase_of_pivot(backend, rows))
-        w = tau[..., None] - w
-        kept = w > rounding_rtol(w, xp) * first(w)
-        root = xp.sqrt(xp.where(kept, w, xp.ones_like(w)))
-        scale = safe_divide(xp.ones_like(root), root, kept, xp)
-        W = V * cast(scale, V, xp)[..., None, :]
-    white = product(centred, W, backend.call, xp)
+        if kind == "zca":
+            W = powm(backend, _with_ridge(backend, C, tau), -0.5)
+        else:
+            way = _components_of_samples if exact else _components
+            roots, V = way(backend, centred, C, tau, given)
+            if not known_equal(V.shape[-1], 0):
+                rows = xp.matrix_transpose(V)
+                V = xp.matrix_transpose(rows * phase_of_pivot(backend, rows))
+            scale = safe_divide(xp.ones_like(roots), roots, roots > 0, xp)
+            W = V * cast(scale, V, xp)[..., None, :]
+        white = product(centred, W, backend.call, xp)
     return Whitened(restore(white), restore(m), restore(covariance))
 
 
@@ -172,12 +180,14 @@ def cca(
     The gradient of the correlations is exact where variances are equal, and where
     correlations are, for losses that treat these alike, such as their sum. That of the
     weights is so for losses that depend neither on the signs nor on the basis of equal
-    correlations. The units of the features do not matter. With fewer samples than
-    features, or features that depend on each other, the null spaces of the matrices of
-    correlations within X and within Y are left out, up to 64 eps of the largest
-    eigenvalue, and so are features that are constant up to 64 eps. It goes by these
-    matrices, and errors are of the order of eps times their condition numbers: where
-    one is above 1e4 in single precision, take double.
+    correlations. The units of the features do not matter: they are divided by their
+    standard deviations, but for those that are constant up to 64 eps, which are left
+    out. Without a ridge the correlations are the singular values of Qx^H Qy, with the
+    polar factors Q of the features [3]_. With fewer samples than features, or features
+    that depend on each other, singular values of these up to 64 eps of the largest
+    count as 0. Errors are of the order of eps times the condition numbers. A ridge
+    makes a function of the covariances of it, with errors of the order of eps times
+    the condition numbers of the matrices of correlations within X and within Y.
 
     References
     ----------
@@ -200,21 +210,28 @@ def cca(
     if short is not None and rank is not None and rank > short:
         raise ValueError(f"rank must be at most min(p, q) = {short}, got {rank}")
     tau = per_batch(backend, ridge, X, 2, "ridge")
-    roots, units, centred = [], [], []
-    for x in (X, Y):
-        mean = _mean(backend, x)
-        x, unit, ridge = _scaled(backend, x - mean[..., None, :], tau)
-        mean = mean / cast(unit[..., 0], x, xp)
-        roots.append(_inverse_root(backend, x, mean, ridge))
-        units.append(cast(unit, x, xp))
-        centred.append(x)
     times = partial(product, call=backend.call, xp=xp)
-    K = times(adjoint(roots[0], xp), _covariance(backend, *centred))
-    K = times(K, roots[1])
+    exact, features, units, roots = _is_zero(ridge), [], [], []
+    for x in (X, Y):
+        x, unit, added = _standardised(backend, x, tau)
+        units.append(unit)
+        if exact:
+            features.append(_polar(backend, x))
+            root = pinv(backend, times(adjoint(features[-1], xp), x))
+            roots.append(root * _count(backend, x) ** 0.5)
+        else:
+            features.append(x)
+            C = _covariance(backend, x, x)
+            roots.append(powm(backend, C + diagonal_matrices(added, C, xp), -0.5))
+    if exact:
+        K = times(adjoint(features[0], xp), features[1])
+    else:
+        K = times(adjoint(roots[0], xp), _covariance(backend, *features))
+        K = times(K, roots[1])
     operation = in_precision(backend, SVD(gauge=gauge), restore(X), X)
     U, S, Vh = backend.call(operation, K)
-    one = times(roots[0], U[..., :rank]) / units[0]
-    other = times(roots[1], adjoint(Vh, xp)[..., :rank]) / units[1]
+    one = units[0] * times(roots[0], U[..., :rank])
+    other = units[1] * times(roots[1], adjoint(Vh, xp)[..., :rank])
     return Correlations(restore(S[..., :rank]), restore(one), restore(other))
 
 
@@ -270,23 +287,59 @@ def _scaled(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array
     return X / cast(unit, X, xp), unit, tau * inverse * inverse
 
 
-def _inverse_root(backend: Backend, X: Array, mean: Array, tau: Array) -> Array:
-    """R with R^H (X^H X / N + tau) R = 1, or a projector where that is singular.
+def _standardised(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array]:
+    """Features over their deviations, by what they were multiplied, and tau likewise.
 
-    X are features without their mean, here over their standard deviations, so that
-    units do not matter.
+    Of the shapes of X, (..., p, 1) and (..., p). The deviations are the roots of the
+    diagonal of X^H X / N + tau; features that are constant are multiplied by 0.
     """
-    xp = backend.xp
-    given, mean, ridge = map(backend.stop_gradient, (X, mean, tau))
-    square = real(conj(given, xp) * given, xp)
-    variance = xp.sum(square, axis=-2) / _count(backend, square) + ridge[..., None]
+    xp, mean = backend.xp, _mean(backend, X)
+    X, unit, tau = _scaled(backend, X - mean[..., None, :], tau)
+    mean = backend.stop_gradient(mean) / cast(unit[..., 0], X, xp)
+    square = real(conj(X, xp) * X, xp)
+    variance = xp.sum(square, axis=-2) / _count(backend, square) + tau[..., None]
     # What is left of a constant feature are rounding errors.
     rounding = (rounding_rtol(variance, xp) * xp.abs(mean)) ** 2
     kept = (variance > rounding) & (variance > smallest(variance, xp))
-    D = safe_divide(xp.ones_like(variance), xp.sqrt(variance), kept, xp)
-    D = cast(D, X, xp)[..., :, None]
-    C = _with_ridge(backend, _covariance(backend, X, X), tau)
-    return D * powm(backend, D * C * xp.matrix_transpose(D), -0.5)
+    one = xp.ones_like(variance)
+    D = xp.where(kept, one / xp.sqrt(xp.where(kept, variance, one)), xp.zeros_like(one))
+    scaled = X * cast(D[..., None, :], X, xp)
+    return scaled, cast(D[..., :, None] / unit, X, xp), tau[..., None] * D * D
+
+
+def _polar(backend: Backend, X: Array) -> Array:
+    """U V^H of the singular values that are no rounding errors."""
+    return with_tau(backend, X, TopSubgradient(None), None, False, "auto")
+
+
+def _components(
+    backend: Backend, X: Array, C: Array, tau: Array, given: Array
+) -> tuple[Array, Array]:
+    """Deviations, the largest first, 0 for rounding errors, and weights; by C + tau."""
+    xp = backend.xp
+    w, V = backend.call(in_precision(backend, Eigh(), given, X), -C)
+    w = tau[..., None] - w
+    kept = w > rounding_rtol(w, xp) * first(w)
+    roots = xp.sqrt(xp.where(kept, w, xp.ones_like(w)))
+    return xp.where(kept, roots, xp.zeros_like(w)), V
+
+
+def _components_of_samples(
+    backend: Backend, X: Array, C: Array, tau: Array, given: Array
+) -> tuple[Array, Array]:
+    """Compute the same by X, without tau."""
+    xp = backend.xp
+    operation = in_precision(backend, SVD(), given, X)
+    # With as many rows as columns, V has all of these.
+    _, S, Vh = backend.call(operation, xp.concat([X, xp.zeros_like(C)], axis=-2))
+    kept = rounding_rtol(S, xp) * first(S) < S
+    roots = S / _count(backend, X, S) ** 0.5
+    return xp.where(kept, roots, xp.zeros_like(S)), adjoint(Vh, xp)
+
+
+def _is_zero(number: Any) -> bool:
+    """Whether a parameter is the number 0, not an array, of which that is not known."""
+    return isinstance(number, (int, float)) and number == 0
 
 
 def _covariance(backend: Backend, X: Array, Y: Array) -> Array:
@@ -295,9 +348,10 @@ def _covariance(backend: Backend, X: Array, Y: Array) -> Array:
     return product(adjoint(X, xp), Y, backend.call, xp) / _count(backend, X)
 
 
-def _count(backend: Backend, X: Array) -> Any:
+def _count(backend: Backend, X: Array, like: Array | None = None) -> Any:
+    """Count the samples, in the dtype of X or of another array if it is no number."""
     n = lengths(backend, X)[0]
-    return n if isinstance(n, int) else cast(n, X, backend.xp)
+    return n if isinstance(n, int) else cast(n, X if like is None else like, backend.xp)
 
 
 def _with_ridge(backend: Backend, C: Array, tau: Array) -> Array:

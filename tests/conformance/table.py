@@ -187,7 +187,7 @@ LAYERS = (
 
 _NO_COMPLEX_SVD = (
     "XLA has no SVD of complex matrices in TensorFlow. Operators with "
-    '`method="gram"` need none.'
+    '`method="gram"`, and `whiten` with epsilon, need none.'
 )
 _BY_EIGENVALUES = (
     *("eigh", "eigh_generalized", "expm", "hermitian_map", "inv_sqrtm", "logm"),
@@ -238,7 +238,7 @@ LIMITS: tuple[Limit, ...] = (
         tuple(
             name
             for name in ALL
-            if name not in (*_BY_EIGENVALUES, "kabsch", "svd_residual", "whiten")
+            if name not in (*_BY_EIGENVALUES, "kabsch", "svd_residual")
         ),
         _NO_COMPLEX_SVD,
     ),
