@@ -37,7 +37,8 @@ class Prior(deepinv.optim.Prior):
 
     def fn(self, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         """Return the value of the prior for each image of a batch, shape (B,)."""
-        return torch.stack([self.prior.value(image) for image in self._seen(x)])
+        found = [self.prior.value(image) for image in self._seen(x)]
+        return torch.stack(found).to(x.real.dtype) if found else x.real.new_zeros(0)
 
     def prox(
         self, x: torch.Tensor, *args: Any, gamma: Any = 1.0, **options: Any
@@ -48,7 +49,7 @@ class Prior(deepinv.optim.Prior):
         ----------
         x : Tensor, shape (B, ...)
             Images, real or complex.
-        gamma : float or Tensor
+        gamma : float, Tensor or sequence of float
             Step: one number, or one for each image.
 
         Returns
@@ -62,7 +63,9 @@ class Prior(deepinv.optim.Prior):
             If there are neither one nor B steps.
         """
         z = self._seen(x)
-        if not isinstance(gamma, torch.Tensor) or gamma.numel() == 1:
+        if not isinstance(gamma, (int, float)):
+            gamma = torch.as_tensor(gamma, device=x.device)
+        if isinstance(gamma, (int, float)) or gamma.numel() == 1:
             step = gamma.reshape(()) if isinstance(gamma, torch.Tensor) else gamma
             z = self.prior.prox(z, step)
         elif gamma.numel() == len(x):
@@ -72,7 +75,9 @@ class Prior(deepinv.optim.Prior):
             raise ValueError(
                 f"gamma must be one number or {len(x)}, got {tuple(gamma.shape)}"
             )
-        return torch.stack([z.real, z.imag], 1) if self.two_channels else z
+        if not self.two_channels:
+            return z
+        return torch.stack([z.real, z.imag], 1).to(x.dtype)
 
     def _seen(self, x: torch.Tensor) -> torch.Tensor:
         if not self.two_channels:
@@ -81,6 +86,8 @@ class Prior(deepinv.optim.Prior):
             raise ValueError(
                 f"x must be real, of shape (B, 2, ...), got {x.dtype}, {tuple(x.shape)}"
             )
+        if x.dtype == torch.bfloat16:  # which has no complex type
+            x = x.float()
         return torch.complex(x[:, 0], x[:, 1])
 
 
@@ -122,7 +129,7 @@ class Physics(Operator):
     """
 
     def __init__(self, physics: deepinv.physics.Physics) -> None:
-        if hasattr(physics, "physics_list"):
+        if isinstance(physics, deepinv.physics.StackedPhysics):
             raise TypeError(
                 "physics must return one tensor, not a list: pass each of a stacked "
                 "physics, and combine them by svdinv.unroll.operators.Stack"

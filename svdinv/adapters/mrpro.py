@@ -61,4 +61,11 @@ class Functional(ProximableFunctional):
         kept = x.shape[: varies[-1] + 1]
         steps = sigma.reshape(sigma.shape[: len(kept) - extra]).expand(kept).reshape(-1)
         parts = zip(x.flatten(0, len(kept) - 1), steps, strict=True)
-        return (torch.stack([self.prior.prox(*each) for each in parts]).view(x.shape),)
+        try:
+            found = [self.prior.prox(*each) for each in parts]
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"sigma must not vary along axes that the prior takes together, got "
+                f"{tuple(sigma.shape)} for {tuple(x.shape)}: {error}"
+            ) from error
+        return (torch.stack(found).view(x.shape),)

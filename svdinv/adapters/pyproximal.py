@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyproximal
 
 from svdinv.unroll.arrays import Array, as_float
@@ -40,8 +41,14 @@ class Prox(pyproximal.ProxOperator):
         Raises
         ------
         ValueError
-            If `tau` is not positive, or `x` has not as many elements as `dims`.
+            If `tau` is not one positive number, or `x` has not as many elements as
+            `dims`.
         """
+        if np.size(tau) != 1:
+            raise ValueError(
+                f"tau must be one number, since a prior takes elements together, got "
+                f"{np.shape(tau)}"
+            )
         if not tau > 0:
             raise ValueError(f"tau must be positive, got {tau}")
         return self.prior.prox(self._image(x), tau).reshape(-1)

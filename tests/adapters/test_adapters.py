@@ -68,8 +68,11 @@ class TestDeepInverse:
         found = theirs.prox(given, gamma=steps)
         for one, image, step in zip(found, x, steps.flatten(), strict=True):
             np.testing.assert_allclose(one, prior.prox(image, float(step)), atol=1e-6)
-        with pytest.raises(ValueError, match="gamma must be one number or 3"):
-            theirs.prox(given, gamma=torch.ones(2))
+        torch.testing.assert_close(theirs.prox(given, gamma=[0.3, 0.6, 0.9]), found)
+        for wrong in (torch.ones(2), [0.3, 0.6]):
+            with pytest.raises(ValueError, match="gamma must be one number or 3"):
+                theirs.prox(given, gamma=wrong)
+        assert theirs.fn(given[:0]).shape == (0,)
 
     def test_two_channels_are_one_complex_image(self, ours):
         torch = pytest.importorskip("torch")
@@ -83,6 +86,11 @@ class TestDeepInverse:
         np.testing.assert_allclose(theirs.fn(pair), [prior.value(one) for one in x])
         with pytest.raises(ValueError, match=r"shape \(B, 2"):
             theirs.prox(pair[:, :1])
+        half = pair.bfloat16()
+        for call in (theirs.prox, theirs.fn):
+            found = call(half)
+            assert found.dtype == torch.bfloat16
+            torch.testing.assert_close(found, call(half.double()).bfloat16())
 
     def test_the_gradient_is_the_subgradient(self, ours):
         torch = pytest.importorskip("torch")
@@ -158,9 +166,13 @@ class TestDeepInverse:
         fourier = ours.to_physics(Fourier())
         assert fourier.adjointness_test(series_tensor(torch)).abs() < 1e-6
 
-    def test_stacked_physics_are_refused(self, ours):
-        pytest.importorskip("torch")
+    def test_composed_physics_are_taken_and_stacked_are_refused(self, ours):
+        torch = pytest.importorskip("torch")
         deepinv = importlib.import_module("deepinv")
+        x = torch.zeros(2, 1, 8, 8)
+        half = deepinv.physics.Downsampling((1, 8, 8), filter=None)
+        blur = deepinv.physics.Blur(torch.ones(1, 1, 3, 3) / 9, padding="circular")
+        assert dot_test(ours.Physics(half * blur), x) < 1e-6
         both = deepinv.physics.stack(*(deepinv.physics.Denoising() for _ in range(2)))
         with pytest.raises(TypeError, match="physics must return one tensor"):
             ours.Physics(both)
@@ -242,6 +254,8 @@ def test_pyproximal(prior, monkeypatch):
     )
     with pytest.raises(ValueError, match="tau must be positive"):
         theirs.prox(x.ravel(), 0.0)
+    with pytest.raises(ValueError, match="tau must be one number"):
+        theirs.prox(x.ravel(), np.full(x.size, 0.5))
     with pytest.raises(ValueError, match="x must have the elements of"):
         theirs.prox(x.ravel()[1:], 1.0)
 
@@ -292,3 +306,7 @@ def test_mrpro_with_a_step_for_each(prior, shape):
         np.testing.assert_allclose(z[place], expected, atol=1e-12)
     with pytest.raises(ValueError, match="a step for each image at most"):
         ours.Functional(prior).prox(torch.asarray(x), torch.ones(x.shape))
+    frames = torch.ones(2, 3, 2, 1, 1)
+    if isinstance(prior, (Casorati, LocalLowRank, TensorNuclear)):
+        with pytest.raises(ValueError, match="sigma must not vary along axes"):
+            ours.Functional(prior).prox(torch.asarray(x), frames)
