@@ -1770,7 +1770,8 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
         Raises
         ------
         TypeError
-            If one of them is not callable.
+            If one of them is not callable, or, when it is called, returns what is not
+            floating point or complex.
         ValueError
             From the pullback, if `adjoint` returns another shape than that of x.
 

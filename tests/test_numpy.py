@@ -453,6 +453,31 @@ def test_a_linear_function_with_its_adjoint(framework):
         framework.vjp(wrong, x[0])[1](g)
 
 
+@pytest.mark.parametrize("wrong", [lambda x: None, lambda x: x.astype(int)])
+def test_a_linear_function_that_returns_no_floating_point_array(wrong):
+    """As where `return` was forgotten: its derivative was 0."""
+    with pytest.raises(
+        TypeError, match="forward must return an array that is floating"
+    ):
+        svn.vjp(svn.linear(wrong, lambda y: y), np.ones(3))
+    pullback = svn.vjp(svn.linear(lambda x: x, wrong), np.ones(3))[1]
+    with pytest.raises(
+        TypeError, match="adjoint must return an array that is floating"
+    ):
+        pullback(np.ones(3))
+
+
+def test_arrays_of_the_other_byte_order():
+    A, B = matrices((2, 5, 3)), matrices((2, 5, 3), seed=1)
+    swapped = A.astype(A.dtype.newbyteorder())
+    for f in (svn.svdvals, lambda A: svn.cca(A, B).correlations, svn.nuclear_norm):
+        expected, pullback = svn.vjp(f, A)
+        found, swapped_pullback = svn.vjp(f, swapped)
+        np.testing.assert_array_equal(found, expected)
+        g = np.ones_like(expected)
+        np.testing.assert_array_equal(swapped_pullback(g)[0], pullback(g)[0])
+
+
 def test_the_adjoint_of_a_real_argument_may_be_complex():
     W = matrices((3, 4), np.complex128)
 

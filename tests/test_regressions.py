@@ -89,6 +89,33 @@ def test_hessian_along_matrices_of_the_same_rank(framework, decompose, dtype):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
+@pytest.mark.parametrize("framework", params("numpy", "torch", "jax"), indirect=True)
+def test_hessian_of_a_sum_of_singular_values_of_which_some_are_zero(framework, shape):
+    """Its slope at these is not 0 and must not meet a rounding error over another."""
+    rng = np.random.default_rng(0)
+    factors, directions = (
+        (rng.standard_normal((shape[0], 2)), rng.standard_normal((2, shape[1])))
+        for _ in range(2)
+    )
+    xp = framework.module
+
+    def through(P, Q):
+        return xp.svdvals(P @ Q).sum(-1)
+
+    def exact(P, Q):
+        return xp.nuclear_norm(P @ Q)
+
+    G = (np.ones(()),)
+    expected = framework.hvp(exact, factors, directions, G)
+    found = [framework.hvp(through, factors, directions, G)]
+    if framework.name == "torch":  # `hvp` is reverse over reverse
+        found.append(forward_over_reverse(through, factors, directions, G))
+    for product in found:
+        for a, b in zip(product, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
+
+
 def forward_over_reverse(f, arrays, directions, cotangents):
     def gradients(*x):
         return torch.func.vjp(f, *x)[1](torch.from_numpy(cotangents[0]))
@@ -597,7 +624,7 @@ def test_what_lapack_cannot_decompose_is_refused_by_its_name():
     for dtype in (np.longdouble, np.clongdouble):
         with pytest.raises(
             TypeError,
-            match="A must be floating point or complex, got",
+            match="A must be floating point or complex, of",
         ):
             svn.svt(np.eye(3, dtype=dtype), 0.1)
 
@@ -757,7 +784,7 @@ def test_rmsd_of_points_that_coincide_is_zero(value, count, options):
         assert not traced.rmsd.any()
 
 
-@pytest.mark.parametrize("units", [(1.0, 2e-3), (1e-8, 1e8)])
+@pytest.mark.parametrize("units", [(1.0, 2e-3), (1e-8, 1e8), (1.0, 1e20)])
 def test_correlations_of_features_in_different_units(units):
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(200, 2, generator=generator)
@@ -819,6 +846,27 @@ def test_whitening_and_correlations_are_as_accurate_as_an_svd(dtype, condition):
     assert abs(found.correlations.numpy() - cosines).max() < error
     variates = abs((X.double() @ found.x_weights.double()).numpy())
     assert abs(variates - abs(Q[:, :3])).max() < error
+
+
+@pytest.mark.parametrize(("dtype", "mean"), [("float32", 1e4), ("float64", 1e8)])
+def test_features_far_from_zero_have_no_mean_when_they_are_white(dtype, mean):
+    rng, error = np.random.default_rng(0), 32 * np.finfo(dtype).eps
+    X = (rng.standard_normal((20, 3)) + mean).astype(dtype)
+    centred = X - X.astype(np.longdouble).mean(axis=0)
+    centred = torch.from_numpy(centred.astype(np.float64))
+    for options in ({}, {"kind": "pca"}, {"epsilon": 0.1}):
+        white = svt.whiten(torch.from_numpy(X), **options).white.double()
+        expected = svt.whiten(centred, **options).white
+        torch.testing.assert_close(white, expected, rtol=0, atol=error)
+
+
+def test_what_is_no_covariance_gives_nan():
+    X = torch.randn(5, 3)
+    for variance in (-1.0, torch.nan):
+        covariance = torch.diag(torch.tensor([1.0, variance, 2.0]))
+        for kind in ("zca", "pca"):
+            white = svt.whiten(X, kind=kind, covariance=covariance).white
+            assert white.isnan().any(dim=-1).all()
 
 
 @pytest.mark.parametrize("kind", ["zca", "pca"])

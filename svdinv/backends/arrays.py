@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -160,7 +160,10 @@ class ArrayBackend(Backend):
 
     def asarray(self, x: Any, name: str) -> Array:
         check_plain(x, name)
-        return self._constant(self.xp.asarray(x))
+        x = self.xp.asarray(x)
+        if not getattr(x.dtype, "isnative", True):  # as of files of other machines
+            x = self.xp.astype(x, x.dtype.newbyteorder("="))
+        return self._constant(x)
 
     def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
         xp, dtype = self.xp, real(like, self.xp).dtype
@@ -439,7 +442,8 @@ def _linear(
     Raises
     ------
     TypeError
-        If one of them is not callable.
+        If one of them is not callable, or, when it is called, returns what is not
+        floating point or complex.
     ValueError
         From the pullback, if `adjoint` returns another shape than that of x.
 
@@ -464,18 +468,26 @@ def _linear(
             raise TypeError(f"{name} must be a function of an array, got {kind}")
     xp, shares = backend.plain, backend.taped.may_share
 
-    def applied(function: Any, x: Array) -> Array:
+    def applied(name: str, x: Array) -> Array:
         # It may write into its argument, and return a buffer into which the next
         # result is written.
         x = xp.asarray(x, copy=True)
-        y = function(x)
-        return y if shares and shares(x, y) else xp.asarray(y, copy=True)
+        y = given[name](x)
+        y = y if shares and shares(x, y) else xp.asarray(y, copy=True)
+        if not backend.is_floating(y.dtype):
+            raise TypeError(
+                f"{name} must return an array that is floating point or complex, got "
+                f"{y.dtype}"
+            )
+        return y
 
     def linear(x: Array) -> Array:
         like = untraced(x)
+        if not hasattr(like, "dtype"):
+            raise TypeError(f"x must be one array, got {type(like).__name__}")
 
         def back(g: Array) -> Array:
-            found = applied(adjoint, g)
+            found = applied("adjoint", g)
             if tuple(found.shape) != tuple(like.shape):
                 raise ValueError(
                     f"adjoint must return the shape {tuple(like.shape)} of what "
@@ -483,7 +495,7 @@ def _linear(
                 )
             return found if is_complex(like, xp) else real(found, xp)
 
-        return backend.taped.linear(lambda x: applied(forward, x), back, x)
+        return backend.taped.linear(partial(applied, "forward"), back, x)
 
     return linear
 

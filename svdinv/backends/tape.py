@@ -27,6 +27,7 @@ METHODS = frozenset((
 ))  # fmt: skip
 # What to do instead, in messages.
 _STACK = "put elements together with stack or concat"
+_LINEAR = f"{_STACK}, and make products with SciPy's matrices known by `linear`"
 _COMPOSE = "take Python's operators, and functions of NumPy or of its namespace"
 
 # Smaller constants, in bytes, are copied faster than they are compared.
@@ -250,7 +251,7 @@ class Traced:
         return bool(untraced(self))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        value = self._known("an array of NumPy")
+        value = self._known("an array of NumPy", _LINEAR)
         self.share()
         return value.__array__(dtype)
 

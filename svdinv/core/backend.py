@@ -112,7 +112,10 @@ class Backend(ABC):
         xp, A = self.xp, self.asarray(A, name)
         if not self.is_floating(A.dtype):
             dtype = getattr(A.dtype, "name", A.dtype)
-            raise TypeError(f"{name} must be floating point or complex, got {dtype}")
+            raise TypeError(
+                f"{name} must be floating point or complex, of at most double "
+                f"precision, got {dtype}"
+            )
         rank = self.rank(A)
         if rank is None and not any_rank:
             raise self.shape_error(f"{name} must have a known number of dimensions")

@@ -15,6 +15,7 @@ holds that rule and the others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from svdinv.core.degenerate import (
@@ -231,12 +232,16 @@ def svd_pushforward(
     P = adjoint(U1, xp) @ AV
     lost = s <= rounding_rtol(s, xp) * first(s)  # may be rounding errors
     some_lost = repeated == "consistent" and any_on_host(lost, xp) is not False
-    if some_lost:
+
+    def without_noise(x: Array, where: Array) -> Array:
         # A rounding error divided by another one could be of any size, and would be
         # that of a Hessian by forward over reverse mode.
+        if not some_lost:
+            return x
         noise = rounding_rtol(s, xp) * xp.maximum(abs_max(AV, xp), abs_max(AU, xp))
-        noisy = lost[..., None, :] & lost[..., None] & (xp.abs(P) < noise)
-        P = xp.where(noisy, xp.zeros_like(P), P)
+        return xp.where(where & (xp.abs(x) < noise), xp.zeros_like(x), x)
+
+    P = without_noise(P, lost[..., None, :] & lost[..., None])
     dS = real_diagonal(P, xp)
     AV, AU, P = AV * scale, AU * scale, P * scale
 
@@ -251,8 +256,12 @@ def svd_pushforward(
     omega, psi = even + odd, even - odd
 
     inverse = cast(reciprocal(s, xp), U, xp)[..., None, :]
-    dU = _turn(U, omega, AV, P, inverse, k, xp)
-    dV = _turn(adjoint(Vh, xp), psi, AU, adjoint(P, xp), inverse, k, xp)
+
+    def outside(image: Array, Q1: Array, P: Array) -> Array:
+        return without_noise(image - Q1 @ P, lost[..., None, :]) * inverse
+
+    dU = _turn(U, omega, AV, P, outside, k, xp)
+    dV = _turn(adjoint(Vh, xp), psi, AU, adjoint(P, xp), outside, k, xp)
     return SVDResult(dU, dS, adjoint(dV, xp))
 
 
@@ -269,15 +278,18 @@ def _turn(
     rotation: Array,
     image: Array,
     P: Array,
-    inverse: Array,
+    outside: Callable[[Array, Array, Array], Array],
     k: Any,
     xp: Namespace,
 ) -> Array:
-    """Tangent Q1 rotation + (image - Q1 P) S^+ of Q1, and that of Q2 against it."""
+    """Tangent Q1 rotation + (image - Q1 P) S^+ of Q1, and that of Q2 against it.
+
+    `outside` computes the second term.
+    """
     Q1 = leading(Q, k)
     if known_equal(Q.shape[-2], k):
         return Q1 @ rotation
-    dQ1 = (image - Q1 @ P) * inverse + Q1 @ rotation
+    dQ1 = outside(image, Q1, P) + Q1 @ rotation
     if known_equal(Q.shape[-1], k):
         return dQ1
     Q2 = Q[..., k:]

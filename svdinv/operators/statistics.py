@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from svdinv.core.backend import Backend
 from svdinv.core.functions import TopSubgradient
 from svdinv.core.gauge import Gauge
+from svdinv.core.hermitian import InverseSquareRoot
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.namespace import (
     Array,
@@ -21,7 +22,6 @@ from svdinv.core.namespace import (
     is_complex,
     known_equal,
     real,
-    safe_divide,
 )
 from svdinv.core.product_operations import product
 from svdinv.core.results import Correlations, Whitened
@@ -111,9 +111,10 @@ def whiten(
         x if x is None else _statistic(backend, x, X, name, axes)
         for name, x, axes in (("mean", mean, 1), ("covariance", covariance, 2))
     )
-    m = _mean(backend, X) if m is None else m
     tau = per_batch(backend, epsilon, X, 2, "epsilon")
-    centred, unit, tau = _scaled(backend, X - m[..., None, :], tau)
+    centred, m = _centred(backend, X) if m is None else (X - m[..., None, :], m)
+    size = abs_max(backend.stop_gradient(centred), xp)
+    centred, unit, tau = _scaled(backend, centred, size, tau)
     exact = C is None and _is_zero(epsilon)
     if C is None:
         C = _covariance(backend, centred, centred)
@@ -127,11 +128,10 @@ def whiten(
             W = powm(backend, _with_ridge(backend, C, tau), -0.5)
         else:
             way = _components_of_samples if exact else _components
-            roots, V = way(backend, centred, C, tau, given)
+            scale, V = way(backend, centred, C, tau, given)
             if not known_equal(V.shape[-1], 0):
                 rows = xp.matrix_transpose(V)
                 V = xp.matrix_transpose(rows * phase_of_pivot(backend, rows))
-            scale = safe_divide(xp.ones_like(roots), roots, roots > 0, xp)
             W = V * cast(scale, V, xp)[..., None, :]
         white = product(centred, W, backend.call, xp)
     return Whitened(restore(white), restore(m), restore(covariance))
@@ -265,26 +265,31 @@ def _statistic(backend: Backend, x: Array, X: Array, name: str, axes: int) -> Ar
     return cast(x, X, backend.xp)
 
 
-def _mean(backend: Backend, X: Array) -> Array:
-    """Mean of the samples, in two steps: far from 0, the first is off by rounding."""
+def _centred(backend: Backend, X: Array) -> tuple[Array, Array]:
+    """Take the mean off the samples, in two steps; return both.
+
+    Far from 0 the mean is rounded, and what is left without it has one of its own.
+    """
     xp, count = backend.xp, _count(backend, X)
     mean = xp.sum(X, axis=-2) / count
-    rest = backend.stop_gradient(X) - backend.stop_gradient(mean)[..., None, :]
-    return mean + xp.sum(rest, axis=-2) / count
+    X = X - mean[..., None, :]
+    rest = xp.sum(backend.stop_gradient(X), axis=-2) / count
+    return X - rest[..., None, :], mean + rest
 
 
-def _scaled(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array]:
-    """Features over a power of two, and that, (..., 1, 1): powers of C overflow.
+def _scaled(
+    backend: Backend, X: Array, size: Array, tau: Array
+) -> tuple[Array, Array, Array]:
+    """Features over powers of two near their size, (..., 1, 1 or p): powers overflow.
 
-    And tau, which is added to C, over its square.
+    And these, and tau, which is added to C, over their squares, (..., 1 or p).
     """
     xp = backend.xp
     root = xp.sqrt(backend.stop_gradient(tau))[..., None, None]
-    size = xp.maximum(abs_max(backend.stop_gradient(X), xp), root)
-    unit = binary_scale(size, xp)
+    unit = binary_scale(xp.maximum(size, root), xp)
     # Not tau / unit / unit, which XLA makes tau / (unit * unit).
-    inverse = 1 / unit[..., 0, 0]
-    return X / cast(unit, X, xp), unit, tau * inverse * inverse
+    inverse = 1 / unit[..., 0, :]
+    return X / cast(unit, X, xp), unit, tau[..., None] * inverse * inverse
 
 
 def _standardised(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array]:
@@ -293,18 +298,20 @@ def _standardised(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array,
     Of the shapes of X, (..., p, 1) and (..., p). The deviations are the roots of the
     diagonal of X^H X / N + tau; features that are constant are multiplied by 0.
     """
-    xp, mean = backend.xp, _mean(backend, X)
-    X, unit, tau = _scaled(backend, X - mean[..., None, :], tau)
-    mean = backend.stop_gradient(mean) / cast(unit[..., 0], X, xp)
+    xp, (X, mean) = backend.xp, _centred(backend, X)
+    size = xp.max(xp.abs(backend.stop_gradient(X)), axis=-2, keepdims=True)
+    X, unit, tau = _scaled(backend, X, size, tau)
+    mean = xp.abs(backend.stop_gradient(mean)) / unit[..., 0, :]
     square = real(conj(X, xp) * X, xp)
-    variance = xp.sum(square, axis=-2) / _count(backend, square) + tau[..., None]
+    variance = xp.sum(square, axis=-2) / _count(backend, square) + tau
     # What is left of a constant feature are rounding errors.
-    rounding = (rounding_rtol(variance, xp) * xp.abs(mean)) ** 2
-    kept = (variance > rounding) & (variance > smallest(variance, xp))
+    kept = xp.sqrt(variance) > rounding_rtol(variance, xp) * mean
+    kept = kept & (size[..., 0, :] > smallest(size, xp))
     one = xp.ones_like(variance)
     D = xp.where(kept, one / xp.sqrt(xp.where(kept, variance, one)), xp.zeros_like(one))
     scaled = X * cast(D[..., None, :], X, xp)
-    return scaled, cast(D[..., :, None] / unit, X, xp), tau[..., None] * D * D
+    weight = xp.matrix_transpose(D[..., None, :] / unit)
+    return scaled, cast(weight, X, xp), tau * D * D
 
 
 def _polar(backend: Backend, X: Array) -> Array:
@@ -315,13 +322,15 @@ def _polar(backend: Backend, X: Array) -> Array:
 def _components(
     backend: Backend, X: Array, C: Array, tau: Array, given: Array
 ) -> tuple[Array, Array]:
-    """Deviations, the largest first, 0 for rounding errors, and weights; by C + tau."""
+    """Inverse deviations by C + tau, the smallest first, and components in columns.
+
+    0 for rounding errors, and NaN for variances that are negative.
+    """
     xp = backend.xp
     w, V = backend.call(in_precision(backend, Eigh(), given, X), -C)
-    w = tau[..., None] - w
-    kept = w > rounding_rtol(w, xp) * first(w)
-    roots = xp.sqrt(xp.where(kept, w, xp.ones_like(w)))
-    return xp.where(kept, roots, xp.zeros_like(w)), V
+    w = InverseSquareRoot().domain(tau - w, xp)
+    root = xp.sqrt(xp.where(w != 0, w, xp.ones_like(w)))
+    return xp.where(w != 0, 1 / root, xp.zeros_like(w)), V
 
 
 def _components_of_samples(
@@ -332,9 +341,9 @@ def _components_of_samples(
     operation = in_precision(backend, SVD(), given, X)
     # With as many rows as columns, V has all of these.
     _, S, Vh = backend.call(operation, xp.concat([X, xp.zeros_like(C)], axis=-2))
-    kept = rounding_rtol(S, xp) * first(S) < S
-    roots = S / _count(backend, X, S) ** 0.5
-    return xp.where(kept, roots, xp.zeros_like(S)), adjoint(Vh, xp)
+    lost = rounding_rtol(S, xp) * first(S) >= S
+    scale = _count(backend, X, S) ** 0.5 / xp.where(lost, xp.ones_like(S), S)
+    return xp.where(lost, xp.zeros_like(S), scale), adjoint(Vh, xp)
 
 
 def _is_zero(number: Any) -> bool:
@@ -355,5 +364,5 @@ def _count(backend: Backend, X: Array, like: Array | None = None) -> Any:
 
 
 def _with_ridge(backend: Backend, C: Array, tau: Array) -> Array:
-    ridge = cast(tau, C, backend.xp)[..., None, None]
+    ridge = cast(tau, C, backend.xp)[..., None]
     return C + ridge * identity_like(C, backend.xp)

@@ -112,8 +112,8 @@ def gauss_newton(
 
     A is real, linear or with a `derivative`; images have the shape (n,), and L,
     `penalty`, is sparse, (p, n), of full column rank. Data that are not finite are
-    ignored. The method stops after `iterations`, of which a linear operator with a
-    quadratic penalty and no limit needs one, or when a step decreases the objective by
+    ignored. The method stops after `iterations`, of which a linear operator needs
+    several, too, as each is computed to 1 %, or when a step decreases the objective by
     less than the fraction `rtol`. `callback` is called with the number of each step and
     the objective. Raises ValueError if `weight` or `variation` is not positive, or
     shapes do not match.

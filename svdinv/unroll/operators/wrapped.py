@@ -243,6 +243,8 @@ def from_matrix(
     """
     if not hasattr(matrix, "shape") or isinstance(matrix, np.matrix):
         matrix = np.asarray(matrix)  # products with np.matrix have two axes
+    if len(matrix.shape) != 2:
+        raise ValueError(f"matrix must have two axes, got shape {tuple(matrix.shape)}")
     m, n = matrix.shape
     data_shape = (m,) if data_shape is None else tuple(data_shape)
     for name, shape, count in (
