@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm.std import EMA
 
 from svdinv.unroll import pretrained
 from svdinv.unroll.interrupts import interrupts
@@ -34,7 +35,7 @@ from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.training import Hearts
-from svdinv.unroll.training.command import RunningMean, processes
+from svdinv.unroll.training.command import processes
 from svdinv.unroll.training.config import changed, preset, write
 from svdinv.unroll.training.run import CONFIG, Run, to_resume
 
@@ -188,7 +189,7 @@ def main() -> int:
             if options.resume
             else {n: torch.from_numpy(x) for n, x in weights.items()},
         )
-        mean, began = RunningMean(0.98), time.monotonic()
+        mean, began = EMA(1 - 0.98), time.monotonic()
 
         def on_step(step: int, loss: float) -> None:
             smooth = mean(loss)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import array_api_compat as compat
 
-from svdinv.core.namespace import is_complex, real
+from svdinv.core.namespace import is_complex, real, safe_divide
 from svdinv.unroll.arrays import (
     Array,
     as_float,
@@ -263,21 +263,31 @@ class PoissonKL(_OfOneParameter):
 
     def prox(self, z: Array, y: Array, step: Any) -> Array:
         """Solve the quadratic equation of each count."""
-        xp = namespace(z)
-        y = like(y, z, xp)
-        one = xp.ones_like(z)
-        shifted = self.expected(z) - times(step, one, xp)
-        square = shifted**2 + 4 * times(step, y, xp)
-        length = root(square, xp)
-        # For a negative shift, the form without cancellation.
-        sum_ = xp.where(length - shifted > 0, length - shifted, one)
-        small = 2 * times(step, y, xp) / sum_
-        mean = xp.where(shifted < 0, small, (shifted + length) / 2)
-        return z + (mean - self.expected(z))
+        xp, expected = namespace(z), self.expected(z)
+        linear = times(step, xp.ones_like(z), xp) - expected
+        mean = positive_root(1.0, linear, times(step, like(y, z, xp), xp), xp)
+        return z + (mean - expected)
 
     def expected(self, z: Array) -> Array:
         """Return ``z + b``."""
         return z + self._parameter(z)
+
+
+def positive_root(L: Any, linear: Array, e: Array, xp: Any) -> Array:
+    """Solve ``L u^2 + linear u = e`` for u >= 0, with e >= 0.
+
+    L is a number >= 0, or a positive array that broadcasts. If L is the number 0, u is
+    0 where `linear` is not positive.
+    """
+    one = xp.ones_like(linear)
+    square = linear**2 + 4 * times(L, e, xp)
+    length = root(square, xp)
+    # Of the two forms of the root, use the one without cancellation.
+    positive = linear > 0
+    quotient = safe_divide(2 * e, linear + length, positive, xp)
+    if not hasattr(L, "dtype") and not L:
+        return xp.where(positive, quotient, 0 * one)
+    return xp.where(positive, quotient, times(1 / (2 * L), length - linear, xp))
 
 
 def _largest(name: str, value: Array, y: Array) -> float:

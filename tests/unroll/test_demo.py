@@ -85,14 +85,14 @@ def test_ctrl_c_ends_the_training_only(small, monkeypatch):
     options, network = small
     steps = []
 
-    class Press(command.RunningMean):
+    class Press(command.EMA):
         def __call__(self, loss):
             steps.append(len(steps) + 1)
             if len(steps) == 2:
                 signal.raise_signal(signal.SIGINT)
             return super().__call__(loss)
 
-    monkeypatch.setattr(command, "RunningMean", Press)
+    monkeypatch.setattr(command, "EMA", Press)
     before = signal.getsignal(signal.SIGINT)
     outcome, _ = demo._tuned(options, network, "svt", 2, 16)
     assert (outcome.ending, steps) == ("stopped", [1, 2])

@@ -15,13 +15,11 @@ from svdinv.unroll.networks import (
     LowRankAndSparse,
     Recipe,
     Skip,
-    from_json,
-    to_json,
 )
 from svdinv.unroll.networks.functional import doubled, halved
-from svdinv.unroll.networks.weights import initial, shapes
+from svdinv.unroll.networks.weights import shapes
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.torch import Network, load, save
+from svdinv.unroll.torch import Network
 
 T, H, W = 3, 13, 10
 
@@ -128,20 +126,6 @@ def test_derivatives(name):
     (found,) = torch.autograd.grad(along(t), t, direction)
     expected = torch.sum(direction * expected).detach()
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-
-
-@each
-def test_files_and_text(name, tmp_path):
-    recipe = GENERATORS[name]
-    assert from_json(to_json(recipe)) == recipe
-    net = network(recipe)
-    save(net, tmp_path / "weights.safetensors")
-    y, mask = map(torch.from_numpy, measured(recipe))
-    torch.testing.assert_close(
-        load(tmp_path / "weights.safetensors")(y, mask), net(y, mask), rtol=0, atol=0
-    )
-    drawn = initial(recipe, np.random.default_rng(0))
-    assert {k: v.shape for k, v in drawn.items()} == shapes(recipe)
 
 
 def test_a_residual_is_added_to_what_is_seen():

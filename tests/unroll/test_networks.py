@@ -32,6 +32,7 @@ from svdinv.unroll.networks import (
     LearnedPrior,
     LowRank,
     Number,
+    PrimalDual,
     Refined,
     Sparse,
     Unrolled,
@@ -59,6 +60,7 @@ PUBLISHED = {
     "T2LR": T2LR(**SMALL),
     "LLS": LLS(**SMALL, block=3, static=1, start=(1, 1), start_block=5),
     "LLS, noise": LLS(**SMALL, block=3, static=1, start=(1, 1), finish=2, noise=True),
+    "PrimalDual": PrimalDual(**SMALL, memory=2, channels=3),
 }
 
 SCHEMES = {

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from array_frameworks import Framework
 
 from svdinv.unroll.networks import PrimalDual
 from svdinv.unroll.operators import MRI, FanBeam, ParallelBeam, Sampling
@@ -61,46 +60,6 @@ def test_one_tap_is_the_classical_iteration(rng):
         h = 0.7 * h + sigma * (A(x) - y)
         x = x - tau * A.adjoint(h)
     np.testing.assert_allclose(found, x, rtol=1e-10, atol=1e-12)
-
-
-def test_items_do_not_depend_on_each_other():
-    first, other = problem(), problem(seed=5)
-    network = Network(PrimalDual(cells=2, features=4), seed=1)
-    with torch.no_grad():
-        both = network(batched(first, other))
-        alone = network(batched(other))
-    torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["jax", "tensorflow"])
-def test_every_framework_begins_alike(name):
-    framework, made = Framework(name), problem().single()
-    due = PrimalDual().begin(made)
-    found = PrimalDual().begin(made.replace_arrays(framework.array))
-    for key, array in due.items():
-        np.testing.assert_allclose(framework.numpy(found[key]), array, atol=1e-5)
-
-
-@pytest.mark.parametrize("outside", [7.0, np.nan])
-def test_what_is_outside_the_mask_is_not_looked_at(rng, outside):
-    network = Network(PrimalDual(cells=2, features=4, channels=3), seed=0)
-    image = torch.as_tensor(rng.random((2, 3, 9, 8)), dtype=torch.float32)
-    mask = torch.as_tensor(rng.random((2, 3, 9, 8)) < 0.5)
-    due = network(image * mask, mask)
-    y = torch.where(mask, image, outside).requires_grad_()
-    found = network(y, mask)
-    torch.testing.assert_close(found, due)
-    found.sum().backward()
-    assert torch.equal(y.grad[~mask], torch.zeros_like(y)[~mask])
-
-
-def test_zeros_have_finite_gradients():
-    made = problem()
-    network = Network(PrimalDual(cells=2, features=2), seed=0)
-    image = network(batched(replace(made, y=0 * made.y)))
-    image.square().sum().backward()
-    assert not image.detach().any()
-    assert all(bool(p.grad.isfinite().all()) for p in network.parameters())
 
 
 def test_it_refuses_what_it_cannot_do():

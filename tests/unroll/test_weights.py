@@ -28,10 +28,12 @@ from svdinv.unroll.networks import (
     Convolved,
     LearnedPrior,
     LowRank,
+    LowRankAndSparse,
     NonLocal,
     Number,
     Recipe,
     Refined,
+    Skip,
     Sparse,
     Unrolled,
     from_json,
@@ -61,6 +63,8 @@ RECIPES = {
     "L+S": Unrolled(
         cells=2, algorithm=LowRankPlusSparse(), prior=(LowRank(), Convolved(2))
     ),
+    "skip": Skip(features=(3, 4), skips=(1, 0), depth=2),
+    "low rank and sparse": LowRankAndSparse(channels=3, depth=2),
 }
 
 
@@ -127,15 +131,6 @@ def test_options_of_load(saved):
     y = torch.randn(1, 3, 6, 5, dtype=torch.complex64)
     A = net.recipe.operator(torch.ones(y.shape, dtype=torch.bool))
     torch.testing.assert_close(load(saved, operator=A)(y), net(y, A))
-
-
-def test_the_file_can_be_read_by_others(saved):
-    net = load(saved)
-    arrays = load_file(saved)
-    assert set(arrays) == set(net.state_dict())
-    for name, tensor in net.state_dict().items():
-        np.testing.assert_array_equal(arrays[name], tensor.numpy())
-        assert arrays[name].shape == weights.shapes(net.recipe)[name]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -205,11 +200,6 @@ def test_no_file(path):
         load(path.parent)
 
 
-def _renamed(arrays):
-    arrays["cells.0.surplus"] = arrays.pop("cells.0.gamma")
-    return arrays
-
-
 def _changed(name, change):
     return lambda arrays: arrays | {name: change(arrays[name])}
 
@@ -224,14 +214,9 @@ WEIGHTS = {
         lambda a: a | {"cells.2.gamma": np.ones((), np.float32)},
         "the network has no cells.2.gamma",
     ),
-    "renamed": (_renamed, "the network needs cells.0.gamma"),
     "misshapen": (
         _changed("cells.0.sparse.0.weight", lambda w: np.ascontiguousarray(w[:2])),
         r"cells.0.sparse.0.weight must have shape \(3, 4, 3, 3, 3\), got \(2, 4, ",
-    ),
-    "number with axes": (
-        _changed("cells.0.gamma", lambda w: w.reshape(1)),
-        r"cells.0.gamma must have shape \(\), got \(1,\)",
     ),
     "NaN": (
         _changed("cells.0.gamma", lambda w: np.full_like(w, np.nan)),

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, TypeAlias
 
 from svdinv.core.namespace import safe_divide
 from svdinv.unroll.algorithms.iterations import Algorithm, Parameters, State
-from svdinv.unroll.arrays import Array, cast_like, like, namespace, root, times
-from svdinv.unroll.fidelity import PoissonKL
+from svdinv.unroll.arrays import Array, cast_like, like, namespace, times
+from svdinv.unroll.fidelity import PoissonKL, positive_root
 from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.problem import Problem
 
@@ -165,20 +165,3 @@ def subsets(problem: Problem, x: Array) -> Iterator[_Subset]:
         return
     parts = A.split(b) if hasattr(b, "dtype") else [b] * len(A.operators)
     yield from zip(A.operators, A.split(y), parts, strict=True)
-
-
-def positive_root(L: Any, linear: Array, e: Array, xp: Any) -> Array:
-    """Solve ``L u^2 + linear u = e`` for u >= 0, with e >= 0.
-
-    L is a number >= 0, or a positive array that broadcasts. If L is the number 0, u is
-    0 where `linear` is not positive.
-    """
-    one = xp.ones_like(linear)
-    square = linear**2 + 4 * times(L, e, xp)
-    length = root(square, xp)
-    # Of the two forms of the root, use the one without cancellation.
-    positive = linear > 0
-    quotient = safe_divide(2 * e, linear + length, positive, xp)
-    if not hasattr(L, "dtype") and not L:
-        return xp.where(positive, quotient, 0 * one)
-    return xp.where(positive, quotient, times(1 / (2 * L), length - linear, xp))

@@ -92,12 +92,6 @@ def holds_fastmri(file: Datasets) -> bool:
     return "kspace" in file and any(n in file for n in (*_IMAGES, "ismrmrd_header"))
 
 
-def path_holds_fastmri(path: Path) -> bool:
-    """Return whether a file is a fastMRI file in HDF5."""
-    with open_hdf5(path, "an HDF5 file") as file:
-        return holds_fastmri(file)
-
-
 def read_scan(path: Path, *, slice: int | None = None) -> Scan:
     """Read a slice as a series of one frame, and remove readout oversampling."""
     with open_hdf5(path, "an HDF5 file of fastMRI") as file:

@@ -144,13 +144,7 @@ def read_ismrmrd(
     return Acquisitions(kspace, mask, header)
 
 
-def holds_ismrmrd(path: Path) -> bool:
-    """Return whether a file is HDF5 with acquisitions of ISMRMRD."""
-    with open_hdf5(path, "an HDF5 file") as file:
-        return bool(_acquisitions(file))
-
-
-def _acquisitions(file: Datasets) -> str:
+def acquisitions(file: Datasets) -> str:
     """Return the group with ISMRMRD acquisitions; empty if there is none."""
     groups = (name for name, names in file.groups() if {"xml", "data"} <= names)
     return next(groups, "")
@@ -159,7 +153,7 @@ def _acquisitions(file: Datasets) -> str:
 def read_scan(path: Path, *, slice: int | None = None) -> Scan:
     """Read a slice of an ISMRMRD file; ValueError if it has several and none is set."""
     with open_hdf5(path, "an ISMRMRD file") as file:
-        group = _acquisitions(file)
+        group = acquisitions(file)
         dataset = file.dataset(f"{group}/data")
         fields = dataset.dtype.names or ()
         head = dataset["head"] if "head" in fields else None

@@ -34,12 +34,15 @@ class Format:
     suffixes: tuple[str, ...]  # of its files
     reader: str  # module:function of this package, from a path and options to a `Scan`
     options: tuple[str, ...]  # names of command-line options that the reader takes
-    test: str = ""  # module:function that checks the content of files with the suffixes
+    test: str = ""  # module:function that checks the content of an open HDF5 file
 
     def recognises(self, path: Path) -> bool:
         """Check by name and, if necessary, by content if a file has this format."""
         named = bool(ending(path, self.suffixes))
-        return named and bool(not self.test or load(f"{_HERE}.{self.test}")(path))
+        if not (named and self.test):
+            return named
+        with load(f"{_HERE}.hdf5:open_hdf5")(path, "an HDF5 file") as file:
+            return bool(load(f"{_HERE}.{self.test}")(file))
 
     def read(self, path: Path, **options: Any) -> Scan:
         """Read a file."""
@@ -63,8 +66,8 @@ FORMATS: tuple[Format, ...] = (
     Format("DICOM", DICOM_SUFFIXES, "dicom:read_dicom", _SLICE),
     Format("NIfTI", (".nii", ".nii.gz"), "nifti:read_nifti", ("slice", "time_axis")),
     Format("BART", (".cfl",), "bart:read_bart", ("slice", "holds")),
-    Format("ISMRMRD", _RAW, "ismrmrd:read_scan", _SLICE, "ismrmrd:holds_ismrmrd"),
-    Format("fastMRI", _RAW, "fastmri:read_scan", _SLICE, "fastmri:path_holds_fastmri"),
+    Format("ISMRMRD", _RAW, "ismrmrd:read_scan", _SLICE, "ismrmrd:acquisitions"),
+    Format("fastMRI", _RAW, "fastmri:read_scan", _SLICE, "fastmri:holds_fastmri"),
     Format("array", (".npy",), "series:read_scan", ("time_axis",)),
     Format("array", SERIES_SUFFIXES, "series:read_scan", ("key", "time_axis")),
 )

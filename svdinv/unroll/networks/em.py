@@ -40,7 +40,6 @@ from svdinv.backends.tape import untraced
 from svdinv.core.namespace import safe_divide
 from svdinv.unroll.algorithms.em import (
     expected,
-    positive_root,
     sensitivities,
     subsets,
 )
@@ -56,7 +55,7 @@ from svdinv.unroll.arrays import (
     sizes,
     times,
 )
-from svdinv.unroll.fidelity import DataFidelity, PoissonKL
+from svdinv.unroll.fidelity import DataFidelity, PoissonKL, positive_root
 from svdinv.unroll.networks.functional import at_least, check_image, positive, require
 from svdinv.unroll.networks.recipe import (
     Layer,

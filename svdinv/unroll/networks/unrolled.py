@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from svdinv.core.namespace import real, safe_divide
+from svdinv.core.namespace import real
 from svdinv.unroll.algorithms.iterations import (
     ADMM,
     FISTA,
@@ -22,7 +22,7 @@ from svdinv.unroll.algorithms.iterations import (
     GradientDescent,
     LowRankPlusSparse,
 )
-from svdinv.unroll.arrays import Array, conj, is_complex, namespace, root, times
+from svdinv.unroll.arrays import Array, conj, is_complex, namespace, root
 from svdinv.unroll.networks.functional import (
     at_least,
     check_floats,
@@ -45,6 +45,7 @@ from svdinv.unroll.networks.series import (
     zero_filled,
 )
 from svdinv.unroll.operators import TemporalFourier
+from svdinv.unroll.priors.sparsity import shrink
 from svdinv.unroll.problem import Problem
 
 _FOURIER = TemporalFourier()
@@ -318,10 +319,5 @@ def _soft(z: Array, c: Array) -> Array:
     """Soft-threshold at exp(c) times the root mean square of each image, (B, ...)."""
     xp = namespace(z)
     square = real(conj(z, xp) * z, xp)
-    image_axes = tuple(range(1, len(z.shape)))
-    tau = xp.exp(c) * root(xp.mean(square, axis=image_axes, keepdims=True), xp)
-    size = root(square, xp)
-    nonzero = size > tau
-    inverse = safe_divide(xp.ones_like(size), size, nonzero, xp)
-    gain = xp.where(nonzero, 1 - tau * inverse, xp.zeros_like(size))
-    return times(gain, z, xp)
+    mean = xp.mean(square, axis=tuple(range(1, len(z.shape))), keepdims=True)
+    return shrink(z, xp.exp(c) * root(mean, xp))

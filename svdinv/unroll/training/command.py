@@ -12,6 +12,7 @@ from traceback import clear_frames
 
 import torch
 import torch.distributed as dist
+from tqdm.std import EMA
 
 from svdinv.unroll.formats.atomic import holding, remove_drafts
 from svdinv.unroll.interrupts import interrupts, progress_bar
@@ -209,7 +210,7 @@ def _device(name: str, index: int) -> torch.device:
 
 def train_with_bar(run: Run, stop: Callable[[], bool], name: str = "") -> Outcome:
     """Train until `stop` is true, with a progress bar in the first process."""
-    smoothed = RunningMean(0.98)
+    smoothed = EMA(1 - 0.98)
     entries: dict[str, str] = {}
     with progress_bar(
         run.config.training.steps,
@@ -230,16 +231,3 @@ def train_with_bar(run: Run, stop: Callable[[], bool], name: str = "") -> Outcom
             bar.set_postfix(entries, refresh=False)
 
         return run.train(stop=stop, on_step=on_step, on_validation=on_validation)
-
-
-class RunningMean:
-    """Exponential running mean, corrected for the bias of its start."""
-
-    def __init__(self, decay: float) -> None:
-        self.decay, self.total, self.weight = decay, 0.0, 0.0
-
-    def __call__(self, value: float) -> float:
-        """Add a value and return the mean so far."""
-        self.total = self.decay * self.total + (1 - self.decay) * value
-        self.weight = self.decay * self.weight + 1 - self.decay
-        return self.total / self.weight
