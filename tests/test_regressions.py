@@ -89,6 +89,55 @@ def test_hessian_along_matrices_of_the_same_rank(framework, decompose, dtype):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())
 
 
+def last_matrix(factors):
+    return factors[0][:, 3:4] * factors[2][3]
+
+
+def slope(f, A):
+    return torch.autograd.grad(f(A), A, create_graph=True)[0]
+
+
+SINGLE_VECTORS = {
+    "null_vector": (svt.null_vector, lambda A: torch.linalg.svd(A)[2][3]),
+    "svd": (
+        lambda A: last_matrix(svt.svd(A)),
+        lambda A: last_matrix(torch.linalg.svd(A)),
+    ),
+    "eigh": (
+        lambda A: svt.eigh(A @ A.T)[1][:, 0],
+        lambda A: torch.linalg.eigh(A @ A.T)[1][:, 0],
+    ),
+    "whiten": (
+        lambda A: svt.whiten(A, kind="pca").white[:, 0],
+        lambda A: 2 * torch.linalg.svd(A - A.mean(0))[0][:, 0],
+    ),
+    "second derivative": (
+        lambda A: slope(lambda A: svt.svdvals(A)[3], A),
+        lambda A: slope(lambda A: torch.linalg.svdvals(A)[3], A),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE_VECTORS)
+@pytest.mark.parametrize(("dtype", "gap"), [("float32", 1e-3), ("float64", 1e-9)])
+def test_single_vectors_of_close_values_that_are_not_equal(name, dtype, gap):
+    """Within sqrt(eps) of each other all of their derivative was left out."""
+    rng, error = np.random.default_rng(0), 64 * np.finfo(dtype).eps / gap
+    values = [1, 1 - gap, 0.3, 0] if name == "whiten" else [3, 2, 1, 1 - gap]
+    Q, P, w = rng.standard_normal((3, 4, 4))
+    Q[:, 0] = 1
+    Q, P = (np.linalg.qr(x)[0] for x in (Q, P))
+    Q = np.roll(Q, -1, axis=1)  # all but the last column have no mean
+    A = torch.tensor(((Q * values) @ P).astype(dtype), requires_grad=True)
+    w = torch.tensor(w.astype(dtype))
+    ours, theirs = SINGLE_VECTORS[name]
+    (found,) = torch.autograd.grad((ours(A) @ w).square().sum(), A)
+    A, w = A.detach().double().requires_grad_(), w.double()
+    (expected,) = torch.autograd.grad((theirs(A) @ w).square().sum(), A)
+    difference = (found - expected).norm() / expected.norm()
+    assert difference < error
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
 @pytest.mark.parametrize("framework", params("numpy", "torch", "jax"), indirect=True)
 def test_hessian_of_a_sum_of_singular_values_of_which_some_are_zero(framework, shape):

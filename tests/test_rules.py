@@ -241,7 +241,7 @@ def check_scaling(run, shape, spectrum, scale, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex128])
-@pytest.mark.parametrize("spectrum", ["pair", "triple", "gap 1e-09"])
+@pytest.mark.parametrize("spectrum", ["pair", "triple", "gap 1e-15"])
 def test_gauge_dependent_losses_stay_bounded_in_a_cluster(spectrum, dtype):
     """What a slope through contradictory cotangents would not."""
     problem = draw(spectrum, (9, 6), draws=3000, dtype=dtype, seed=13)

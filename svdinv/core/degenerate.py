@@ -346,11 +346,13 @@ def cluster_part(
     use_norm = use_norm | (use_slope & (minimum_norm_error < consistent_error))
     # odd is gap * f[s_i, s_j] * herm(K) for a gauge-invariant loss. Where that is
     # far from gap * rho * B, f is not linear between the two, as at a kink, and the
-    # plain quotient is right; or odd does not vanish with the gap, the loss is not
-    # gauge-invariant, rho might be anything, and the minimum norm stays small.
+    # plain quotient is right. Or odd does not vanish with the gap: the loss sees single
+    # vectors, which have a derivative, the plain quotient, where the gap is no rounding
+    # error. Where it is one rho might be anything, and the minimum norm stays small.
     allowed = ERROR_FACTOR * (noise + consistent_error * distance)
     unlike = xp.abs(odd - cast(gap, B, xp) * consistent) > allowed
     free = xp.abs(odd) > SLOPE_RATIO_OF_GAUGE * distance * v.most[..., None]
+    free = free & (distance <= rounding_rtol(v.s, xp))
     use_norm = xp.where(unlike, free, use_norm)
 
     part = xp.where(near & use_slope & ~unlike, consistent, plain)

@@ -237,7 +237,7 @@ static E cluster_part(const Rule *r, int i, int j, E odd, E B, E norm, V norm_er
   const V allowed = ERROR_FACTOR * (noise + error * distance);
   const I unlike = absolute(difference(odd, scaled(consistent, gap))) > allowed;
   const I free = absolute(odd) > SLOPE_RATIO_OF_GAUGE * distance * r->most;
-  use_norm = SELECT_INT(unlike, free, use_norm);
+  use_norm = SELECT_INT(unlike, free & (distance <= ROUNDING), use_norm);
   const E part = choose(near & use_slope & ~unlike, consistent, plain);
   return choose(near & use_norm, norm, part);
 }
