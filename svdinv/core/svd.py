@@ -235,7 +235,7 @@ def svd_pushforward(
 
     def without_noise(x: Array, where: Array) -> Array:
         # A rounding error divided by another one could be of any size, and would be
-        # that of a Hessian by forward over reverse mode.
+        # that of a Hessian by forward over reverse mode. AV and AU are as when called.
         if not some_lost:
             return x
         noise = rounding_rtol(s, xp) * xp.maximum(abs_max(AV, xp), abs_max(AU, xp))
