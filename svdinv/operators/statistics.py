@@ -194,6 +194,8 @@ def cca(
     .. [1] H. Hotelling, "Relations between two sets of variates", Biometrika 28, 1936.
     .. [2] G. Andrew, R. Arora, J. Bilmes and K. Livescu, "Deep canonical correlation
        analysis", ICML 2013.
+    .. [3] A. Bjorck and G. H. Golub, "Numerical methods for computing angles between
+       linear subspaces", Math. Comp. 27, 1973.
     """
     xp = backend.xp
     X, Y, restore = two_matrices(backend, X, Y, "X", "Y")
