@@ -189,7 +189,7 @@ def main() -> int:
             if options.resume
             else {n: torch.from_numpy(x) for n, x in weights.items()},
         )
-        mean, began = EMA(1 - 0.98), time.monotonic()
+        mean, began = EMA(0.02), time.monotonic()
 
         def on_step(step: int, loss: float) -> None:
             smooth = mean(loss)

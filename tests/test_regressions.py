@@ -80,13 +80,7 @@ def test_hessian_along_matrices_of_the_same_rank(framework, decompose, dtype):
         return A * A * A
 
     G = (draw(6, 5),)
-    expected = framework.hvp(exact, factors, directions, G)
-    found = [framework.hvp(through, factors, directions, G)]
-    if framework.name == "torch":  # `hvp` is reverse over reverse
-        found.append(forward_over_reverse(through, factors, directions, G))
-    for product in found:
-        for a, b in zip(product, expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())
+    same_hessians(framework, through, exact, (factors, directions, G), 1e-11)
 
 
 def last_matrix(factors):
@@ -156,13 +150,18 @@ def test_hessian_of_a_sum_of_singular_values_of_which_some_are_zero(framework, s
         return xp.nuclear_norm(P @ Q)
 
     G = (np.ones(()),)
-    expected = framework.hvp(exact, factors, directions, G)
-    found = [framework.hvp(through, factors, directions, G)]
+    same_hessians(framework, through, exact, (factors, directions, G), 1e-12)
+
+
+def same_hessians(framework, through, exact, arguments, error):
+    """Products of the Hessians of two functions, in every mode of the framework."""
+    expected = framework.hvp(exact, *arguments)
+    found = [framework.hvp(through, *arguments)]
     if framework.name == "torch":  # `hvp` is reverse over reverse
-        found.append(forward_over_reverse(through, factors, directions, G))
+        found.append(forward_over_reverse(through, *arguments))
     for product in found:
         for a, b in zip(product, expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
+            np.testing.assert_allclose(a, b, rtol=0, atol=error * np.abs(b).max())
 
 
 def forward_over_reverse(f, arrays, directions, cotangents):

@@ -63,11 +63,13 @@ class Prior(deepinv.optim.Prior):
             If there are neither one nor B steps.
         """
         z = self._seen(x)
-        if not isinstance(gamma, (int, float)):
+        one = isinstance(gamma, (int, float))
+        if not one:
             gamma = torch.as_tensor(gamma, device=x.device)
-        if isinstance(gamma, (int, float)) or gamma.numel() == 1:
-            step = gamma.reshape(()) if isinstance(gamma, torch.Tensor) else gamma
-            z = self.prior.prox(z, step)
+            one = gamma.numel() == 1
+            gamma = gamma.reshape(()) if one else gamma
+        if one:
+            z = self.prior.prox(z, gamma)
         elif gamma.numel() == len(x):
             pairs = zip(z, gamma.reshape(-1), strict=True)
             z = torch.stack([self.prior.prox(image, step) for image, step in pairs])

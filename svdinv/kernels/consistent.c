@@ -233,7 +233,8 @@ static E cluster_part(const Rule *r, int i, int j, E odd, E B, E norm, V norm_er
   const I use_slope = error * distance < noise;
   const V best = SELECT(use_slope, error * distance, noise);
   I use_norm = (norm_error * distance < best) | (use_slope & (norm_error < error));
-  /* No function with this slope: a kink, or a loss that depends on the gauge. */
+  /* No function with this slope: a kink, or a loss of single vectors, which are arbitrary
+   * where the distance is a rounding error. */
   const V allowed = ERROR_FACTOR * (noise + error * distance);
   const I unlike = absolute(difference(odd, scaled(consistent, gap))) > allowed;
   const I free = absolute(odd) > SLOPE_RATIO_OF_GAUGE * distance * r->most;

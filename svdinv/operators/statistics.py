@@ -127,8 +127,8 @@ def whiten(
         if kind == "zca":
             W = powm(backend, _with_ridge(backend, C, tau), -0.5)
         else:
-            way = _components_of_samples if exact else _components
-            scale, V = way(backend, centred, C, tau, given)
+            added = None if exact else tau
+            scale, V = _components(backend, centred, C, added, given)
             if not known_equal(V.shape[-1], 0):
                 rows = xp.matrix_transpose(V)
                 V = xp.matrix_transpose(rows * phase_of_pivot(backend, rows))
@@ -322,24 +322,19 @@ def _polar(backend: Backend, X: Array) -> Array:
 
 
 def _components(
-    backend: Backend, X: Array, C: Array, tau: Array, given: Array
+    backend: Backend, X: Array, C: Array, tau: Array | None, given: Array
 ) -> tuple[Array, Array]:
-    """Inverse deviations by C + tau, the smallest first, and components in columns.
+    """Inverse deviations, the smallest first, and components in columns.
 
-    0 for rounding errors, and NaN for variances that are negative.
+    Of C + tau or, without tau, of X, whose covariance is C. Deviations that are
+    rounding errors give 0, and variances that are negative NaN.
     """
     xp = backend.xp
-    w, V = backend.call(in_precision(backend, Eigh(), given, X), -C)
-    w = InverseSquareRoot().domain(tau - w, xp)
-    root = xp.sqrt(xp.where(w != 0, w, xp.ones_like(w)))
-    return xp.where(w != 0, 1 / root, xp.zeros_like(w)), V
-
-
-def _components_of_samples(
-    backend: Backend, X: Array, C: Array, tau: Array, given: Array
-) -> tuple[Array, Array]:
-    """Compute the same by X, without tau."""
-    xp = backend.xp
+    if tau is not None:
+        w, V = backend.call(in_precision(backend, Eigh(), given, X), -C)
+        w = InverseSquareRoot().domain(tau - w, xp)
+        root = xp.sqrt(xp.where(w != 0, w, xp.ones_like(w)))
+        return xp.where(w != 0, 1 / root, xp.zeros_like(w)), V
     operation = in_precision(backend, SVD(), given, X)
     # With as many rows as columns, V has all of these.
     _, S, Vh = backend.call(operation, xp.concat([X, xp.zeros_like(C)], axis=-2))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from array_frameworks import Framework
 
 from svdinv.unroll.networks import PrimalDual
 from svdinv.unroll.operators import MRI, FanBeam, ParallelBeam, Sampling
@@ -60,6 +61,15 @@ def test_one_tap_is_the_classical_iteration(rng):
         h = 0.7 * h + sigma * (A(x) - y)
         x = x - tau * A.adjoint(h)
     np.testing.assert_allclose(found, x, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["jax", "tensorflow"])
+def test_every_framework_begins_alike(name):
+    framework, made = Framework(name), problem().single()
+    due = PrimalDual().begin(made)
+    found = PrimalDual().begin(made.replace_arrays(framework.array))
+    for key, array in due.items():
+        np.testing.assert_allclose(framework.numpy(found[key]), array, atol=1e-5)
 
 
 def test_it_refuses_what_it_cannot_do():

@@ -38,11 +38,7 @@ from typing import ClassVar
 
 from svdinv.backends.tape import untraced
 from svdinv.core.namespace import safe_divide
-from svdinv.unroll.algorithms.em import (
-    expected,
-    sensitivities,
-    subsets,
-)
+from svdinv.unroll.algorithms.em import expected, sensitivities, subsets
 from svdinv.unroll.arrays import (
     Array,
     Namespace,

@@ -210,7 +210,7 @@ def _device(name: str, index: int) -> torch.device:
 
 def train_with_bar(run: Run, stop: Callable[[], bool], name: str = "") -> Outcome:
     """Train until `stop` is true, with a progress bar in the first process."""
-    smoothed = EMA(1 - 0.98)
+    smoothed = EMA(0.02)
     entries: dict[str, str] = {}
     with progress_bar(
         run.config.training.steps,
