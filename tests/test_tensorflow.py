@@ -692,6 +692,37 @@ def test_a_tape_around_an_accumulator_in_a_function(function, rows):
     close(shown(found), shown(reverse(A)), 1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("values", [(2, 2, 1), (1, 1, 1), (2, 1, 0)])
+def test_tangents_at_repeated_values_are_those_of_numpy(values, dtype):
+    """The rule for cotangents has no transpose, from which TensorFlow takes tangents."""
+    Q, R = (np.linalg.qr(matrices((3, 3), dtype, i))[0] for i in (1, 2))
+    d = matrices((3, 3), dtype, 3)
+
+    def of(name):
+        framework = FRAMEWORKS[name]
+
+        def function(A):
+            U, S, Vh = framework.svd(A)
+            H = A @ framework.namespace.conj(framework.namespace.matrix_transpose(A))
+            yield (U * framework.namespace.astype(S**3, U.dtype)) @ Vh
+            yield framework.module.spectral_map(A, framework.tanh)
+            for s in (framework.module.svdvals(A), framework.module.eigh(H)[0]):
+                yield framework.namespace.sum(s**3)
+
+        return lambda A: tuple(function(A))
+
+    def pushed(A):
+        with tf.autodiff.ForwardAccumulator(A, d) as forward:
+            results = of("tensorflow")(A)
+        return [forward.jvp(y) for y in results]
+
+    for A in (np.diag(values).astype(dtype), (Q * values) @ R):
+        _, expected = svdinv.numpy.jvp(of("numpy"), (A,), (d,))
+        for way in (pushed, traced(pushed)):
+            close(shown(way(tf.constant(A))), expected, 1e-13)
+
+
 def test_tangents_of_a_branch_in_a_function():
     A, d = (tf.constant(numbers((3, 2), seed=i)) for i in range(2))
 

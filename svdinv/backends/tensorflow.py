@@ -114,13 +114,15 @@ def _is_vectorized() -> bool:
 
 @_plain
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    tangents = not tf.executing_eagerly() and _has_tangents(x)
+    tangents = _has_tangents(x)
     if operation.transparent:
         eager = tf.config.functions_run_eagerly()  # `_pulled` needs a graph
         if tangents or eager or suits(operation, x) is False:
             return operation.composed(x, _call, xp)
         return _linked(operation, x, _evaluate(operation, *x))
-    return (_with_tangents if tangents else _differentiable)(operation, *x)
+    if tangents and not tf.executing_eagerly():
+        return _with_tangents(operation, *x)
+    return _differentiable(operation, *x)
 
 
 def _differentiable(operation: Operation, *x: Any) -> tuple[Any, ...]:
@@ -130,25 +132,36 @@ def _differentiable(operation: Operation, *x: Any) -> tuple[Any, ...]:
     count = sum(there)
     # TensorFlow traces the gradient of what XLA compiles in a graph of its own.
     context = nullcontext if tf.executing_eagerly() or not is_compiled() else compiled
+    linking = False
+
+    def linked(*tensors: tf.Tensor) -> Any:
+        nonlocal linking
+        before, linking = linking, True
+        try:
+            return link(*tensors)
+        finally:
+            linking = before
 
     # All tensors are arguments, because a gradient may be built in another graph than
     # the one that closed over them.
     @tf.custom_gradient
     def link(*tensors: tf.Tensor) -> tuple[Any, Any]:
         def gradient(*g: tf.Tensor) -> list[tf.Tensor | None]:
+            # Before the outputs are there, an accumulator asks, to transpose it.
+            pull = _transposed_tangents if linking else _cotangents
             here = tuple(map(tf.identity, tensors))  # in the graph of the gradient
             inputs, y = filled(here, there), ()
             if operation.saves_outputs:
                 # Linked anew, so that a second derivative comes through here again.
-                y = filled(link(*here), outputs)
+                y = filled(linked(*here), outputs)
             with context():
-                found = _cotangents(operation, inputs, y, filled(g, outputs))
+                found = pull(operation, inputs, y, filled(g, outputs))
             return [*found, *(None for _ in tensors[count:])]
 
         return tuple(map(tf.identity, tensors[count:])), gradient
 
     kept = (t for t in (*x, *values) if t is not None)
-    return _marked(filled(link(*map(tf.identity, kept)), outputs))
+    return _marked(filled(linked(*map(tf.identity, kept)), outputs))
 
 
 def _cotangents(operation: Operation, x: Any, y: Any, g: Any) -> list[Any]:
@@ -159,8 +172,30 @@ def _cotangents(operation: Operation, x: Any, y: Any, g: Any) -> list[Any]:
     return [t for t, is_there in pairs if is_there]
 
 
+def _transposed_tangents(operation: Operation, x: Any, y: Any, g: Any) -> list[Any]:
+    """Return zeros like `x`, linked to `g` so that the transpose is the tangents'.
+
+    A forward accumulator takes tangents from the transpose of a gradient, and the
+    pullback of a decomposition, which is not linear, has none.
+    """
+    there, outputs = present(x), present(g)
+
+    @tf.custom_gradient
+    def link(*kept: tf.Tensor) -> tuple[Any, Any]:
+        def push(*dx: tf.Tensor) -> list[tf.Tensor]:
+            dy = operation.tangent(x, y, filled(dx, there), _call, xp)
+            pairs = zip(dy, g, outputs, strict=True)
+            return [
+                tf.zeros_like(t) if d is None else d for d, t, there in pairs if there
+            ]
+
+        return [tf.zeros_like(t) for t in x if t is not None], push
+
+    return list(link(*(t for t in g if t is not None)))
+
+
 def _has_tangents(x: Any) -> bool:
-    """Whether a forward accumulator watches, in a graph that is being traced."""
+    """Whether a forward accumulator watches an argument."""
     if pack_tangents is None:
         return False
     return bool(pack_tangents([t for t in x if t is not None]).tangents)
@@ -189,7 +224,7 @@ def _with_tangents(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
     def pull(*g: tf.Tensor) -> list[tf.Tensor]:
         known = y if operation.saves_outputs else ()
-        return _cotangents(operation, x, known, filled(g, outputs))
+        return _transposed_tangents(operation, x, known, filled(g, outputs))
 
     inputs = [t for t in x if t is not None]
     record.record_operation_backprop_only("Identity", found, linked, lambda *g: g)

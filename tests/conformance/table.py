@@ -117,12 +117,17 @@ TRANSFORMS = {
         Transform("jacobian", "`tape.jacobian`, by its parallel loop", every=False),
         Transform(
             "ForwardAccumulator",
-            "eager. One inside another takes third derivatives, which only `svd` and "
-            "the norms have; a tape around an accumulator, or inside one, takes two, "
-            "one inside not of `kabsch`. In `tf.function` one inside takes those of "
-            "few operators, a persistent one around those of most: a tape of a tape "
-            "takes those of all. Of a `tf.function` that a tape has differentiated "
-            "before, most raise NotImplementedError: make another",
+            "eager. Of a `tf.function` that a tape has differentiated before, most "
+            "raise NotImplementedError: make another",
+            every=False,
+        ),
+        Transform(
+            "hessian",
+            "a tape inside a `ForwardAccumulator`, and around it, eager. In "
+            "`tf.function` one inside takes second derivatives of few operators, one "
+            "around it, if persistent, of most: a tape of a tape takes those of all. "
+            "An accumulator inside another is wrong of functions of TensorFlow's own, "
+            "such as `y * (1 / (y * y))` of `y = x * x * x`",
             every=False,
         ),
         Transform(

@@ -98,6 +98,17 @@ def try_accumulator(e):
     check(found, e.tangents)
 
 
+def try_hessian(e):
+    _, loss = loss_of(e)
+    x, d = tensors(e.inputs), tensors(e.directions)
+    with tf.autodiff.ForwardAccumulator(x, d) as forward:
+        gradients = gradient_of(loss)(*x)
+    found = [forward.jvp(g, unconnected_gradients="zero") for g in gradients]
+    check(found, e.products, 1e-8, hermitian=e.hermitian)
+    found = gradient_of(lambda *x: pushed(lambda *x: [loss(*x)], x, d)[0])(*x)
+    check(found, e.products, 1e-8, hermitian=e.hermitian)
+
+
 def try_accumulator_in_function(e):
     f, _ = loss_of(e)
     traced = tf.function(lambda x, d: pushed(f, x, d), autograph=False)
@@ -162,6 +173,7 @@ EAGER = {
     "tape": try_tape,
     "jacobian": try_jacobian,
     "ForwardAccumulator": try_accumulator,
+    "hessian": try_hessian,
 }
 # In graphs, which hold no kernels: of one example each, because tracing takes a second.
 TRACED = {
