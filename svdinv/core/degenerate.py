@@ -21,12 +21,12 @@ from svdinv.core.comparison_rules import COMPARISON_RULES, comparison_rule
 from svdinv.core.namespace import (
     Array,
     Namespace,
-    abs_max,
     adjoint,
     any_on_host,
     cast,
     clusters,
     conj,
+    held,
     herm,
     identity_like,
     is_complex,
@@ -265,13 +265,8 @@ class Values(NamedTuple):
 def cotangent_values(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) -> Values:
     """Compute what the rule needs from whole matrices."""
     size = xp.maximum(xp.max(xp.abs(M), axis=-2), xp.max(xp.abs(NH), axis=-1))
-    if is_complex(M, xp):
-        # The magnitude's derivative is NaN near underflow.
-        scale = xp.maximum(abs_max(M, xp), abs_max(NH, xp))[..., 0]
-    else:
-        scale = xp.max(size, axis=-1, keepdims=True)
     most = xp.max(xp.abs(gS), axis=-1, keepdims=True)
-    scale = xp.maximum(scale, most)
+    scale = held(xp.maximum(xp.max(size, axis=-1, keepdims=True), most), xp)
     scale = xp.where(scale > 0, scale, 1.0)
     gS, size, most = gS / scale, size / scale, most / scale
     smooth = smooth_at_zero(s, size, gS, xp)

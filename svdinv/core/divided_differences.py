@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from svdinv.core.functions import quotient
-from svdinv.core.namespace import Array, Namespace, identity_like, safe_divide
+from svdinv.core.namespace import Array, Namespace, identity_like, safe_divide, scaled
 from svdinv.core.spectral import (
     Coefficients,
     SVDFactors,
@@ -48,7 +48,8 @@ def sampled_difference(
     with the quotient to within the rounding errors of that. It does not where f has a
     kink in between.
     """
-    a, b = pair(S, y)
+    s, top = scaled(S, xp)  # JAX's derivative of a quotient squares the denominator
+    a, b = pair(s, y / top)
     apart, gap = quotient(a.y, b.y, a.s, b.s, xp), xp.abs(a.s - b.s)
     mean = xp.sum(_in_front(weights, gap, xp) * slopes, axis=0)
     size = xp.maximum(xp.maximum(xp.abs(a.y), xp.abs(b.y)), xp.abs(mean) * (a.s + b.s))
@@ -68,11 +69,13 @@ def sampled_derivative(
     """
     U, S, Vh = factors
     XV, K = factors.projected(X, xp)
-    a, b = pair(S, y)
+    s, top = scaled(S, xp)
+    y = y / top
+    a, b = pair(s, y)
     total = a.s + b.s
     plus = safe_divide(a.y + b.y, total, total > 0, xp, minus)
-    phi = over_s(y, S, minus, xp)
+    phi = over_s(y, s, minus, xp)
     rotation = minus - identity_like(minus, xp) * minus
     sides = outside_ranges(U, Vh, unitary=True)
-    c = Coefficients(S, y, phi, rotation, plus)
+    c = Coefficients(s, y, phi, rotation, plus)
     return factors.recomposed(c, X, XV, K, None, sides, xp), K

@@ -106,7 +106,9 @@ def eigh_pullback(
     arrays = s, adjoint(V, xp) @ gV, gw * top
     none = s != s  # no value is a cluster by itself
     block = in_clusters(reach, none, distinct, rule, kernel, arrays, xp)
-    return herm((V * cast(1 / top, V, xp)[..., None]) @ block @ adjoint(V, xp), xp)
+    # Over `top` first: the product with V would have a derivative that underflows.
+    block = block * cast(1 / top, V, xp)[..., None]
+    return herm(V @ block @ adjoint(V, xp), xp)
 
 
 def eigh_pushforward(

@@ -197,6 +197,12 @@ def binary_scale(size: Array, xp: Namespace) -> Array:
 # these names. A plain namespace has none of them.
 
 
+def held(scale: Array, xp: Namespace) -> Array:
+    """`scale` without its derivatives, which cancel, but may be no numbers."""
+    hold = getattr(xp, "stop_gradient", None)
+    return scale if hold is None else hold(scale)
+
+
 def nan_unless(condition: Array, x: Array, xp: Namespace) -> Array:
     """`x`, NaN where the condition does not hold."""
     if getattr(xp, "constants_are_searched", False):
@@ -375,10 +381,7 @@ def scaled(x: Array, xp: Namespace) -> tuple[Array, Array]:
     1 where all are 0. Any other number would round the quotients, and so change the
     gaps between close values by a fraction.
     """
-    top = xp.max(xp.abs(x), axis=-1, keepdims=True)
-    # Its derivatives cancel, but may be no numbers.
-    hold = getattr(xp, "stop_gradient", None)
-    top = top if hold is None else hold(top)
+    top = held(xp.max(xp.abs(x), axis=-1, keepdims=True), xp)
     info, one = xp.finfo(x.dtype), xp.ones_like(top)
     top = xp.where(top >= float(info.smallest_normal), top, one)
     # A sum with a number 1 / eps times as large keeps the leading bit alone.

@@ -176,7 +176,7 @@ def svd_pullback(
     left = U1 @ block if outside_U is None else U1 @ block + outside_U
     left *= scale
     gA = left @ V1h
-    return gA if outside_V is None else gA + (U1 * scale) @ adjoint(outside_V, xp)
+    return gA if outside_V is None else gA + U1 @ adjoint(outside_V * scale, xp)
 
 
 def svd_pushforward(

@@ -215,8 +215,9 @@ def svd_lowrank_pullback(
     s, top = scaled(S, xp)
     gs = xp.zeros_like(S) if gS is None else gS * top
     weight = outside_weight(s, gs, (gU, gV), xp)
-    weight = cast(weight / top, U, xp)[..., None, :]
-    sides = (gU - U @ M) * weight, (gV - V @ N) * weight
+    # Two factors: the derivative in their product would overflow.
+    unit, weight = (cast(x, U, xp)[..., None, :] for x in (1 / top, weight))
+    sides = (gU - U @ M) * unit * weight, (gV - V @ N) * unit * weight
     X, Y = _outside(A, SVDResult(U, S, V), sides, call, xp)
     return (U @ block + X) @ Vh + U @ adjoint(Y, xp)
 
@@ -247,8 +248,8 @@ def svd_lowrank_pushforward(
     eye = identity_like(P, xp)
     omega, dS, psi = svd_pushforward(eye, S, eye, P, xp=xp)
     s, top = scaled(S, xp)
-    weight = cast(reciprocal(s, xp) / top, U, xp)[..., None, :]
-    sides = (AV - U @ P) * weight, (AU - V @ adjoint(P, xp)) * weight
+    unit, weight = (cast(x, U, xp)[..., None, :] for x in (1 / top, reciprocal(s, xp)))
+    sides = (AV - U @ P) * unit * weight, (AU - V @ adjoint(P, xp)) * unit * weight
     X, Y = _outside(A, SVDResult(U, S, V), sides, call, xp)
     return SVDResult(U @ omega + X, dS, adjoint(V @ adjoint(psi, xp) + Y, xp))
 
@@ -286,7 +287,8 @@ def _outside(
     # Among values at rounding level A2 / s_j is noise over noise.
     sound = s > rounding_rtol(s, xp)
     inverse = safe_divide(xp.ones_like(s), s, sound, xp)
-    coupling = cast(inverse / top, U, xp)[..., None, :]
+    # 1 / s_j in two factors: the derivative in their product would overflow.
+    coupling = cast(xp.stack([xp.ones_like(s) / top, inverse], axis=-2), U, xp)
     # Gaps up to 64 eps count as none, as for kept singular values.
     floor = xp.minimum(2 * rounding_rtol(s, xp) * inverse, 0.5 * xp.ones_like(s))
 
@@ -315,14 +317,16 @@ def _times(
 ) -> Array:
     """T x, of x in the smaller of the two spaces; U is in the other one."""
     x = adjoint_product(A, x, xp) if is_wide(A) else A @ x
-    return (x - U @ (adjoint(U, xp) @ x)) * coupling
+    x = x - U @ (adjoint(U, xp) @ x)
+    return x * coupling[..., :1, :] * coupling[..., 1:, :]
 
 
 def _adjoint_times(
     A: Array, U: Array, V: Array, coupling: Array, x: Array, xp: Namespace
 ) -> Array:
     x = A @ x if is_wide(A) else adjoint_product(A, x, xp)
-    return (x - V @ (adjoint(V, xp) @ x)) * coupling
+    x = x - V @ (adjoint(V, xp) @ x)
+    return x * coupling[..., :1, :] * coupling[..., 1:, :]
 
 
 def _squared(
