@@ -267,6 +267,13 @@ def _own_eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
     return nan_unless(finite[..., 0], w, _this), nan_unless(finite, V, _this)
 
 
+def _qr(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    # TensorFlow's squares the elements.
+    unit = tf.cast(scaled(abs_max(A, _this), _this)[1], A.dtype)
+    Q, R = tf.linalg.qr(A / unit)
+    return Q, R * unit
+
+
 def _det(A: tf.Tensor) -> tf.Tensor:
     # XLA compiles no determinant: those up to 3 x 3 are written out.
     size = A.shape[-1]
@@ -327,7 +334,7 @@ linalg = SimpleNamespace(
     det=_det,
     diagonal=tf.linalg.diag_part,
     eigh=_eigh,
-    qr=tf.linalg.qr,
+    qr=_qr,
     svd=_svd,
 )
 
