@@ -359,7 +359,10 @@ class Casorati(keras.layers.Wrapper):
 
     def compute_output_spec(self, x: Any, **_: Any) -> Any:
         """Return the shape of the input, and the dtype that the layer makes of it."""
-        matrices = keras.KerasTensor(self._matrices(x.shape), dtype=x.dtype)
+        # The layer converts what it is called with to the dtype of its own policy.
+        converts = self.layer.autocast and keras.backend.is_float_dtype(x.dtype)
+        dtype = self.layer.input_dtype if converts else x.dtype
+        matrices = keras.KerasTensor(self._matrices(x.shape), dtype=dtype)
         inside = self.layer.compute_output_spec(matrices)
         return keras.KerasTensor(x.shape, dtype=inside.dtype)
 

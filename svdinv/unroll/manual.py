@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from svdinv.operators._arguments import as_integer
 from svdinv.unroll.arrays import (
     Array,
     backend,
@@ -30,7 +31,12 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import svt
-from svdinv.unroll.networks.recipe import Recipe, first_state, make_problem
+from svdinv.unroll.networks.recipe import (
+    Recipe,
+    first_state,
+    make_problem,
+    next_state,
+)
 from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.operators.wrapped import Linear
 from svdinv.unroll.plugins import naming
@@ -98,6 +104,7 @@ class Solver:
         drawn = files.initial(recipe, np.random.default_rng(0))
         if any(array.ndim for array in drawn.values()):
             raise TypeError("recipe must have only numbers as layers, no convolutions")
+        self._names = frozenset(drawn)
         self.numbers = {name: np.asarray(x, np.float64) for name, x in drawn.items()}
 
     def __call__(self, y: Array | Problem, *measurement: Any, **named: Any) -> Array:
@@ -129,6 +136,12 @@ class Solver:
         """
         problem = make_problem(self.recipe, self.operator, y, measurement, named)
         functions, names = operators(problem.y), list(self.numbers)
+        if not hasattr(functions, "vjp"):
+            raise TypeError(
+                f"y must be an array of NumPy or CuPy, got {type(problem.y).__name__}: "
+                "networks of PyTorch are in svdinv.unroll.torch, others in "
+                "svdinv.unroll.keras"
+            )
         xp = namespace(problem.y)
         if not xp.isdtype(problem.y.dtype, ("real floating", "complex floating")):
             self.recipe.begin(problem)  # raises TypeError with the expected dtype
@@ -143,20 +156,26 @@ class Solver:
         x, vjp = functions.vjp(run, problem.y, *values)
 
         def pullback(G: Array) -> Gradient:
-            if G.shape != x.shape:
-                raise ValueError(f"G must have shape {x.shape}, got {G.shape}")
+            if getattr(G, "shape", None) != x.shape:
+                got = getattr(G, "shape", type(G).__name__)
+                raise ValueError(f"G must be an array of shape {x.shape}, got {got}")
             _, *cotangents = vjp(G)
             return dict(zip(names, cotangents, strict=True))
 
         return x, pullback
 
     def _run(self, problem: Problem, numbers: Mapping[str, Any]) -> Array:
+        if wrong := self._names ^ set(numbers):
+            raise ValueError(
+                f"numbers must have the names {sorted(self._names)}; missing or too "
+                f"many are {sorted(wrong)}"
+            )
         state = first_state(self.recipe, problem)
         for i in range(self.recipe.cells):
             names = self.recipe.layers(i == self.recipe.cells - 1)
             own = {name: numbers.get(f"cells.{i}.{name}") for name in names}
             layers = _Layers(i, own, state["x"])
-            state = self.recipe.cell(state, problem, layers)
+            state = next_state(self.recipe, state, problem, layers)
         return state["x"]
 
     def fit(
@@ -200,8 +219,7 @@ class Solver:
         FloatingPointError
             If a loss or its gradient is not finite; previous numbers are kept.
         """
-        if steps < 0:
-            raise ValueError(f"steps must not be negative, got {steps}")
+        steps = as_integer(steps, "steps", 0)
         if not 0 < rate < math.inf:
             raise ValueError(f"rate must be positive and finite, got {rate}")
         examples = list(examples)

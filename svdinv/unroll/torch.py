@@ -21,7 +21,13 @@ import svdinv.torch
 from svdinv.backends.torch_namespace import full_precision
 from svdinv.unroll.networks import Convolutions, Number, Recipe, State
 from svdinv.unroll.networks import weights as files
-from svdinv.unroll.networks.recipe import EPSILON, choose, first_state, make_problem
+from svdinv.unroll.networks.recipe import (
+    EPSILON,
+    choose,
+    first_state,
+    make_problem,
+    next_state,
+)
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
@@ -222,7 +228,7 @@ class Cell(nn.Module):
 
     def forward(self, state: State, problem: Problem) -> State:
         """Apply one iteration."""
-        return self.recipe.cell(state, problem, self)
+        return next_state(self.recipe, state, problem, self)
 
     def svt(
         self, matrices: Tensor, fraction: Tensor, scale: Tensor | None = None

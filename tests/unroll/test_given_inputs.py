@@ -81,6 +81,11 @@ def test_k_space_may_come_in_an_archive(tmp_path, series, mask, rng):
         for key in (None, "kspace"):
             with pytest.raises(ValueError, match=rf"{name}: kspace holds .* hold mask"):
                 read_input(tmp_path / name, key=key)
+    for name in ("ksp", "kdata", "k_space", "K-Space", "kspace_full", "mask"):
+        np.savez(tmp_path / "named.npz", **{name: arrays["kspace"]})
+        with pytest.raises(ValueError, match=f"{name} has the name of measured data"):
+            read_input(tmp_path / "named.npz")
+        assert read_input(tmp_path / "named.npz", key=name)[0].kind == "cine"
     # By another name, with what no image has beside it.
     data = rng.random((20, 24))
     for name, angles in (("sino", "Angles"), ("a/Counts", "a/n"), ("y", "currents")):

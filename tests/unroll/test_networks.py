@@ -28,6 +28,7 @@ from svdinv.unroll.networks import (
     SLR,
     T2LR,
     TLR,
+    Convolutions,
     Convolved,
     LearnedPrior,
     LowRank,
@@ -880,15 +881,34 @@ def test_an_empty_batch_and_shapes_without_numbers(name):
     assert (x.shape, x.dtype) == (y.shape, y.dtype)
 
 
-def test_a_recipe_whose_state_has_no_image():
+@pytest.mark.parametrize("state", [lambda y: y, lambda y: {"image": y}])
+@pytest.mark.parametrize("method", ["begin", "cell"])
+def test_a_recipe_whose_state_has_no_image(method, state):
     class Unnamed(TLR):
-        def begin(self, problem):
-            return {"image": problem.y}
+        pass
 
-    network = Network(Unnamed(cells=1, features=4))
     y = torch.ones(1, 3, 16, 16)
-    with pytest.raises(TypeError, match=r"Unnamed.begin must return the image as 'x'"):
+    setattr(Unnamed, method, lambda *_: state(y))
+    network = Network(Unnamed(cells=1, features=4))
+    message = rf"Unnamed.{method} must return a dict of arrays with the names \[.*'x'\]"
+    with pytest.raises(TypeError, match=message):
         network(y, y > 0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: Convolutions((2, 0, 2), axes=3), "widths must be two positive integ"),
+        (lambda: Convolutions((2, 4.5, 2), axes=3), "widths must be two positive"),
+        (lambda: Convolutions((2,), axes=3), "widths must be two positive integers"),
+        (lambda: Convolutions((2, 2), axes=4), "axes must be 2 or 3, got 4"),
+        (lambda: Number(float("nan")), "initial must be finite"),
+        (lambda: Number("a"), "initial must be a real number"),
+    ],
+)
+def test_layers_that_cannot_be_made(layer, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        layer()
 
 
 def test_maps_that_are_none():
@@ -942,7 +962,7 @@ def call(name, change, **options):
 ISTA_OF_SERIES = "series, ISTA, LowRank"
 
 REFUSED = [
-    (call("LS", lambda y, m: (y, m, y[:, :2])), ValueError, "does not broadcast"),
+    (call("LS", lambda y, m: (y, m, y[:, :2])), ValueError, "must have an axis of co"),
     (call("LS", lambda y, m: (y[:, :, None], m, y[0])), ValueError, "maps must be .B,"),
     (call("LS", lambda y, m: (y, m), penalty=True), ValueError, "penalty: LS has none"),
     (call("TLR", lambda y, m: (y.numpy(), m)), TypeError, "y must be a torch.Tensor"),

@@ -347,6 +347,37 @@ def test_divergence_is_told(measured):
         )
 
 
+class Own:
+    """The prior |x|^2 / 2; `wrong` is applied to its proximal operator."""
+
+    def __init__(self, wrong=None):
+        self.wrong = wrong
+
+    def value(self, x):
+        return np.vdot(x, x).real / 2
+
+    def gradient(self, x):
+        return x
+
+    def prox(self, x, step):
+        return x / (1 + step) if self.wrong is None else self.wrong(x)
+
+
+def test_a_gradient_without_its_lipschitz_constant(measured):
+    problem, descent = Problem(*measured), {"algorithm": GradientDescent()}
+    expected = solve(problem, Tikhonov(1.0), rtol=1e-9).image
+    step = 0.5 / (1 + operator_norm(measured[1], expected) ** 2)
+    for options in (
+        {},
+        {"algorithm": ISTA()},
+        {**descent, "parameters": {"step": step}},
+    ):
+        found = solve(problem, Own(), rtol=1e-9, iterations=3000, **options).image
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    with pytest.raises(TypeError, match=r"no lipschitz\(x\)"):
+        solve(problem, Own(), **descent)
+
+
 Y = np.ones((T, H, W))
 A = Sampling(np.ones((H, W), bool))
 R = Casorati(1.0)
@@ -410,6 +441,17 @@ R = Casorati(1.0)
             "parameter step must be positive",
         ),
         (lambda: solve(Problem(Y, A), None), TypeError, "cannot use None"),
+        *(
+            (
+                lambda wrong=wrong, algorithm=algorithm: solve(
+                    Problem(Y + 0j, A), Own(wrong), algorithm=algorithm
+                ),
+                TypeError,
+                "the prox of .* must return an array of the shape and dtype",
+            )
+            for wrong in (abs, lambda x: x[:1], lambda x: None)
+            for algorithm in (ISTA(), ADMM(), PDHG())
+        ),
         (
             lambda: solve(Problem(Y, A), HuberVariation(1, 1), algorithm=ISTA()),
             TypeError,

@@ -521,8 +521,17 @@ def test_bad_input_is_refused():
         solver.vjp(y)
     with pytest.raises(TypeError, match=r"real and floating point .* got int64"):
         solver.vjp(y.astype(int), mask)
-    with pytest.raises(ValueError, match=r"G must have shape \(2, 3, 6, 5\), got \(1,"):
-        solver.vjp(y, mask)[1](np.ones((1, 3, H, W)))
+    for G in (np.ones((1, 3, H, W)), [1.0]):
+        with pytest.raises(ValueError, match=r"G must be .* shape \(2, 3, 6, 5\), got"):
+            solver.vjp(y, mask)[1](G)
+    with pytest.raises(TypeError, match="steps must be an integer"):
+        solver.fit([(y, y, mask)], steps=2.5)
+    with pytest.raises(TypeError, match=r"y must be .* NumPy or CuPy, got Tensor"):
+        solver.vjp(torch.tensor(y), torch.tensor(mask))
+    solver.numbers["cells.0.log_stepp"] = np.array(3.0)
+    for call in (solver, solver.vjp):
+        with pytest.raises(ValueError, match=r"too many are \['cells.0.log_stepp'\]"):
+            call(y, mask)
 
 
 @pytest.mark.gpu

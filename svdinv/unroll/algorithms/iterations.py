@@ -138,6 +138,11 @@ class GradientDescent(Algorithm):
 
     def default_parameters(self, problem: Problem, x: Array, prior: Any) -> Parameters:
         """Return the step 1 / L."""
+        if not hasattr(prior, "lipschitz"):
+            raise TypeError(
+                f"{prior!r} has no lipschitz(x), the Lipschitz constant of its "
+                "gradient, so there is no default step: pass one"
+            )
         return {"step": 1 / (_lipschitz(problem, x) + float(prior.lipschitz(x)))}
 
 

@@ -114,7 +114,8 @@ def solve(
         Data, forward operator and data fidelity D.
     prior : Prior, pair of them or None
         R; for `LowRankPlusSparse` the priors of the low-rank and of the sparse part;
-        may be None for `EM`. Any object with ``value(x)`` and ``prox(x, step)`` works.
+        may be None for `EM`. Any object with ``value(x)`` and ``prox(x, step)`` works,
+        or with ``value``, ``gradient(x)`` and ``lipschitz(x)``, the constant of that.
     algorithm : Algorithm, optional
         By default `LowRankPlusSparse` for a pair, `PDHG` for `TotalVariation`,
         `GradientDescent` for a prior with a gradient, else `FISTA` with restarts.
@@ -209,6 +210,7 @@ def solve(
         elif not 0 < float(value) < math.inf:
             raise ValueError(f"parameter {name} must be positive, got {value!r}")
     p = algorithm.with_defaults(passed, problem, like, prior)
+    prox = _checked(prox, prior)
     history: list[float] = []
     count = 0
     stopped: Stop = "iterations"
@@ -239,6 +241,28 @@ def solve(
         part = Solution(current["x"], history[:count], count, "interrupted", current, p)
         raise Interrupted(part) from interrupt
     return Solution(current["x"], history, count, stopped, current, p)
+
+
+def _checked(prox: Any, prior: Any) -> Any:
+    """Let functions of priors raise TypeError for what is not like their argument."""
+    if isinstance(prox, Sequence):
+        return tuple(map(_checked, prox, prior))
+    if not callable(prox):
+        return prox
+
+    def checked(x: Array, *step: Any) -> Array:
+        found = prox(x, *step)
+        wanted, got = (
+            (getattr(t, "shape", None), getattr(t, "dtype", None)) for t in (x, found)
+        )
+        if got != wanted:
+            raise TypeError(
+                f"the {getattr(prox, '__name__', 'prox')} of {prior!r} must return an "
+                f"array of the shape and dtype {wanted} of its argument, got {got}"
+            )
+        return found
+
+    return checked
 
 
 def objective_value(state: State, problem: Problem, prior: Any) -> Array:
@@ -277,7 +301,8 @@ def _default_algorithm(problem: Problem, prior: Any) -> Algorithm:
 
     if isinstance(prior, TotalVariation) or unbounded:
         return PDHG()
-    return GradientDescent() if hasattr(prior, "gradient") else FISTA(restart=True)
+    smooth = hasattr(prior, "gradient") and hasattr(prior, "lipschitz")
+    return GradientDescent() if smooth else FISTA(restart=True)
 
 
 def _first_state(

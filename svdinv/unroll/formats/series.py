@@ -40,6 +40,7 @@ _MEASURED = {
     "voltages": "currents and the mesh",
 }
 _NEVER_IMAGES = ("kspace", "sinogram")
+_ALSO_KSPACE = ("ksp", "kdata", "rawdata")  # and what begins with these
 _GEOMETRIES = ("angles", "geometry", "currents")  # what images do not have beside them
 
 
@@ -252,6 +253,14 @@ def _choose_images(
     """Return the name of the array to read, which no measured data may have."""
     for name in shapes if key is None else [key.strip("/")]:
         kind, shape = name.split("/")[-1].lower(), shapes.get(name, ())
+        if key is None and len(shape) > 1 and kind not in _MEASURED:
+            bare = kind.replace("_", "").replace("-", "").replace(" ", "")
+            if bare.startswith(_ALSO_KSPACE) or bare == "mask":
+                raise FileError(
+                    f"{path}: {name} has the name of measured data, not of images; "
+                    "svdinv reads k-space as kspace, beside mask, and images by key "
+                    "(--key)"
+                )
         refused = _MEASURED if key is None else _NEVER_IMAGES
         if kind in refused and len(shape) > 1:
             raise FileError(

@@ -41,7 +41,13 @@ from svdinv.unroll.networks import (
 )
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import doubled, svt, to_channels, to_complex
-from svdinv.unroll.networks.recipe import EPSILON, choose, first_state, make_problem
+from svdinv.unroll.networks.recipe import (
+    EPSILON,
+    choose,
+    first_state,
+    make_problem,
+    next_state,
+)
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.operators.wrapped import exporting
 from svdinv.unroll.plugins import naming
@@ -393,7 +399,7 @@ class _Cell(keras.layers.Layer):
 
     def iterate(self, state: State, problem: Problem, training: bool) -> State:
         layers = _Layers(self.index, self.parts, training)
-        return self.recipe.cell(state, problem, layers)
+        return next_state(self.recipe, state, problem, layers)
 
     def recomputed(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -75,6 +75,10 @@ class Convolutions:
 
     def __post_init__(self) -> None:
         require(self.side in (1, 3), self, "side", "1 or 3")
+        require(self.axes in (2, 3), self, "axes", "2 or 3")
+        several = len(self.widths) != 1
+        counts = several and all(isinstance(n, int) and n > 0 for n in self.widths)
+        require(counts, self, "widths", "two positive integers or more, or none")
         if not self.slope >= 0:
             raise ValueError(f"slope must not be negative, got {self.slope!r}")
         valid = not self.gains or len(self.gains) == len(self.kernels)
@@ -118,6 +122,9 @@ class Number:
     """
 
     initial: float
+
+    def __post_init__(self) -> None:
+        check_floats(self)
 
 
 Layer: TypeAlias = Convolutions | Number | Callable[[], Any] | None
@@ -324,13 +331,24 @@ def choose(recipe: Recipe | None, kind: str, options: Any) -> Recipe:
 
 def first_state(recipe: Recipe, problem: Problem) -> State:
     """Return the state before the first cell; TypeError without an image "x"."""
-    state = recipe.begin(problem)
-    if "x" not in state:
+    return checked_state(recipe.begin(problem), f"{type(recipe).__name__}.begin", ["x"])
+
+
+def checked_state(state: Any, method: str, names: Iterable[str]) -> State:
+    """Return what a method of a recipe returned; TypeError without these names."""
+    got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
+    if not (isinstance(got, list) and set(names) <= set(got)):
         raise TypeError(
-            f"{type(recipe).__name__}.begin must return the image as 'x', got the "
-            f"names {sorted(state)}"
+            f"{method} must return a dict of arrays with the names {sorted(names)}, "
+            f"got {got}"
         )
     return state
+
+
+def next_state(recipe: Recipe, state: State, problem: Problem, layers: Layers) -> State:
+    """Return the state after a cell; TypeError if an array of the state is missing."""
+    found = recipe.cell(state, problem, layers)
+    return checked_state(found, f"{type(recipe).__name__}.cell", state)
 
 
 def make_problem(

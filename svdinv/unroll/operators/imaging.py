@@ -163,6 +163,15 @@ class MRI(Product):
         _check_pair(mask, maps)
         super().__init__([Sampling(mask[..., None, :, :]), Fourier(), coils])
 
+    def project_to_samples(self, y: Array) -> Array:
+        if self.maps is not None and len(y.shape) <= len(self.mask.shape):
+            raise ValueError(
+                f"with maps of shape {tuple(self.maps.shape)} and a mask of shape "
+                f"{tuple(self.mask.shape)} the k-space must have an axis of coils, "
+                f"(..., C, H, W), got {tuple(y.shape)}"
+            )
+        return super().project_to_samples(y)
+
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
         return Operator.replace_arrays(self, convert)
 
