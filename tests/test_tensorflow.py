@@ -695,7 +695,7 @@ def test_a_tape_around_an_accumulator_in_a_function(function, rows):
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 @pytest.mark.parametrize("values", [(2, 2, 1), (1, 1, 1), (2, 1, 0)])
 def test_tangents_at_repeated_values_are_those_of_numpy(values, dtype):
-    """TensorFlow takes tangents from the transpose of a pullback, which is none here."""
+    """TensorFlow transposes a pullback for them, and this one has no transpose."""
     Q, R = (np.linalg.qr(matrices((3, 3), dtype, i))[0] for i in (1, 2))
     d = matrices((3, 3), dtype, 3)
 
