@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from svdinv.core.functions import quotient
-from svdinv.core.namespace import Array, Namespace, identity_like, safe_divide, scaled
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    binary_scale,
+    first,
+    identity_like,
+    safe_divide,
+    scaled,
+)
 from svdinv.core.spectral import (
     Coefficients,
     SVDFactors,
@@ -69,8 +77,9 @@ def sampled_derivative(
     """
     U, S, Vh = factors
     XV, K = factors.projected(X, xp)
-    s, top = scaled(S, xp)
-    y = y / top
+    # Not by `scaled`: MLX compiles no program that has the same of it twice.
+    unit = binary_scale(first(S), xp)
+    s, y = S / unit, y / unit
     a, b = pair(s, y)
     total = a.s + b.s
     plus = safe_divide(a.y + b.y, total, total > 0, xp, minus)
