@@ -118,7 +118,8 @@ def solve(
         or with ``value``, ``gradient(x)`` and ``lipschitz(x)``, the constant of that.
     algorithm : Algorithm, optional
         By default `LowRankPlusSparse` for a pair, `PDHG` for `TotalVariation`,
-        `GradientDescent` for a prior with a gradient, else `FISTA` with restarts.
+        `GradientDescent` for a prior with ``gradient`` and ``lipschitz``, else `FISTA`
+        with restarts.
     iterations : int
         Maximum number of iterations.
     rtol : float
