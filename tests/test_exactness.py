@@ -13,6 +13,7 @@ import hermitian_oracle
 import numpy as np
 import pytest
 from frameworks import DTYPES, FRAMEWORKS, params
+from operator_cases import matrices
 from oracle import (
     EXACTLY_REPEATED,
     FUNCTIONS,
@@ -336,3 +337,23 @@ def test_error_of_the_quotient_and_of_the_slope(gap):
     assert (
         np.quantile(np.concatenate([x for part in found for x in part]), 0.9) <= limit
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("lost", [1, 2])
+@pytest.mark.parametrize(
+    "framework", params(without=("mlx", "tensorflow")), indirect=True
+)
+def test_tangents_where_the_rank_rises(framework, lost, dtype):
+    """The vectors of singular values of 1e-16 turn by 1e16, their phases too."""
+    B, C, D = (
+        matrices(shape, dtype, seed=seed)
+        for seed, shape in enumerate(((5, 4 - lost), (4 - lost, 4), (5, 4)))
+    )
+
+    def product(A):
+        U, S, Vh = framework.module.svd(A)
+        return (U * S) @ Vh
+
+    (found,) = framework.jvp(product, [B @ C], [D])
+    np.testing.assert_allclose(found, D, atol=1e-11)

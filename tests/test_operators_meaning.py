@@ -459,3 +459,18 @@ def test_randomized_triplets_of_a_decaying_spectrum():
     U, S, Vh = f.svd_lowrank(A, 4, seed=0)
     np.testing.assert_allclose(S, 0.5 ** np.arange(4), rtol=1e-10)
     assert np.linalg.norm((U * S) @ Vh - A, 2) < 0.5**4 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(("noise", "rtol"), [(1e-2, 1e-11), (1e-5, 1e-8), (1e-8, 1e-5)])
+@pytest.mark.parametrize("reflection", [False, True])
+def test_weights_of_a_good_fit(reflection, noise, rtol):
+    """Their derivative is of the size of the residual, of which it keeps all digits."""
+    rng = np.random.default_rng(11)
+    P, w = rng.standard_normal((12, 3)), rng.uniform(0.1, 1, 12)
+    Q = P @ rotation(3, rng).T + noise * rng.standard_normal((12, 3))
+    found, pullback = f.vjp(lambda w: f.kabsch(P, Q, w, reflection=reflection), w)
+    # That of the minimum is that of the sum, with the motion held fixed.
+    square = ((P @ found.rotation.T + found.translation - Q) ** 2).sum(-1)
+    expected = (square - found.rmsd**2) / (2 * w.sum() * found.rmsd)
+    (g,) = pullback((None, None, np.ones(())))
+    np.testing.assert_allclose(g, expected, rtol=rtol, atol=rtol * abs(expected).max())

@@ -199,7 +199,7 @@ class SimilarityPull(Operation):
         *_, U, S, Vh, signs = motion
         R, _, _, C = call(Align(covariance=True), P, Q, w, *motion)
         points = centred(P, Q, w, xp)
-        unit, p = points.unit, points.p
+        unit, root, p = points.unit, xp.sqrt(points.unit), points.p
         _, rmsd, c, inverse = similarity(points, R, call, xp)
         c, inverse = (z[..., None, None] for z in (c, inverse))
         k = xp.zeros_like(c)
@@ -209,8 +209,8 @@ class SimilarityPull(Operation):
             gt = gt[..., None, :]
             moved = p @ xp.matrix_transpose(R)
             k = k - unit * xp.sum(gt * moved, axis=-1, keepdims=True)
-            gR = add(gR, -c * xp.matrix_transpose(gt) * (unit * p))
-        k = k * inverse
+        gR = _over_root(gR, gt, c * p, root, xp)
+        k = k * inverse / root
         B = k * R
         if gR is not None:
             B = B + call(Pull(_ROTATION), C, signs, gR, U, S, Vh)[0]
@@ -284,14 +284,24 @@ class AlignPull(Operation):
         *_, U, S, Vh, signs = motion
         R, _, rmsd, C = call(Align(covariance=True), P, Q, w, *motion)
         points = centred(P, Q, w, xp)
-        unit, p = points.unit, points.p
-        if gt is not None:
-            gt = gt[..., None, :]
-            gR = add(gR, -xp.matrix_transpose(gt) * (unit * p))
+        root = xp.sqrt(points.unit)
+        gt = None if gt is None else gt[..., None, :]
+        gR = _over_root(gR, gt, points.p, root, xp)
+        B = xp.zeros_like(C) if gC is None else gC / root
         if gR is not None:
-            gC = add(gC, call(Pull(_ROTATION), C, signs, gR, U, S, Vh)[0])
-        B = xp.zeros_like(C) if gC is None else gC
+            B = B + call(Pull(_ROTATION), C, signs, gR, U, S, Vh)[0]
         return _to_points(points, R, B, rmsd, gt, grmsd, self.weighted, xp)
+
+
+def _over_root(
+    gR: Array | None, gt: Array | None, p: Array, root: Array, xp: Namespace
+) -> Array | None:
+    """Cotangent of R with that of -R p unit, over the root of the unit.
+
+    Half of the unit is before the products, half after: neither overflows.
+    """
+    gR = None if gR is None else gR / root
+    return gR if gt is None else add(gR, -xp.matrix_transpose(gt) * (root * p))
 
 
 def _to_points(
@@ -308,13 +318,11 @@ def _to_points(
 ) -> tuple[Any, ...]:
     """Cotangents of P, Q and w by the formulas above.
 
-    B lacks the term of h, and both B and k are to be divided by `unit`. c = 1 and k = 0
-    are those of a motion.
+    B lacks the term of h, and both B and k are to be divided by the root of `unit`.
+    c = 1 and k = 0 are those of a motion.
     """
     unit, mass, share, _, _, X, Y = points
-    # Half of the unit before the products, half after: neither overflows.
-    root = xp.sqrt(unit)
-    B, k, h = B / root, k / root, 0.0
+    root, h = xp.sqrt(unit), 0.0
     if weighted:
         gw = xp.sum((Y @ B) * X - k * c * X**2, axis=-1)
     if grmsd is not None:

@@ -248,12 +248,14 @@ def svd_pushforward(
     rule = "minimum-norm" if repeated == "consistent" else repeated
     E, W = linear_rule(s, rule, None if repeated == "consistent" else rtol, xp)
     odd = cast(inverse_sum(s, xp), P, xp) * skew(P, xp)
-    if some_lost and is_complex(P, xp):
-        # Their vectors have no common phase to move.
-        alone = lost[..., None] & (identity_like(P, xp) == 1)
-        odd = xp.where(alone, xp.zeros_like(odd), odd)
     even = cast(E + W, P, xp) * herm(P, xp)
     omega, psi = even + odd, even - odd
+    if some_lost and is_complex(P, xp):
+        # Their phases may turn by 1 / eps against each other. Only u turns then: v,
+        # whose null vectors are asked for more often, keeps its digits.
+        phase = psi * identity_like(psi, xp)
+        phase = xp.where(lost[..., None], phase, xp.zeros_like(phase))
+        omega, psi = omega - phase, psi - phase
 
     inverse = cast(reciprocal(s, xp), U, xp)[..., None, :]
 

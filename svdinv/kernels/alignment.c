@@ -299,11 +299,12 @@ void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) 
         for (int b = 0; b < n; b++) slope -= gt[a] * c.unit * R[a * n + b] * c.p[b];
       slope *= inverse;
     }
-    for (int a = 0; a < n; a++)
-      for (int b = 0; b < n; b++) B[a * n + b] -= c.scale * gt[a] * c.unit * c.p[b];
-    rotation_pull(B, U, Vh, S, sign, K, n);
     /* Half of the unit before the products, half after: neither overflows. */
     const V half = root(c.unit), inverse = 1 / half;
+    for (int a = 0; a < n; a++)
+      for (int b = 0; b < n; b++)
+        B[a * n + b] = B[a * n + b] * inverse - c.scale * gt[a] * half * c.p[b];
+    rotation_pull(B, U, Vh, S, sign, K, n);
     slope *= inverse;
     V h = {0};
     if (in[8].data) {
@@ -311,8 +312,11 @@ void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) 
       const V rmsd = distance(&c, R);
       h = safe_quotient(h * half, rmsd, ~(rmsd == (V){0}));
     }
-    for (ptrdiff_t i = 0; i < nn; i++)
-      B[i] = B[i] * inverse + (slope - h * c.scale) * R[i];
+    /* Of the weights, K without the term of h: that would cancel, and h be 1 / rmsd. */
+    for (ptrdiff_t i = 0; i < nn; i++) {
+      K[i] = B[i];
+      B[i] = K[i] + (slope - h * c.scale) * R[i];
+    }
     const V own = (h * c.scale - 2 * slope) * c.scale;
     for (int j = 0; j < n; j++) gt[j] *= half;
     for (int j = 0; j < n; j++) {
@@ -333,8 +337,8 @@ void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) 
       if (weighted)
         for (int j = 0; j < n; j++) {
           const V r = residual(&c, R, i, j);
-          V moved = {0}; /* Y gC, of which -h R is in B */
-          for (int k = 0; k < n; k++) moved += Y[k] * (B[k * n + j] + h * R[k * n + j]);
+          V moved = {0}; /* Y gC */
+          for (int k = 0; k < n; k++) moved += Y[k] * K[k * n + j];
           gw += moved * X[j] + ((T)0.5 * h * r - gt[j]) * r;
         }
       mean += c.w[i] * gw;
