@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--views", type=int, default=60)
     parser.add_argument("--noise", type=float, default=0.01)
+    parser.add_argument("--finer", type=int, default=1, help="as of svdinv reconstruct")
     parser.add_argument("--iterations", type=int, default=1000, help="of DIP")
     parser.add_argument("--educated", type=int, default=100, help="iterations of EDIP")
     parser.add_argument("--phantoms", nargs="+", default=PHANTOMS)
@@ -104,6 +105,7 @@ def measured(options: argparse.Namespace, name: str, seed: int = 0) -> Problem:
         crop=options.size if picture else None,
         views=options.views,
         noise=options.noise,
+        finer=options.finer,
         seed=seed,
     )
     return TASK.measure(TASK.read(name, asked), asked)

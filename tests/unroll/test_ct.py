@@ -20,6 +20,7 @@ from svdinv.unroll.operators import dot_test
 from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
 from svdinv.unroll.tasks.non_local import NAME
 from svdinv.unroll.tasks.reading import source_of
+from svdinv.unroll.tasks.task import InputImage
 from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp
 from svdinv.unroll.tasks.tomography.htc import read_htc
 from svdinv.unroll.torch import Network
@@ -96,6 +97,30 @@ def test_few_photons_are_noisier(rng):
         due = np.sqrt(counts + 25) / counts  # first order
         np.testing.assert_allclose(found.std(), due, rtol=0.05)
     assert np.isfinite(counted(np.full(9, 50.0), 10, rng)).all()
+
+
+@pytest.mark.parametrize("beam", ["parallel", "fan"])
+def test_objects_may_be_finer_than_their_images(beam):
+    task = Ct()
+    plain = CtOptions(size=48, noise=0, beam=beam, views=20)
+    fine = replace(plain, finer=3)
+    small, made = (task.measure(task.read("head-1", o), o) for o in (plain, fine))
+    assert made.truth.dtype == made.y.dtype == np.float32
+    np.testing.assert_allclose(made.truth, small.truth, atol=0.1)
+    off = np.linalg.norm(made.y - made.A(made.truth)) / np.linalg.norm(made.y)
+    assert 1e-3 < off < 0.05
+    # A photograph's pixels that make no whole one at its border are left out.
+    image = task.read("density:coffee", replace(fine, size=None, crop=0)).image
+    cut = task.measure(InputImage("cut", image[..., :100, :97]), fine)
+    np.testing.assert_allclose(
+        cut.truth[0, 2, 5], image[0, 6:9, 15:18].mean(), rtol=1e-6
+    )
+    assert cut.truth.shape == (1, 33, 32)
+    items = Ct(size=(16,), projections=(4,), finer=(1, 2)).load()
+    assert {items.problem(0, i, 0).setting.endswith("each") for i in range(9)} == {
+        True,
+        False,
+    }
 
 
 def test_items_have_views_and_noise_as_asked():

@@ -22,7 +22,7 @@ ACTIVITIES = {
 
 _HERE = "svdinv.unroll.tasks.tomography"
 _SCAN = ("angles", "geometry")
-_OPTIONS = ("views", "arc", "beam", "photons", "noise", "size", "crop")
+_OPTIONS = ("views", "arc", "beam", "photons", "noise", "finer", "size", "crop")
 
 CT = TaskEntry(
     kind="ct",

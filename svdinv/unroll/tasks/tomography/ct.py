@@ -87,19 +87,38 @@ def _operator(
     geometry: Geometry, angles: tuple[float, ...], detectors: int | None
 ) -> Operator:
     """Return the projector divided by a bound on its norm."""
+    A = _projector(geometry, angles, detectors)
+    bound = A.norm_bound
+    if not bound:
+        raise ValueError("no ray runs through the image")
+    return A / bound
+
+
+def _projector(
+    geometry: Geometry,
+    angles: tuple[float, ...],
+    detectors: int | None,
+    matrix: bool = True,
+) -> ParallelBeam | FanBeam:
     rows, columns, pixel, spacing, offset, source, distance = geometry
     if distance and not source:
         raise ValueError("distance must be 0, for parallel beams, where source is")
     fan = {"source": source, "distance": distance} if source else {}
     kind: Any = FanBeam if fan else ParallelBeam
-    A = kind(
+    return kind(
         (rows, columns), angles, detectors=detectors, spacing=spacing, offset=offset,
-        pixel=pixel, **fan,
+        pixel=pixel, matrix=matrix, **fan,
     )  # fmt: skip
-    bound = A.norm_bound
-    if not bound:
-        raise ValueError("no ray runs through the image")
-    return A / bound
+
+
+def _finer(
+    image: Any, geometry: Geometry, angles: tuple[float, ...], detectors: int, n: int
+) -> Any:
+    """Project an image with n x n pixels and n detectors for each of the geometry."""
+    rows, columns, pixel, spacing, *rest = geometry
+    fine = Geometry(n * rows, n * columns, pixel / n, spacing / n, *rest)
+    y = _projector(fine, angles, n * detectors, matrix=False)(image)
+    return y.reshape(*y.shape[:-1], detectors, n).mean(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +152,12 @@ class CtOptions(Options):
         "noise of a sinogram relative to its mean (default: photon noise only)",
         low=0,
         high=10,
+    )
+    finer: int = option(
+        1,
+        "pixels and detectors that are simulated for each one, along each axis",
+        low=1,
+        high=8,
     )
     size: int | None = option(
         None,
@@ -200,6 +225,13 @@ class Ct(Task):
         0.0, "fraction of rectangles among the ellipses", low=0, high=1
     )
     hollow: float = option(0.0, "fraction of both that are shells", low=0, high=1)
+    finer: tuple[int, ...] = option(
+        (1,),
+        "pixels and detectors that are simulated for each one, along each axis: each "
+        "item draws one",
+        low=1,
+        some=True,
+    )
     textures: float = option(
         0.0, "fraction of the phantoms that have a texture", low=0, high=1
     )
@@ -217,12 +249,14 @@ class Ct(Task):
         """Return a phantom, a picture as a density, or a sinogram of the challenge."""
         name = str(source)
         if name in DENSITIES:
-            image = density(name, options.size or 128, seed=options.seed)
+            size = (options.size or 128) * options.finer
+            image = density(name, size, seed=options.seed)
             return self.given(name, image, options)
         if name.startswith(_PREFIX):
             file = name.removeprefix(_PREFIX)
             grey = grey_picture(file)
-            grey = centre_crop(grey, options.crop) if options.crop else grey
+            crop = (options.crop or 0) * options.finer
+            grey = centre_crop(grey, crop) if crop else grey
             return self.given(Path(file).stem, np.ascontiguousarray(grey), options)
         scan = read_htc(source)
         size = options.size or _PIXELS
@@ -281,7 +315,9 @@ class Ct(Task):
         return [replace(options, views=60), replace(options, views=60, arc=90.0)]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
-        rows, columns = given.image.shape[-2:]
+        n = options.finer
+        rows, columns = (size // n for size in given.image.shape[-2:])
+        image = given.image[..., : n * rows, : n * columns]
         fan = options.beam == "fan"
         views, full = options.views or _VIEWS, 360.0 if fan else 180.0
         arc = options.arc or full
@@ -295,7 +331,10 @@ class Ct(Task):
                 _DISTANCE * self.side,
             )  # fmt: skip
         A = _operator(geometry, angles, None)
-        y, unit = A(given.image), _unit(A)
+        truth = image.reshape(-1, rows, n, columns, n).mean((-3, -1))
+        y, unit = A(truth), _unit(A)
+        if n > 1:
+            y = _finer(image, geometry, angles, y.shape[-1], n) / np.float32(unit)
         rng = np.random.default_rng([options.seed, 1])
         photons = photons_of(options)
         if photons:
@@ -308,10 +347,12 @@ class Ct(Task):
             setting += f", {photons:g} photons"
         if options.noise:
             setting += f", noise {options.noise:g}"
+        if n > 1:
+            setting += f", simulated with {n} x {n} pixels for each"
         return Problem(
             y.astype(np.float32),
             A,
-            truth=given.image,
+            truth=truth,
             name=given.name,
             setting=setting,
             scan=Views(geometry, angles, unit),
@@ -383,7 +424,8 @@ class Densities(Simulated):
             settings, common = self._settings(), np.random.default_rng(key[:-1])
             setting = settings[int(common.integers(len(settings)))]
         size, views, arc, beam = setting
-        image = random_shapes(size, rng, task.rectangles, task.hollow)
+        finer = int(np.random.default_rng([*key, 1]).choice(task.finer))
+        image = random_shapes(finer * size, rng, task.rectangles, task.hollow)
         if task.textures and rng.random() < task.textures:
             image = textured(image, rng)
         kind: Any = task.options
@@ -391,6 +433,7 @@ class Densities(Simulated):
             views=views,
             arc=arc or None,
             beam=beam,
+            finer=finer,
             **task.noisy(rng),
             seed=int(rng.integers(2**31)),
         )
