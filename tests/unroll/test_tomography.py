@@ -131,6 +131,15 @@ def test_every_framework_projects_and_inverts_alike(name, rng):
     )
 
 
+def test_variables_of_tensorflow_are_differentiated():
+    tf = pytest.importorskip("tensorflow")
+    A = ParallelBeam((4, 3), [0, 30])
+    x = tf.Variable(np.ones((4, 3)))
+    with tf.GradientTape() as tape:
+        y = A(x)
+    np.testing.assert_allclose(tape.gradient(y, x), A.H(np.ones(y.shape)))
+
+
 @pytest.mark.parametrize("name", ["filtered_back_projection", "preconditioned"])
 def test_filters_are_linear_in_complex_data(name, rng):
     A = ParallelBeam((9, 8), ANGLES)
@@ -366,7 +375,12 @@ def test_subsets_are_stacked(rng):
         (lambda: ParallelBeam((4,), [0]), "image_shape must be"),
         (lambda: ParallelBeam((4, 4), []), "angles must be a list"),
         (lambda: ParallelBeam((4, 4), [np.nan]), "angles must be a list"),
-        (lambda: ParallelBeam((4, 4), [0], detectors=0), "detectors must be at least"),
+        (lambda: ParallelBeam((4.5, 4), [0]), "image_shape must be an integer"),
+        (
+            lambda: ParallelBeam((4, 4), [0], detectors=0),
+            "detectors must be an integer",
+        ),
+        (lambda: ParallelBeam((4, 4), [0], detectors=2.9), "integer of at least 1"),
         (lambda: ParallelBeam((4, 4), [0], spacing=0), "spacing must be positive"),
         (lambda: ParallelBeam((4, 4), [0], pixel=-1), "pixel must be positive"),
         (lambda: ParallelBeam((4, 4), [0], offset=np.inf), "offset must be finite"),

@@ -326,6 +326,11 @@ class TestRules:
             with pytest.raises(ValueError, match="white Gaussian noise"):
                 run(replace(counts, fidelity=fidelity), rule=rule)
 
+    @pytest.mark.parametrize("rule", ["held-out", HeldOut])
+    def test_a_rule_is_an_instance(self, rule):
+        with pytest.raises(TypeError, match="rule must be an instance"):
+            run(noisy(), rule=rule)
+
     def test_too_few_data_to_hold_out(self):
         problem = noisy()
         mask = np.zeros(problem.y.shape, bool)
@@ -605,7 +610,7 @@ class TestRecorrupted:
             educated(nothing, Network(PrimalDual(cells=1, channels=3), seed=0))
         with pytest.raises(ValueError, match="deviation must be positive, got 0"):
             educated(problem, network, 0.0)
-        with pytest.raises(ValueError, match="must have an L2 fidelity"):
+        with pytest.raises(ValueError, match=r"Gaussian noise .* have PoissonKL"):
             educated(replace(problem, fidelity=PoissonKL()), network)
 
     def test_data_of_double_precision(self):
@@ -738,6 +743,14 @@ class TestGoingOn:
         np.testing.assert_array_equal(ended.last, whole.last)
         assert [r.iteration for r in ended.trajectory] == [10, 20, 30]
         assert ended.best == whole.best
+
+    def test_a_checkpoint_in_no_folder(self, tmp_path):
+        def began(record):
+            raise AssertionError("an iteration is done")
+
+        path = tmp_path / "missing" / "fit.safetensors"
+        with pytest.raises(FileNotFoundError, match="checkpoint: there is no folder"):
+            run(noisy(), checkpoint=path, callback=began)
 
     def test_a_checkpoint_of_something_else(self, tmp_path):
         path = tmp_path / "fit.safetensors"

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.arrays import Array
+from svdinv.unroll.arrays import Array, check_count
 from svdinv.unroll.operators.wrapped import Wrapped
 
 Window = Literal["ram-lak", "shepp-logan", "cosine", "hamming", "hann"]
@@ -97,9 +97,11 @@ class _Beam(Wrapped):
         pixel: float = 1.0,
         matrix: bool = True,
     ) -> None:
-        shape = tuple(int(n) for n in image_shape)
-        if len(shape) != 2 or min(shape) < 1:
+        if len(image_shape) != 2:
             raise ValueError(f"image_shape must be (H, W), got {tuple(image_shape)}")
+        for n in image_shape:
+            check_count("each number of image_shape", n, 1)
+        shape = int(image_shape[0]), int(image_shape[1])
         degrees = np.array(angles, dtype=np.float64)
         if degrees.ndim != 1 or not degrees.size or not np.isfinite(degrees).all():
             raise ValueError(
@@ -120,8 +122,7 @@ class _Beam(Wrapped):
         if detectors is None:
             width = 2 * (self._shadow() + abs(self.offset))
             detectors = math.ceil(round(width / self.spacing, 9))
-        if detectors < 1:
-            raise ValueError(f"detectors must be at least 1, got {detectors}")
+        check_count("detectors", detectors, 1)
         self.detectors, self.matrix = int(detectors), bool(matrix)
         positions = np.arange(self.detectors) - (self.detectors - 1) / 2
         self._positions = positions * self.spacing + self.offset

@@ -227,7 +227,8 @@ class _DerivativeAt(_OfFunctions):
         x = cast_like(x if namespace(x) is xp else to_numpy(x), v, xp)
         batch = sizes(v, xp)[: len(v.shape) - len(data)]
         x = xp.broadcast_to(x, (*batch, *image))
-        return backend(v).call(operation, x, v)[0]
+        of = backend(v)
+        return of.call(operation, x, of.asarray(v, "images and data"))[0]
 
 
 def from_matrix(
@@ -493,4 +494,5 @@ def _called(
     check_floating(what, x)
     if real and is_complex(x, namespace(x)):
         raise TypeError(f"{what} must be real floating point, got {x.dtype}")
-    return backend(x).call(operation, x)[0]
+    of = backend(x)
+    return of.call(operation, of.asarray(x, what))[0]  # variables as their values

@@ -415,6 +415,8 @@ class Fitting:
 
     def _check(self, problem: Problem) -> None:
         options, generator = self.options, self.recipe
+        if not isinstance(options.rule, Rule | None):
+            raise TypeError(f"rule must be an instance of Rule, got {options.rule!r}")
         window = getattr(options.rule, "window", 1)
         least = (window - 1) * options.every + 1
         if options.iterations < least:
@@ -585,8 +587,11 @@ def fit(
         device=device,
     )
     path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and path.exists():
-        fitting.load(path)
+    if path is not None:
+        if path.exists():
+            fitting.load(path)
+        elif not path.parent.is_dir():
+            raise FileNotFoundError(f"checkpoint: there is no folder {path.parent}")
     return fitting.run(path, callback=callback, stop=stop, progress=progress)
 
 

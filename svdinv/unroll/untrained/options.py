@@ -124,7 +124,10 @@ def educated(
         positive, or it is omitted and the network fits the data exactly with its noise.
     """
     if not problem.has_white_noise:
-        raise ValueError("problem must have an L2 fidelity without weights")
+        raise ValueError(
+            "a trained network is fitted to data with white Gaussian noise (L2 without "
+            f"weights) alone, and these have {problem.fidelity!r}"
+        )
     if deviation is None:
         device = next(network.parameters()).device
         single = replace(problem, truth=None).single()
