@@ -18,7 +18,11 @@ from svdinv.backends.torch_calls import (
     value_by_kernel,
 )
 from svdinv.backends.torch_kernels import memory
-from svdinv.backends.torch_namespace import constant, full_precision
+from svdinv.backends.torch_namespace import (
+    constant,
+    eps_of_products,
+    full_precision,
+)
 from svdinv.backends.torch_node import factors_by_node, is_kept, is_node
 from svdinv.backends.torch_sharded import check_placements, is_sharded, replicated
 from svdinv.core.backend import Backend, number_within
@@ -166,6 +170,9 @@ class TorchBackend(Backend):
     def half_precision(self, dtype: torch.dtype) -> tuple[torch.dtype, float] | None:
         inner = _COMPUTED_IN.get(dtype)
         return None if inner is None else (inner, torch.finfo(dtype).eps)
+
+    def eps_of_products(self, A: Tensor) -> float | None:
+        return eps_of_products(A)
 
 
 def leaves_of(theta: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any]]:

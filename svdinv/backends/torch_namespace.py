@@ -71,9 +71,10 @@ writable = True
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _NOTHING = nullcontext()
-_ROUNDED = {"tf32", "bf16"}
+_EPS = {"tf32": 2.0**-10, "bf16": 2.0**-7}
 _lock, _users = Lock(), {"cuda": 0, "mkldnn": 0}
 _before: dict[str, str] = {}
+_users_precision: dict[str, str] = {}
 
 
 def constant(f: _F) -> _F:
@@ -107,7 +108,7 @@ def _own_precision(library: str) -> str:
 
 @constant
 def _is_rounded(library: str) -> bool:
-    return _precision(library) in _ROUNDED
+    return _precision(library) in _EPS
 
 
 def rounds_products(x: Tensor) -> bool:
@@ -122,7 +123,7 @@ _LIBRARIES = ("mkldnn", "cuda") if torch.version.cuda else ("mkldnn",)
 def may_round() -> bool:
     """Whether that may be so of some tensor, autocast apart."""
     for library in _LIBRARIES:
-        if _users[library] or _precision(library) in _ROUNDED:
+        if _users[library] or _precision(library) in _EPS:
             return True
     return False
 
@@ -134,6 +135,7 @@ def _unrounded(library: str, inner: AbstractContextManager[Any]) -> Iterator[Non
         # Counted before and until it holds: other threads ask for the number unlocked.
         _users[library] += 1
         if _users[library] == 1:
+            _users_precision[library] = _precision(library)
             _before[library] = _own_precision(library)
             _set_precision(library, "ieee")
     try:
@@ -143,6 +145,7 @@ def _unrounded(library: str, inner: AbstractContextManager[Any]) -> Iterator[Non
         with _lock:
             if _users[library] == 1:
                 _set_precision(library, _before.pop(library))
+                del _users_precision[library]
             _users[library] -= 1
 
 
@@ -181,6 +184,31 @@ def autocasts() -> bool:
 def _is_nested() -> bool:
     torch.autocast_increment_nesting()
     return torch.autocast_decrement_nesting() > 0
+
+
+def eps_of_products(A: Tensor) -> float | None:
+    """Eps to which products around an operator are rounded; None if that of A."""
+    if A.dtype not in (torch.float32, torch.complex64):
+        return None
+    if not A.is_complex() and (torch._C._is_any_autocast_enabled() or autocasts()):
+        found = _autocast_eps(A.device.type)
+        if found is not None:
+            return found
+    return _eps_of(_library(A))
+
+
+@constant
+def _eps_of(library: str) -> float | None:
+    return _EPS.get(_users_precision.get(library) or _precision(library))
+
+
+@constant
+def _autocast_eps(device: str) -> float | None:
+    if not torch.amp.is_autocast_available(device):
+        return None
+    if not (torch.is_autocast_enabled(device) or autocasts()):
+        return None
+    return torch.finfo(torch.get_autocast_dtype(device)).eps
 
 
 def guarded(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -92,6 +92,10 @@ class Backend(ABC):
             return None
         return xp.float32, float(xp.finfo(dtype).eps)
 
+    def eps_of_products(self, A: Array) -> float | None:
+        """Return the eps of products around an operator, None if that is A's."""
+        return None
+
     def is_floating(self, dtype: DType) -> bool:
         """Whether a dtype is floating point or complex."""
         return self.xp.isdtype(dtype, ("real floating", "complex floating"))

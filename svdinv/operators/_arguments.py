@@ -146,9 +146,12 @@ def negative_axis(backend: Backend, axis: int, X: Array) -> int:
 def in_precision(backend: Backend, operation: Any, given: Array, A: Array) -> Any:
     """Set the precision of cotangents to a half precision, if `given` has one.
 
-    They come back with the rounding errors of the outputs.
+    They come back with the rounding errors of the outputs, or of the products that the
+    framework rounds.
     """
     epsilon = half_eps(backend, given, A)
+    if epsilon is None:
+        epsilon = backend.eps_of_products(A)
     return operation if epsilon is None else replace(operation, epsilon=epsilon)
 
 
