@@ -120,6 +120,7 @@ OF_NOTHING = {
     "firm_threshold": lambda f, A: f.firm_threshold(A, 0.5, 2.5),
     "log_sum_threshold": lambda f, A: f.log_sum_threshold(A, 0.5, 0.5),
     "schatten_prox": lambda f, A: f.schatten_prox(A, 0.5, 0.5),
+    "spectral_map": lambda f, A: f.spectral_map(A, lambda s: 2 * s),
     "low_rank": lambda f, A: f.low_rank(A, 2),
     "polar": lambda f, A: f.polar(A),
     "nuclear_norm": lambda f, A: f.nuclear_norm(A),

@@ -779,6 +779,56 @@ def test_half_precision_beside_single_has_cotangents_in_single():
     assert A.grad[0, 1] == pytest.approx(-512, rel=1e-2)
 
 
+class Product19(torch.autograd.Function):
+    """A product of matrices in TensorFloat-32, whose numbers have 19 bits."""
+
+    @staticmethod
+    def rounded(x):
+        return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+    @classmethod
+    def forward(cls, ctx, A, B):
+        A, B = cls.rounded(A), cls.rounded(B)
+        ctx.save_for_backward(A, B)
+        return A @ B
+
+    @classmethod
+    def backward(cls, ctx, G):
+        A, B = ctx.saved_tensors
+        G = cls.rounded(G)
+        return G @ B.mT, A.mT @ G
+
+
+@pytest.mark.parametrize("name", ["svd", "eigh"])
+@pytest.mark.parametrize(("rounding", "most"), [("bf16", 2e-2), ("tf32", 2e-3)])
+def test_cotangents_may_come_from_rounded_products(rounding, most, name):
+    """Their errors say nothing of the function's slope at repeated values."""
+    multiplied = Product19.apply if rounding == "tf32" else torch.matmul
+
+    def function(A):
+        if name == "eigh":
+            w, V = svdinv.torch.eigh(A)
+            return multiplied(V * w.exp(), V.mT)
+        U, S, Vh = svdinv.torch.svd(A)
+        return multiplied(U * torch.relu(S - 0.5), Vh)
+
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        Q = np.linalg.qr(rng.standard_normal((4, 4)))[0] if name == "svd" else np.eye(4)
+        A = torch.from_numpy((2 * Q).astype(np.float32)).requires_grad_()
+        G = torch.from_numpy(rng.standard_normal((4, 4)).astype(np.float32))
+        operators = svdinv.torch
+        exact = operators.expm(A) if name == "eigh" else operators.svt(A, 0.5)
+        (exact,) = torch.autograd.grad((exact * G).sum(), A)
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=rounding == "bf16"),
+            precision("high" if rounding == "tf32" else "highest"),
+        ):
+            B = function(A)
+        (found,) = torch.autograd.grad((B.float() * G).sum(), A)
+        assert torch.linalg.norm(found - exact) < most * torch.linalg.norm(exact)
+
+
 def test_autocast_leaves_the_precision_of_operators_alone():
     A = torch.tensor(numbers((4, 3), np.float32)).requires_grad_()
 

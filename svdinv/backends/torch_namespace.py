@@ -122,10 +122,7 @@ _LIBRARIES = ("mkldnn", "cuda") if torch.version.cuda else ("mkldnn",)
 @constant
 def may_round() -> bool:
     """Whether that may be so of some tensor, autocast apart."""
-    for library in _LIBRARIES:
-        if _users[library] or _precision(library) in _EPS:
-            return True
-    return False
+    return any(_users[lib] or _precision(lib) in _EPS for lib in _LIBRARIES)
 
 
 @contextmanager

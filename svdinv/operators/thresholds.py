@@ -15,7 +15,7 @@ from svdinv.core.divided_differences import (
 )
 from svdinv.core.factors import Method, check_method
 from svdinv.core.functions import SpectralFunction
-from svdinv.core.namespace import Array, cast, is_complex
+from svdinv.core.namespace import Array, cast, is_complex, known_equal
 from svdinv.core.svd_operations import SVD, Recompose
 from svdinv.core.thresholds import (
     Firm,
@@ -33,6 +33,7 @@ from svdinv.operators._arguments import (
     as_number,
     broadcasts,
     per_batch,
+    shorter,
 )
 from svdinv.operators._maps import threshold, without_tau
 from svdinv.operators._registry import operator
@@ -402,6 +403,8 @@ def spectral_map(
     if not callable(f) or not (df is None or callable(df)):
         raise TypeError("f must be callable, and df callable or None")
     A, restore = backend.matrices(A, "A")
+    if known_equal(shorter(A.shape), 0):
+        return restore(A + 0)
     U, S, Vh = backend.call(SVD(), A)
     y = f(S)
     if not hasattr(y, "shape"):
