@@ -122,7 +122,8 @@ _LIBRARIES = ("mkldnn", "cuda") if torch.version.cuda else ("mkldnn",)
 @constant
 def may_round() -> bool:
     """Whether that may be so of some tensor, autocast apart."""
-    return any(_users[lib] or _precision(lib) in _EPS for lib in _LIBRARIES)
+    found = [_precision(library) for library in _LIBRARIES if not _users[library]]
+    return len(found) < len(_LIBRARIES) or not _EPS.keys().isdisjoint(found)
 
 
 @contextmanager
