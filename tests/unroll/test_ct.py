@@ -117,7 +117,7 @@ def test_objects_may_be_finer_than_their_images(beam):
     )
     assert cut.truth.shape == (1, 33, 32)
     items = Ct(size=(16,), projections=(4,), finer=(1, 2)).load()
-    assert {items.problem(0, i, 0).setting.endswith("each") for i in range(9)} == {
+    assert {items.problem(0, i, 0).setting.endswith("finer") for i in range(9)} == {
         True,
         False,
     }

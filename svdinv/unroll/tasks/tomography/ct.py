@@ -348,7 +348,7 @@ class Ct(Task):
         if options.noise:
             setting += f", noise {options.noise:g}"
         if n > 1:
-            setting += f", simulated with {n} x {n} pixels for each"
+            setting += f", {n} x {n} finer"
         return Problem(
             y.astype(np.float32),
             A,
