@@ -66,9 +66,8 @@ def keras_checks(backend, folder, *scripts):
     # Keras's variables do not know NumPy's keyword `copy`.
     warnings = ["-W", "error", "-W", "ignore:__array__ impl:DeprecationWarning"]
     # XLA takes half the time without optimizing; its programs run but a few times here.
-    flags = (
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    )
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     environment = {"KERAS_BACKEND": backend, "XLA_FLAGS": flags}
     done = run(*warnings, __file__, folder, *scripts, **environment)
     assert done.returncode == 0, done.stderr

@@ -346,14 +346,16 @@ def test_error_of_the_quotient_and_of_the_slope(gap):
 )
 def test_tangents_where_the_rank_rises(framework, lost, dtype):
     """The vectors of singular values of 1e-16 turn by 1e16, their phases too."""
-    B, C, D = (
-        matrices(shape, dtype, seed=seed)
-        for seed, shape in enumerate(((5, 4 - lost), (4 - lost, 4), (5, 4)))
-    )
 
     def product(A):
         U, S, Vh = framework.module.svd(A)
-        return (U * S) @ Vh
+        return (U * S[..., None, :]) @ Vh
 
-    (found,) = framework.jvp(product, [B @ C], [D])
-    np.testing.assert_allclose(found, D, atol=1e-11)
+    for m, n in ((5, 4), (4, 5)):
+        B, C, D = (
+            matrices(shape, dtype, seed=seed)
+            for seed, shape in enumerate(((m, 4 - lost), (4 - lost, n), (2, m, n)))
+        )
+        A = np.stack([B @ C, D[0]])  # one of full rank
+        (found,) = framework.jvp(product, [A], [D])
+        np.testing.assert_allclose(found, D, atol=1e-11)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from frameworks import as_tuple, params
+from frameworks import FRAMEWORKS, as_tuple, params
 from operator_cases import adjoint, inner, matrices, with_values
 
 
@@ -484,3 +484,22 @@ def test_means_of_many_samples_far_from_zero(framework):
     white = np.asarray(white, np.float64)
     assert abs(white.mean(axis=0)).max() < 2e-3  # samples are rounded to 1e-3
     np.testing.assert_allclose(np.cov(white.T), np.eye(3), atol=2e-3)
+
+
+@pytest.mark.parametrize("scale", [False, True])
+def test_gradients_of_points_of_very_different_sizes(framework, scale):
+    """Products of two sizes are no numbers of single precision."""
+    P, Q = (matrices((6, 3), seed=i).astype(np.float32) for i in range(2))
+    P, Q = (P * 2**73, Q) if not scale else (P, Q * 2**73)
+    g = np.ones(3)
+
+    def gradients(framework, P, Q):
+        def translation(P, Q):
+            return framework.module.kabsch(P, Q, scale=scale).translation
+
+        return framework.vjp(translation, P, Q)[1](g.astype(P.dtype))
+
+    found = gradients(framework, P, Q)
+    expected = gradients(FRAMEWORKS["numpy"], P.astype(float), Q.astype(float))
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4 * np.abs(y).max())

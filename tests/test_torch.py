@@ -21,8 +21,13 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import svdinv.torch
 from svdinv import kernels
+from svdinv.backends import torch as torch_backend
 from svdinv.backends import torch_kernels, torch_namespace
-from svdinv.backends.torch_namespace import constant, full_precision
+from svdinv.backends.torch_namespace import (
+    constant,
+    eps_of_products,
+    full_precision,
+)
 from svdinv.core.gram import GramFactors
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise
@@ -801,9 +806,12 @@ class Product19(torch.autograd.Function):
 
 @pytest.mark.parametrize("name", ["svd", "eigh"])
 @pytest.mark.parametrize(("rounding", "most"), [("bf16", 2e-2), ("tf32", 2e-3)])
-def test_cotangents_may_come_from_rounded_products(rounding, most, name):
+def test_cotangents_may_come_from_rounded_products(rounding, most, name, monkeypatch):
     """Their errors say nothing of the function's slope at repeated values."""
-    multiplied = Product19.apply if rounding == "tf32" else torch.matmul
+    multiplied = torch.matmul
+    if rounding == "tf32":  # as on a GPU
+        multiplied = Product19.apply
+        monkeypatch.setattr(torch_backend, "eps_of_products", lambda A: 2.0**-10)
 
     def function(A):
         if name == "eigh":
@@ -812,21 +820,59 @@ def test_cotangents_may_come_from_rounded_products(rounding, most, name):
         U, S, Vh = svdinv.torch.svd(A)
         return multiplied(U * torch.relu(S - 0.5), Vh)
 
+    values = np.diag([1, 1, 1, 1 - 1e-4])  # repeated, and close
     for seed in range(50):
         rng = np.random.default_rng(seed)
-        Q = np.linalg.qr(rng.standard_normal((4, 4)))[0] if name == "svd" else np.eye(4)
-        A = torch.from_numpy((2 * Q).astype(np.float32)).requires_grad_()
+        Q, R = np.linalg.qr(rng.standard_normal((2, 4, 4)))[0]
+        A = torch.from_numpy(2 * Q @ values @ (Q if name == "eigh" else R).T)
+        A = A.to(torch.float32).requires_grad_()
         G = torch.from_numpy(rng.standard_normal((4, 4)).astype(np.float32))
         operators = svdinv.torch
         exact = operators.expm(A) if name == "eigh" else operators.svt(A, 0.5)
         (exact,) = torch.autograd.grad((exact * G).sum(), A)
-        with (
-            torch.autocast("cpu", torch.bfloat16, enabled=rounding == "bf16"),
-            precision("high" if rounding == "tf32" else "highest"),
-        ):
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounding == "bf16"):
             B = function(A)
         (found,) = torch.autograd.grad((B.float() * G).sum(), A)
         assert torch.linalg.norm(found - exact) < most * torch.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("name", ["svd", "eigh"])
+def test_vectors_within_autocast_keep_their_digits(name):
+    """Functions of single ones may have no product, and exact cotangents."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        Q, R = np.linalg.qr(rng.standard_normal((2, 4, 4)))[0]
+        given = Q @ np.diag([1, 0.97, 0.94, 0.5]) @ (Q if name == "eigh" else R).T
+        g, gradients = torch.from_numpy(rng.standard_normal(4)), []
+        for dtype in (torch.float64, torch.float32):
+            A = torch.from_numpy(given).to(dtype).requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16):
+                V = getattr(svdinv.torch, name)(A)[1 if name == "eigh" else 0]
+                loss = (V[:, 0] ** 2 * g.to(dtype)).sum()
+            gradients += torch.autograd.grad(loss, A)
+        torch.testing.assert_close(
+            gradients[1].double(), gradients[0], rtol=1e-2, atol=1e-3
+        )
+
+
+def test_to_how_many_digits_products_are_rounded():
+    x = torch.ones(2, 2)
+    assert eps_of_products(x) is None
+    torch.set_autocast_cache_enabled(False)  # which says nothing of autocast
+    try:
+        assert eps_of_products(x) is None
+    finally:
+        torch.set_autocast_cache_enabled(True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert eps_of_products(x) == 2**-7
+        assert eps_of_products(x.double()) is None
+        assert eps_of_products(x + 0j) is None
+        with full_precision(x):
+            assert eps_of_products(x) == 2**-7
+        with torch.autocast("cpu", enabled=False):
+            assert eps_of_products(x) is None
+    with precision("high"):  # of GPUs; few CPUs have such products
+        assert eps_of_products(x) is None
 
 
 def test_autocast_leaves_the_precision_of_operators_alone():
@@ -1154,6 +1200,15 @@ class TestOnAGPU:
     def _gpu(self):
         if not torch.cuda.is_available():
             pytest.skip("no CUDA GPU")
+
+    def test_to_how_many_digits_products_are_rounded(self):
+        x = torch.ones(2, 2, device="cuda")
+        with precision("high"):
+            assert eps_of_products(x) == eps_of_products(x + 0j) == 2**-10
+            with full_precision(x):
+                assert eps_of_products(x) == 2**-10
+        with precision("highest"):
+            assert eps_of_products(x) is None
 
     @pytest.mark.parametrize(
         "dtype", [np.float32, np.float64, np.complex64, np.complex128]

@@ -122,8 +122,9 @@ _LIBRARIES = ("mkldnn", "cuda") if torch.version.cuda else ("mkldnn",)
 @constant
 def may_round() -> bool:
     """Whether that may be so of some tensor, autocast apart."""
-    found = [_precision(library) for library in _LIBRARIES if not _users[library]]
-    return len(found) < len(_LIBRARIES) or not _EPS.keys().isdisjoint(found)
+    with _lock:
+        found = [_users_precision.get(x) or _precision(x) for x in _LIBRARIES]
+    return not _EPS.keys().isdisjoint(found)
 
 
 @contextmanager
@@ -179,34 +180,34 @@ def autocasts() -> bool:
 
 
 @constant
-def _is_nested() -> bool:
+def _is_nested(least: int = 1) -> bool:
     torch.autocast_increment_nesting()
-    return torch.autocast_decrement_nesting() > 0
+    return torch.autocast_decrement_nesting() >= least
 
 
 def eps_of_products(A: Tensor) -> float | None:
-    """Eps to which products around an operator are rounded; None if that of A."""
+    """Eps to which products around an operator are rounded; None if that of A.
+
+    Of autocast, also from within `full_precision`, and on a GPU of TensorFloat-32.
+    """
     if A.dtype not in (torch.float32, torch.complex64):
         return None
-    if not A.is_complex() and (torch._C._is_any_autocast_enabled() or autocasts()):
-        found = _autocast_eps(A.device.type)
-        if found is not None:
-            return found
-    return _eps_of(_library(A))
+    device = A.device.type
+    real = not A.is_complex() and torch.amp.is_autocast_available(device)
+    if real and (torch.is_autocast_enabled(device) or (autocasts() and _is_nested(2))):
+        return _eps_of_autocast(device)
+    return _eps_of_cuda() if A.is_cuda else None
 
 
 @constant
-def _eps_of(library: str) -> float | None:
-    return _EPS.get(_users_precision.get(library) or _precision(library))
-
-
-@constant
-def _autocast_eps(device: str) -> float | None:
-    if not torch.amp.is_autocast_available(device):
-        return None
-    if not (torch.is_autocast_enabled(device) or autocasts()):
-        return None
+def _eps_of_autocast(device: str) -> float:
     return torch.finfo(torch.get_autocast_dtype(device)).eps
+
+
+@constant
+def _eps_of_cuda() -> float | None:
+    with _lock:
+        return _EPS.get(_users_precision.get("cuda") or _precision("cuda"))
 
 
 def guarded(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -199,18 +199,18 @@ class SimilarityPull(Operation):
         *_, U, S, Vh, signs = motion
         R, _, _, C = call(Align(covariance=True), P, Q, w, *motion)
         points = centred(P, Q, w, xp)
-        unit, root, p = points.unit, xp.sqrt(points.unit), points.p
+        root, p = xp.sqrt(points.unit), points.p
         _, rmsd, c, inverse = similarity(points, R, call, xp)
         c, inverse = (z[..., None, None] for z in (c, inverse))
         k = xp.zeros_like(c)
         if gc is not None:
-            k = k + gc[..., None, None]
+            k = k + gc[..., None, None] / root
         if gt is not None:
             gt = gt[..., None, :]
             moved = p @ xp.matrix_transpose(R)
-            k = k - unit * xp.sum(gt * moved, axis=-1, keepdims=True)
+            k = k - root * xp.sum(gt * moved, axis=-1, keepdims=True)
         gR = _over_root(gR, gt, c * p, root, xp)
-        k = k * inverse / root
+        k = k * inverse
         B = k * R
         if gR is not None:
             B = B + call(Pull(_ROTATION), C, signs, gR, U, S, Vh)[0]

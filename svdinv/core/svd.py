@@ -253,8 +253,8 @@ def svd_pushforward(
     if some_lost and is_complex(P, xp):
         # Their phases may turn by 1 / eps against each other. Only u turns then: v,
         # whose null vectors are asked for more often, keeps its digits.
-        phase = psi * identity_like(psi, xp)
-        phase = xp.where(lost[..., None], phase, xp.zeros_like(phase))
+        alone = lost[..., None] & (identity_like(P, xp) == 1)
+        phase = xp.where(alone, psi, xp.zeros_like(psi))
         omega, psi = omega - phase, psi - phase
 
     inverse = cast(reciprocal(s, xp), U, xp)[..., None, :]

@@ -291,21 +291,21 @@ void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) 
     for (int j = 0; j < n; j++) gt[j] = (V){0};
     if (in[6].data) load((E *)B, n, &in[6], begin, end, n, n, 0);
     if (in[7].data) load_reals(gt, &in[7], begin, end, n);
-    V slope = {0}; /* cotangent of tr(R^T C) */
-    if (similar) {
-      const V inverse = find_scale(&c, R);
-      if (in[11].data) load_reals(&slope, &in[11], begin, end, 1);
-      for (int a = 0; a < n; a++)
-        for (int b = 0; b < n; b++) slope -= gt[a] * c.unit * R[a * n + b] * c.p[b];
-      slope *= inverse;
-    }
     /* Half of the unit before the products, half after: neither overflows. */
     const V half = root(c.unit), inverse = 1 / half;
+    V slope = {0}; /* cotangent of tr(R^T C) */
+    if (similar) {
+      const V of_variance = find_scale(&c, R);
+      if (in[11].data) load_reals(&slope, &in[11], begin, end, 1);
+      slope *= inverse;
+      for (int a = 0; a < n; a++)
+        for (int b = 0; b < n; b++) slope -= gt[a] * half * R[a * n + b] * c.p[b];
+      slope *= of_variance;
+    }
     for (int a = 0; a < n; a++)
       for (int b = 0; b < n; b++)
         B[a * n + b] = B[a * n + b] * inverse - c.scale * gt[a] * half * c.p[b];
     rotation_pull(B, U, Vh, S, sign, K, n);
-    slope *= inverse;
     V h = {0};
     if (in[8].data) {
       load_reals(&h, &in[8], begin, end, 1);

@@ -150,9 +150,16 @@ def in_precision(backend: Backend, operation: Any, given: Array, A: Array) -> An
     framework rounds.
     """
     epsilon = half_eps(backend, given, A)
+    if epsilon is not None:
+        return replace(operation, epsilon=epsilon)
+    epsilon = backend.eps_of_products(A)
     if epsilon is None:
-        epsilon = backend.eps_of_products(A)
-    return operation if epsilon is None else replace(operation, epsilon=epsilon)
+        return operation
+    # Of values that are further apart, single vectors may have functions without
+    # products, whose cotangents are not rounded.
+    usual = getattr(operation, "repeated", "consistent") == "consistent"
+    rtol = epsilon if usual and operation.rtol is None else operation.rtol
+    return replace(operation, epsilon=epsilon, rtol=rtol)
 
 
 def half_eps(backend: Backend, given: Array, A: Array) -> float | None:

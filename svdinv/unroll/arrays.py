@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from numbers import Integral
 from typing import Any
 
 import array_api_compat as compat
@@ -194,7 +193,7 @@ def assert_in_graph(conditions: Any, message: str) -> None:
 
 def check_count(name: str, count: Any, least: int) -> None:
     """Raise ValueError unless `count` is an integer of at least `least`."""
-    if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
         raise ValueError(
             f"{name} must be an integer of at least {least}, got {count!r}"
         )

@@ -21,7 +21,14 @@ from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
 from svdinv.unroll.tasks.non_local import NAME
 from svdinv.unroll.tasks.reading import source_of
 from svdinv.unroll.tasks.task import InputImage
-from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp
+from svdinv.unroll.tasks.tomography.ct import (
+    Ct,
+    CtOptions,
+    Geometry,
+    _finer,
+    _projector,
+    fbp,
+)
 from svdinv.unroll.tasks.tomography.htc import read_htc
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.config import preset
@@ -121,6 +128,24 @@ def test_objects_may_be_finer_than_their_images(beam):
         True,
         False,
     }
+
+
+@pytest.mark.parametrize("source", [0.0, 6.0])
+def test_finer_rays_are_where_the_others_are(source):
+    """By a smooth object, which is the same on both grids."""
+
+    def smooth(size):
+        y, x = np.mgrid[:size, :size] * (2 / size) + (1 / size - 1)
+        return np.exp(-8 * ((x - 0.2) ** 2 + 2 * (y + 0.1) ** 2))
+
+    geometry = Geometry(48, 48, 2 / 48, 0.05, 0.03, source, source and 9.0)
+    views = tuple(np.arange(0, 360, 40.0))
+    y = _projector(geometry, views, 64)(smooth(48))
+    fine = _finer(smooth(96), geometry, views, 64, 2)
+    assert np.linalg.norm(fine - y) < 2e-3 * np.linalg.norm(y)
+    for changed in (geometry._replace(offset=0.04), geometry._replace(offset=0.02)):
+        moved = _projector(changed, views, 64)(smooth(48))
+        assert np.linalg.norm(fine - moved) > 1e-2 * np.linalg.norm(y)
 
 
 def test_items_have_views_and_noise_as_asked():

@@ -131,10 +131,12 @@ def test_every_framework_projects_and_inverts_alike(name, rng):
     )
 
 
-def test_variables_of_tensorflow_are_differentiated():
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_variables_of_tensorflow_are_differentiated(adjoint):
     tf = pytest.importorskip("tensorflow")
     A = ParallelBeam((4, 3), [0, 30])
-    x = tf.Variable(np.ones((4, 3)))
+    A = A.H if adjoint else A
+    x = tf.Variable(np.ones(A.H(np.ones((2, 5))).shape if not adjoint else (2, 5)))
     with tf.GradientTape() as tape:
         y = A(x)
     np.testing.assert_allclose(tape.gradient(y, x), A.H(np.ones(y.shape)))

@@ -610,7 +610,7 @@ class TestRecorrupted:
             educated(nothing, Network(PrimalDual(cells=1, channels=3), seed=0))
         with pytest.raises(ValueError, match="deviation must be positive, got 0"):
             educated(problem, network, 0.0)
-        with pytest.raises(ValueError, match=r"Gaussian noise .* have PoissonKL"):
+        with pytest.raises(ValueError, match=r"Gaussian noise .* of PoissonKL"):
             educated(replace(problem, fidelity=PoissonKL()), network)
 
     def test_data_of_double_precision(self):

@@ -14,13 +14,14 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.arrays import Array, check_count
+from svdinv.unroll.arrays import Array
 from svdinv.unroll.operators.wrapped import Wrapped
 
 Window = Literal["ram-lak", "shepp-logan", "cosine", "hamming", "hann"]
@@ -81,6 +82,12 @@ class _Views:
         return self._cache[key]
 
 
+def _integer(name: str, value: Any) -> int:
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    return int(value)
+
+
 class _Beam(Wrapped):
     """Base of both geometries; subclasses define the rays."""
 
@@ -99,9 +106,8 @@ class _Beam(Wrapped):
     ) -> None:
         if len(image_shape) != 2:
             raise ValueError(f"image_shape must be (H, W), got {tuple(image_shape)}")
-        for n in image_shape:
-            check_count("each number of image_shape", n, 1)
-        shape = int(image_shape[0]), int(image_shape[1])
+        rows, columns = image_shape
+        shape = _integer("image_shape", rows), _integer("image_shape", columns)
         degrees = np.array(angles, dtype=np.float64)
         if degrees.ndim != 1 or not degrees.size or not np.isfinite(degrees).all():
             raise ValueError(
@@ -122,8 +128,8 @@ class _Beam(Wrapped):
         if detectors is None:
             width = 2 * (self._shadow() + abs(self.offset))
             detectors = math.ceil(round(width / self.spacing, 9))
-        check_count("detectors", detectors, 1)
-        self.detectors, self.matrix = int(detectors), bool(matrix)
+        self.detectors = _integer("detectors", detectors)
+        self.matrix = bool(matrix)
         positions = np.arange(self.detectors) - (self.detectors - 1) / 2
         self._positions = positions * self.spacing + self.offset
         count = len(degrees)

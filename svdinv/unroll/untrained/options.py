@@ -126,7 +126,7 @@ def educated(
     if not problem.has_white_noise:
         raise ValueError(
             "a trained network is fitted to data with white Gaussian noise (L2 without "
-            f"weights) alone, and these have {problem.fidelity!r}"
+            f"weights) alone, not to those of {type(problem.fidelity).__name__}"
         )
     if deviation is None:
         device = next(network.parameters()).device

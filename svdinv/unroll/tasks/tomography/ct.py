@@ -155,7 +155,8 @@ class CtOptions(Options):
     )
     finer: int = option(
         1,
-        "pixels and detectors that are simulated for each one, along each axis",
+        "pixels and detectors that are simulated for each one, along each axis; a "
+        "picture has so many times fewer",
         low=1,
         high=8,
     )
@@ -230,6 +231,7 @@ class Ct(Task):
         "pixels and detectors that are simulated for each one, along each axis: each "
         "item draws one",
         low=1,
+        high=8,
         some=True,
     )
     textures: float = option(
@@ -317,6 +319,8 @@ class Ct(Task):
     def measure(self, given: InputImage, options: Any) -> Problem:
         n = options.finer
         rows, columns = (size // n for size in given.image.shape[-2:])
+        if min(rows, columns) < LEAST:
+            raise ValueError(f"finer leaves {rows} x {columns} pixels of {given.name}")
         image = given.image[..., : n * rows, : n * columns]
         fan = options.beam == "fan"
         views, full = options.views or _VIEWS, 360.0 if fan else 180.0
