@@ -171,8 +171,8 @@ class TorchBackend(Backend):
         inner = _COMPUTED_IN.get(dtype)
         return None if inner is None else (inner, torch.finfo(dtype).eps)
 
-    def eps_of_products(self, A: Tensor) -> float | None:
-        return eps_of_products(A)
+    def eps_of_products(self, A: Tensor, inside: bool) -> float | None:
+        return eps_of_products(A, inside)
 
 
 def leaves_of(theta: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any]]:

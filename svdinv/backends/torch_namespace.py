@@ -185,16 +185,18 @@ def _is_nested(least: int = 1) -> bool:
     return torch.autocast_decrement_nesting() >= least
 
 
-def eps_of_products(A: Tensor) -> float | None:
+def eps_of_products(A: Tensor, inside: bool = False) -> float | None:
     """Eps to which products around an operator are rounded; None if that of A.
 
-    Of autocast, also from within `full_precision`, and on a GPU of TensorFloat-32.
+    Of autocast, if `inside` around the `full_precision` of that operator, and on a GPU
+    of TensorFloat-32.
     """
     if A.dtype not in (torch.float32, torch.complex64):
         return None
     device = A.device.type
     real = not A.is_complex() and torch.amp.is_autocast_available(device)
-    if real and (torch.is_autocast_enabled(device) or (autocasts() and _is_nested(2))):
+    around = inside and autocasts() and _is_nested(2)
+    if real and (around or torch.is_autocast_enabled(device)):
         return _eps_of_autocast(device)
     return _eps_of_cuda() if A.is_cuda else None
 

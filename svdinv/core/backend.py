@@ -92,8 +92,11 @@ class Backend(ABC):
             return None
         return xp.float32, float(xp.finfo(dtype).eps)
 
-    def eps_of_products(self, A: Array) -> float | None:
-        """Return the eps of products around an operator, None if that is A's."""
+    def eps_of_products(self, A: Array, inside: bool) -> float | None:
+        """Return the eps of products around an operator, None if that is A's.
+
+        `inside` says whether the operator keeps its own from being rounded.
+        """
         return None
 
     def is_floating(self, dtype: DType) -> bool:

@@ -143,7 +143,9 @@ def negative_axis(backend: Backend, axis: int, X: Array) -> int:
     return negative
 
 
-def in_precision(backend: Backend, operation: Any, given: Array, A: Array) -> Any:
+def in_precision(
+    backend: Backend, operation: Any, given: Array, A: Array, inside: bool = True
+) -> Any:
     """Set the precision of cotangents to a half precision, if `given` has one.
 
     They come back with the rounding errors of the outputs, or of the products that the
@@ -152,7 +154,7 @@ def in_precision(backend: Backend, operation: Any, given: Array, A: Array) -> An
     epsilon = half_eps(backend, given, A)
     if epsilon is not None:
         return replace(operation, epsilon=epsilon)
-    epsilon = backend.eps_of_products(A)
+    epsilon = backend.eps_of_products(A, inside)
     if epsilon is None:
         return operation
     # Of values that are further apart, single vectors may have functions without

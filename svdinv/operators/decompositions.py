@@ -52,7 +52,7 @@ def svd(
     operation = _USUAL if simple else SVD(full_matrices, repeated, rtol, gauge)
     given = backend.asarray(A, name)
     A, restore = backend.matrices(given, name, any_rank=True)
-    operation = in_precision(backend, operation, given, A)
+    operation = in_precision(backend, operation, given, A, inside=False)
     return SVDResult(*map(restore, backend.call(operation, A)))
 
 

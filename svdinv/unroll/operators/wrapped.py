@@ -227,8 +227,7 @@ class _DerivativeAt(_OfFunctions):
         x = cast_like(x if namespace(x) is xp else to_numpy(x), v, xp)
         batch = sizes(v, xp)[: len(v.shape) - len(data)]
         x = xp.broadcast_to(x, (*batch, *image))
-        of = backend(v)
-        return of.call(operation, x, of.asarray(v, "images and data"))[0]
+        return backend(v).call(operation, x, _value(v))[0]
 
 
 def from_matrix(
@@ -494,5 +493,9 @@ def _called(
     check_floating(what, x)
     if real and is_complex(x, namespace(x)):
         raise TypeError(f"{what} must be real floating point, got {x.dtype}")
-    of = backend(x)
-    return of.call(operation, of.asarray(x, what))[0]  # variables as their values
+    return backend(x).call(operation, _value(x))[0]
+
+
+def _value(x: Array) -> Array:
+    """Return an array, of a variable of TensorFlow its value."""
+    return sys.modules["tensorflow"].convert_to_tensor(x) if is_tensorflow(x) else x
