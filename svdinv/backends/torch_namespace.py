@@ -71,10 +71,9 @@ writable = True
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _NOTHING = nullcontext()
-_EPS = {"tf32": 2.0**-10, "bf16": 2.0**-7}
+_ROUNDED = {"tf32": 2.0**-10, "bf16": 2.0**-7}  # to which eps
 _lock, _users = Lock(), {"cuda": 0, "mkldnn": 0}
-_before: dict[str, str] = {}
-_users_precision: dict[str, str] = {}
+_before: dict[str, tuple[str, str]] = {}  # what was set, and what held
 
 
 def constant(f: _F) -> _F:
@@ -108,7 +107,7 @@ def _own_precision(library: str) -> str:
 
 @constant
 def _is_rounded(library: str) -> bool:
-    return _precision(library) in _EPS
+    return _precision(library) in _ROUNDED
 
 
 def rounds_products(x: Tensor) -> bool:
@@ -122,9 +121,10 @@ _LIBRARIES = ("mkldnn", "cuda") if torch.version.cuda else ("mkldnn",)
 @constant
 def may_round() -> bool:
     """Whether that may be so of some tensor, autocast apart."""
-    with _lock:
-        found = [_users_precision.get(x) or _precision(x) for x in _LIBRARIES]
-    return not _EPS.keys().isdisjoint(found)
+    for library in _LIBRARIES:
+        if _users[library] or _precision(library) in _ROUNDED:
+            return True
+    return False
 
 
 @contextmanager
@@ -134,8 +134,8 @@ def _unrounded(library: str, inner: AbstractContextManager[Any]) -> Iterator[Non
         # Counted before and until it holds: other threads ask for the number unlocked.
         _users[library] += 1
         if _users[library] == 1:
-            _users_precision[library] = _precision(library)
-            _before[library] = _own_precision(library)
+            held = _precision(library)
+            _before[library] = _own_precision(library), held
             _set_precision(library, "ieee")
     try:
         with inner:
@@ -143,8 +143,7 @@ def _unrounded(library: str, inner: AbstractContextManager[Any]) -> Iterator[Non
     finally:
         with _lock:
             if _users[library] == 1:
-                _set_precision(library, _before.pop(library))
-                del _users_precision[library]
+                _set_precision(library, _before.pop(library)[0])
             _users[library] -= 1
 
 
@@ -193,11 +192,12 @@ def eps_of_products(A: Tensor, inside: bool = False) -> float | None:
     """
     if A.dtype not in (torch.float32, torch.complex64):
         return None
-    device = A.device.type
-    real = not A.is_complex() and torch.amp.is_autocast_available(device)
     around = inside and autocasts() and _is_nested(2)
-    if real and (around or torch.is_autocast_enabled(device)):
-        return _eps_of_autocast(device)
+    if (around or torch._C._is_any_autocast_enabled()) and not A.is_complex():
+        device = A.device.type
+        known = torch.amp.is_autocast_available(device)
+        if known and (around or torch.is_autocast_enabled(device)):
+            return _eps_of_autocast(device)
     return _eps_of_cuda() if A.is_cuda else None
 
 
@@ -209,7 +209,8 @@ def _eps_of_autocast(device: str) -> float:
 @constant
 def _eps_of_cuda() -> float | None:
     with _lock:
-        return _EPS.get(_users_precision.get("cuda") or _precision("cuda"))
+        held = _before["cuda"][1] if _users["cuda"] else _precision("cuda")
+    return _ROUNDED.get(held)
 
 
 def guarded(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor] | None:

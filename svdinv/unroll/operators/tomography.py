@@ -14,13 +14,13 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svdinv._missing import needing
+from svdinv.operators._arguments import as_integer
 from svdinv.unroll.arrays import Array
 from svdinv.unroll.operators.wrapped import Wrapped
 
@@ -82,12 +82,6 @@ class _Views:
         return self._cache[key]
 
 
-def _integer(name: str, value: Any) -> int:
-    if not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    return int(value)
-
-
 class _Beam(Wrapped):
     """Base of both geometries; subclasses define the rays."""
 
@@ -106,8 +100,8 @@ class _Beam(Wrapped):
     ) -> None:
         if len(image_shape) != 2:
             raise ValueError(f"image_shape must be (H, W), got {tuple(image_shape)}")
-        rows, columns = image_shape
-        shape = _integer("image_shape", rows), _integer("image_shape", columns)
+        rows, columns = (as_integer(n, "image_shape", 1) for n in image_shape)
+        shape = rows, columns
         degrees = np.array(angles, dtype=np.float64)
         if degrees.ndim != 1 or not degrees.size or not np.isfinite(degrees).all():
             raise ValueError(
@@ -128,7 +122,7 @@ class _Beam(Wrapped):
         if detectors is None:
             width = 2 * (self._shadow() + abs(self.offset))
             detectors = math.ceil(round(width / self.spacing, 9))
-        self.detectors = _integer("detectors", detectors)
+        self.detectors = as_integer(detectors, "detectors", 1)
         self.matrix = bool(matrix)
         positions = np.arange(self.detectors) - (self.detectors - 1) / 2
         self._positions = positions * self.spacing + self.offset

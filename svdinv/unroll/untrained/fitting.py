@@ -176,6 +176,10 @@ class Fitting:
         end. Raises OSError if it cannot be written; `Interrupted`, with the fit without
         that step, on Ctrl-C in the final data consistency step.
         """
+        if checkpoint is not None and not checkpoint.parent.is_dir():
+            raise FileNotFoundError(
+                f"checkpoint: there is no folder {checkpoint.parent}"
+            )
         start = saved = time.monotonic()
         ending: Any = self.ended()
         with progress_bar(
@@ -587,11 +591,8 @@ def fit(
         device=device,
     )
     path = None if checkpoint is None else Path(checkpoint)
-    if path is not None:
-        if path.exists():
-            fitting.load(path)
-        elif not path.parent.is_dir():
-            raise FileNotFoundError(f"checkpoint: there is no folder {path.parent}")
+    if path is not None and path.exists():
+        fitting.load(path)
     return fitting.run(path, callback=callback, stop=stop, progress=progress)
 
 

@@ -336,9 +336,12 @@ class Ct(Task):
             )  # fmt: skip
         A = _operator(geometry, angles, None)
         truth = image.reshape(-1, rows, n, columns, n).mean((-3, -1))
-        y, unit = A(truth), _unit(A)
+        unit = _unit(A)
         if n > 1:
-            y = _finer(image, geometry, angles, y.shape[-1], n) / np.float32(unit)
+            detectors = A.operator.detectors  # type: ignore[attr-defined]
+            y = _finer(image, geometry, angles, detectors, n) / np.float32(unit)
+        else:
+            y = A(truth)
         rng = np.random.default_rng([options.seed, 1])
         photons = photons_of(options)
         if photons:
