@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from jax.test_util import check_grads
 
 import svdinv.jax as face
 from svdinv import kernels
+from svdinv.backends import jax as backend
 from svdinv.core import factors
 from svdinv.core.spectral_operations import Factorise
 from svdinv.core.thresholds import Soft
@@ -522,8 +524,106 @@ def test_exact_on_a_gpu(dtype):
     if not any(d.platform == "gpu" for d in jax.devices()):
         pytest.skip("no CUDA GPU")
     problem = draw("pair", (9, 6), draws=20, dtype=dtype, seed=9)
-    factors, transpose = jax.vjp(lambda a: tuple(svd(a)), jnp.asarray(problem.A))
+    with jax.default_matmul_precision("highest"):
+        factors, transpose = jax.vjp(lambda a: tuple(svd(a)), jnp.asarray(problem.A))
     given = problem.cotangents(tuple(map(np.asarray, factors)), FUNCTIONS["tanh"])
     gA = np.conj(np.asarray(transpose(tuple(map(jnp.conj, given)))[0]))
     error = relative_error(gA, problem.exact_gradient(FUNCTIONS["tanh"]))
     assert np.median(error) < 50 * np.finfo(dtype).eps
+
+
+def by_factors(name, multiply=jnp.matmul):
+    """A function by an operator, and by the factors of `svd` or `eigh`."""
+    if name == "eigh":
+
+        def function(A):
+            w, V = face.eigh(A)
+            return multiply(V * jnp.exp(w), V.T)
+
+        return face.expm, function
+
+    def function(A):
+        U, S, Vh = svd(A)
+        return multiply(U * jnp.maximum(S - 0.5, 0), Vh)
+
+    return (lambda A: face.svt(A, 0.5)), function
+
+
+def errors_at_repeated_values(name, multiply=jnp.matmul):
+    """Relative errors of gradients through the factors of matrices, one each."""
+    operator, function = by_factors(name, multiply)
+    rng = np.random.default_rng(0)
+    Q, R = np.linalg.qr(rng.standard_normal((2, 100, 4, 4)))[0]
+    other = Q if name == "eigh" else R
+    A = 2 * Q @ np.diag([1, 1, 1, 1 - 1e-4]) @ np.swapaxes(other, -1, -2)
+    A, G = (jnp.asarray(x, np.float32) for x in (A, rng.standard_normal(A.shape)))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.vmap, in_axes=(None, 0, 0))
+    def gradient(f, A, G):
+        return jax.grad(lambda A: jnp.sum(f(A) * G))(A)
+
+    exact, found = gradient(operator, A, G), gradient(function, A, G)
+    return jnp.linalg.norm(found - exact, axis=(1, 2)) / jnp.linalg.norm(
+        exact, axis=(1, 2)
+    )
+
+
+@jax.custom_vjp
+def product19(A, B):
+    """In TensorFloat-32, whose numbers have 19 bits."""
+    A, B = (jax.lax.reduce_precision(x, 8, 10) for x in (A, B))
+    return A @ B
+
+
+product19.defvjp(
+    lambda A, B: (product19(A, B), (A, B)),
+    lambda given, G: (product19(G, given[1].T), product19(given[0].T, G)),
+)
+
+
+@pytest.mark.parametrize("name", ["svd", "eigh"])
+def test_cotangents_may_come_from_rounded_products(name, monkeypatch):
+    """Their errors say nothing of the function's slope at repeated values."""
+    gpu = SimpleNamespace(platform="gpu", compute_capability="9.0")
+    monkeypatch.setattr(backend, "_device", lambda A: gpu)
+    assert errors_at_repeated_values(name, product19).max() < 2e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["svd", "eigh"])
+def test_products_on_a_gpu_are_rounded_unless_it_is_told(name):
+    if not any(d.platform == "gpu" for d in jax.devices()):
+        pytest.skip("no CUDA GPU")
+    assert errors_at_repeated_values(name).max() < 1e-2
+
+
+def test_to_how_many_digits_products_are_rounded():
+    def eps(precision, platform="gpu", **device):
+        device = SimpleNamespace(platform=platform, **device)
+        with jax.default_matmul_precision(precision):
+            now = jax.config.jax_default_matmul_precision
+            return backend._eps_on(device, now)
+
+    for new in ("8.0", "9.0", "12.0"):
+        given = [None, "tensorfloat32", "BF16_BF16_F32", "highest"]
+        found = [eps(p, compute_capability=new) for p in given]
+        assert found == [2**-10, 2**-10, 2**-7, None]
+    for old in ("7.5", "gfx90a"):
+        assert eps(None, compute_capability=old) is None
+    assert [eps(p, "tpu") for p in (None, "high", "highest")] == [2**-7, 2**-16, None]
+    assert eps(None, "cpu") is eps("bfloat16", "cpu") is None
+
+
+@pytest.mark.parametrize("precision", [None, "highest"])
+def test_an_operator_knows_the_precision_around_it(precision, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        backend, "_eps_on", lambda _, precision: asked.append(precision)
+    )
+    A = jnp.eye(3, dtype=np.float32)
+    with jax.default_matmul_precision(precision):
+        face.eigh(A)
+        jax.jit(lambda A: face.svd(A).S)(A)
+        face.eigh(A.astype(np.float64))
+    assert asked == [precision] * 2

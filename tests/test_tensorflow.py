@@ -998,20 +998,80 @@ def test_products_of_batches_that_broadcast(monkeypatch, batches, graph):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_rounded_products_on_gpus_are_warned_of(monkeypatch):
-    tensorflow._warn_of_rounded_products.cache_clear()
-    face.svt(tf.eye(3), 0.5)  # without a GPU there is no warning
-    tensorflow._warn_of_rounded_products.cache_clear()
+@pytest.fixture
+def gpu(monkeypatch):
+    """TensorFlow finds a GPU that has TensorFloat-32."""
+    asked = tensorflow._has_short_products, tensorflow._warn_of_rounded_products
+    for function in asked:
+        function.cache_clear()
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
     monkeypatch.setattr(
         tf.config.experimental,
         "get_device_details",
         lambda device: {"compute_capability": (8, 0)},
     )
+    yield
+    for function in asked:
+        function.cache_clear()
+
+
+def test_without_a_gpu_there_is_no_warning():
+    tensorflow._warn_of_rounded_products.cache_clear()
+    face.svt(tf.eye(3), 0.5)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_rounded_products_on_gpus_are_warned_of():
     face.svt(tf.eye(3, dtype=tf.float64), 0.5)
     with pytest.warns(UserWarning, match="TensorFloat-32"):
         face.svt(tf.eye(3), 0.5)
     face.svt(tf.eye(3), 0.5)  # once
+
+
+@tf.custom_gradient
+def product19(A, B):
+    """In TensorFloat-32, whose numbers have 19 bits."""
+    bits = [(tf.bitcast(x, tf.int32) + 0x1000) & ~0x1FFF for x in (A, B)]
+    A, B = (tf.bitcast(x, tf.float32) for x in bits)
+
+    def gradient(G):
+        transposed = map(tf.linalg.matrix_transpose, (B, A))
+        return product19(G, next(transposed)), product19(next(transposed), G)
+
+    return A @ B, gradient
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.filterwarnings("ignore:TensorFlow rounds")
+@pytest.mark.parametrize("enabled", [True, False])
+def test_cotangents_may_come_from_rounded_products(enabled):
+    """Their errors say nothing of the function's slope at repeated values."""
+    multiply = product19 if enabled else tf.matmul
+    rng = np.random.default_rng(0)
+    Q, R = np.linalg.qr(rng.standard_normal((2, 100, 4, 4)))[0]
+    A = 2 * Q @ np.diag([1, 1, 1, 1 - 1e-4]) @ np.swapaxes(R, -1, -2)
+    A, G = (tf.constant(x, tf.float32) for x in (A, rng.standard_normal(A.shape)))
+
+    def by_factors(A):
+        s, u, v = face.svd(A)
+        return multiply(u * tf.nn.relu(s - 0.5)[:, None], tf.linalg.matrix_transpose(v))
+
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(enabled)
+    try:
+        gradients = []
+        for function in (by_factors, lambda A: face.svt(A, 0.5)):
+            with tf.GradientTape() as tape:
+                tape.watch(A)
+                B = traced(function)(A)
+            gradients.append(tape.gradient(B, A, G).numpy())
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+    found, exact = gradients
+    error = np.linalg.norm(found - exact, axis=(1, 2)).max()
+    assert (
+        error < (4e-3 if enabled else 4e-4) * np.linalg.norm(exact, axis=(1, 2)).min()
+    )
 
 
 def test_factors_of_nan_are_nan_where_those_of_the_library_are_not(monkeypatch):

@@ -8,7 +8,9 @@ transposes of those.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache, partial, wraps
 from typing import Any, TypeVar
 
@@ -105,13 +107,51 @@ class _OnCPU(_Namespace):
 xp, xp_on_cpu = _Namespace(), _OnCPU()
 
 
-def full_precision(*_: Any) -> Any:
+# The setting around an operator, within which it is "highest".
+_around: ContextVar[str | None] = ContextVar("_around")
+
+
+@contextmanager
+def full_precision(*_: Any) -> Iterator[None]:
     """Keep XLA from multiplying single precision in fewer digits.
 
     Those are its default on GPUs, TensorFloat-32, and TPUs, bfloat16. Their errors,
     divided by the gap of singular values, are the derivative's.
     """
-    return jax.default_matmul_precision("highest")
+    token = _around.set(_around.get(jax.config.jax_default_matmul_precision))
+    try:
+        with jax.default_matmul_precision("highest"):
+            yield
+    finally:
+        _around.reset(token)
+
+
+# To which eps a setting rounds products, on GPUs and on TPUs.
+_TF32, _BF16 = 2.0**-10, 2.0**-7
+_ROUNDED = {
+    **dict.fromkeys((None, "default", "fastest", "bfloat16"), (_TF32, _BF16)),
+    **dict.fromkeys(("high", "tensorfloat32", "bfloat16_3x"), (_TF32, 2.0**-16)),
+    "TF32_TF32_F32": (_TF32, None),
+    "BF16_BF16_F32": (_BF16, _BF16),
+}
+
+
+def _device(A: Any) -> Any:
+    """Return where A is, and of a traced array where JAX computes by default."""
+    if not isinstance(A, jax.core.Tracer):
+        return next(iter(A.devices()))
+    default = jax.config.jax_default_device
+    return default if hasattr(default, "platform") else jax.devices(default)[0]
+
+
+def _eps_on(device: Any, precision: str | None) -> float | None:
+    """Eps to which a device rounds products of single precision, None if to all."""
+    on_gpu, on_tpu = _ROUNDED.get(precision, (None, None))
+    if device.platform == "tpu":
+        return on_tpu
+    capability = getattr(device, "compute_capability", "").partition(".")[0]
+    newer = capability.isdigit() and int(capability) >= 8  # than TensorFloat-32
+    return on_gpu if device.platform == "gpu" and newer else None
 
 
 def _in_full_precision(f: _F) -> _F:
@@ -349,6 +389,12 @@ class JAXBackend(Backend):
             on_cpu = all(t is None or _is_on_cpu(t) for t in x)
             return operation.value(x, xp_on_cpu if on_cpu else xp)
         return _bind(operation, *x)
+
+    def eps_of_products(self, A: Any, inside: bool) -> float | None:
+        if A.dtype not in (jnp.float32, jnp.complex64):
+            return None
+        now = jax.config.jax_default_matmul_precision
+        return _eps_on(_device(A), _around.get(now) if inside else now)
 
     def asarray(self, x: Any, name: str) -> Any:
         if isinstance(x, jax.Array):

@@ -74,18 +74,27 @@ _refuse_lost_gradients()
 
 
 @cache
+def _has_short_products() -> bool:
+    """Whether a GPU multiplies in TensorFloat-32, if it is asked to."""
+    details = map(
+        tf.config.experimental.get_device_details,
+        tf.config.list_physical_devices("GPU"),
+    )
+    return any(found.get("compute_capability", (0, 0)) >= (8, 0) for found in details)
+
+
+def _rounds_products() -> bool:
+    enabled = tf.config.experimental.tensor_float_32_execution_enabled()
+    return _has_short_products() and enabled
+
+
+@cache
 def _warn_of_rounded_products() -> None:
     """Warn once where TensorFlow multiplies single precision in fewer digits.
 
     No operation can be left out of that, in a graph least of all.
     """
-    if not tf.config.experimental.tensor_float_32_execution_enabled():
-        return
-    details = map(
-        tf.config.experimental.get_device_details,
-        tf.config.list_physical_devices("GPU"),
-    )
-    if any(found.get("compute_capability", (0, 0)) >= (8, 0) for found in details):
+    if _rounds_products():
         warnings.warn(
             "TensorFlow rounds single precision to TensorFloat-32 in products on GPUs, "
             "which leaves svdinv's derivatives with 3 digits, and fewer where singular "
@@ -271,6 +280,13 @@ class TensorFlowBackend(Backend):
     gradient_in_triangle = True
     call = staticmethod(_call)
     evaluate = staticmethod(_evaluate)
+
+    def eps_of_products(self, A: tf.Tensor, inside: bool) -> float | None:
+        if A.dtype not in (tf.float32, tf.complex64) or not _rounds_products():
+            return None
+        # Graphs do not know where they will run.
+        elsewhere = tf.executing_eagerly() and "GPU" not in A.device
+        return None if elsewhere else 2.0**-10
 
     def asarray(self, x: Any, name: str) -> tf.Tensor:
         try:
