@@ -128,9 +128,16 @@ def full_precision(*_: Any) -> Iterator[None]:
 
 # To which eps a setting rounds products, on GPUs and on TPUs.
 _TF32, _BF16 = 2.0**-10, 2.0**-7
-_ROUNDED = {
-    **dict.fromkeys((None, "default", "fastest", "bfloat16"), (_TF32, _BF16)),
-    **dict.fromkeys(("high", "tensorfloat32", "bfloat16_3x"), (_TF32, 2.0**-16)),
+_BY_DEFAULT = _TF32, _BF16
+_HIGH = _TF32, 2.0**-16  # on TPUs, by three products in bfloat16
+_ROUNDED: dict[str | None, tuple[float | None, float | None]] = {
+    None: _BY_DEFAULT,
+    "default": _BY_DEFAULT,
+    "fastest": _BY_DEFAULT,
+    "bfloat16": _BY_DEFAULT,
+    "high": _HIGH,
+    "tensorfloat32": _HIGH,
+    "bfloat16_3x": _HIGH,
     "TF32_TF32_F32": (_TF32, None),
     "BF16_BF16_F32": (_BF16, _BF16),
 }
