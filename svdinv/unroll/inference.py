@@ -137,8 +137,18 @@ def learned(
         methods[START] = lambda problem: Reconstruction(
             reconstruct(start, problem, device)
         )
-    options: Any = {"ensemble": ensemble, "device": device}
-    methods[NAMES[ensemble]] = partial(apply, network, task, **options)
+
+    def again(problem: Problem) -> Arrays:
+        name, own = task.weights_for(problem), network
+        if name in pretrained.names():
+            own = open_network(pretrained.path(name), device)
+        return reconstruct(own, problem, device)
+
+    def image(problem: Problem) -> Reconstruction:
+        found = apply(network, task, problem, ensemble=ensemble, device=device)
+        return task.after_network(problem, found, again)
+
+    methods[NAMES[ensemble]] = image
     return methods
 
 

@@ -379,6 +379,43 @@ def test_measured_files_that_make_no_sense(tmp_path, changes, complaint):
     assert str(path) in str(error.value)
 
 
+def test_a_mask_of_other_frames(tmp_path):
+    mask = (np.arange(20) + np.arange(4)[:, None]) % 3 == 0
+    mask = np.broadcast_to(mask[:, None], SIZE) | (abs(np.arange(20) - 10) < 4)
+    kspace = MRI(mask)(unseen_series(0, SIZE[0], 32)[:, :24, :20])
+    path = write_h5(tmp_path / "raw.h5", kspace=kspace, mask=mask[0])
+    with pytest.raises(ValueError, match="mask does not agree with kspace"):
+        read_input(path)
+    assert measured(write_h5(tmp_path / "raw.h5", kspace=kspace, mask=mask))
+    whole = MRI(np.ones(SIZE, bool))(unseen_series(0, SIZE[0], 32)[:, :24, :20])
+    assert measured(write_h5(tmp_path / "raw.h5", kspace=whole, mask=mask[0]))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_k_space_of_other_conventions_than_the_maps(tmp_path, rng, noise):
+    mask = rng.random(SIZE) < 0.5
+    mask[:, 8:16, 6:14] = True
+    maps = coil_maps(4, *SIZE[1:], seed=0)
+    A = MRI(mask, maps)
+    kspace = A(unseen_series(0, SIZE[0], 32)[:, :24, :20])
+    error = rng.standard_normal((2, *kspace.shape)).astype(np.float32)
+    size = noise * np.sqrt((abs(kspace) ** 2).mean())
+    kspace = kspace + size * A.project_to_samples(error[0] + 1j * error[1])
+    moved = kspace * (-1.0) ** np.add.outer(np.arange(24), np.arange(20))
+
+    def path(kspace, maps):
+        arrays = {"kspace": kspace.astype(np.complex64), "mask": mask, "maps": maps}
+        return write_h5(tmp_path / "raw.h5", **arrays)
+
+    assert measured(path(kspace, maps))
+    for given, message in (
+        ((kspace, maps.conj()), "conjugate them"),
+        ((moved, maps), "moved by half its sides"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_input(path(*given))
+
+
 @pytest.mark.parametrize("axes", [(-2,), (-1,), (-2, -1)])
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_k_space_as_ffts_order_it(tmp_path, rng, axes, share):

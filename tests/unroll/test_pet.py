@@ -369,6 +369,7 @@ def test_damaged_files_are_refused(tmp_path, capsys):
         ("counts", negative, "counts must not be negative"),
         ("counts", 0 * negative, "counts must not be all 0"),
         ("background", np.ones((3, 2)), "background must broadcast"),
+        ("background", 2 * made["counts"], "background adds up to .*, more than the"),
         ("factors", -np.ones(1), "factors must not be negative"),
         ("truth", np.zeros((1, 20, 20)), "truth must be positive somewhere"),
         ("factor", np.ones(1), r"factor would not be used: pet .* mean factors\?"),

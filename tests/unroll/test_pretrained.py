@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from svdinv.unroll import inference, pretrained
 from svdinv.unroll.algorithms.non_local import denoise_non_local
 from svdinv.unroll.data import centre_crop, photograph
-from svdinv.unroll.inference import apply
-from svdinv.unroll.metrics import snr
+from svdinv.unroll.inference import NAMES, apply, learned
+from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.networks import TLR, NonLocal
 from svdinv.unroll.tasks.cine.baselines import view_sharing
 from svdinv.unroll.tasks.cine.hearts import heart_series
@@ -90,6 +92,24 @@ def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():
         for name in ("tlr", "colour")
     )
     assert other > one + 0.2
+
+
+@pytest.mark.parametrize(("noise", "gain"), [(0.0, 0.0), (0.05, 3.0)])
+def test_noise_that_completed_pictures_keep_is_removed(noise, gain):
+    """As deviating as predicts samples that are left out, by any network's image."""
+    given = InputImage("coffee", channels_first(centre_crop(photograph("coffee"), 128)))
+    case = Colour().measure(given, ColourOptions(rate=0.4, noise=noise))
+    case = replace(case, truth=None)
+    network = pretrained.load("colour")
+    before = apply(network, Colour(), case).image
+    found = learned(network, Colour())[NAMES[False]](case)
+    before, after = (psnr(given.image, x, peak=1) for x in (before, found.image))
+    assert after >= before + gain
+    if noise:
+        deviation = float(found.note.rpartition(" ")[2])
+        assert 0.7 * noise < deviation < 1.4 * noise
+    else:
+        assert (after, found.note) == (before, "")
 
 
 def test_low_rank_of_groups_is_ahead_of_what_it_stands_behind():

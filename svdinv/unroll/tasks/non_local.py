@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
-from svdinv.unroll.algorithms.cross_validation import LEAST
+from svdinv.unroll.algorithms.cross_validation import LEAST, drawn
 from svdinv.unroll.algorithms.non_local import (
     best_non_local,
     denoise_non_local,
     noise_deviation,
 )
 from svdinv.unroll.fidelity import L2
+from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Arrays, Baseline, Reconstruction, Task, best_of
 
@@ -24,6 +26,11 @@ _EXACT = 0.01  # relative to the largest magnitude
 _LARGEST, _LARGEST_DENOISED = 512**2, 1024**2  # pixels
 _SMALLEST = 32  # pixels a side that estimating the noise needs
 _FACTORS = (0.7, 1.0, 1.4)  # times the noise, to search if the truth is known
+# Of noise in completed images: the side of the crop and the share of its samples that
+# are left out; first deviations, which differ enough that others lie between; the least
+# gain, relative to the error.
+_CROP, _LEFT_OUT = 96, 0.1
+_DEVIATIONS, _FACTOR, _GAIN = (0.014, 0.06), 1.4, 0.015
 
 
 def non_local(task: Task, problem: Problem) -> Reconstruction:
@@ -67,6 +74,58 @@ def non_local(task: Task, problem: Problem) -> Reconstruction:
     return Reconstruction(
         task.finished(image), f"{prefix}deviation {deviation:g}{suffix}"
     )
+
+
+def without_noise(
+    task: Task,
+    problem: Problem,
+    found: Reconstruction,
+    complete: Callable[[Problem], Arrays],
+) -> Reconstruction:
+    """Denoise a completed image in which the samples have kept their white noise.
+
+    Some samples of a crop are left out, and it is completed by `complete` from the
+    others. The standard deviation of noise is that for which the denoised crop predicts
+    these samples best, or 0 if none does so significantly better than the crop itself.
+    The note states it.
+    """
+    height, width = problem.y.shape[-2:]
+    rows, columns = (_middle(n, _CROP) for n in (height, width))
+    crop = task.part(problem, (rows, columns))
+    measured = np.asarray(crop.A.pixel_mask)
+    held = drawn(measured, _LEFT_OUT, np.random.default_rng(0))
+    y = np.where(held, np.float32(0), crop.y)
+    image = complete(replace(crop, y=y, A=Sampling(measured & ~held)))
+
+    @cache
+    def errors(deviation: float) -> Arrays:
+        """Return the squared errors of the samples that were left out."""
+        return (_denoised(image, deviation) - crop.y)[held] ** 2
+
+    def mean(deviation: float) -> float:
+        return float(errors(deviation).mean())
+
+    best = min(_DEVIATIONS, key=mean)
+    gains = errors(0.0) - errors(best)
+    least = 2 * float(gains.std()) / math.sqrt(gains.size)
+    if not gains.mean() > max(least, _GAIN * mean(0.0)):
+        return found
+    for factor in (_FACTOR, 1 / _FACTOR):
+        while mean(best * factor) < mean(best):
+            best *= factor
+    if height * width > _LARGEST_DENOISED:
+        return found._replace(note=f"noise {best:.2g}")
+    image = task.finished(_denoised(found.image, best))
+    return Reconstruction(image, f"denoised, deviation {best:.2g}")
+
+
+def _middle(length: int, most: int) -> slice:
+    start = max(0, (length - most) // 2)
+    return slice(start, min(length, start + most))
+
+
+def _denoised(image: Arrays, deviation: float) -> Arrays:
+    return denoise_non_local(image, deviation) if deviation else image
 
 
 def applies(problem: Problem) -> bool:

@@ -442,6 +442,16 @@ class Task:
         """Post-process a reconstruction, for example by clipping."""
         return image
 
+    def after_network(
+        self, problem: Problem, found: Reconstruction, again: Callable[[Problem], Any]
+    ) -> Reconstruction:
+        """Improve the image that a network found, for example by denoising.
+
+        `again` reconstructs other problems, such as parts of this one, with the weights
+        of svdinv for them.
+        """
+        return found
+
     # Metrics and display.
 
     def score(self, problem: Problem, image: Arrays) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.unroll.algorithms.iterations import conjugate_gradients
 from svdinv.unroll.data.masks import (
     equispaced_mask,
     radial_mask,
@@ -91,6 +92,9 @@ _UNIT_ENERGY = 1.02  # of coil maps, with a margin for rounding
 _NEAR = 2  # points of k-space by which its peak may be off the centre
 _OUT_OF_ORDER = 100  # energy ratio of peak and centre that reveals unshifted FFTs
 _ZEROS = 0.5  # largest fraction of measured values that may be 0
+_DISAGREEING = 0.02  # largest of those, if as many that are not 0 are not in the mask
+# Of the check of maps: frames, steps, and the least residual relative to the data.
+_FITTED, _FITS, _MISFIT = 4, 4, 0.5
 # Bounds of the multiple of the truth that is nearest to the data, and of magnitudes.
 _MULTIPLES, _MULTIPLES_OF_MAGNITUDES = (0.5, 2.0), (0.2, 10.0)
 _TINY = 1e-30  # magnitude below which single precision cannot divide
@@ -160,6 +164,47 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
             f"{path}: {zero:.0%} of the samples in the mask are exactly 0; mask must "
             "be false where nothing is measured"
         )
+    outside = float((nonzero & ~mask).sum() / nonzero.sum())
+    if min(zero, outside) > _DISAGREEING:
+        raise FileError(
+            f"{path}: mask does not agree with kspace: {zero:.0%} of the samples in it "
+            f"are exactly 0, and {outside:.0%} of those that are not lie outside it"
+        )
+
+
+def _check_maps(path: str | Path, kspace: Any, mask: Any, maps: Any) -> None:
+    """Raise FileError if k-space fits the conjugate maps, or an image moved by a half.
+
+    Both are common where data come from another program.
+    """
+    kspace, mask = kspace[:_FITTED], mask[:_FITTED]
+    height, width = mask.shape[-2:]
+    signs = np.float32(1) - 2 * (np.add.outer(np.arange(height), np.arange(width)) % 2)
+
+    def misfit(kspace: Any, maps: Any) -> float:
+        """Return the residual of least squares after a few steps, relative to data."""
+        A = MRI(mask, maps)
+        y = A.project_to_samples(kspace)
+        y = divided(y, float(np.abs(y).max()) or 1.0)
+        right = A.H(y)
+        x = conjugate_gradients(lambda x: A.H(A(x)), right, 0 * right, _FITS)
+        size = float(np.linalg.norm(y))
+        return float(np.linalg.norm(A(x) - y)) / size if size else 0.0
+
+    own = misfit(kspace, maps)
+    if own < _MISFIT:
+        return
+    for given, with_maps, remedy in (
+        (kspace, maps.conj(), "the complex conjugates of the maps: conjugate them"),
+        (
+            kspace * signs,
+            maps,
+            "an image moved by half its sides: k-space must be "
+            "fftshift(fft2(ifftshift(image)))",
+        ),
+    ):
+        if misfit(given, with_maps) < own / 2:
+            raise FileError(f"{path}: kspace does not fit the maps, but {remedy}")
 
 
 def problem_of_kspace(
@@ -188,6 +233,8 @@ def problem_of_kspace(
             f"0 where there is no signal, but reach {energy:.3g}: divide the maps by "
             f"{energy**0.5:.3g}, or in each pixel by the root of that sum"
         )
+    if maps is not None and not estimated:
+        _check_maps(path, kspace, mask, maps)
     A = MRI(mask, maps)
     kspace = A.project_to_samples(kspace)
     if truth is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,7 @@ _STEP = 0.12
 # Tiles for pictures too large for one sparse system of equations; the solution of the
 # biharmonic equation hardly depends on samples beyond the margin.
 _TILE, _MARGIN = 384, 32
+_KEPT = 1e-3  # largest difference of a sample that a network kept
 _GROUPED = 512**2  # pixels up to which grouping of patches takes seconds
 
 
@@ -367,6 +368,24 @@ class Colour(Task):
 
     def finished(self, image: Any) -> Any:
         return np.clip(image, 0, 1)
+
+    def after_network(
+        self,
+        problem: Problem,
+        found: Reconstruction,
+        again: Callable[[Problem], Any],
+    ) -> Reconstruction:
+        """Denoise a completed picture if it has kept samples that have noise.
+
+        Not if all its channels are equal: then the samples that would be left out are
+        known from the other channels.
+        """
+        mask, large = _mask(problem), min(problem.y.shape[-2:]) >= _SMALLEST
+        kept = np.abs(found.image - self.finished(problem.y))[mask].max() < _KEPT
+        equal = self.without_repeats(problem) is not problem
+        if mask.all() or equal or not (kept and large and problem.has_white_noise):
+            return found
+        return non_local.without_noise(self, problem, found, again)
 
 
 @dataclass(frozen=True)

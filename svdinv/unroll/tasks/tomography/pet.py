@@ -46,6 +46,7 @@ _PREFIX = "activity:"  # of a picture or a density that is read as an activity
 _VIEWS, _SIZE, _COUNTS, _BACKGROUND = 60, 64, 1e5, 0.2
 _ATTENUATION = 2.0  # along a side of an image full of water
 _BODY = 0.02  # relative activity below which a pixel is air
+_DEVIATIONS = 10  # by which a background may be above the counts
 _WIDTH = 0.08  # of scatter, relative to the detector
 _SUBSETS, _LEAST_VIEWS = 6, 4
 _MLEM, _OSEM = 60, 12  # iterations
@@ -220,6 +221,15 @@ class Pet(Task):
                 raise file.error(name, "must not be negative")
         if not counts.any():
             raise file.error("counts", "must not be all 0")
+        total, expected = (
+            x.sum(dtype=np.float64) for x in (counts, optional["background"])
+        )
+        if expected > total + _DEVIATIONS * total**0.5:
+            raise file.error(
+                "background",
+                f"adds up to {expected:.4g}, more than the {total:.4g} counts, which "
+                "include it",
+            )
         order = np.argsort(angles % 180, kind="stable")[_order(len(angles))]
         data = [np.ascontiguousarray(x[:, order]) for x in (counts, *optional.values())]
         try:
