@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,12 +95,17 @@ def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():
     assert other > one + 0.2
 
 
-@pytest.mark.parametrize(("noise", "gain"), [(0.0, 0.0), (0.05, 3.0)])
-def test_noise_that_completed_pictures_keep_is_removed(noise, gain):
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(("noise", "gain"), [(0.0, 0.0), (0.05, 2.0)])
+def test_noise_that_completed_pictures_keep_is_removed(noise, gain, together, tmp_path):
     """As deviating as predicts samples that are left out, by any network's image."""
     given = InputImage("coffee", channels_first(centre_crop(photograph("coffee"), 128)))
-    case = Colour().measure(given, ColourOptions(rate=0.4, noise=noise))
-    case = replace(case, truth=None)
+    options = ColourOptions(rate=0.4, noise=noise)
+    if together:
+        mask = np.random.default_rng(0).random((128, 128)) < 0.4
+        np.save(tmp_path / "mask.npy", mask)
+        options = replace(options, rate=None, mask=str(tmp_path / "mask.npy"))
+    case = replace(Colour().measure(given, options), truth=None)
     network = pretrained.load("colour")
     before = apply(network, Colour(), case).image
     found = learned(network, Colour())[NAMES[False]](case)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
+from numpy.random import default_rng
 
 from svdinv.unroll.algorithms.cross_validation import LEAST, drawn
 from svdinv.unroll.algorithms.non_local import (
@@ -26,10 +27,10 @@ _EXACT = 0.01  # relative to the largest magnitude
 _LARGEST, _LARGEST_DENOISED = 512**2, 1024**2  # pixels
 _SMALLEST = 32  # pixels a side that estimating the noise needs
 _FACTORS = (0.7, 1.0, 1.4)  # times the noise, to search if the truth is known
-# Of noise in completed images: the side of the crop and the share of its samples that
-# are left out; first deviations, which differ enough that others lie between; the least
+# Of noise in completed images: the side of the crop, the share of its samples that are
+# left out and the least number of their pixels; first deviations, which differ enough that others lie between; the least
 # gain, relative to the error.
-_CROP, _LEFT_OUT = 96, 0.1
+_CROP, _LEFT_OUT, _FEW = 96, 0.1, 100
 _DEVIATIONS, _FACTOR, _GAIN = (0.014, 0.06), 1.4, 0.015
 
 
@@ -86,14 +87,21 @@ def without_noise(
 
     Some samples of a crop are left out, and it is completed by `complete` from the
     others. The standard deviation of noise is that for which the denoised crop predicts
-    these samples best, or 0 if none does so significantly better than the crop itself.
-    The note states it.
+    these samples best. If all channels are sampled at the same places, the network errs
+    more, and denoising makes up for that, too: then it is estimated by the least
+    variance of a combination of channels, whose errors are alike where their noise is
+    not. If the prediction is not significantly better than the crop's own, the image is
+    returned. The note states the deviation.
     """
     height, width = problem.y.shape[-2:]
     rows, columns = (_middle(n, _CROP) for n in (height, width))
     crop = task.part(problem, (rows, columns))
     measured = np.asarray(crop.A.pixel_mask)
-    held = drawn(measured, _LEFT_OUT, np.random.default_rng(0))
+    together = (measured == measured[:1]).all()
+    held = drawn(measured[:1] if together else measured, _LEFT_OUT, default_rng(0))
+    held = held & measured
+    if np.count_nonzero(held.any(0)) < _FEW:
+        return found
     y = np.where(held, np.float32(0), crop.y)
     image = complete(replace(crop, y=y, A=Sampling(measured & ~held)))
 
@@ -105,12 +113,18 @@ def without_noise(
     def mean(deviation: float) -> float:
         return float(errors(deviation).mean())
 
-    best = min(_DEVIATIONS, key=mean)
+    deviations: tuple[float, ...] = _DEVIATIONS
+    factors: tuple[float, ...] = _FACTOR, 1 / _FACTOR
+    if together:
+        left = (image - crop.y)[held].reshape(len(image), -1)
+        least = max(0.0, float(np.linalg.eigvalsh(np.cov(left))[0]))
+        deviations, factors = (math.sqrt(least),), ()
+    best = min(deviations, key=mean)
     gains = errors(0.0) - errors(best)
-    least = 2 * float(gains.std()) / math.sqrt(gains.size)
-    if not gains.mean() > max(least, _GAIN * mean(0.0)):
+    error = float(gains.std()) / math.sqrt(gains.size)
+    if not gains.mean() > max(2 * error, _GAIN * mean(0.0)):
         return found
-    for factor in (_FACTOR, 1 / _FACTOR):
+    for factor in factors:
         while mean(best * factor) < mean(best):
             best *= factor
     if height * width > _LARGEST_DENOISED:
