@@ -28,8 +28,8 @@ _LARGEST, _LARGEST_DENOISED = 512**2, 1024**2  # pixels
 _SMALLEST = 32  # pixels a side that estimating the noise needs
 _FACTORS = (0.7, 1.0, 1.4)  # times the noise, to search if the truth is known
 # Of noise in completed images: the side of the crop, the share of its samples that are
-# left out and the least number of their pixels; first deviations, which differ enough that others lie between; the least
-# gain, relative to the error.
+# left out and the least number of their pixels; deviations to begin with, so different
+# that others lie between; the least gain, relative to the error.
 _CROP, _LEFT_OUT, _FEW = 96, 0.1, 100
 _DEVIATIONS, _FACTOR, _GAIN = (0.014, 0.06), 1.4, 0.015
 
