@@ -105,6 +105,20 @@ def test_jax_in_a_tree_of_parameters(chunk):
         )
 
 
+def test_jax_is_told_that_there_is_no_derivative():
+    jax = pytest.importorskip("jax")
+    import svdinv.jax
+
+    def norm(x, stop=lambda x: x):
+        return svdinv.jax.jacobian_svd(jax.numpy.sin, stop(x), 1).S[0]
+
+    x = jax.numpy.ones(3)
+    for function in (norm, jax.jit(norm)):
+        with pytest.raises(NotImplementedError, match=r"jax\.lax\.stop_gradient"):
+            jax.grad(function)(x)
+    assert not jax.grad(lambda x: norm(x, jax.lax.stop_gradient))(x).any()
+
+
 def test_what_has_no_such_jacobian():
     torch = pytest.importorskip("torch")
     import svdinv.torch

@@ -111,7 +111,7 @@ Notes
 -----
 The Jacobian is never formed. `svd_lowrank` takes products with it and its
 transpose, by forward and reverse mode: exact, unlike differences. Nothing is
-differentiated through the result.""",
+differentiated through the result: JAX raises NotImplementedError if `theta` is.""",
     # Of the functions `svd` of the frameworks.
     "full_matrices": """\
 full_matrices : bool, optional

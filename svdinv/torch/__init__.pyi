@@ -72,7 +72,7 @@ def jacobian_svd(
     -----
     The Jacobian is never formed. `svd_lowrank` takes products with it and its
     transpose, by forward and reverse mode: exact, unlike differences. Nothing is
-    differentiated through the result.
+    differentiated through the result: JAX raises NotImplementedError if `theta` is.
     A module that changes its buffers, as batch normalisation does in training, cannot
     be differentiated in forward mode: set it to evaluation, or let it track no
     statistics.
