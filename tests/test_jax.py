@@ -586,7 +586,7 @@ product19.defvjp(
 def test_cotangents_may_come_from_rounded_products(name, monkeypatch):
     """Their errors say nothing of the function's slope at repeated values."""
     gpu = SimpleNamespace(platform="gpu", compute_capability="9.0")
-    monkeypatch.setattr(backend, "_device", lambda A: gpu)
+    monkeypatch.setattr(backend, "_device", lambda: gpu)
     assert errors_at_repeated_values(name, product19).max() < 2e-3
 
 
@@ -613,6 +613,11 @@ def test_to_how_many_digits_products_are_rounded():
         assert eps(None, compute_capability=old) is None
     assert [eps(p, "tpu") for p in (None, "high", "highest")] == [2**-7, 2**-16, None]
     assert eps(None, "cpu") is eps("bfloat16", "cpu") is None
+    for setting in set(backend._ROUNDED) - {None}:
+        with jax.default_matmul_precision(setting):  # else it could be left out
+            assert jax.config.jax_default_matmul_precision == setting
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert backend._device().platform == "cpu"
 
 
 @pytest.mark.parametrize("precision", [None, "highest"])

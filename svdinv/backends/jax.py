@@ -133,20 +133,20 @@ _HIGH = _TF32, 2.0**-16  # on TPUs, by three products in bfloat16
 _ROUNDED: dict[str | None, tuple[float | None, float | None]] = {
     None: _BY_DEFAULT,
     "default": _BY_DEFAULT,
-    "fastest": _BY_DEFAULT,
     "bfloat16": _BY_DEFAULT,
     "high": _HIGH,
     "tensorfloat32": _HIGH,
-    "bfloat16_3x": _HIGH,
     "TF32_TF32_F32": (_TF32, None),
+    "F16_F16_F16": (_TF32, _TF32),
+    "F16_F16_F32": (_TF32, _TF32),
+    "BF16_BF16_BF16": (_BF16, _BF16),
     "BF16_BF16_F32": (_BF16, _BF16),
+    "BF16_BF16_F32_X3": (2.0**-16, 2.0**-16),
 }
 
 
-def _device(A: Any) -> Any:
-    """Return where A is, and of a traced array where JAX computes by default."""
-    if not isinstance(A, jax.core.Tracer):
-        return next(iter(A.devices()))
+def _device() -> Any:
+    """Return where JAX computes by default: traced arrays do not say where they are."""
     default = jax.config.jax_default_device
     return default if hasattr(default, "platform") else jax.devices(default)[0]
 
@@ -401,7 +401,7 @@ class JAXBackend(Backend):
         if A.dtype not in (jnp.float32, jnp.complex64):
             return None
         now = jax.config.jax_default_matmul_precision
-        return _eps_on(_device(A), _around.get(now) if inside else now)
+        return _eps_on(_device(), _around.get(now) if inside else now)
 
     def asarray(self, x: Any, name: str) -> Any:
         if isinstance(x, jax.Array):

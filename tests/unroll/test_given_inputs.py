@@ -389,6 +389,8 @@ def test_a_mask_of_other_frames(tmp_path):
     assert measured(write_h5(tmp_path / "raw.h5", kspace=kspace, mask=mask))
     whole = MRI(np.ones(SIZE, bool))(unseen_series(0, SIZE[0], 32)[:, :24, :20])
     assert measured(write_h5(tmp_path / "raw.h5", kspace=whole, mask=mask[0]))
+    whole[..., :5] = 0  # as a scanner fills what it did not measure
+    assert measured(write_h5(tmp_path / "raw.h5", kspace=whole, mask=mask[0]))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
@@ -402,6 +404,7 @@ def test_k_space_of_other_conventions_than_the_maps(tmp_path, rng, noise):
     size = noise * np.sqrt((abs(kspace) ** 2).mean())
     kspace = kspace + size * A.project_to_samples(error[0] + 1j * error[1])
     moved = kspace * (-1.0) ** np.add.outer(np.arange(24), np.arange(20))
+    along = kspace * (-1.0) ** np.arange(20)
 
     def path(kspace, maps):
         arrays = {"kspace": kspace.astype(np.complex64), "mask": mask, "maps": maps}
@@ -409,8 +412,9 @@ def test_k_space_of_other_conventions_than_the_maps(tmp_path, rng, noise):
 
     assert measured(path(kspace, maps))
     for given, message in (
-        ((kspace, maps.conj()), "conjugate them"),
-        ((moved, maps), "moved by half its sides"),
+        ((kspace, maps.conj()), "the complex conjugates of the maps: k-space"),
+        ((moved, maps), "but an image moved by half its sides"),
+        ((along, maps.conj()), "conjugates of the maps and an image moved by half"),
     ):
         with pytest.raises(ValueError, match=message):
             read_input(path(*given))

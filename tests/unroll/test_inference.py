@@ -15,6 +15,7 @@ from svdinv.unroll.data import photograph
 from svdinv.unroll.inference import START, VIEWS, apply, learned, task_of_network
 from svdinv.unroll.metrics import psnr, snr, ssim
 from svdinv.unroll.networks import LLS, LS, TLR
+from svdinv.unroll.operators import Blur, Sampling
 from svdinv.unroll.tasks import Task
 from svdinv.unroll.tasks.cine import task as cine
 from svdinv.unroll.tasks.cine.kspace import sampling
@@ -22,7 +23,7 @@ from svdinv.unroll.tasks.cine.phantom import coil_maps
 from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.colour import task as colour
 from svdinv.unroll.tasks.colour.task import Colour
-from svdinv.unroll.tasks.task import zero_filled
+from svdinv.unroll.tasks.task import Reconstruction, zero_filled
 from svdinv.unroll.torch import Network, save
 
 COLOUR, CINE = Colour(), Cine()
@@ -65,6 +66,28 @@ def test_views_of_a_series_are_views_of_its_k_space(size, coils):
     for view, undo in views:
         np.testing.assert_allclose(undo(zero_filled(view).image), expected, atol=1e-5)
     assert len({view.y.tobytes() for view, _ in views}) == VIEWS
+
+
+@pytest.mark.parametrize("change", ["operator", "nothing sampled", "grey", "exact"])
+def test_what_is_not_searched_for_noise(photo, change):
+    """What a network found is returned, and no part is completed again."""
+    mask = np.asarray(photo.A.pixel_mask)
+    given = replace(photo, truth=None)
+    if change == "operator":
+        given = replace(given, A=Blur(np.ones((1, 1), np.float32)))
+    elif change == "nothing sampled":
+        given = replace(given, y=0 * photo.y, A=Sampling(mask & False))
+    elif change == "grey":
+        noise = np.random.default_rng(0).standard_normal(photo.y.shape[1:])
+        grey = (photo.truth[:1] + 0.1 * noise).astype(np.float32)
+        given = replace(given, y=np.where(mask, grey, np.float32(0)))
+    else:
+        given = photo
+    found = Reconstruction(given.y)
+    assert COLOUR.after_network(given, found, None) is found
+    if change == "exact":
+        with pytest.raises(TypeError, match="not callable"):  # of which it would ask
+            COLOUR.after_network(replace(photo, truth=None), found, None)
 
 
 def test_views_of_a_picture_turn_back(photo):

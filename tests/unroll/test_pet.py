@@ -378,6 +378,12 @@ def test_damaged_files_are_refused(tmp_path, capsys):
         write_h5(tmp_path / "d.h5", **{**made, name: value})
         with pytest.raises(ValueError, match=message):
             read_measurement(tmp_path / "d.h5")
+    # A background is of no account where there are no detectors.
+    there = np.arange(made["counts"].shape[-1]) > 4
+    most = np.where(there, made["background"], made["counts"].sum())
+    dead = {"counts": made["counts"] * there, "factors": made["factors"] * there}
+    write_h5(tmp_path / "d.h5", **{**made, **dead, "background": most})
+    assert read_measurement(tmp_path / "d.h5")
     few = {key: made[key] for key in ("counts", "angles", "geometry")}
     few["weight"] = np.array(70.0)  # of the patient: a note
     path = write_h5(tmp_path / "d.h5", **few)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,9 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
             f"{path}: {zero:.0%} of the samples in the mask are exactly 0; mask must "
             "be false where nothing is measured"
         )
+    # What a scanner fills with zeros is zero in all frames.
+    missing = mask & ~nonzero & nonzero.any(axis=0)
+    zero = float(missing.sum() / mask.sum())
     outside = float((nonzero & ~mask).sum() / nonzero.sum())
     if min(zero, outside) > _DISAGREEING:
         raise FileError(
@@ -177,9 +181,8 @@ def _check_maps(path: str | Path, kspace: Any, mask: Any, maps: Any) -> None:
 
     Both are common where data come from another program.
     """
-    kspace, mask = kspace[:_FITTED], mask[:_FITTED]
-    height, width = mask.shape[-2:]
-    signs = np.float32(1) - 2 * (np.add.outer(np.arange(height), np.arange(width)) % 2)
+    sampled = np.flatnonzero(mask.any(axis=(1, 2)))[:_FITTED]
+    kspace, mask = kspace[sampled], mask[sampled]
 
     def misfit(kspace: Any, maps: Any) -> float:
         """Return the residual of least squares after a few steps, relative to data."""
@@ -194,17 +197,20 @@ def _check_maps(path: str | Path, kspace: Any, mask: Any, maps: Any) -> None:
     own = misfit(kspace, maps)
     if own < _MISFIT:
         return
-    for given, with_maps, remedy in (
-        (kspace, maps.conj(), "the complex conjugates of the maps: conjugate them"),
-        (
-            kspace * signs,
-            maps,
-            "an image moved by half its sides: k-space must be "
-            "fftshift(fft2(ifftshift(image)))",
-        ),
-    ):
-        if misfit(given, with_maps) < own / 2:
-            raise FileError(f"{path}: kspace does not fit the maps, but {remedy}")
+    height, width = mask.shape[-2:]
+    for conjugate, rows, columns in itertools.product((False, True), repeat=3):
+        signs = np.ones((height, width), np.float32)
+        signs[1::2] *= -1 if rows else 1
+        signs[:, 1::2] *= -1 if columns else 1
+        if misfit(kspace * signs, maps.conj() if conjugate else maps) > own / 2:
+            continue
+        raise FileError(
+            f"{path}: kspace does not fit the maps, but "
+            + "the complex conjugates of the maps" * conjugate
+            + " and " * (conjugate and (rows or columns))
+            + "an image moved by half its sides" * (rows or columns)
+            + ": k-space must be fftshift(fft2(ifftshift(maps * image)))"
+        )
 
 
 def problem_of_kspace(

@@ -377,13 +377,18 @@ class Colour(Task):
     ) -> Reconstruction:
         """Denoise a completed picture if it has kept samples that have noise.
 
-        Not if all its channels are equal: then the samples that would be left out are
-        known from the other channels.
+        Not if its channels are equal: then the samples that would be left out are known
+        from the other channels. Nor if the samples are those of the truth.
         """
-        mask, large = _mask(problem), min(problem.y.shape[-2:]) >= _SMALLEST
-        kept = np.abs(found.image - self.finished(problem.y))[mask].max() < _KEPT
-        equal = self.without_repeats(problem) is not problem
-        if mask.all() or equal or not (kept and large and problem.has_white_noise):
+        mask, y, truth = problem.A.pixel_mask, problem.y, problem.truth
+        white = problem.has_white_noise and min(y.shape[-2:]) >= _SMALLEST
+        if mask is None or mask.all() or not (white and mask.any()):
+            return found
+        exact = truth is not None and (y == truth)[mask].all()
+        both = mask[1:] & mask[:-1]
+        equal = both.any() and (y[1:] == y[:-1])[both].all()
+        kept = np.abs(found.image - self.finished(y))[mask].max() < _KEPT
+        if exact or equal or not kept:
             return found
         return non_local.without_noise(self, problem, found, again)
 

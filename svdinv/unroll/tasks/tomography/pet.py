@@ -201,8 +201,9 @@ class Pet(Task):
         ``counts`` is (views, detectors), or (T, views, detectors) with frames;
         ``angles`` of the views are in degrees; ``geometry`` holds the four numbers of
         `Ring`. Optional are ``factors``, the counts per unit of activity along a line
-        as long as a side of the image, which include attenuation, efficiency and time;
-        ``background``, the expected scatter and randoms; and ``truth`` (T, H, W).
+        as long as the longer side of the image, which include attenuation, efficiency
+        and time; ``background``, the expected scatter and randoms; and ``truth``
+        (T, H, W).
         Factors and background broadcast to the counts.
         """
         shape = file.shape("counts", "(views, detectors), or with frames", (2, 3))
@@ -221,8 +222,9 @@ class Pet(Task):
                 raise file.error(name, "must not be negative")
         if not counts.any():
             raise file.error("counts", "must not be all 0")
+        live = optional["factors"] > 0
         total, expected = (
-            x.sum(dtype=np.float64) for x in (counts, optional["background"])
+            x[live].sum(dtype=np.float64) for x in (counts, optional["background"])
         )
         if expected > total + _DEVIATIONS * total**0.5:
             raise file.error(
