@@ -592,7 +592,7 @@ def test_cotangents_may_come_from_rounded_products(name, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["svd", "eigh"])
-def test_products_on_a_gpu_are_rounded_unless_it_is_told(name):
+def test_repeated_values_where_a_gpu_rounds_products(name):
     if not any(d.platform == "gpu" for d in jax.devices()):
         pytest.skip("no CUDA GPU")
     assert errors_at_repeated_values(name).max() < 1e-2

@@ -84,8 +84,8 @@ def _has_short_products() -> bool:
 
 
 def _rounds_products() -> bool:
-    enabled = tf.config.experimental.tensor_float_32_execution_enabled()
-    return _has_short_products() and enabled
+    is_set = tf.config.experimental.tensor_float_32_execution_enabled
+    return _has_short_products() and is_set()
 
 
 @cache

@@ -37,3 +37,9 @@ def tiles(height: int, width: int, size: int, margin: int) -> Iterator[Tile]:
 
     for rows, columns in product(cuts(height), cuts(width)):
         yield Tile(*zip(rows, columns, strict=True))
+
+
+def middle(length: int, most: int) -> slice:
+    """Return the slice of at most `most` places in the middle of an axis."""
+    start = max(0, (length - most) // 2)
+    return slice(start, start + most)

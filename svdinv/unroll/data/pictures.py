@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from svdinv._missing import needing
 from svdinv.unroll.formats import checks
 from svdinv.unroll.formats.checks import check_bytes, check_regular, quiet
+from svdinv.unroll.tiles import middle
 
 SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
@@ -134,8 +135,8 @@ def picture_files(path: str | Path) -> list[Path]:
 
 def centre_crop(pixels: NDArray[_Number], largest: int) -> NDArray[_Number]:
     """Crop an image to at most `largest` pixels a side, around its centre."""
-    top, left = (max(0, (n - largest) // 2) for n in pixels.shape[:2])
-    return pixels[top : top + largest, left : left + largest]
+    height, width = pixels.shape[:2]
+    return pixels[middle(height, largest), middle(width, largest)]
 
 
 def patches(

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
-from numpy.random import default_rng
 
 from svdinv.unroll.algorithms.cross_validation import LEAST, drawn
 from svdinv.unroll.algorithms.non_local import (
@@ -20,6 +19,7 @@ from svdinv.unroll.fidelity import L2
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Arrays, Baseline, Reconstruction, Task, best_of
+from svdinv.unroll.tiles import middle
 
 NAME = "non-local low rank"
 
@@ -94,12 +94,10 @@ def without_noise(
     returned. The note states the deviation.
     """
     height, width = problem.y.shape[-2:]
-    rows, columns = (_middle(n, _CROP) for n in (height, width))
-    crop = task.part(problem, (rows, columns))
-    measured = np.asarray(crop.A.pixel_mask)
+    crop = task.part(problem, (middle(height, _CROP), middle(width, _CROP)))
+    measured, rng = np.asarray(crop.A.pixel_mask), np.random.default_rng(0)
     together = (measured == measured[:1]).all()
-    held = drawn(measured[:1] if together else measured, _LEFT_OUT, default_rng(0))
-    held = held & measured
+    held = drawn(measured[:1] if together else measured, _LEFT_OUT, rng) & measured
     if np.count_nonzero(held.any(0)) < _FEW:
         return found
     y = np.where(held, np.float32(0), crop.y)
@@ -108,7 +106,7 @@ def without_noise(
     @cache
     def errors(deviation: float) -> Arrays:
         """Return the squared errors of the samples that were left out."""
-        return (_denoised(image, deviation) - crop.y)[held] ** 2
+        return (denoise_non_local(image, deviation) - crop.y)[held] ** 2
 
     def mean(deviation: float) -> float:
         return float(errors(deviation).mean())
@@ -129,17 +127,8 @@ def without_noise(
             best *= factor
     if height * width > _LARGEST_DENOISED:
         return found._replace(note=f"noise {best:.2g}")
-    image = task.finished(_denoised(found.image, best))
+    image = task.finished(denoise_non_local(found.image, best))
     return Reconstruction(image, f"denoised, deviation {best:.2g}")
-
-
-def _middle(length: int, most: int) -> slice:
-    start = max(0, (length - most) // 2)
-    return slice(start, min(length, start + most))
-
-
-def _denoised(image: Arrays, deviation: float) -> Arrays:
-    return denoise_non_local(image, deviation) if deviation else image
 
 
 def applies(problem: Problem) -> bool:

@@ -166,13 +166,12 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
             "be false where nothing is measured"
         )
     # What a scanner fills with zeros is zero in all frames.
-    missing = mask & ~nonzero & nonzero.any(axis=0)
-    zero = float(missing.sum() / mask.sum())
-    outside = float((nonzero & ~mask).sum() / nonzero.sum())
-    if min(zero, outside) > _DISAGREEING:
+    missing = float((~nonzero & nonzero.any(axis=0))[mask].mean())
+    outside = float((~mask)[nonzero].mean())
+    if min(missing, outside) > _DISAGREEING:
         raise FileError(
-            f"{path}: mask does not agree with kspace: {zero:.0%} of the samples in it "
-            f"are exactly 0, and {outside:.0%} of those that are not lie outside it"
+            f"{path}: mask does not agree with kspace: {missing:.0%} of the samples in "
+            f"it are exactly 0, and {outside:.0%} of those that are not lie outside it"
         )
 
 
@@ -199,18 +198,20 @@ def _check_maps(path: str | Path, kspace: Any, mask: Any, maps: Any) -> None:
         return
     height, width = mask.shape[-2:]
     for conjugate, rows, columns in itertools.product((False, True), repeat=3):
+        changes = []
+        if conjugate:
+            changes.append("the complex conjugates of the maps")
+        if rows or columns:
+            changes.append("an image moved by half its sides")
         signs = np.ones((height, width), np.float32)
         signs[1::2] *= -1 if rows else 1
         signs[:, 1::2] *= -1 if columns else 1
-        if misfit(kspace * signs, maps.conj() if conjugate else maps) > own / 2:
-            continue
-        raise FileError(
-            f"{path}: kspace does not fit the maps, but "
-            + "the complex conjugates of the maps" * conjugate
-            + " and " * (conjugate and (rows or columns))
-            + "an image moved by half its sides" * (rows or columns)
-            + ": k-space must be fftshift(fft2(ifftshift(maps * image)))"
-        )
+        given = kspace * signs, maps.conj() if conjugate else maps
+        if changes and misfit(*given) <= own / 2:
+            raise FileError(
+                f"{path}: kspace does not fit the maps, but {' and '.join(changes)}: "
+                "k-space must be fftshift(fft2(ifftshift(maps * image)))"
+            )
 
 
 def problem_of_kspace(

@@ -18,6 +18,7 @@ from svdinv.unroll.tasks.cine.hearts import cropped_series, smooth_phase
 from svdinv.unroll.tasks.cine.kspace import sampling
 from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
 from svdinv.unroll.tasks.task import InputImage
+from svdinv.unroll.tiles import middle
 
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.cine.task import Cine
@@ -242,8 +243,7 @@ def in_the_middle(
     """Crop a real series around its centre, and multiply by a fixed smooth phase."""
     H, W = magnitude.shape[1:]
     side = min(size, H, W)
-    top, left = (H - side) // 2, (W - side) // 2
-    part = magnitude[:frames, top : top + side, left : left + side]
+    part = magnitude[:frames, middle(H, side), middle(W, side)]
     phase = smooth_phase(len(part), side, np.random.default_rng(0))
     return part / np.float32(part.max() or 1) * phase
 
