@@ -421,6 +421,9 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
         for shape in shapes + large[i % 2 :: 2]:
             torch.manual_seed(7)
             A, G = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+            # A gap behind the second value: the error of low_rank is in proportion to
+            # 1 / gap, and LAPACK's ten times as large as the kernels'.
+            A[..., :2, :] *= 3
             if shape[0] > 1:
                 A[0] = 0  # all values alike
             if shape[-1] > 3:
