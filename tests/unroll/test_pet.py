@@ -269,6 +269,25 @@ def test_counts_and_background_are_as_told():
     assert np.ptp(Pet().arrays_to_save(free)["factors"]) == 0
 
 
+def test_objects_may_be_finer_than_their_images():
+    for name, extra in (("activity-ellipses", {}), ("kinetic", {"frames": 3})):
+        options = replace(SMALL, counts=1e12, **extra)
+        plain, fine = (problem(replace(options, finer=n), name) for n in (1, 3))
+        assert fine.truth.dtype == fine.y.dtype == np.float32
+        np.testing.assert_allclose(fine.truth, plain.truth, atol=0.3)
+        expected = fine.A(fine.truth) + fine.fidelity.background
+        error = np.linalg.norm(fine.y - expected) / np.linalg.norm(fine.y)
+        # More than noise, and no shift of the rays, by one of whose widths:
+        moved = np.linalg.norm(np.diff(fine.y)) / np.linalg.norm(fine.y)
+        assert 1e-3 < error < 0.2 * moved
+    task = Pet(size=16, projections=8, finer=(1, 2), slices=0.5)
+    drawn = [task.load().problem(0, i, 0) for i in range(9)]
+    assert {made.setting.endswith("finer") for made in drawn} == {True, False}
+    # Of tissues, pixels have many values; of ellipses, a few.
+    values = {len(np.unique(p.truth)) > 100 for p in drawn if "finer" not in p.setting}
+    assert values == {True, False}
+
+
 def test_baselines_come_in_order():
     task, made = Pet(), problem(replace(SMALL, counts=1e5, size=32))
     found = {}

@@ -55,7 +55,7 @@ PET = TaskEntry(
     names=ACTIVITIES,
     heading="phantoms of emission tomography",
     prefixes=("activity:",),
-    options=("views", "counts", "background", "attenuation", "size", "frames"),
+    options=("views", "counts", "background", "attenuation", "finer", "size", "frames"),
     plurals={"counts": "counts"},
     needs=("scipy",),
 )

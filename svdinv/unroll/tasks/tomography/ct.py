@@ -26,10 +26,8 @@ from svdinv.unroll.tasks.task import (
     Baseline,
     InputImage,
     Method,
-    Options,
     Reconstruction,
     Simulated,
-    Task,
     best_of,
     option,
 )
@@ -39,6 +37,10 @@ from svdinv.unroll.tasks.tomography.htc import read_htc
 from svdinv.unroll.tasks.tomography.sinograms import (
     LEAST,
     MOST,
+    FinerOptions,
+    FinerTask,
+    coarser,
+    finer_projection,
     grey_picture,
     read_geometry,
 )
@@ -117,12 +119,13 @@ def _finer(
     """Project an image with n x n pixels and n detectors for each of the geometry."""
     rows, columns, pixel, spacing, *rest = geometry
     fine = Geometry(n * rows, n * columns, pixel / n, spacing / n, *rest)
-    y = _projector(fine, angles, n * detectors, matrix=False)(image)
-    return y.reshape(*y.shape[:-1], detectors, n).mean(-1)
+    return finer_projection(
+        _projector(fine, angles, n * detectors, matrix=False), image, n
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class CtOptions(Options):
+class CtOptions(FinerOptions):
     """Options for reading densities and simulating projections."""
 
     views: int | None = option(
@@ -153,13 +156,6 @@ class CtOptions(Options):
         low=0,
         high=10,
     )
-    finer: int = option(
-        1,
-        "pixels and detectors that are simulated for each one, along each axis; a "
-        "picture has so many times fewer",
-        low=1,
-        high=8,
-    )
     size: int | None = option(
         None,
         "rows and columns of a phantom in pixels (default 128)",
@@ -188,7 +184,7 @@ def photons_of(options: Any) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ct(Task):
+class Ct(FinerTask):
     """Reconstruction of densities from line integrals at few or limited angles."""
 
     entry = CT
@@ -226,14 +222,6 @@ class Ct(Task):
         0.0, "fraction of rectangles among the ellipses", low=0, high=1
     )
     hollow: float = option(0.0, "fraction of both that are shells", low=0, high=1)
-    finer: tuple[int, ...] = option(
-        (1,),
-        "pixels and detectors that are simulated for each one, along each axis: each "
-        "item draws one",
-        low=1,
-        high=8,
-        some=True,
-    )
     textures: float = option(
         0.0, "fraction of the phantoms that have a texture", low=0, high=1
     )
@@ -318,10 +306,8 @@ class Ct(Task):
 
     def measure(self, given: InputImage, options: Any) -> Problem:
         n = options.finer
-        rows, columns = (size // n for size in given.image.shape[-2:])
-        if min(rows, columns) < LEAST:
-            raise ValueError(f"finer leaves {rows} x {columns} pixels of {given.name}")
-        image = given.image[..., : n * rows, : n * columns]
+        image, truth = coarser(given, n)
+        rows, columns = truth.shape[-2:]
         fan = options.beam == "fan"
         views, full = options.views or _VIEWS, 360.0 if fan else 180.0
         arc = options.arc or full
@@ -335,7 +321,6 @@ class Ct(Task):
                 _DISTANCE * self.side,
             )  # fmt: skip
         A = _operator(geometry, angles, None)
-        truth = image.reshape(-1, rows, n, columns, n).mean((-3, -1))
         unit = _unit(A)
         if n > 1:
             detectors = A.operator.detectors  # type: ignore[attr-defined]
@@ -431,7 +416,7 @@ class Densities(Simulated):
             settings, common = self._settings(), np.random.default_rng(key[:-1])
             setting = settings[int(common.integers(len(settings)))]
         size, views, arc, beam = setting
-        finer = int(np.random.default_rng([*key, 1]).choice(task.finer))
+        finer = task.drawn_finer(*key)
         image = random_shapes(finer * size, rng, task.rectangles, task.hollow)
         if task.textures and rng.random() < task.textures:
             image = textured(image, rng)

@@ -23,10 +23,8 @@ from svdinv.unroll.tasks.task import (
     Baseline,
     InputImage,
     Method,
-    Options,
     Reconstruction,
     Simulated,
-    Task,
     best_of,
     option,
 )
@@ -37,7 +35,15 @@ from svdinv.unroll.tasks.tomography.kinetics import (
     kinetic_phantom,
     random_kinetics,
 )
-from svdinv.unroll.tasks.tomography.sinograms import MOST, grey_picture, read_geometry
+from svdinv.unroll.tasks.tomography.sinograms import (
+    MOST,
+    FinerOptions,
+    FinerTask,
+    coarser,
+    finer_projection,
+    grey_picture,
+    read_geometry,
+)
 
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
@@ -98,7 +104,7 @@ class Factors(Operator):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PetOptions(Options):
+class PetOptions(FinerOptions):
     """Options for reading activities and simulating counts."""
 
     views: int | None = option(
@@ -134,7 +140,7 @@ class PetOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pet(Task):
+class Pet(FinerTask):
     """Reconstruction of activities from counts along lines of response."""
 
     entry = PET
@@ -158,6 +164,9 @@ class Pet(Task):
     frames: tuple[int, int] = option(
         (1, 1), "fewest and most frames: each step draws a number", low=1, rising=True
     )
+    slices: float = option(
+        0.0, "fraction of the phantoms of one frame that are of tissues", low=0, high=1
+    )
     validation: int = option(4, "number of validation phantoms", low=1)
 
     def load(self) -> Activities:
@@ -172,7 +181,7 @@ class Pet(Task):
 
     def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Return a phantom, or a picture as an activity."""
-        name, size = str(source), options.size or _SIZE
+        name, size = str(source), options.finer * (options.size or _SIZE)
         for field in ("size", "frames"):
             if getattr(options, field) and field not in self.file_options(source):
                 raise ValueError(f"{field}: does not apply to {source}")
@@ -269,7 +278,9 @@ class Pet(Task):
 
     def measure(self, given: InputImage, options: Any) -> Problem:
         """Simulate counts along lines of response, with scatter and randoms."""
-        frames, rows, columns = given.image.shape
+        n = options.finer
+        image, truth = coarser(given, n)
+        frames, rows, columns = truth.shape
         views = options.views or _VIEWS
         order = _order(views)
         angles = tuple(float(180 * k / views) for k in order)
@@ -278,10 +289,15 @@ class Pet(Task):
         water = _ATTENUATION if options.attenuation is None else options.attenuation
         share = _BACKGROUND if options.background is None else options.background
         counts = options.counts or _COUNTS
-        factors = np.exp(-beam(np.float32(water) * _body(given.image)))
-        trues = factors * beam(given.image)
+        lines = beam(truth)
+        if n > 1:
+            ring = Ring(n * rows, n * columns)
+            fine = _beam(ring, angles, n * lines.shape[-1])
+            lines = finer_projection(fine, image, n)
+        factors = np.exp(-beam(np.float32(water) * _body(truth)))
+        trues = factors * lines
         factors *= np.float32(counts * frames * (1 - share) / trues.sum())
-        trues = factors * beam(given.image)
+        trues = factors * lines
         background = share / (1 - share) * _scattered(trues)
         rng = np.random.default_rng([options.seed, 1])
         y = rng.poisson(trues.astype(np.float64) + background)
@@ -289,8 +305,10 @@ class Pet(Task):
             y.astype(np.float32), factors, background.astype(np.float32)
         )
         setting = f"{counts:g} counts a frame, {views} views"
+        if n > 1:
+            setting += f", {n} x {n} finer"
         return replace(
-            problem, truth=given.image, name=given.name, setting=setting,
+            problem, truth=truth, name=given.name, setting=setting,
             scale=given.scale,
         )  # fmt: skip
 
@@ -417,16 +435,19 @@ class Activities(Simulated):
         # The items of a step have equal shapes, because they form a batch.
         common = np.random.default_rng(key[:2])
         frames = int(common.integers(*task.frames, endpoint=True))
-        if frames > 1:
-            image = random_kinetics(task.size, frames, rng)
+        finer = task.drawn_finer(*key)
+        size = finer * task.size
+        if frames > 1 or rng.random() < task.slices:
+            image = random_kinetics(size, frames, rng)
         else:
-            image = _positive("ellipses", random_shapes(task.size, rng, 0.0))[None]
+            image = _positive("ellipses", random_shapes(size, rng, 0.0))[None]
         low, high = np.log(task.counts)
         options = PetOptions(
             views=task.projections,
             counts=float(np.exp(rng.uniform(low, high))),
             background=float(rng.uniform(0, task.background)),
             attenuation=float(rng.uniform(0, 1.5 * _ATTENUATION)),
+            finer=finer,
             seed=int(rng.integers(2**31)),
         )
         return task.measure(InputImage("ellipses", image), options)

@@ -1,8 +1,10 @@
-"""Geometry and pictures, read the same way by all tasks with sinograms."""
+"""Geometry and pictures, read and simulated alike by all tasks with sinograms."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.data import photograph, read_picture
 from svdinv.unroll.data.pictures import PHOTOS
+from svdinv.unroll.tasks.task import InputImage, Options, Task, option
 
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
@@ -18,6 +21,58 @@ LEAST, MOST = 11, 4096
 """Fewest and most rows and columns of an image."""
 
 _MANY = 8  # views that no scan takes within a few degrees
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinerOptions(Options):
+    """Options for simulating an object that is finer than its image."""
+
+    finer: int = option(
+        1,
+        "pixels and detectors that are simulated for each one, along each axis; a "
+        "picture has so many times fewer",
+        low=1,
+        high=8,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinerTask(Task):
+    """A task whose training may have objects that are finer than their images."""
+
+    finer: tuple[int, ...] = option(
+        (1,),
+        "pixels and detectors that are simulated for each one, along each axis: each "
+        "item draws one",
+        low=1,
+        high=8,
+        some=True,
+    )
+
+    def drawn_finer(self, *key: int) -> int:
+        """Draw the number of pixels for each one, along each axis, for an item."""
+        return int(np.random.default_rng([*key, 1]).choice(self.finer))
+
+
+def coarser(given: InputImage, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the part of an image with whole blocks of n x n pixels, and their means.
+
+    Shapes (..., n H, n W) and (frames, H, W). Raises ValueError if H or W is below the
+    least size of an image.
+    """
+    rows, columns = (size // n for size in given.image.shape[-2:])
+    if min(rows, columns) < LEAST:
+        raise ValueError(f"finer leaves {rows} x {columns} pixels of {given.name}")
+    fine = given.image[..., : n * rows, : n * columns]
+    return fine, fine.reshape(-1, rows, n, columns, n).mean((-3, -1))
+
+
+def finer_projection(
+    project: Callable[[Any], Any], image: NDArray[Any], n: int
+) -> NDArray[Any]:
+    """Project an image to n detectors for each one, and return their means."""
+    y = project(image)
+    return y.reshape(*y.shape[:-1], -1, n).mean(-1)
 
 
 def read_geometry(
