@@ -178,13 +178,23 @@ def test_maps_are_estimated_where_there_are_none(tmp_path):
     maps, mask = coil_maps(3, 32, 32, seed=1), np.ones(x.shape, bool)
     path = write_h5(tmp_path / "raw.h5", kspace=MRI(mask, maps)(x), mask=mask)
     problem = measured(path)
-    assert problem.setting == "as measured, maps estimated"
+    assert problem.setting == "as measured, phase unknown"
     found = problem.A.maps
     assert found.shape == maps.shape
     image = MRI(mask, found).H(problem.y) * problem.scale
     inside = np.abs(x) > 0.1
     error = np.abs(np.abs(image) - np.abs(x))[inside]
     assert np.median(error / np.abs(x)[inside]) < 0.05
+
+
+def test_a_truth_without_a_phase_is_compared_with_magnitudes(tmp_path):
+    x, mask = unseen_series(0, 4, 32), np.ones((4, 32, 32), bool)
+    kspace = MRI(mask)(x)
+    problem = measured(
+        write_h5(tmp_path / "a.h5", kspace=kspace, mask=mask, truth=np.abs(x))
+    )
+    assert problem.setting == "as measured, phase unknown"
+    assert Cine().score(problem, x / problem.scale)["SNR / dB"] > 100
 
 
 def test_the_phase_of_estimated_maps_does_not_count(tmp_path):

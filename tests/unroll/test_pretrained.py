@@ -24,7 +24,7 @@ from svdinv.unroll.tasks.colour.task import (
 )
 from svdinv.unroll.tasks.task import InputImage, zero_filled
 from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, tv
-from svdinv.unroll.tasks.tomography.pet import Pet, PetOptions, map_em
+from svdinv.unroll.tasks.tomography.pet import Pet, PetOptions, map_em, mlem
 from svdinv.unroll.torch import Network, save
 
 
@@ -157,6 +157,16 @@ def test_the_weights_for_tomography_are_ahead_of_total_variation():
     case = task.measure(task.read("walnut-1", options), options)
     image = apply(pretrained.load("ct"), task, case).image
     assert task.decibels(case, image) > task.decibels(case, tv(case).image) + 2
+
+
+@pytest.mark.parametrize("counts", [1e4, 1e6, 1e8])
+@pytest.mark.parametrize("name", ["activity-ellipses", "kinetic-sum"])
+def test_the_weights_for_counts_are_ahead_of_em(name, counts):
+    """Where measured objects are finer than their images; EM is told its iteration."""
+    task, options = Pet(), PetOptions(counts=counts, finer=2, seed=1000)
+    case = task.measure(task.read(name, options), options)
+    image = apply(pretrained.load("pet"), task, case).image
+    assert snr(case.truth, image) > snr(case.truth, mlem(case).image) + 0.4
 
 
 @pytest.mark.parametrize("counts", [1e4, 1e5])

@@ -550,6 +550,8 @@ def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Ta
 
 
 def as_measured(problem: Problem) -> str:
-    """Describe measured data, and whether their coil maps were estimated."""
-    known = problem.phase_known  # estimated maps leave the phase unknown
-    return "as measured" if known else "as measured, maps estimated"
+    """Describe measured data, and whether magnitudes alone are compared.
+
+    Estimated coil maps and a real truth leave the phase unknown.
+    """
+    return "as measured" if problem.phase_known else "as measured, phase unknown"

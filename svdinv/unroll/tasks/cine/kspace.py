@@ -242,6 +242,7 @@ def problem_of_kspace(
         )
     if maps is not None and not estimated:
         _check_maps(path, kspace, mask, maps)
+    phase_known = not estimated and (truth is None or bool(truth.imag.any()))
     A = MRI(mask, maps)
     kspace = A.project_to_samples(kspace)
     if truth is None:
@@ -251,7 +252,7 @@ def problem_of_kspace(
         image = A.H(divided(kspace, unit))
         scale = unit * float(np.abs(image).max())
     else:
-        _check_truth(path, kspace, A, truth, phase_known=not estimated)
+        _check_truth(path, kspace, A, truth, phase_known=phase_known)
         scale = float(np.abs(truth).max())
     if scale == 0:  # where the maps are 0, too
         raise FileError(f"{path}: kspace is zero at all samples")
@@ -260,7 +261,7 @@ def problem_of_kspace(
         A,
         truth=None if truth is None else divided(truth, scale),
         scale=scale,
-        phase_known=not estimated,
+        phase_known=phase_known,
     )
 
 
@@ -276,7 +277,7 @@ def _check_truth(
     size = float(np.abs(truth).max())
     expected, found = A(divided(truth, size)), divided(kspace, size)
     bounds = _MULTIPLES
-    if not (phase_known and np.iscomplexobj(truth) and truth.imag.any()):
+    if not phase_known:
         expected, found = abs(A.H(expected)), abs(A.H(found))
         bounds = _MULTIPLES_OF_MAGNITUDES
     energy = np.vdot(expected, expected).real
