@@ -296,10 +296,19 @@ def test_decompositions_of_an_exported_graph(name):
         torch.testing.assert_close(found, exact)
 
 
-def test_an_exported_graph_of_any_number_of_rows():
+ROWS = {
+    "svd": lambda A: st.svd(A).S,
+    "whiten": lambda A: st.whiten(A, 0.1).white,
+    "sure": lambda A: st.sure(A, 0.3, 0.1),
+    "robust_pca": lambda A: st.robust_pca(A, iterations=3).low_rank,
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_an_exported_graph_of_any_number_of_rows(name):
     A, B = matrices(3, 6, 4), matrices(2, 9, 4)
     shapes = ({0: torch.export.Dim("b", min=1), 1: torch.export.Dim("r", min=5)},)
-    module = Plain(lambda A: st.svd(A).S)
+    module = Plain(ROWS[name])
     program = torch.export.export(module, (A,), dynamic_shapes=shapes).module()
     torch.testing.assert_close(program(B), module(B))
 

@@ -89,7 +89,8 @@ class TorchBackend(Backend):
         return x
 
     def parameter(self, value: Any, like: Tensor, name: str = "value") -> Tensor:
-        if type(value) in (float, int):  # `as_tensor` takes twice as long
+        # `as_tensor` takes twice as long, and makes symbols constant.
+        if type(value) in (float, int, torch.SymInt):
             kind = {"dtype": like.real.dtype, "device": like.device}
             try:
                 return replicated(torch.scalar_tensor(value, **kind), like)
