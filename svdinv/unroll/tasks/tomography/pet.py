@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 _PREFIX = "activity:"  # of a picture or a density that is read as an activity
 _VIEWS, _SIZE, _COUNTS, _BACKGROUND = 60, 64, 1e5, 0.2
 _ATTENUATION = 2.0  # along a side of an image full of water
+_STORED = 2**22  # pixels times views up to which finer matrices are stored: 70 MB
 _BODY = 0.02  # relative activity below which a pixel is air
 _DEVIATIONS = 10  # standard deviations by which a background may exceed the counts
 _WIDTH = 0.08  # of scatter, relative to the detector
@@ -292,7 +293,8 @@ class Pet(FinerTask):
         lines = beam(truth)
         if n > 1:
             ring = Ring(n * rows, n * columns)
-            fine = _beam(ring, angles, n * lines.shape[-1])
+            stored = image[0].size * views <= _STORED
+            fine = _beam(ring, angles, n * lines.shape[-1], stored)
             lines = finer_projection(fine, image, n)
         factors = np.exp(-beam(np.float32(water) * _body(truth)))
         trues = factors * lines
@@ -400,7 +402,9 @@ class Scan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=32)
-def _beam(ring: Ring, angles: tuple[float, ...], detectors: int | None) -> ParallelBeam:
+def _beam(
+    ring: Ring, angles: tuple[float, ...], detectors: int | None, matrix: bool = True
+) -> ParallelBeam:
     # Lengths in sides of the image, so that line integrals are about 1.
     pixel = 1 / max(ring.rows, ring.columns)
     return ParallelBeam(
@@ -410,6 +414,7 @@ def _beam(ring: Ring, angles: tuple[float, ...], detectors: int | None) -> Paral
         spacing=ring.spacing * pixel,
         offset=ring.offset * pixel,
         pixel=pixel,
+        matrix=matrix,
     )
 
 
