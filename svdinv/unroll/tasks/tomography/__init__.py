@@ -22,7 +22,7 @@ ACTIVITIES = {
 
 _HERE = "svdinv.unroll.tasks.tomography"
 _SCAN = ("angles", "geometry")
-_OPTIONS = ("views", "arc", "beam", "photons", "noise", "finer", "size", "crop")
+_OPTIONS = ("finer", "views", "arc", "beam", "photons", "noise", "size", "crop")
 
 CT = TaskEntry(
     kind="ct",
@@ -55,7 +55,7 @@ PET = TaskEntry(
     names=ACTIVITIES,
     heading="phantoms of emission tomography",
     prefixes=("activity:",),
-    options=("views", "counts", "background", "attenuation", "finer", "size", "frames"),
+    options=("finer", "views", "counts", "background", "attenuation", "size", "frames"),
     plurals={"counts": "counts"},
     needs=("scipy",),
 )
