@@ -442,7 +442,7 @@ class Activities(Simulated):
         frames = int(common.integers(*task.frames, endpoint=True))
         finer = task.drawn_finer(*key)
         size = finer * task.size
-        if frames > 1 or rng.random() < task.slices:
+        if frames > 1 or (task.slices and rng.random() < task.slices):
             image = random_kinetics(size, frames, rng)
         else:
             image = _positive("ellipses", random_shapes(size, rng, 0.0))[None]
