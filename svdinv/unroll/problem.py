@@ -46,7 +46,7 @@ class Problem:
         Number by which data and image were divided.
     phase_known : bool
         Whether the phase of an image is comparable to that of the truth; false if coil
-        maps were estimated, whose common phase is arbitrary.
+        maps were estimated, whose common phase is arbitrary, or the truth has none.
     scan : object
         Additional information for the task, such as the geometry of a scan.
 

@@ -197,6 +197,16 @@ def test_a_truth_without_a_phase_is_compared_with_magnitudes(tmp_path):
     assert Cine().score(problem, x / problem.scale)["SNR / dB"] > 100
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_a_truth_that_is_real_has_a_phase(tmp_path, noise, rng):
+    x, mask = np.abs(unseen_series(0, 4, 32)), np.ones((4, 32, 32), bool)
+    kspace = MRI(mask)(x)
+    kspace = kspace + noise * rng.standard_normal(kspace.shape).astype(np.float32)
+    problem = measured(write_h5(tmp_path / "a.h5", kspace=kspace, mask=mask, truth=x))
+    assert problem.setting == "as measured"
+    assert Cine().score(problem, 1j * x / problem.scale)["SNR / dB"] < 0
+
+
 def test_the_phase_of_estimated_maps_does_not_count(tmp_path):
     """The metrics are those of magnitudes: of the true ones they are perfect."""
     pytest.importorskip("sigpy")

@@ -552,6 +552,6 @@ def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Ta
 def as_measured(problem: Problem) -> str:
     """Describe measured data, and whether magnitudes alone are compared.
 
-    Estimated coil maps and a real truth leave the phase unknown.
+    Estimated coil maps, and a truth without the phase of the data, leave it unknown.
     """
     return "as measured" if problem.phase_known else "as measured, phase unknown"

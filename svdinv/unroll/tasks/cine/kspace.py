@@ -98,6 +98,7 @@ _DISAGREEING = 0.02  # largest of those, if as many that are not 0 are not in th
 _FITTED, _FITS, _MISFIT = 4, 4, 0.5
 # Bounds of the multiple of the truth that is nearest to the data, and of magnitudes.
 _MULTIPLES, _MULTIPLES_OF_MAGNITUDES = (0.5, 2.0), (0.2, 10.0)
+_SAME_PHASE = 0.97  # of the correlation of magnitudes, where the phase is the same
 _TINY = 1e-30  # magnitude below which single precision cannot divide
 
 
@@ -242,7 +243,7 @@ def problem_of_kspace(
         )
     if maps is not None and not estimated:
         _check_maps(path, kspace, mask, maps)
-    phase_known = not estimated and (truth is None or bool(truth.imag.any()))
+    phase_known = not estimated
     A = MRI(mask, maps)
     kspace = A.project_to_samples(kspace)
     if truth is None:
@@ -253,6 +254,7 @@ def problem_of_kspace(
         scale = unit * float(np.abs(image).max())
     else:
         _check_truth(path, kspace, A, truth, phase_known=phase_known)
+        phase_known = phase_known and _has_phase(kspace, A, truth)
         scale = float(np.abs(truth).max())
     if scale == 0:  # where the maps are 0, too
         raise FileError(f"{path}: kspace is zero at all samples")
@@ -263,6 +265,21 @@ def problem_of_kspace(
         scale=scale,
         phase_known=phase_known,
     )
+
+
+def _has_phase(kspace: Any, A: MRI, truth: Any) -> bool:
+    """Return whether a truth has the phase of the image, and not its magnitude alone.
+
+    A real one has, if its zero-filled image correlates with that of the data nearly as
+    well as the magnitudes of both do.
+    """
+    if truth.imag.any():
+        return True
+    expected, found = (
+        A.H(divided(x, float(np.abs(x).max()) or 1.0)) for x in (A(truth), kspace)
+    )
+    magnitudes = np.vdot(np.abs(expected), np.abs(found))
+    return bool(np.vdot(expected, found).real >= _SAME_PHASE * magnitudes)
 
 
 def _check_truth(
@@ -277,7 +294,7 @@ def _check_truth(
     size = float(np.abs(truth).max())
     expected, found = A(divided(truth, size)), divided(kspace, size)
     bounds = _MULTIPLES
-    if not phase_known:
+    if not (phase_known and np.iscomplexobj(truth) and truth.imag.any()):
         expected, found = abs(A.H(expected)), abs(A.H(found))
         bounds = _MULTIPLES_OF_MAGNITUDES
     energy = np.vdot(expected, expected).real

@@ -443,9 +443,10 @@ class Activities(Simulated):
         finer = task.drawn_finer(*key)
         size = finer * task.size
         if frames > 1 or (task.slices and rng.random() < task.slices):
-            image = random_kinetics(size, frames, rng)
+            name, image = "tissues", random_kinetics(size, frames, rng)
         else:
-            image = _positive("ellipses", random_shapes(size, rng, 0.0))[None]
+            name = "ellipses"
+            image = _positive(name, random_shapes(size, rng, 0.0))[None]
         low, high = np.log(task.counts)
         options = PetOptions(
             views=task.projections,
@@ -455,7 +456,7 @@ class Activities(Simulated):
             finer=finer,
             seed=int(rng.integers(2**31)),
         )
-        return task.measure(InputImage("ellipses", image), options)
+        return task.measure(InputImage(name, image), options)
 
 
 def _lengths(frames: int | None) -> tuple[float, ...]:
