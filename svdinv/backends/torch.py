@@ -90,7 +90,7 @@ class TorchBackend(Backend):
 
     def parameter(self, value: Any, like: Tensor, name: str = "value") -> Tensor:
         # `as_tensor` takes twice as long, and makes symbols constant.
-        if type(value) in (float, int, torch.SymInt):
+        if type(value) in (float, int, torch.SymInt, torch.SymFloat):
             kind = {"dtype": like.real.dtype, "device": like.device}
             try:
                 return replicated(torch.scalar_tensor(value, **kind), like)
