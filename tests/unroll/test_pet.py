@@ -21,7 +21,9 @@ from svdinv.unroll.networks import EMNet
 from svdinv.unroll.operators import ParallelBeam, dot_test
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
+from svdinv.unroll.tasks.task import InputImage
 from svdinv.unroll.tasks.tomography import pet
+from svdinv.unroll.tasks.tomography.ct import Ct
 from svdinv.unroll.tasks.tomography.pet import Factors, Pet, PetOptions, map_em, osem
 from svdinv.unroll.torch import Network, save
 from svdinv.unroll.training.config import preset
@@ -283,9 +285,27 @@ def test_objects_may_be_finer_than_their_images():
     task = Pet(size=16, projections=8, finer=(1, 2), slices=0.5)
     drawn = [task.load().problem(0, i, 0) for i in range(9)]
     assert {made.setting.endswith("finer") for made in drawn} == {True, False}
-    # Of tissues, pixels have many values; of ellipses, a few.
-    values = {len(np.unique(p.truth)) > 100 for p in drawn if "finer" not in p.setting}
-    assert values == {True, False}
+    assert {made.name for made in drawn} == {"tissues", "ellipses"}
+    for share, name in ((0.0, "ellipses"), (1.0, "tissues")):
+        items = replace(task, finer=(1,), slices=share).load()
+        made = [items.problem(0, i, 0) for i in range(5)]
+        assert {p.name for p in made} == {name}
+        # Of tissues, pixels have many values; of ellipses, mostly a few.
+        many = [len(np.unique(p.truth)) > 100 for p in made]
+        assert all(many) == (name == "tissues")
+
+
+def test_pictures_and_finer_phantoms_within_the_sizes():
+    for finer in (1, 3):
+        thin = InputImage("thin", np.ones((1, 16 * finer, 10 * finer)))
+        with pytest.raises(
+            ValueError, match=r"must have 11 pixels a side, has 16 x 10"
+        ):
+            Pet().measure(thin, replace(SMALL, finer=finer))
+    for task, name in ((Pet(), "kinetic-sum"), (Ct(), "head-1")):
+        options = task.options(size=2048, finer=3)
+        with pytest.raises(ValueError, match="at most 4096, got 3 x 2048"):
+            task.read(name, options)
 
 
 def test_baselines_come_in_order():

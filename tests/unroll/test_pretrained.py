@@ -160,13 +160,19 @@ def test_the_weights_for_tomography_are_ahead_of_total_variation():
 
 
 @pytest.mark.parametrize("counts", [1e4, 1e6, 1e8])
-@pytest.mark.parametrize("name", ["activity-ellipses", "kinetic-sum"])
-def test_the_weights_for_counts_are_ahead_of_em(name, counts):
-    """Where measured objects are finer than their images; EM is told its iteration."""
+@pytest.mark.parametrize(
+    ("name", "lead"),
+    [("activity-ellipses", 0.4), ("kinetic-sum", 0.4), ("activity:head-1", -0.3)],
+)
+def test_the_weights_for_counts_are_ahead_of_em(name, lead, counts):
+    """Where measured objects are finer than their images; EM is told its iteration.
+
+    Of a head, whose like they never saw, they are level.
+    """
     task, options = Pet(), PetOptions(counts=counts, finer=2, seed=1000)
     case = task.measure(task.read(name, options), options)
     image = apply(pretrained.load("pet"), task, case).image
-    assert snr(case.truth, image) > snr(case.truth, mlem(case).image) + 0.4
+    assert snr(case.truth, image) > snr(case.truth, mlem(case).image) + lead
 
 
 @pytest.mark.parametrize("counts", [1e4, 1e5])

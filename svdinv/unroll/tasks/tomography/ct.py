@@ -42,6 +42,7 @@ from svdinv.unroll.tasks.tomography.sinograms import (
     coarser,
     finer_projection,
     grey_picture,
+    phantom_size,
     read_geometry,
 )
 
@@ -239,7 +240,7 @@ class Ct(FinerTask):
         """Return a phantom, a picture as a density, or a sinogram of the challenge."""
         name = str(source)
         if name in DENSITIES:
-            size = (options.size or 128) * options.finer
+            size = phantom_size(options, 128)
             image = density(name, size, seed=options.seed)
             return self.given(name, image, options)
         if name.startswith(_PREFIX):

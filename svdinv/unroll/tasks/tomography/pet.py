@@ -42,6 +42,7 @@ from svdinv.unroll.tasks.tomography.sinograms import (
     coarser,
     finer_projection,
     grey_picture,
+    phantom_size,
     read_geometry,
 )
 
@@ -182,7 +183,7 @@ class Pet(FinerTask):
 
     def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Return a phantom, or a picture as an activity."""
-        name, size = str(source), options.finer * (options.size or _SIZE)
+        name, size = str(source), phantom_size(options, _SIZE)
         for field in ("size", "frames"):
             if getattr(options, field) and field not in self.file_options(source):
                 raise ValueError(f"{field}: does not apply to {source}")

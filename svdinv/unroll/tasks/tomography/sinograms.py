@@ -54,6 +54,19 @@ class FinerTask(Task):
         return int(np.random.default_rng([*key, 1]).choice(self.finer))
 
 
+def phantom_size(options: Any, default: int) -> int:
+    """Return the rows of a phantom whose image has ``options.size`` or the default.
+
+    Raises ValueError if they are more than the largest size of an image.
+    """
+    size = options.size or default
+    if size * options.finer > MOST:
+        raise ValueError(
+            f"finer x size must be at most {MOST}, got {options.finer} x {size}"
+        )
+    return int(size * options.finer)
+
+
 def coarser(given: InputImage, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the part of an image with whole blocks of n x n pixels, and their means.
 
@@ -62,7 +75,8 @@ def coarser(given: InputImage, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """
     rows, columns = (size // n for size in given.image.shape[-2:])
     if min(rows, columns) < LEAST:
-        raise ValueError(f"finer leaves {rows} x {columns} pixels of {given.name}")
+        left = f"{rows} x {columns}" + (f" with finer {n}" if n > 1 else "")
+        raise ValueError(f"{given.name} must have {LEAST} pixels a side, has {left}")
     fine = given.image[..., : n * rows, : n * columns]
     return fine, fine.reshape(-1, rows, n, columns, n).mean((-3, -1))
 
