@@ -152,12 +152,13 @@ class SingularValues(Operation):
 class LowRankSVD(Decomposition):
     """(A, sketch) -> U, S, Vh of a truncated SVD, with the derivative in A.
 
-    Of `rank` triplets, by a number of iterations, `power`. `epsilon` is the relative
-    precision of cotangents, if it is not that of their dtype.
+    Of `rank` triplets, by a number of iterations, `power`. `rtol` and `epsilon` are
+    those of `svd_pullback`.
     """
 
     rank: int
     power: int
+    rtol: float | None = None
     epsilon: float | None = None
     saves_inputs = True
 
@@ -171,7 +172,8 @@ class LowRankSVD(Decomposition):
         return svd_lowrank_pushforward(*x, xp=xp, call=call)
 
     def pull(self, x, xp, call=None):
-        return svd_lowrank_pullback(*x, epsilon=self.epsilon, xp=xp, call=call)
+        precision = {"rtol": self.rtol, "epsilon": self.epsilon}
+        return svd_lowrank_pullback(*x, **precision, xp=xp, call=call)
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,7 @@ def svd_lowrank_pullback(
     gS: Array | None = None,
     gVh: Array | None = None,
     *,
+    rtol: float | None = None,
     epsilon: float | None = None,
     xp: Namespace | None = None,
     call: Call | None = None,
@@ -201,7 +202,8 @@ def svd_lowrank_pullback(
     r = S.shape[-1]
     whole = known_equal(A.shape[-2], r) or known_equal(A.shape[-1], r)
     if whole or known_equal(r, 0) or (gU is None and gVh is None):
-        return svd_pullback(U, S, Vh, gU, gS, gVh, epsilon=epsilon, xp=xp)
+        factors = U, S, Vh, gU, gS, gVh
+        return svd_pullback(*factors, rtol=rtol, epsilon=epsilon, xp=xp)
     V = adjoint(Vh, xp)
     gU = xp.zeros_like(U) if gU is None else gU
     gV = xp.zeros_like(V) if gVh is None else adjoint(gVh, xp)
@@ -210,7 +212,7 @@ def svd_lowrank_pullback(
     M, N = adjoint(U, xp) @ gU, Vh @ gV
     eye = identity_like(M, xp)
     inside = M, gS, adjoint(N, xp)
-    block = svd_pullback(eye, S, eye, *inside, epsilon=epsilon, xp=xp)
+    block = svd_pullback(eye, S, eye, *inside, rtol=rtol, epsilon=epsilon, xp=xp)
 
     s, top = scaled(S, xp)
     gs = xp.zeros_like(S) if gS is None else gS * top

@@ -80,6 +80,7 @@ TRANSFORMS = {
         Transform("jacobian", "`jacrev` and `jacfwd`, and `vmap` of both"),
         Transform("vmap of hessian", "`vmap(hessian(f))`"),
         Transform("checkpoint", "`torch.utils.checkpoint`, not reentrant"),
+        Transform("autocast", "value and gradient of single precision, bfloat16"),
         Transform(
             "compile",
             "whole (`fullgraph`), value and gradient, `aot_eager`",

@@ -97,8 +97,12 @@ def try_vmap(e):
     check(numpy(vmap(f)(*x)), e.values)
     found = gradient(vmap(loss)(*x).sum(), x)
     check(numpy(found), e.gradients, hermitian=e.hermitian)
-    last = tuple(t.detach().movedim(0, -1) for t in x)
-    check(numpy(vmap(f, in_dims=-1)(*last)), e.values)
+    x = tuple(t.detach() for t in x)
+    check(numpy(vmap(f, in_dims=-1)(*(t.movedim(0, -1) for t in x))), e.values)
+    if any(t.is_complex() for t in x):  # conjugates that are none in memory
+        conjugates = (t.conj().resolve_conj() for t in x)
+        found = vmap(lambda *x: f(*(t.conj() for t in x)))(*conjugates)
+        check(numpy(found), e.values)
 
 
 def try_nested_vmap(e):
@@ -173,6 +177,27 @@ def try_checkpoint(e):
     check(numpy(gradient(y, x)), e.gradients, hermitian=e.hermitian)
 
 
+def try_autocast(e):
+    f, _ = loss_of(e)
+    single = {"float64": torch.float32, "complex128": torch.complex64}
+    x = tuple(torch.tensor(t, dtype=single.get(t.dtype.name)) for t in e.inputs)
+    x = tuple(t.requires_grad_(t.is_floating_point() or t.is_complex()) for t in x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = f(*x)
+    g = (t.to(v.dtype) for t, v in zip(tensors(e.cotangents), y, strict=True))
+    found = torch.autograd.grad(y, x, tuple(g), materialize_grads=True)
+    # Of factors, the example itself has products, which are rounded.
+    tolerance = 5e-2 if any(t.dtype == torch.bfloat16 for t in y) else 1e-3
+    check(as_given(y, e.values), e.values, tolerance)
+    check(as_given(found, e.gradients), e.gradients, tolerance, hermitian=e.hermitian)
+
+
+def as_given(results, like):
+    """As arrays of the dtypes of others."""
+    pairs = zip(results, like, strict=True)
+    return numpy(t.to(getattr(torch, x.dtype.name)) for t, x in pairs)
+
+
 def check_program(program, e):
     """Compare value and gradient of a function that was traced."""
     x = leaves(e.inputs)
@@ -226,6 +251,7 @@ TRIES = {
     "jacobian": try_jacobian,
     "vmap of hessian": try_vmap_of_hessian,
     "checkpoint": try_checkpoint,
+    "autocast": try_autocast,
 }
 # Of one example each, because tracing takes a second.
 TRACED = {"compile": try_compile, "export": try_export, "trace": try_trace}
