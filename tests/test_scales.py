@@ -71,6 +71,44 @@ def test_homogeneous_operators_at_any_scale(framework, name, dtype):
 
 
 @pytest.mark.parametrize(
+    ("dtype", "sizes"),
+    [("float64", (1e-305, 1e-290, 1e303)), ("float32", (1e-36, 1e-30, 1e35))],
+)
+@pytest.mark.parametrize("framework", params("numpy", "torch"), indirect=True)
+def test_robust_pca_has_the_same_derivative_at_the_edges(framework, dtype, sizes):
+    """By its default penalty, too, whose cotangent is of the size of A."""
+    A, G = (matrices((5, 4), seed=k).astype(dtype) for k in range(2))
+
+    def low_rank(A):
+        return framework.module.robust_pca(A, 0.5, iterations=5).low_rank
+
+    def gradient(c):
+        _, pull = framework.vjp(low_rank, A * np.asarray(c, dtype))
+        return pull(G)[0]
+
+    expected = gradient(1.0)
+    for c in sizes:
+        error = np.abs(gradient(c) - expected).max()
+        assert error < 2000 * np.finfo(dtype).eps * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("damping", [0, 1.0])
+@pytest.mark.parametrize("framework", params("numpy", "torch"), indirect=True)
+def test_subnormal_matrices_are_solved(framework, damping):
+    """Whose pseudo-inverse is infinite."""
+    A = np.array([[3.0, 1.0], [1.0, 2.0], [0.5, 0.0]])
+
+    def solved(c):
+        return framework.value(
+            lambda A, b: framework.module.lstsq(A, b, damping=damping * c), A * c, A * c
+        )[0]
+
+    for c in (1e-309, 1e-312):
+        digits = max(5e-324 / c, 1e-15)
+        np.testing.assert_allclose(solved(c), solved(1.0), atol=10 * digits)
+
+
+@pytest.mark.parametrize(
     ("dtype", "a", "b"),
     [
         *[(np.float32, a, b) for a, b in ((1e10, 1e-11), (1e-12, 1e10), (1e-30, 1))],

@@ -361,8 +361,10 @@ class TapedNamespace:
             return reduce(self.add, (times(f, d) for f, d in pairs if d is not None))
 
         def pull(x: Any, y: Array, g: Array) -> tuple[Any, ...]:
+            # Of constants the cotangents are not asked for, and might overflow.
             return tuple(
-                None if f is None else times(self._conj(f), g) for f in slopes(x, y)
+                None if f is None or not moving else times(self._conj(f), g)
+                for f, moving in zip(slopes(x, y), moves, strict=True)
             )
 
         def times(factor: Any, d: Array) -> Array:
@@ -371,6 +373,7 @@ class TapedNamespace:
 
         if any(isinstance(x, complex) for x in args):
             args = self.same_kind(*args)
+        moves = tuple(map(is_moving, args))
         reads = 0 if fixed else None
         return self._record(
             lambda *x: function(*self.same_kind(*x)), push, pull, *args, reads=reads

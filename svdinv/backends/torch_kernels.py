@@ -172,9 +172,13 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
             return svd_by_approximation(A, _approximate_svd, _thin_svd, compat)
         if _is_single_on_gpu(A):
             return svd_in_double(A, _thin_svd, compat)
-    # As in `_own_svd`, but no value is looked at. `vmap` has no rule for what `isfinite`
-    # makes of a conjugate that is none in memory.
-    return marked(A.resolve_conj(), tuple(torch.linalg.svd(A, full_matrices=full_matrices)), compat)
+    # As in `_own_svd`, but no value is looked at. What `isfinite` makes of a conjugate
+    # that is none in memory, `vmap` has no rule for.
+    return marked(
+        A.resolve_conj(),
+        tuple(torch.linalg.svd(A, full_matrices=full_matrices)),
+        compat,
+    )
 
 
 # cuSOLVER's Jacobi iteration takes matrices with a side up to this one all at once; and

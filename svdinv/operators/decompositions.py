@@ -214,7 +214,7 @@ def null_vector(backend: Backend, A: Array, *, gauge: Gauge = "ignore") -> Array
     .. [1] R. Hartley and A. Zisserman, "Multiple View Geometry in Computer Vision",
        2nd edition, 2004, algorithm A5.4.
     """
-    checked = backend.stop_gradient(backend.matrices(A, "A", any_rank=True)[0])
+    checked = backend.stop_gradient(backend.matrices(A, "A")[0])
     shape = tuple(checked.shape)
     m, n = shape[-2:]
     if m is None or n is None or not 1 <= n <= m + 1:

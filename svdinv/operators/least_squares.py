@@ -62,7 +62,9 @@ def pinv(backend: Backend, A: Array, rcond: float | None = None) -> Array:
        Anal. 10(2), 1973.
     """
     A, restore = backend.matrices(A, "A")
-    return restore(backend.materialised(_pinv(backend, A, rcond)))
+    inverse, unit = _pinv(backend, A, rcond)
+    inverse = inverse if unit is None else inverse * unit
+    return restore(backend.materialised(inverse))
 
 
 @operator
@@ -119,21 +121,29 @@ def lstsq(
         )
     damped = not (isinstance(damping, (int, float)) and damping == 0)
     tau = per_batch(backend, damping, A, 2, "damping")[..., None] if damped else None
-    inverse = _pinv(backend, A, rcond, tau)
+    inverse, unit = _pinv(backend, A, rcond, tau)
     times = partial(product, call=backend.call, xp=xp)
-    x = times(inverse, B)
+
+    def solution(P: Array, B: Array) -> Array:
+        # Of subnormal matrices, the pseudo-inverse itself is infinite.
+        return times(P, B if unit is None else B * unit)
+
+    x = solution(inverse, B)
     if not damped:
         # An explicit inverse leaves a residual of eps cond(A), of which this is the
         # least squares solution; its derivative is 0.
         P, M, b, y = map(backend.stop_gradient, (inverse, A, B, x))
-        x = x + times(P, b - times(M, y))
+        x = x + solution(P, b - times(M, y))
     return restore(x[..., 0] if vectors else x)
 
 
 def _pinv(
     backend: Backend, A: Array, rcond: float | None, tau: Array | None = None
-) -> Array:
-    """Pseudo-inverse or, with tau of shape (..., 1), V diag(s / (s^2 + tau^2)) U^H."""
+) -> tuple[Array, Array | None]:
+    """Pseudo-inverse or, with tau of shape (..., 1), V diag(s / (s^2 + tau^2)) U^H.
+
+    It is the product of both results; the second is None where it is 1.
+    """
     xp, rcond = backend.xp, 0.0 if rcond is None else as_number(rcond, "rcond")
     if not 0 <= rcond < 1:
         raise ValueError(f"rcond must be None or lie in [0, 1), got {rcond}")
@@ -141,14 +151,14 @@ def _pinv(
     # The second derivative contains the cube of the result.
     given = backend.stop_gradient(A)
     if tau is None and is_small_and_usual(given, xp):
-        return adjoint(with_tau(backend, A, f, None, False, "auto"), xp)
+        return adjoint(with_tau(backend, A, f, None, False, "auto"), xp), None
     size = abs_max(given, xp)
     if tau is not None:
         size = xp.maximum(size, backend.stop_gradient(tau)[..., None])
     if is_usual(size, xp):
-        return adjoint(with_tau(backend, A, f, tau, False, "auto"), xp)
+        return adjoint(with_tau(backend, A, f, tau, False, "auto"), xp), None
     unit = binary_scale(size, xp)
     inverse = cast(1 / unit, A, xp)
     scaled = None if tau is None else tau / unit[..., 0]
     found = with_tau(backend, A * inverse, f, scaled, False, "auto")
-    return adjoint(found, xp) * inverse
+    return adjoint(found, xp), inverse

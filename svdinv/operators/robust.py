@@ -84,8 +84,8 @@ def robust_pca(
     -----
     Elements and singular values at a threshold have no derivative; the iterates are
     continuous there. The default penalty has none where s_1 is repeated. Values hold
-    for matrices of any size; derivatives where the size of A, its inverse, and both
-    times 100 are numbers of full precision.
+    for matrices of any size; derivatives where s_1, its inverse, and both times 100 are
+    numbers of full precision.
 
     Thresholds are divided by mu. Were it to grow on, as in [2]_, L and S would stop
     beside the minimum, with L + S = A to rounding, and with derivatives of elements of
@@ -116,9 +116,11 @@ def robust_pca(
         known = isinstance(m, int) and isinstance(n, int)
         weight = (max(m, n, 1) if known else xp.maximum(m, n)) ** -0.5
     weight = per_batch(backend, weight, A, 2, "weight")
-    # Squares of the elements are taken.
+    # Squares of the elements are taken, and the cotangents are of the size of A.
     unit = binary_scale(abs_max(backend.stop_gradient(A), xp), xp)
     A = A * cast(1 / unit, A, xp)
+    further = xp.where(unit == 1, unit, abs_max(backend.stop_gradient(A), xp))
+    A, unit = A / cast(further, A, xp), unit * further
     if penalty is None:
         mu = _default_penalty(backend, A)
     else:
