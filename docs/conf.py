@@ -1,7 +1,6 @@
 """Sphinx configuration; needs no network."""
 
 import inspect
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from sphinx.util.inspect import stringify_signature
 from svdinv import __version__
 
 sys.path.insert(0, str(Path(__file__).parent))  # of the extension `tutorials`
-# Pages are made side by side: more threads for each would wait for one another.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 project = "svdinv"
 author = "svdinv developers"
