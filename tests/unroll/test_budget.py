@@ -160,7 +160,7 @@ def test_members_of_an_archive_are_those_with_the_suffix(tmp_path):
     np.testing.assert_array_equal(read_series(tmp_path / "both.npz"), np.eye(4))
     with zipfile.ZipFile(tmp_path / "none.npz", "w") as archive:
         archive.writestr("series", b"no array")
-    with pytest.raises(ValueError, match="no array with two axes"):
+    with pytest.raises(ValueError, match="no array of numbers with two axes"):
         read_series(tmp_path / "none.npz")
 
 

@@ -260,3 +260,34 @@ def test_a_mask_that_is_hidden_among_others(tmp_path, hearts, one_line, capsys):
     capsys.readouterr()
     assert reconstruct(*words) == 2
     assert "several arrays; none is called mask: kspace" in one_line()
+
+
+@pytest.mark.parametrize("coils", [1, 2])
+def test_complete_kspace_is_undersampled(tmp_path, coils, capsys):
+    """The truth is the image of all samples, in the units of the file."""
+    x = 3 * unseen_series(0, 1, 48)[0]
+    maps = coil_maps(coils, 48, 48, seed=0)
+    kspace = MRI(np.ones((1, 48, 48), bool), maps)(x[None]).astype(np.complex64)
+    image = np.linalg.norm(maps * x, axis=0)[None]
+    given = {"reconstruction_rss": image.astype(np.float32)}
+    write_h5(tmp_path / "all.h5", {}, kspace=kspace, **given)
+    options = ("--mask", "vista", "--acceleration", "2")
+    assert run("data", "inspect", tmp_path / "all.h5") == 0
+    assert "options    --slice --mask --acceleration," in capsys.readouterr().out
+    written = tmp_path / "some.h5"
+    assert run("data", "write", tmp_path / "all.h5", *options, "--output", written) == 0
+    _, problem = read_measurement(written)
+    assert problem.A.mask.mean() == pytest.approx(0.5)
+    assert problem.A.mask.all(axis=-2).any()  # lines of phase encoding, of fastMRI
+    kept = problem.A.project_to_samples(kspace if coils > 1 else kspace[:, 0])
+    np.testing.assert_allclose(problem.y * problem.scale, kept, atol=1e-5)
+    found, expected = np.abs(problem.truth) * problem.scale, np.abs(x)
+    np.testing.assert_allclose(found[0], expected, atol=1e-5 if coils == 1 else 0.3)
+    assert reconstruct(tmp_path / "all.h5", *options, "--output", tmp_path / "a") == 0
+    assert "SNR / dB" in capsys.readouterr().out
+    # What is undersampled already is not undersampled again.
+    mask = problem.A.mask[0, 0].astype(np.uint8)
+    write_h5(tmp_path / "less.h5", {}, kspace=kspace * mask, mask=mask, **given)
+    capsys.readouterr()
+    assert reconstruct(tmp_path / "less.h5", *options, "--output", tmp_path / "b") == 2
+    assert "--mask: does not apply" in capsys.readouterr().err

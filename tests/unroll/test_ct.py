@@ -361,6 +361,11 @@ def test_damaged_files_are_refused(tmp_path):
         ("sinogram", np.zeros((12, 34)), "sinogram must have line integrals"),
         ("sinogram", -made["sinogram"], "sinogram must have line integrals"),
         (
+            "sinogram",
+            1e5 * np.exp(-made["sinogram"] / made["sinogram"].max()),
+            "not intensities",
+        ),
+        (
             "weights",
             made["sinogram"],
             "weights would not be used: ct reads angles",

@@ -248,6 +248,7 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         ("contact", None, "contact is missing"),
         ("contact", held["contact"][:-1], "contact must have 8 numbers"),
         ("triangles", held["triangles"] + 0.4, "triangles must be integers"),
+        ("nodes", held["nodes"] + 1, r"nodes must lie around \(0, 0\)"),
     ):
         write_h5(tmp_path / "d.h5", **{**held, name: value})
         with pytest.raises(ValueError, match=message):

@@ -67,6 +67,8 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
 
     try:
         check_regular(path)
+        if Path(path).stat().st_size == 0:
+            raise ValueError("it is empty")
         # Given a path, Pillow 13 maps the file, and scrambles TIFF with rotated pixels.
         with quiet(), Path(path).open("rb") as file, pillow.open(file) as picture:
             tags = getattr(picture, "tag_v2", {})  # of TIFF
@@ -79,7 +81,7 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
                 raise ValueError("its values have a sign")
             check_bytes(path, "the picture", 12, *picture.size)
             if picture.format in _PAGED and not _holds_one(picture):
-                raise ValueError("it holds several pictures")
+                raise ValueError("it holds several pictures; save one of them")
             upright = ImageOps.exif_transpose(picture)
             deep = upright.mode.startswith("I;16") or (
                 # In these formats Pillow uses 32-bit integers for 16-bit values.
@@ -87,7 +89,10 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
             )
             # Pillow's conversion to RGB would clip values above 255.
             if upright.mode in ("I", "F") and not deep:
-                raise ValueError("its values have no known maximum for white")
+                raise ValueError(
+                    f"its values ({upright.mode}) have no known maximum for white; "
+                    "save 8 or 16 bits"
+                )
             pixels = np.asarray(upright if deep else upright.convert("RGB"))
             # Of TIFF with white at 0, Pillow inverts 8 bits alone.
             if deep and tags.get(_PHOTOMETRIC) == 0:

@@ -102,10 +102,11 @@ def read_scan(path: Path, *, slice: int | None = None) -> Scan:
     if volume.mask is not None:
         mask = np.array(np.broadcast_to(volume.mask, mask.shape))
     if not volume.header:
-        return Scan(kspace, mask)
+        return Scan(kspace, mask, phase_axis=-1)
     turned = kspace.swapaxes(-1, -2), mask.swapaxes(-1, -2)  # the readout last
     kspace, mask = cropped_readout(*turned, volume.header, path)
     return Scan(
         np.ascontiguousarray(kspace.swapaxes(-1, -2)),
         np.ascontiguousarray(mask.swapaxes(-1, -2)),
+        phase_axis=-1,
     )

@@ -63,12 +63,13 @@ class Scan:
 
     `array` is a series, complex64 (..., T, H, W), without mask; or k-space (T, C, H, W)
     with its centre at (H // 2, W // 2), 0 outside `mask` (T, H, W). `geometry` is that
-    in the file, if any.
+    in the file, if any; `phase_axis` is the axis of phase encoding.
     """
 
     array: NDArray[Any]
     mask: NDArray[np.bool_] | None = None
     geometry: Geometry | None = None
+    phase_axis: int = -2
 
 
 class SeveralSlices(FileError):

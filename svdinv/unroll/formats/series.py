@@ -292,7 +292,9 @@ def _choose(
     if len(candidates) != 1 and usual in candidates:
         return usual
     if len(candidates) != 1:
-        many = "several arrays" if candidates else "no array with two axes or more"
+        if not candidates:
+            rule = "has no array of numbers with two axes or more"
+            raise FileError(f"{path} {rule}; it has {described or 'nothing'}")
         hint = f"none is called {usual}" if usual else "choose one by key (--key)"
-        raise FileError(f"{path} has {many}; {hint}: {described or 'nothing'}")
+        raise FileError(f"{path} has several arrays; {hint}: {described}")
     return candidates[0]

@@ -47,11 +47,14 @@ class Source:
     def applicable(self, given: InputImage | Problem) -> tuple[str, ...]:
         """Return the names of the options that apply to the result of `read`.
 
-        These are the options of its file and, for an image, those of its measurement.
+        These are the options of its file and, for an image, those of its measurement;
+        for measured data in the format of a scanner those that select some of them.
         """
         of_file = () if self.measured else self.task.file_options(self.name)
         if isinstance(given, Problem):
-            return of_file
+            if self.measured:
+                return of_file
+            return (*of_file, *self.task.sampling_options(given))
         options = self.task.options
         return (*of_file, *(n for n in options.names() if n not in options.of_files()))
 

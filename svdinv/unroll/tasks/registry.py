@@ -155,7 +155,10 @@ def entry_of_file(source: str | Path) -> TaskEntry:
             if entry._by_suffix(path, last=last):
                 return entry
     if path.is_dir():
-        raise ValueError(f"{source} is a folder in which no DICOM image lies")
+        raise ValueError(
+            f"{source} is a folder in which no DICOM image lies; name other files "
+            "themselves"
+        )
     if not path.suffix and not path.exists():
         names = [name for entry in tasks for name in entry.names]
         raise ValueError(

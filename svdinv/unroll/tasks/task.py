@@ -299,6 +299,10 @@ class Task:
             raise ValueError(f"no {self.images} in {folder}{hint}")
         return found
 
+    def sampling_options(self, problem: Problem) -> tuple[str, ...]:
+        """Return the options that select samples of data in the format of a scanner."""
+        return ()
+
     def file_options(self, source: str | Path) -> tuple[str, ...]:
         """Return the names in `Options.of_files` that apply to a file."""
         return ()

@@ -67,7 +67,10 @@ from svdinv.unroll.tasks.task import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from svdinv.unroll.formats.hdf5 import Datasets
+    from svdinv.unroll.formats.scans import Scan
 
 _MOST_ACCELERATED = 16
 _HIGHEST_SNR = 80.0  # dB
@@ -275,6 +278,11 @@ class Cine(Task):
         format = None if str(source) in HEARTS else format_of(source)
         return format.options if format else ()
 
+    def sampling_options(self, problem: Problem) -> tuple[str, ...]:
+        """Return options for k-space that is complete, or that was when it was read."""
+        complete = problem.truth is not None or _mri(problem).mask.all()
+        return ("mask", "acceleration") if complete else ()
+
     def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Read a series (T, H, W) or a frame, scaled to magnitude 1; or k-space.
 
@@ -297,23 +305,47 @@ class Cine(Task):
         name = path.resolve().name if path.is_dir() else path.name
         name = name[: len(name) - len(ending(path, format.suffixes))]
         if scan.mask is not None:
-            problem = problem_of_kspace(path, scan.array, scan.mask, None, None)
-            setting = as_measured(problem)
-            return replace(problem, name=name, setting=setting, scan=scan.geometry)
+            problem = self._of_scan(path, scan, scan.mask, options)
+            return replace(problem, name=name, scan=scan.geometry)
         series = scan.array
         while series.ndim > 3 and len(series) == 1:
             series = series[0]
         if series.ndim == 2:
             series = series[None]
         if series.ndim != 3 or min(series.shape[-2:]) < SMALLEST:
+            last = series.ndim == 3 and min(series.shape[:2]) >= SMALLEST
+            hint = "; if these are (H, W, T), set time_axis (--time-axis) to 2"
             raise ValueError(
                 f"{path} must hold one series (T, H, W), or one frame (H, W), of "
                 f"{SMALLEST} pixels a side or more, got the shape {scan.array.shape}"
+                f"{hint if last and 'time_axis' in allowed else ''}"
             )
         scale = float(np.abs(series).max())
         if scale == 0:
-            raise ValueError(f"{path} is zero everywhere")
+            zero = "zero everywhere, or too small for single precision"
+            raise ValueError(f"{path} is {zero}")
         return InputImage(name, divided(series, scale), scale, scan.geometry)
+
+    def _of_scan(
+        self, path: Path, scan: Scan, mask: NDArray[np.bool_], options: Any
+    ) -> Problem:
+        """Return the problem of k-space, or of some samples of it if it is complete.
+
+        The truth is then the image of all samples.
+        """
+        kspace = scan.array
+        problem = problem_of_kspace(path, kspace, mask, None, None)
+        setting = as_measured(problem)
+        if options.mask is None and options.acceleration is None:
+            return replace(problem, setting=setting)
+        if not mask.all():
+            name = "acceleration" if options.mask is None else "mask"
+            raise ValueError(f"{name}: does not apply to {path}, which is undersampled")
+        truth = problem.A.H(problem.y) * np.float32(problem.scale)
+        mask, pattern = _mask(mask.shape, options, scan.phase_axis)
+        kept = np.where(mask if kspace.ndim == 3 else mask[:, None], kspace, 0)
+        problem = problem_of_kspace(path, kept, mask, None, truth)
+        return replace(problem, setting=setting.replace("as measured", pattern))
 
     def read_measured(self, file: Datasets) -> Problem:
         """Read ``kspace`` and ``mask``, and optionally ``maps``, ``truth``, ``affine``.
@@ -405,19 +437,7 @@ class Cine(Task):
 
     def measure(self, given: InputImage, options: Any) -> Problem:
         series = given.image
-        pattern = options.mask or "radial"
-        if pattern in PATTERNS:
-            rate = options.acceleration or ACCELERATION
-            rng = np.random.default_rng(options.seed)
-            mask = sampling(pattern, series.shape, rng, rate)
-            setting = pattern if rate == ACCELERATION else f"{pattern}, {rate:g} x"
-            if len(series) == 1 and pattern in OF_SERIES:
-                setting += " (made for several frames)"
-        else:
-            axis = -3 if options.time_axis is None else options.time_axis
-            mask = mask_of_file(pattern, series.shape, axis)
-            setting = f"mask {pattern}"
-            check_centred(mask, "the mask")
+        mask, setting = _mask(series.shape, options)
         maps = None
         if options.coils:
             maps = coil_maps(options.coils, *series.shape[-2:], seed=options.seed)
@@ -498,6 +518,26 @@ class Cine(Task):
 
     def save(self, path: Path, image: Any, problem: Problem) -> None:
         save_series(path, image * np.float32(problem.scale), problem.scan)
+
+
+def _mask(
+    shape: tuple[int, ...], options: Any, phase_axis: int = -2
+) -> tuple[NDArray[np.bool_], str]:
+    """Return the mask (T, H, W) that options describe, and its description."""
+    pattern = options.mask or "radial"
+    if pattern not in PATTERNS:
+        axis = -3 if options.time_axis is None else options.time_axis
+        mask = mask_of_file(pattern, shape, axis)
+        check_centred(mask, "the mask")
+        return mask, f"mask {pattern}"
+    rate = options.acceleration or ACCELERATION
+    T, *sides = shape
+    turned = sides if phase_axis == -2 else sides[::-1]
+    mask = sampling(pattern, (T, *turned), np.random.default_rng(options.seed), rate)
+    setting = pattern if rate == ACCELERATION else f"{pattern}, {rate:g} x"
+    if T == 1 and pattern in OF_SERIES:
+        setting += " (made for several frames)"
+    return mask if phase_axis == -2 else mask.swapaxes(-1, -2), setting
 
 
 def _built_in(name: str, options: Any) -> InputImage:

@@ -127,6 +127,10 @@ class Eit(Task):
         edges = file.shape("edges", "(edges, 3)", (2,))
         file.same("edges", (edges[0], 3), "(edges, 3)")
         arrays = {name: file.real(name).astype(np.float64) for name in _ARRAYS}
+        low, high = (f(arrays["nodes"], axis=0) for f in (np.min, np.max))
+        if (np.abs(low + high) > (high - low) / 2).any():
+            rule = f"must lie around (0, 0), got {low} to {high}: subtract their middle"
+            raise file.error("nodes", rule)
         numbered, triangles = file.whole("edges"), file.whole("triangles")
         size = file.number("size") if "size" in file else _SIZE
         if "truth" in file:

@@ -47,6 +47,8 @@ from svdinv.unroll.tasks.tomography.sinograms import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from svdinv.unroll.formats.hdf5 import Datasets
 
 _PREFIX = "density:"  # of a picture that is read as a density
@@ -278,6 +280,10 @@ class Ct(FinerTask):
         if not sinogram.sum(dtype=np.float64) > 0:
             rule = "must have line integrals of attenuation: their sum is not positive"
             raise file.error("sinogram", rule)
+        if _is_transmitted(sinogram):
+            rule = "must have line integrals -log(I / I0), not intensities I"
+            why = "its outermost detectors measure the most"
+            raise file.error("sinogram", f"{rule}: {why}")
         truth = file.truth((len(sinogram), *geometry[:2]), "of the image")
         order = by_angle(angles)
         sinogram, angles = sinogram[:, order], angles[order]
@@ -399,7 +405,9 @@ class Views(NamedTuple):
 
     def __str__(self) -> str:
         kind = "fan" if self.geometry.source else "parallel"
-        return f"{len(self.angles)} views of a {kind} beam"
+        views = "1 view" if len(self.angles) == 1 else f"{len(self.angles)} views"
+        ends = f"{min(self.angles):.4g} to {max(self.angles):.4g} degrees"
+        return f"{views} of a {kind} beam, {ends}"
 
 
 _Setting: TypeAlias = tuple[int, int, float, str]  # size, views, arc and beam
@@ -485,6 +493,13 @@ def _problem(
     scale = margin * highest
     y, truth = (x if x is None else x / np.float32(scale) for x in (problem.y, truth))
     return replace(problem, y=y, truth=truth, scale=scale)
+
+
+def _is_transmitted(sinogram: NDArray[Any]) -> bool:
+    """Whether a sinogram is brightest where its rays miss the object."""
+    outside = sinogram[..., [0, -1]].mean(-1)
+    least, most = sinogram.min(-1), sinogram.max(-1)
+    return bool(np.median((outside > 0.9 * most) & (least < 0.7 * most)) == 1)
 
 
 def _inverted(problem: Problem, window: Window) -> Any:
