@@ -252,7 +252,8 @@ def test_default_steps_come_from_the_norm(measured):
     step = used(Casorati(1))["step"] * norm**2
     assert 0.95 < step <= 1
     pdhg = used(TotalVariation(1))
-    product = pdhg["step"] * pdhg["dual_step"] * (norm**2 + 8)
+    squared = norm**2 + 8 * pdhg["transform_ratio"]
+    product = pdhg["step"] * pdhg["dual_step"] * squared
     assert 0.95 < product <= 1
     plus = used((Casorati(1), Sparse(1)))["step"] * norm**2
     assert 0.85 < plus <= 0.9
@@ -494,3 +495,24 @@ def test_primal_dual_steps_suit_the_weight(weight):
     pdhg = solve(Problem(A(image), A), R)
     fista = solve(Problem(A(image), A), R, algorithm=FISTA(restart=True))
     assert pdhg.objective[-1] < 1.02 * fista.objective[-1]
+
+
+@pytest.mark.parametrize("name", ["L+S", "TV"])
+def test_the_norm_of_the_operator_is_of_no_account(name):
+    """With the weights of the priors times its square, the problem is the same."""
+    x = np.zeros((4, 12, 10))
+    x[:, 3:8, 2:7] = 1 + 0.2 * np.arange(4)[:, None, None]
+    sampled = MRI(np.random.default_rng(0).random(x.shape) < 0.5)
+    known = []
+    for c in (1.0, 1e-3, 24.0, 1e4):
+        if name == "L+S":
+            weights = 0.1 * c * c, 0.01 * c * c
+            A, image = c * sampled, x + 0j
+            prior = Casorati(weights[0]), Sparse(weights[1], TemporalFourier())
+        else:
+            A, image = c * Blur(np.ones((3, 3)) / 9), x[0]
+            prior = TotalVariation(0.01 * c * c)
+        found = solve(Problem(A(image), A), prior, iterations=150)
+        known.append((found.objective[-1] / c**2, found.image))
+        np.testing.assert_allclose(known[-1][0], known[0][0], rtol=1e-6)
+        np.testing.assert_allclose(known[-1][1], known[0][1], atol=1e-6)

@@ -74,6 +74,10 @@ class Algorithm:
         """Return the first state, from an image or by default from ``A^H y``."""
         return {"x": problem.adjoint() if x is None else x}
 
+    def first_image(self, problem: Problem, adjoint: Array, p: Parameters) -> Array:
+        """Return the image to start from, given ``A^H y``: by default that."""
+        return adjoint
+
     def iterate(
         self, state: State, problem: Problem, prox: Any, p: Parameters
     ) -> State:
@@ -337,11 +341,13 @@ class PDHG(Algorithm):
     For R(x) = Q(K x), where `iterate` requires the proximal operator of Q::
 
         q <- prox_(dual_step D*)(q + dual_step A a)
-        w <- (1 - dual_step prox_(Q / dual_step) / dual_step)(w + dual_step K a)
+        w <- (1 - s prox_(Q / s) / s)(w + s K a),  s = dual_step transform_ratio
         x <- x - step (A^H q + K^H w);  a <- 2 x - (x before)
 
     Without K the third line applies the proximal operator of R, and there is no w.
-    Converges for ``step dual_step (|A|^2 + |K|^2) <= 1``.
+    Converges for ``step dual_step (|A|^2 + transform_ratio |K|^2) <= 1``. The ratio is
+    ``|A|^2`` in `solve` with `L2`, whose iterations are then those for ``A / |A|`` and
+    ``y / |A|``, and else 1.
 
     Parameters
     ----------
@@ -392,9 +398,10 @@ class PDHG(Algorithm):
         if K is None:
             new = prox(x - times(step, slope, xp), step)
         else:
-            w = state["transform_dual"] + times(sigma, K.forward(ahead), xp)
+            s = sigma * p.get("transform_ratio", 1.0)
+            w = state["transform_dual"] + times(s, K.forward(ahead), xp)
             # Moreau: the proximal operator of the conjugate from that of Q.
-            w = w - times(sigma, prox(times(1 / sigma, w, xp), 1 / sigma), xp)
+            w = w - times(s, prox(times(1 / s, w, xp), 1 / s), xp)
             duals["transform_dual"] = w
             new = x - times(step, slope + K.adjoint(w), xp)
         if self.nonnegative:
@@ -421,16 +428,29 @@ class PDHG(Algorithm):
         squared distances from the start to the solution. `transform_dual` is bounded by
         the weight; the geometric mean of that ratio and equal steps works well.
         """
-        squared = _squared_norm(problem.A, x)
+        squared = total = _squared_norm(problem.A, x)
+        if self.transform is None:
+            return {"step": total**-0.5, "dual_step": total**-0.5}
+        of_transform = squared if isinstance(problem.fidelity, L2) else 1.0
+        total += of_transform * _squared_norm(self.transform, x)
         ratio = 1.0
-        if self.transform is not None:
-            squared += _squared_norm(self.transform, x)
-            weight = as_float(getattr(prior, "weight", 0.0))
-            size = as_float(norm(x)) / math.sqrt(max(math.prod(x.shape), 1))
-            if weight > 0 and size > 0:
-                ratio = min(max(size / weight, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
-        length = squared**-0.5
-        return {"step": length * ratio**0.5, "dual_step": length / ratio**0.5}
+        weight = as_float(getattr(prior, "weight", 0.0))
+        size = as_float(norm(x)) / math.sqrt(max(math.prod(x.shape), 1))
+        if weight > 0 and size > 0:  # x is A^H y, of |A|^2 times the size of the image
+            ratio = min(max(size / weight, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
+        length = (total * of_transform) ** -0.5
+        return {
+            "step": length * ratio**0.5,
+            "dual_step": length / ratio**0.5 * of_transform,
+            "transform_ratio": of_transform,
+        }
+
+    def first_image(self, problem: Problem, adjoint: Array, p: Parameters) -> Array:
+        """Return ``A^H y / |A|^2``, of the size of the image, for the fidelity `L2`."""
+        scale = 1 / p.get("transform_ratio", 1.0)
+        if isinstance(problem.fidelity, L2) and self.transform is None:
+            scale = p["step"] * p["dual_step"]
+        return times(scale, adjoint, namespace(adjoint))
 
     def with_defaults(
         self, given: Parameters, problem: Problem, x: Array, prior: Any
@@ -440,8 +460,9 @@ class PDHG(Algorithm):
             return super().with_defaults(given, problem, x, prior)
         ((name, value),) = given.items()
         other = "dual_step" if name == "step" else "step"
-        product = math.prod(self.default_parameters(problem, x, prior).values())
-        return {name: value, other: product / value}
+        found = self.default_parameters(problem, x, prior)
+        product = found["step"] * found["dual_step"]
+        return {**found, name: value, other: product / value}
 
 
 class LowRankPlusSparse(Algorithm):
@@ -457,7 +478,12 @@ class LowRankPlusSparse(Algorithm):
     """
 
     parameters: ClassVar[dict[str, float]] = {"step": 0.9}
-    convergence_variables: ClassVar[tuple[str, ...]] = ("low_rank", "sparse")
+    convergence_variables: ClassVar[tuple[str, ...]] = ("x", "low_rank", "sparse")
+
+    def first_image(self, problem: Problem, adjoint: Array, p: Parameters) -> Array:
+        """Return ``A^H y / |A|^2``, of the size of the image."""
+        scale = p["step"] / self.parameters["step"]
+        return times(scale, adjoint, namespace(adjoint))
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
         x = super().start(problem, x)["x"]

@@ -20,6 +20,7 @@ from svdinv.unroll.algorithms.iterations import (
     Algorithm,
     GradientDescent,
     LowRankPlusSparse,
+    Parameters,
     State,
 )
 from svdinv.unroll.arrays import Array, as_float, cast_like, is_complex, namespace, norm
@@ -161,8 +162,9 @@ def solve(
 
     Notes
     -----
-    For A of a norm far from 1 convergence may be slow, as A^H y is then far from the
-    image: divide A and y by the norm, and for `L2` weights of priors by its square.
+    For A of a norm far from 1, A^H y is far from the image: convergence may be slow,
+    but for `PDHG` with `L2` and `LowRankPlusSparse`, which start from A^H y / |A|^2.
+    Divide A and y by the norm, and for `L2` weights of priors by its square.
 
     If a framework records derivatives, such as PyTorch for a learned weight, it records
     all iterations; `torch.no_grad` prevents that.
@@ -197,7 +199,6 @@ def solve(
         xp = namespace(problem.y)
         like = cast_like(x0, real(problem.y, xp), xp)
     _check_image(problem, like, x0)
-    current = _first_state(algorithm, problem, like, x0, state)
     passed = dict(parameters or {})
     if unknown := sorted(passed.keys() - algorithm.parameters.keys()):
         raise ValueError(
@@ -211,6 +212,7 @@ def solve(
         elif not 0 < float(value) < math.inf:
             raise ValueError(f"parameter {name} must be positive, got {value!r}")
     p = algorithm.with_defaults(passed, problem, like, prior)
+    current = _first_state(algorithm, problem, like, x0, state, p)
     prox = _checked(prox, prior)
     history: list[float] = []
     count = 0
@@ -312,9 +314,13 @@ def _first_state(
     zero_filled: Array,
     x0: Array | None,
     state: State | None,
+    p: Parameters,
 ) -> State:
     xp = namespace(zero_filled)
-    x = None if x0 is None else cast_like(x0, zero_filled, xp)
+    if x0 is not None:
+        x = cast_like(x0, zero_filled, xp)
+    else:
+        x = algorithm.first_image(problem, zero_filled, p)
     start = algorithm.start(problem, x)
     if state is None:
         return start

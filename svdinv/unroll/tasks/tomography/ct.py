@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +69,7 @@ _ITERATIONS = 100
 _CHANGE = 3e-4  # below which TV has converged
 _HIGHEST = 99.9  # percentile that counts as the highest density
 _MARGIN = 1.3  # for structures as thin as a pixel
+_GAP = 20.0  # degrees without a view, from which an arc is limited
 
 
 class Geometry(NamedTuple):
@@ -388,6 +389,11 @@ class Ct(FinerTask):
             non_local.NAME: non_local.baseline(self, _LARGEST),
         }
 
+    def weights_for(self, problem: Problem) -> str:
+        """Return the weights for views of half a turn, or of less."""
+        limited = self.channels and _is_limited(problem.scan.angles)
+        return "ct-limited" if limited else self.kind
+
     def finished(self, image: Any) -> Any:
         return np.maximum(image, 0)
 
@@ -493,6 +499,13 @@ def _problem(
     scale = margin * highest
     y, truth = (x if x is None else x / np.float32(scale) for x in (problem.y, truth))
     return replace(problem, y=y, truth=truth, scale=scale)
+
+
+def _is_limited(angles: Iterable[float]) -> bool:
+    """Whether some range of directions is missing, beside the usual steps."""
+    turned = np.sort(np.mod(list(angles), 180.0))
+    steps = np.diff(turned, append=turned[0] + 180)
+    return bool(steps.max() > max(_GAP, 3 * np.median(steps)))
 
 
 def _is_transmitted(sinogram: NDArray[Any]) -> bool:
