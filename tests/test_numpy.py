@@ -323,6 +323,14 @@ def test_functions_of_numpy_with_arguments_that_have_no_derivative():
         (lambda A: np.linalg.norm(A, 1), "ord=1"),
         (lambda A: np.fft.fft2(A, s=(2, 2)), "with s"),
         (lambda A: np.linalg.det(A), r"numpy\.linalg\.det"),
+        (
+            lambda A: np.sum(A, where=A > 0),
+            r"numpy\.sum with these arguments .*'where'",
+        ),
+        (lambda A: np.add(A, 1, dtype=complex), r"numpy\.add with these arguments"),
+        (lambda A: np.max(A, 0, None, True), r"numpy\.max with these arguments"),
+        (lambda A: sum(A.sum()), "without axes"),
+        (lambda A: len(A.sum()), "without axes"),
     ):
         with pytest.raises(TypeError, match=message):
             svn.vjp(f, np.eye(3))
@@ -330,6 +338,8 @@ def test_functions_of_numpy_with_arguments_that_have_no_derivative():
         svn.vjp(lambda A: np.squeeze(A, 0), np.eye(3))
     with pytest.raises(ValueError, match="axis 5 is out of bounds"):
         svn.vjp(lambda A: np.squeeze(A, 5), np.eye(3))
+    with pytest.raises(ValueError, match="one or two axes"):
+        svn.vjp(np.diag, np.ones((2, 2, 2)))
     solved, _ = svn.vjp(lambda A: np.linalg.solve(A, [1.0, 2.0]), np.eye(2))
     np.testing.assert_array_equal(solved, [1, 2])
     norm, pullback = svn.vjp(np.linalg.norm, np.zeros((2, 2)))
@@ -380,6 +390,22 @@ def test_derivatives_at_edges_of_functions():
         svn.vjp(np.emath.sqrt, np.ones(3))
     value, _ = svn.vjp(lambda x: x[np.argmax(x)] + x[np.int64(1)], x)
     assert value == 2
+    _, pullback = svn.vjp(np.max, np.array([1, np.nan]))
+    np.testing.assert_array_equal(pullback(1.0)[0], [0, 1])
+    tiny = np.array([1e-39 + 1e-39j, -3e-39j], np.complex64)  # subnormal
+    _, pullback = svn.vjp(lambda x: np.sum(np.abs(x)), tiny)
+    expected = [(1 + 1j) / np.sqrt(2), -1j]
+    np.testing.assert_allclose(pullback(np.float32(1))[0], expected, rtol=1e-5)
+
+
+def test_numbers_beside_arrays_that_are_put_together():
+    x = np.arange(6.0).reshape(2, 3)
+    y, pullback = svn.vjp(lambda x: np.stack([x[0, 1], 2.0, x[1, 2]]), x)
+    np.testing.assert_array_equal(y, [1, 2, 5])
+    np.testing.assert_array_equal(pullback(y)[0], [[0, 1, 0], [0, 0, 5]])
+    y, pullback = svn.vjp(lambda x: np.concatenate([x, [7.0], x[0]], axis=None), x)
+    np.testing.assert_array_equal(y, np.concatenate([x, [7.0], x[0]], axis=None))
+    np.testing.assert_array_equal(pullback(y)[0], [[0, 2, 4], [3, 4, 5]])
 
 
 @pytest.mark.parametrize("least", [0.0, 1e-17, 1e-15])

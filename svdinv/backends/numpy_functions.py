@@ -26,15 +26,13 @@ ALIASES = {
 }  # fmt: skip
 
 
-def call(
-    function: Callable[..., Any], name: str, xp: Namespace, *args: Any, **options: Any
-) -> Any:
+def call(function: Callable[..., Any], name: str, *args: Any, **options: Any) -> Any:
     """Call a function; TypeError of NumPy's `name` for arguments that it lacks."""
     try:
-        return function(xp, *args, **options)
+        return function(*args, **options)
     except TypeError:
         try:
-            signature(function).bind(xp, *args, **options)
+            signature(function).bind(*args, **options)
         except TypeError as error:
             raise TypeError(
                 f"no derivative of numpy.{name} with these arguments is known here: "
@@ -224,7 +222,9 @@ def _vdot(xp: Namespace, a: Array, b: Array) -> Array:
 
 def _diagonal(xp: Namespace, v: Array) -> Array:
     """Matrix of a diagonal, or diagonal of a matrix."""
-    if v.ndim != 1:
+    if v.ndim not in (1, 2):
+        raise ValueError(f"diag needs one or two axes, got shape {tuple(v.shape)}")
+    if v.ndim == 2:
         return xp.linalg.diagonal(v)
     on_it = xp.eye(v.shape[0], device=device(untraced(v))) == 1
     return xp.where(on_it, v[:, None], 0.0)

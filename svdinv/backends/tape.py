@@ -245,7 +245,14 @@ class Traced:
         return self.copy()
 
     def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of an array without axes")
         return self.shape[0]
+
+    def __iter__(self) -> Iterator[Traced]:
+        if not self.shape:
+            raise TypeError("iteration over an array without axes")
+        return (self[i] for i in range(len(self)))
 
     def __bool__(self) -> bool:
         return bool(untraced(self))

@@ -290,6 +290,8 @@ class TapedNamespace:
             own = name in ("eigh", "lstsq", "pinv", "svd", "svdvals")
             hint = f"; svdinv has its own {name}, which has one" if own else ""
             raise TypeError(f"no derivative of {module}.{name} is known here{hint}")
+        if whole not in numpy_functions.FUNCTIONS:
+            found = partial(numpy_functions.call, found, whole)
         return found
 
     @staticmethod
@@ -524,8 +526,11 @@ class TapedNamespace:
             return self._constant(self.base.sign, a)
         size = self.abs(a)
         some = untraced(size) != 0
-        size = self.astype(self.where(some, size, 1.0), a.dtype)
-        return self.where(some, self.divide(a, size), 0.0)
+        size = self.where(some, size, 1.0)
+        # By parts: of complex numbers NumPy takes 1 / size, which may overflow.
+        parts = (self.divide(x, size) for x in (self.real(a), self.imag(a)))
+        re, im = (self.astype(x, a.dtype) for x in parts)
+        return self.where(some, re + 1j * im, 0.0)
 
     def real(self, a):
         whole = is_complex(a, self)
@@ -628,7 +633,7 @@ class TapedNamespace:
         """Maximum; equal largest elements share its derivative."""
         base, plain = self.base, untraced(a)
         most = base.max(plain, axis=axis, keepdims=True)
-        equal = plain == most
+        equal = (plain == most) | (plain != plain)  # NaN is the largest
         count = base.sum(base.astype(equal, plain.dtype), axis=axis, keepdims=True)
 
         def push(x, y, dx):
@@ -700,7 +705,9 @@ class TapedNamespace:
         return self._constant(self.base.take, a, indices, axis=axis)
 
     def concat(self, arrays, axis=0):
-        arrays, places, start = self.arrays(*arrays), [], 0
+        arrays, places, start = numpy_functions.as_arrays(self, arrays), [], 0
+        if axis is None:
+            arrays, axis = [self.reshape(x, (-1,)) for x in arrays], 0
         for x in arrays:
             part = slice(start, start + x.shape[axis])
             places.append((*[slice(None)] * (axis % x.ndim), part, ...))
@@ -720,7 +727,7 @@ class TapedNamespace:
         )
 
     def stack(self, arrays, axis=0):
-        arrays = self.arrays(*arrays)
+        arrays = numpy_functions.as_arrays(self, arrays)
         axis = axis % (arrays[0].ndim + 1)
         place = (*[slice(None)] * axis, None, ...)
         return self.concat([x[place] for x in arrays], axis=axis)

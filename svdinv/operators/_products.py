@@ -69,7 +69,12 @@ class Products:
     def adjoint_times(self, Y: Array) -> Array:
         """Return A^H Y for Y of shape (m, l)."""
         if self.as_matrix:
-            return self._checked(self.A.rmatmat(cast(Y, self.given, self.xp)))
+            Y = cast(Y, self.given, self.xp)
+            try:
+                X = self.A.rmatmat(Y)
+            except (TypeError, NotImplementedError) as error:
+                raise TypeError("A must have an adjoint, such as rmatvec") from error
+            return self._checked(X)
         shape = (Y.shape[0],) if self.data_shape is None else self.data_shape
         X = self._applied(1, Y, shape)
         if tuple(X.shape[1:]) != self.image_shape:

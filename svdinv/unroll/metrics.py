@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from svdinv.unroll.arrays import to_numpy
+
 __all__ = ["COLOUR", "SERIES", "nmse", "psnr", "snr", "ssim"]
 
 Metric = Callable[[ArrayLike, ArrayLike], float]
@@ -127,7 +129,7 @@ SERIES: Mapping[str, Metric] = {
 
 
 def _alike(truth: ArrayLike, image: ArrayLike) -> tuple[NDArray, NDArray]:
-    a, b = np.asarray(truth), np.asarray(image)
+    a, b = to_numpy(truth), to_numpy(image)
     if a.shape != b.shape:
         raise ValueError(f"images differ in shape: {a.shape} and {b.shape}")
     return a, b
@@ -147,12 +149,14 @@ def _pair(
         a, b = np.abs(a.astype(np.complex128)), np.abs(b.astype(np.complex128))
     a, b = a.astype(np.float64), b.astype(np.float64)
     peak = 1.0 if peak is None else peak
-    top = float(a.max(initial=0)) if peak == "max" else peak
-    if peak == "max" and top == 0:
-        raise ValueError('peak="max" is undefined, because truth is zero')
-    if isinstance(top, str) or not top > 0:
+    if isinstance(peak, str) and peak == "max":
+        top = float(a.max(initial=0))
+        if top == 0:
+            raise ValueError('peak="max" is undefined: no value of truth is above 0')
+        return a, b, top
+    if isinstance(peak, str) or not peak > 0:
         raise ValueError(f'peak must be positive or "max", got {peak!r}')
-    return a, b, top
+    return a, b, peak
 
 
 def _window_mean(image: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -138,8 +138,18 @@ def test_frames_may_have_several_axes_or_none(series):
 def test_peak_must_make_sense(metric, peak):
     with pytest.raises(ValueError, match="peak must be positive"):
         metric(np.ones((12, 12)), np.zeros((12, 12)), peak=peak)
-    with pytest.raises(ValueError, match="truth is zero"):
-        metric(np.zeros((12, 12)), np.ones((12, 12)), peak="max")
+    for truth in (np.zeros((12, 12)), -np.ones((12, 12))):
+        with pytest.raises(ValueError, match="no value of truth is above 0"):
+            metric(truth, np.ones((12, 12)), peak="max")
+        assert np.isnan(metric(np.nan * truth, truth, peak="max"))
+
+
+def test_tensors_are_taken_as_they_are():
+    """With a derivative, conjugate, and of the device."""
+    torch = pytest.importorskip("torch")
+    x = torch.tensor([[1 + 1j, 2.0]])
+    assert snr(x.conj(), x) == snr(x.conj().resolve_conj().numpy(), x.numpy())
+    assert psnr(x.real.clone().requires_grad_(), x.real) == np.inf
 
 
 @pytest.mark.parametrize("metric", [snr, nmse])

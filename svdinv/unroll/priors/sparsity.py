@@ -10,6 +10,7 @@ from typing import Any, Literal
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
+    check_floating,
     inner,
     is_complex,
     like,
@@ -262,6 +263,7 @@ def shrink(x: Array, tau: Any, axis: int | None = None) -> Array:
     complex arrays; its derivatives are finite at x = 0. The threshold, >= 0, broadcasts
     to the magnitudes, of single elements or with `axis` of vectors along that axis.
     """
+    check_floating("x", x)
     xp = namespace(x)
     size = _size(x, axis, xp)
     tau = like(tau, size, xp) if hasattr(tau, "dtype") else tau
