@@ -17,6 +17,7 @@ from typing import Any
 from array_api_compat import device
 
 from svdinv.backends import numpy_functions
+from svdinv.backends.einsum import as_arrays
 from svdinv.backends.numpy_functions import listed
 from svdinv.backends.tape import (
     Traced,
@@ -705,7 +706,7 @@ class TapedNamespace:
         return self._constant(self.base.take, a, indices, axis=axis)
 
     def concat(self, arrays, axis=0):
-        arrays, places, start = numpy_functions.as_arrays(self, arrays), [], 0
+        arrays, places, start = as_arrays(self, arrays), [], 0
         if axis is None:
             arrays, axis = [self.reshape(x, (-1,)) for x in arrays], 0
         for x in arrays:
@@ -727,7 +728,7 @@ class TapedNamespace:
         )
 
     def stack(self, arrays, axis=0):
-        arrays = numpy_functions.as_arrays(self, arrays)
+        arrays = as_arrays(self, arrays)
         axis = axis % (arrays[0].ndim + 1)
         place = (*[slice(None)] * axis, None, ...)
         return self.concat([x[place] for x in arrays], axis=axis)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from array_frameworks import Framework
 
+from svdinv.unroll.algorithms import FISTA, solve
 from svdinv.unroll.networks import PrimalDual
 from svdinv.unroll.operators import MRI, FanBeam, ParallelBeam, Sampling
 from svdinv.unroll.problem import Problem, batch
@@ -63,11 +65,28 @@ def test_one_tap_is_the_classical_iteration(rng):
     np.testing.assert_allclose(found, x, rtol=1e-10, atol=1e-12)
 
 
+def test_it_may_start_from_nonnegative_least_squares():
+    made = problem(arc=90.0)
+    start = np.maximum(made.A.approximate_inverse(made.y), 0)
+    nonnegative = SimpleNamespace(
+        value=lambda x: 0.0, prox=lambda x, step: np.maximum(x, 0)
+    )
+    steps = {"parameters": {"step": 1.0}, "iterations": 7, "rtol": 0}
+    due = solve(made, nonnegative, algorithm=FISTA(), x0=start, **steps).image
+    state = PrimalDual(start=7).begin(made.single())
+    np.testing.assert_allclose(state["x"][0], due, rtol=1e-5, atol=1e-6)
+    assert np.abs(due - start).max() > 0.1
+    with pytest.raises(ValueError, match="start"):
+        PrimalDual(start=-1)
+
+
+@pytest.mark.parametrize("start", [0, 3])
 @pytest.mark.parametrize("name", ["jax", "tensorflow"])
-def test_every_framework_begins_alike(name):
+def test_every_framework_begins_alike(name, start):
     framework, made = Framework(name), problem().single()
-    due = PrimalDual().begin(made)
-    found = PrimalDual().begin(made.replace_arrays(framework.array))
+    recipe = PrimalDual(start=start)
+    due = recipe.begin(made)
+    found = recipe.begin(made.replace_arrays(framework.array))
     for key, array in due.items():
         np.testing.assert_allclose(framework.numpy(found[key]), array, atol=1e-5)
 
