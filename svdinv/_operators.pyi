@@ -1043,8 +1043,8 @@ class Operators(Generic[Array, ArrayLike]):
         -----
         Elements and singular values at a threshold have no derivative; the iterates are
         continuous there. The default penalty has none where s_1 is repeated. Values hold
-        for matrices of any size; derivatives where the size of A, its inverse, and both
-        times 100 are numbers of full precision.
+        for matrices of any size; derivatives where s_1, its inverse, and both times 100 are
+        numbers of full precision.
 
         Thresholds are divided by mu. Were it to grow on, as in [2]_, L and S would stop
         beside the minimum, with L + S = A to rounding, and with derivatives of elements of
