@@ -178,7 +178,7 @@ def svd_lowrank_pullback(
     """Cotangent of A from the cotangents of its leading singular triplets.
 
     Arguments are as for `svd_pullback`, with U, S, Vh of shapes (..., m, r), (..., r),
-    (..., r, n) and A of shape (..., m, n).
+    (..., r, n) and A of shape (..., m, n). `rtol` is for kept singular values alone.
 
     Notes
     -----

@@ -116,11 +116,12 @@ def robust_pca(
         known = isinstance(m, int) and isinstance(n, int)
         weight = (max(m, n, 1) if known else xp.maximum(m, n)) ** -0.5
     weight = per_batch(backend, weight, A, 2, "weight")
-    # Squares of the elements are taken, and the cotangents are of the size of A.
+    # Squares of the elements are taken; and the cotangents, of the size of A, times the
+    # derivative of the penalty are to be numbers, for which `binary_scale` is too near.
     unit = binary_scale(abs_max(backend.stop_gradient(A), xp), xp)
     A = A * cast(1 / unit, A, xp)
-    further = xp.where(unit == 1, unit, abs_max(backend.stop_gradient(A), xp))
-    A, unit = A / cast(further, A, xp), unit * further
+    largest = xp.where(unit == 1, unit, abs_max(backend.stop_gradient(A), xp))
+    A, unit = A / cast(largest, A, xp), unit * largest
     if penalty is None:
         mu = _default_penalty(backend, A)
     else:

@@ -41,6 +41,7 @@ def test_presets_are_complete_configurations():
         "colour-groups",
         "ct",
         "ct-edip",
+        "ct-limited",
         "denoise",
         "eit",
         "frame",

@@ -26,6 +26,7 @@ from svdinv.unroll.tasks.tomography.ct import (
     CtOptions,
     Geometry,
     _finer,
+    _is_limited,
     _projector,
     fbp,
 )
@@ -128,6 +129,24 @@ def test_objects_may_be_finer_than_their_images(beam):
         True,
         False,
     }
+
+
+@pytest.mark.parametrize(
+    ("angles", "limited"),
+    [
+        (np.arange(0, 180, 3.0), False),
+        (np.arange(0, 360, 6.0), False),
+        (np.arange(24) * 22.5, False),  # three turns
+        (np.arange(-80, 90, 2.0), False),
+        ([0.0], False),
+        ([0.0, 90.0], False),
+        ([0.0, 10.0], True),
+        (np.arange(0, 150, 2.5), True),
+        (np.arange(269, 299.5, 0.5), True),
+    ],
+)
+def test_a_range_of_angles_may_be_missing(angles, limited):
+    assert _is_limited(angles) == limited
 
 
 @pytest.mark.parametrize("source", [0.0, 6.0])

@@ -23,7 +23,7 @@ from svdinv.unroll.tasks.colour.task import (
     sampled,
 )
 from svdinv.unroll.tasks.task import InputImage, zero_filled
-from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, tv
+from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, nnls, tv
 from svdinv.unroll.tasks.tomography.pet import Pet, PetOptions, map_em, mlem
 from svdinv.unroll.torch import Network, save
 
@@ -60,6 +60,7 @@ def test_what_comes_with_the_package_can_be_loaded():
         "colour",
         "colour-groups",
         "ct",
+        "ct-limited",
         "denoise",
         "denoise-refined",
         "frame",
@@ -69,6 +70,7 @@ def test_what_comes_with_the_package_can_be_loaded():
         "tlr",
     ]
     kinds = {"frame": "cine", "frame-coils": "cine", "pet-frames": "pet"}
+    kinds["ct-limited"] = "ct"
     for name in pretrained.names():
         network = pretrained.load(name)
         task = inference.task_of_network(network)
@@ -159,13 +161,29 @@ def test_the_weights_for_tomography_are_ahead_of_total_variation():
     assert task.decibels(case, image) > task.decibels(case, tv(case).image) + 2
 
 
+@pytest.mark.parametrize(("arc", "lead"), [(60, 1.5), (120, 2.0), (170, None)])
+def test_views_of_less_than_half_a_turn_have_weights_of_their_own(arc, lead):
+    """Level with nonnegative least squares, which the others are far behind."""
+    task, options = Ct(), CtOptions(views=60, arc=arc, noise=0.01, size=96, finer=2)
+    case = task.measure(task.read("walnut-1", options), options)
+    assert task.weights_for(case) == ("ct" if lead is None else "ct-limited")
+    if lead is None:
+        return
+    limited, usual = (
+        task.decibels(case, apply(pretrained.load(name), task, case).image)
+        for name in ("ct-limited", "ct")
+    )
+    assert limited > usual + lead
+    assert limited > task.decibels(case, nnls(case).image) - 0.3
+
+
 @pytest.mark.parametrize("counts", [1e4, 1e6, 1e8])
 @pytest.mark.parametrize(
     ("name", "lead"),
     [("activity-ellipses", 0.4), ("kinetic-sum", 0.4), ("activity:head-1", -0.3)],
 )
-def test_the_weights_for_counts_are_ahead_of_em(name, lead, counts):
-    """Where measured objects are finer than their images; EM is told its iteration.
+def test_the_weights_for_counts_beside_em(name, lead, counts):
+    """Ahead, where objects are finer than their images; EM is told its iteration.
 
     Of a head, whose like they never saw, they are level.
     """

@@ -17,7 +17,7 @@ from svdinv.unroll.algorithms import (
     solve,
 )
 from svdinv.unroll.algorithms.solver import _changed_little
-from svdinv.unroll.fidelity import PoissonKL
+from svdinv.unroll.fidelity import L2, PoissonKL
 from svdinv.unroll.operators import (
     MRI,
     Blur,
@@ -516,3 +516,30 @@ def test_the_norm_of_the_operator_is_of_no_account(name):
         known.append((found.objective[-1] / c**2, found.image))
         np.testing.assert_allclose(known[-1][0], known[0][0], rtol=1e-6)
         np.testing.assert_allclose(known[-1][1], known[0][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("c", [1e-3, 1.0, 24.0])
+def test_parameters_that_were_used_can_be_passed(c):
+    x = np.zeros((12, 10))
+    x[3:8, 2:7] = 1
+    A = c * Blur(np.ones((3, 3)) / 9)
+    problem, prior = Problem(A(x), A), TotalVariation(0.01 * c * c)
+    found = solve(problem, prior, iterations=100)
+    again = {"parameters": found.parameters, "state": found.state}
+    more = solve(problem, prior, iterations=50, **again)
+    whole = solve(problem, prior, iterations=150)
+    np.testing.assert_allclose(more.image, whole.image, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="needs step and dual_step"):
+        solve(problem, prior, parameters={"transform_ratio": 1.0})
+
+
+@pytest.mark.parametrize("weight", [1e-4, 1.0, 1e4])
+def test_a_weight_of_the_data_leaves_the_start_alone(weight):
+    x = np.zeros((4, 12, 10), complex)
+    x[:, 3:8, 2:7] = 1 + 0.2 * np.arange(4)[:, None, None]
+    A = MRI(np.random.default_rng(0).random(x.shape) < 0.5)
+    problem = Problem(A(x), A, fidelity=L2(weight))
+    prior = Casorati(0.1 * weight), Sparse(0.01 * weight, TemporalFourier())
+    expected = solve(problem, prior, iterations=30, x0=problem.adjoint())
+    found = solve(problem, prior, iterations=30)
+    np.testing.assert_allclose(found.image, expected.image, rtol=1e-9, atol=1e-12)

@@ -56,6 +56,8 @@ class Algorithm:
         which are the initial values of a network.
     convergence_variables : tuple of str
         Arrays of the state whose change measures convergence.
+    optional_parameters : tuple of str
+        Names of further parameters, which `default_parameters` may return.
     unused_in_last : tuple of str
         Parameters that do not affect the image of their own iteration, so that those of
         the last iteration are not learned.
@@ -63,6 +65,7 @@ class Algorithm:
 
     parameters: ClassVar[dict[str, float]] = {}
     convergence_variables: ClassVar[tuple[str, ...]] = ("x",)
+    optional_parameters: ClassVar[tuple[str, ...]] = ()
     unused_in_last: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -75,7 +78,10 @@ class Algorithm:
         return {"x": problem.adjoint() if x is None else x}
 
     def first_image(self, problem: Problem, adjoint: Array, p: Parameters) -> Array:
-        """Return the image to start from, given ``A^H y``: by default that."""
+        """Return the image to start from, given ``A^H y`` and the default parameters.
+
+        By default it is ``A^H y``.
+        """
         return adjoint
 
     def iterate(
@@ -346,8 +352,8 @@ class PDHG(Algorithm):
 
     Without K the third line applies the proximal operator of R, and there is no w.
     Converges for ``step dual_step (|A|^2 + transform_ratio |K|^2) <= 1``. The ratio is
-    ``|A|^2`` in `solve` with `L2`, whose iterations are then those for ``A / |A|`` and
-    ``y / |A|``, and else 1.
+    1 unless it is passed or `solve` chooses a step. With `L2` it is then ``|A|^2``, and
+    the iterations are those for ``A / |A|`` and ``y / |A|``.
 
     Parameters
     ----------
@@ -368,6 +374,7 @@ class PDHG(Algorithm):
     nonnegative: bool = False
 
     parameters: ClassVar[dict[str, float]] = {"step": 0.5, "dual_step": 0.5}
+    optional_parameters: ClassVar[tuple[str, ...]] = ("transform_ratio",)
     convergence_variables: ClassVar[tuple[str, ...]] = ("x", "dual")
 
     def __post_init__(self) -> None:
@@ -455,14 +462,24 @@ class PDHG(Algorithm):
     def with_defaults(
         self, given: Parameters, problem: Problem, x: Array, prior: Any
     ) -> dict[str, Any]:
-        """Return both steps; a missing one follows from the product of the defaults."""
-        if len(given) != 1:
-            return super().with_defaults(given, problem, x, prior)
-        ((name, value),) = given.items()
-        other = "dual_step" if name == "step" else "step"
-        found = self.default_parameters(problem, x, prior)
-        product = found["step"] * found["dual_step"]
-        return {**found, name: value, other: product / value}
+        """Return both steps; a missing one follows from the product of the defaults.
+
+        Raises ValueError for a `transform_ratio` without both steps.
+        """
+        missing = self.parameters.keys() - given.keys()
+        if not missing:
+            return dict(given)
+        if "transform_ratio" in given:
+            raise ValueError("transform_ratio needs step and dual_step beside it")
+        found = dict(self.default_parameters(problem, x, prior))
+        if len(missing) == 1:
+            ((name, value),) = given.items()
+            other = "dual_step" if name == "step" else "step"
+            found[name], found[other] = (
+                value,
+                found["step"] * found["dual_step"] / value,
+            )
+        return found
 
 
 class LowRankPlusSparse(Algorithm):
@@ -481,8 +498,11 @@ class LowRankPlusSparse(Algorithm):
     convergence_variables: ClassVar[tuple[str, ...]] = ("x", "low_rank", "sparse")
 
     def first_image(self, problem: Problem, adjoint: Array, p: Parameters) -> Array:
-        """Return ``A^H y / |A|^2``, of the size of the image."""
-        scale = p["step"] / self.parameters["step"]
+        """Return ``A^H y / |A|^2``, of the size of the image, for the fidelity `L2`."""
+        if not isinstance(problem.fidelity, L2):
+            return adjoint
+        curvature = problem.fidelity.lipschitz(problem.y)
+        scale = curvature * p["step"] / self.parameters["step"]
         return times(scale, adjoint, namespace(adjoint))
 
     def start(self, problem: Problem, x: Array | None = None) -> State:

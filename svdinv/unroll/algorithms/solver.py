@@ -20,7 +20,6 @@ from svdinv.unroll.algorithms.iterations import (
     Algorithm,
     GradientDescent,
     LowRankPlusSparse,
-    Parameters,
     State,
 )
 from svdinv.unroll.arrays import Array, as_float, cast_like, is_complex, namespace, norm
@@ -128,7 +127,8 @@ def solve(
         `FISTA` the extrapolated image too, and for ten iterations after a restart by a
         tenth of it.
     x0 : array, optional
-        First image, of the framework of y or of NumPy; A^H y by default.
+        First image, of the framework of y or of NumPy. Default: A^H y; for `PDHG` and
+        `LowRankPlusSparse` with `L2` and default steps, A^H y / |A|^2.
     state : dict of str to array, optional
         State of an earlier solution to continue; of that framework or of NumPy.
     parameters : mapping, optional
@@ -162,9 +162,9 @@ def solve(
 
     Notes
     -----
-    For A of a norm far from 1, A^H y is far from the image: convergence may be slow,
-    but for `PDHG` with `L2` and `LowRankPlusSparse`, which start from A^H y / |A|^2.
-    Divide A and y by the norm, and for `L2` weights of priors by its square.
+    For A of a norm far from 1, A^H y is far from the image, and convergence may be
+    slow: divide A and y by the norm, and for `L2` weights of priors by its square.
+    `PDHG` and `LowRankPlusSparse` do not need that with `L2` and default steps.
 
     If a framework records derivatives, such as PyTorch for a learned weight, it records
     all iterations; `torch.no_grad` prevents that.
@@ -199,8 +199,10 @@ def solve(
         xp = namespace(problem.y)
         like = cast_like(x0, real(problem.y, xp), xp)
     _check_image(problem, like, x0)
+    current = _first_state(algorithm, problem, like, x0, state)
     passed = dict(parameters or {})
-    if unknown := sorted(passed.keys() - algorithm.parameters.keys()):
+    names = {*algorithm.parameters, *algorithm.optional_parameters}
+    if unknown := sorted(passed.keys() - names):
         raise ValueError(
             f"{algorithm!r} has the parameters {sorted(algorithm.parameters)}, got "
             f"{unknown} as well"
@@ -212,7 +214,9 @@ def solve(
         elif not 0 < float(value) < math.inf:
             raise ValueError(f"parameter {name} must be positive, got {value!r}")
     p = algorithm.with_defaults(passed, problem, like, prior)
-    current = _first_state(algorithm, problem, like, x0, state, p)
+    if x0 is None and state is None and not passed:
+        first = algorithm.first_image(problem, like, p)
+        current = current if first is like else algorithm.start(problem, first)
     prox = _checked(prox, prior)
     history: list[float] = []
     count = 0
@@ -314,13 +318,9 @@ def _first_state(
     zero_filled: Array,
     x0: Array | None,
     state: State | None,
-    p: Parameters,
 ) -> State:
     xp = namespace(zero_filled)
-    if x0 is not None:
-        x = cast_like(x0, zero_filled, xp)
-    else:
-        x = algorithm.first_image(problem, zero_filled, p)
+    x = None if x0 is None else cast_like(x0, zero_filled, xp)
     start = algorithm.start(problem, x)
     if state is None:
         return start

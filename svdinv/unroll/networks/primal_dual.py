@@ -10,16 +10,16 @@ map of the image is the estimate. With [ ] for concatenation of channels, one ce
 D and P are chains of convolutions without bias, so the reconstruction is positively
 homogeneous in the data. Their last convolutions are small at first: the network starts
 near `svdinv.unroll.operators.Operator.approximate_inverse`, which for line integrals is
-filtered back-projection.
+filtered back-projection, or with `start` near nonnegative least squares.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from svdinv.unroll.algorithms.iterations import FISTA
 from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.networks.functional import at_least, check_image
 from svdinv.unroll.networks.recipe import (
@@ -82,7 +82,7 @@ class PrimalDual(Recipe):
         }
 
     def begin(self, problem: Problem) -> State:
-        """Start from an approximate inverse of the operator.
+        """Start from an approximate inverse, or `start` iterations behind it.
 
         Raises TypeError if the operator is not linear, ValueError if the image or the
         data do not have two axes after the channels.
@@ -114,13 +114,12 @@ class PrimalDual(Recipe):
 
 def _nonnegative(x: Array, problem: Problem, iterations: int) -> Array:
     """Iterate FISTA for min |A x - y|^2 over x >= 0."""
-    xp = namespace(x)
-    zero = xp.zeros_like(x)
-    x = z = xp.maximum(x, zero)
-    t = 1.0
+    xp, algorithm = namespace(x), FISTA()
+
+    def prox(v: Array, step: float) -> Array:
+        return xp.maximum(v, xp.zeros_like(v))
+
+    state = algorithm.start(problem, prox(x, 1.0))
     for _ in range(iterations):
-        residual = problem.A(z) - problem.y
-        new = xp.maximum(z - problem.A.adjoint(residual), zero)
-        t, before = (1 + math.sqrt(1 + 4 * t * t)) / 2, t
-        x, z = new, new + (before - 1) / t * (new - x)
-    return x
+        state = algorithm.iterate(state, problem, prox, {"step": 1.0})
+    return state["x"]

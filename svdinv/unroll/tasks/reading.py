@@ -48,7 +48,7 @@ class Source:
         """Return the names of the options that apply to the result of `read`.
 
         These are the options of its file and, for an image, those of its measurement;
-        for measured data in the format of a scanner those that select some of them.
+        for k-space in the format of a scanner those that select samples of it.
         """
         of_file = () if self.measured else self.task.file_options(self.name)
         if isinstance(given, Problem):

@@ -286,7 +286,8 @@ class Cine(Task):
     def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Read a series (T, H, W) or a frame, scaled to magnitude 1; or k-space.
 
-        Images are complex or magnitudes; raw-data formats contain k-space.
+        Images are complex or magnitudes; raw-data formats contain k-space, of which
+        the options may select samples if it is complete.
         """
         path, built_in = Path(source), str(source) in (*PHANTOMS, *HEARTS)
         format = None if built_in else format_of(path)
@@ -331,21 +332,21 @@ class Cine(Task):
     ) -> Problem:
         """Return the problem of k-space, or of some samples of it if it is complete.
 
-        The truth is then the image of all samples.
+        The truth is then the image of all samples, and maps are estimated from them.
         """
-        kspace = scan.array
-        problem = problem_of_kspace(path, kspace, mask, None, None)
-        setting = as_measured(problem)
-        if options.mask is None and options.acceleration is None:
-            return replace(problem, setting=setting)
-        if not mask.all():
+        kspace, whole = scan.array, options.mask is options.acceleration is None
+        if not whole and not mask.all():
             name = "acceleration" if options.mask is None else "mask"
-            raise ValueError(f"{name}: does not apply to {path}, which is undersampled")
+            unknown = "whose k-space is undersampled, or 0 at some samples"
+            raise ValueError(f"{name}: does not apply to {path}, {unknown}")
+        problem = problem_of_kspace(path, kspace, mask, None, None)
+        if whole:
+            return replace(problem, setting=as_measured(problem))
         truth = problem.A.H(problem.y) * np.float32(problem.scale)
-        mask, pattern = _mask(mask.shape, options, scan.phase_axis)
+        mask, setting = _mask(mask.shape, options, scan.phase_axis)
         kept = np.where(mask if kspace.ndim == 3 else mask[:, None], kspace, 0)
-        problem = problem_of_kspace(path, kept, mask, None, truth)
-        return replace(problem, setting=setting.replace("as measured", pattern))
+        problem = problem_of_kspace(path, kept, mask, _mri(problem).maps, truth)
+        return replace(problem, setting=setting)
 
     def read_measured(self, file: Datasets) -> Problem:
         """Read ``kspace`` and ``mask``, and optionally ``maps``, ``truth``, ``affine``.

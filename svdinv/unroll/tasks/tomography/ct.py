@@ -390,7 +390,7 @@ class Ct(FinerTask):
         }
 
     def weights_for(self, problem: Problem) -> str:
-        """Return the weights for views of half a turn, or of less."""
+        """Return the weights for views all around, or with a range missing."""
         limited = self.channels and _is_limited(problem.scan.angles)
         return "ct-limited" if limited else self.kind
 
@@ -502,17 +502,18 @@ def _problem(
 
 
 def _is_limited(angles: Iterable[float]) -> bool:
-    """Whether some range of directions is missing, beside the usual steps."""
-    turned = np.sort(np.mod(list(angles), 180.0))
-    steps = np.diff(turned, append=turned[0] + 180)
-    return bool(steps.max() > max(_GAP, 3 * np.median(steps)))
+    """Whether a range of directions is missing: much more than the usual step."""
+    turned = np.unique(np.round(np.mod(list(angles), 180.0), 3) % 180)
+    steps = np.sort(np.diff(turned, append=turned[0] + 180))
+    return bool(len(steps) > 1 and steps[-1] > max(_GAP, 3 * np.median(steps[:-1])))
 
 
 def _is_transmitted(sinogram: NDArray[Any]) -> bool:
-    """Whether a sinogram is brightest where its rays miss the object."""
+    """Whether the outermost detectors measure the most, and the same in all views."""
     outside = sinogram[..., [0, -1]].mean(-1)
     least, most = sinogram.min(-1), sinogram.max(-1)
-    return bool(np.median((outside > 0.9 * most) & (least < 0.7 * most)) == 1)
+    brightest = ((outside > 0.9 * most) & (least < 0.7 * most)).mean() > 0.5
+    return bool(brightest and outside.std() < 0.1 * outside.mean())
 
 
 def _inverted(problem: Problem, window: Window) -> Any:
