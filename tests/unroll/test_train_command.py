@@ -613,6 +613,25 @@ def test_weights_of_another_network_are_refused(file, tmp_path, one_line):
     assert "cells=1, features=3" in complaint
 
 
+def test_weights_for_another_start_fit(tmp_path):
+    """Iterations before the first cell have no weights."""
+    config = preset("ct-limited")
+    recipe = replace(config.network, cells=1, features=2, memory=1)
+    save(Network(replace(recipe, start=0)), tmp_path / "first.safetensors")
+    task = replace(config.task, size=(16,), projections=(6,), arc=(90.0,), validation=1)
+    config = replace(
+        config,
+        task=task,
+        network=replace(recipe, start=2),
+        training=replace(config.training, steps=1),
+    )
+    write(config, tmp_path / "mine.toml")
+    arguments = ("--output", tmp_path / "run", "--weights")
+    assert (
+        train(tmp_path / "mine.toml", *arguments, tmp_path / "first.safetensors") == 0
+    )
+
+
 # Full disks
 
 

@@ -6,9 +6,11 @@ import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from traceback import clear_frames
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -57,7 +59,9 @@ def train(
                 network = load(weights)
                 # Names of weights of the inner network are names here, too.
                 inner = getattr(config.network, "network", None)
-                if network.recipe not in (config.network, inner):
+                if not any(
+                    _same_weights(network.recipe, x) for x in (config.network, inner)
+                ):
                     raise ValueError(
                         f"{weights} contains weights of another network than the "
                         f"configuration names: {network.recipe}"
@@ -77,6 +81,14 @@ def train(
             # torchrun stops all processes when one ends with a code other than 0.
             dist.barrier()
     return {"finished": 0, "stopped": 130, "broken": 1}[outcome.ending]
+
+
+def _same_weights(recipe: Any, other: Any) -> bool:
+    """Whether recipes are equal, but for iterations before the first cell."""
+    if type(recipe) is not type(other):
+        return False
+    changed = {"start": other.start} if hasattr(other, "start") else {}
+    return bool(replace(recipe, **changed) == other)
 
 
 @contextmanager
