@@ -128,7 +128,7 @@ def solve(
         tenth of it.
     x0 : array, optional
         First image, of the framework of y or of NumPy. Default: A^H y; for `PDHG` and
-        `LowRankPlusSparse` with `L2` and default steps, A^H y / |A|^2.
+        `LowRankPlusSparse` with `L2` and default steps, ``A^H y / |A|^2``.
     state : dict of str to array, optional
         State of an earlier solution to continue; of that framework or of NumPy.
     parameters : mapping, optional
