@@ -444,7 +444,7 @@ def test_options_of_the_command_line_are_saved_beside_the_results(file, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ([], "what to train? cine, colour, colour-groups, ct, ct-edip, denoise, eit, "),
+        ([], "what to train? cine, colour, colour-groups, ct, ct-edip, ct-limited, "),
         (["colour"], "needs --output"),
         (["color", "--output", "x"], "is no file color; did you mean colour?"),
         (["zzz", "--output", "x"], "there is no file zzz; or cine, colour, "),
