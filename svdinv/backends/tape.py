@@ -246,12 +246,10 @@ class Traced:
 
     def __len__(self) -> int:
         if not self.shape:
-            raise TypeError("len() of an array without axes")
+            raise TypeError("an array without axes has no length, and no elements")
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Traced]:
-        if not self.shape:
-            raise TypeError("iteration over an array without axes")
         return (self[i] for i in range(len(self)))
 
     def __bool__(self) -> bool:

@@ -472,13 +472,11 @@ class PDHG(Algorithm):
         if "transform_ratio" in given:
             raise ValueError("transform_ratio needs step and dual_step beside it")
         found = dict(self.default_parameters(problem, x, prior))
-        if len(missing) == 1:
+        product = found["step"] * found["dual_step"]
+        if given:
             ((name, value),) = given.items()
-            other = "dual_step" if name == "step" else "step"
-            found[name], found[other] = (
-                value,
-                found["step"] * found["dual_step"] / value,
-            )
+            (other,) = missing
+            found |= {name: value, other: product / value}
         return found
 
 

@@ -50,10 +50,10 @@ class Source:
         These are the options of its file and, for an image, those of its measurement;
         for k-space in the format of a scanner those that select samples of it.
         """
-        of_file = () if self.measured else self.task.file_options(self.name)
+        if self.measured:
+            return ()
+        of_file = self.task.file_options(self.name)
         if isinstance(given, Problem):
-            if self.measured:
-                return of_file
             return (*of_file, *self.task.sampling_options(given))
         options = self.task.options
         return (*of_file, *(n for n in options.names() if n not in options.of_files()))

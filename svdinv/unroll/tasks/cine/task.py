@@ -334,7 +334,8 @@ class Cine(Task):
 
         The truth is then the image of all samples, and maps are estimated from them.
         """
-        kspace, whole = scan.array, options.mask is options.acceleration is None
+        kspace = scan.array
+        whole = options.mask is None and options.acceleration is None
         if not whole and not mask.all():
             name = "acceleration" if options.mask is None else "mask"
             unknown = "whose k-space is undersampled, or 0 at some samples"
