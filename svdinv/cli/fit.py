@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll.evaluation import files
     from svdinv.unroll.formats.atomic import replacing
     from svdinv.unroll.formats.checks import check_regular
-    from svdinv.unroll.inference import device_of
+    from svdinv.unroll.inference import device_of, shipped
     from svdinv.unroll.untrained import Fitting, Record
 
     source = arguments.input
@@ -188,9 +188,14 @@ def run(arguments: argparse.Namespace) -> int:
         f"{problem.name}: {task.describe(problem)}, {problem.setting}, seed "
         f"{arguments.seed}\n"
     )
+    if network is not None:
+        own = arguments.weights or shipped(task, problem)
+        announce(f"Starting from the weights: {own}\n")
     if fitting.iteration:
         announce(f"Resuming from iteration {fitting.iteration}: {state}\n")
-    done = _fit(arguments, task, problem, fitting, finished, network, written)
+    done, complete = _fit(
+        arguments, task, problem, fitting, finished, network, written
+    )
     if done is None:
         print("Interrupted: nothing was written.")
         return 130
@@ -206,6 +211,9 @@ def run(arguments: argparse.Namespace) -> int:
     if done.ending == "broken":
         print(f"Broken down {place}; try a smaller --learning-rate.")
         return 1
+    if not complete:
+        print("Interrupted: other methods were skipped.")
+        return 130
     return 0
 
 
@@ -217,8 +225,11 @@ def _fit(
     finished: Callable[[Any], Any],
     weights: Network | None,
     written: Files,
-) -> Fit | None:
-    """Fit, compare, print and write; return None if interrupted before the fit."""
+) -> tuple[Fit | None, bool]:
+    """Fit, compare, print and write.
+
+    Returns the fit, or None if nothing was written, and whether all methods ran.
+    """
     from svdinv.unroll.algorithms import Interrupted
     from svdinv.unroll.evaluation import classical, compare
     from svdinv.unroll.inference import NAMES, learned
@@ -256,7 +267,7 @@ def _fit(
 
     methods["fit"] = fit
     compared = compare(task, problem, methods, written, "fit", stopped=stopped)
-    return fits[0] if compared.written else None
+    return fits[0] if compared.written else None, compared.complete
 
 
 def _describe_ending(done: Fit) -> str:
@@ -279,7 +290,7 @@ def _generator(
 ) -> tuple[Recipe, Network | None, float]:
     """Return generator, the trained network if there is one, and the unit of images."""
     from svdinv.unroll import pretrained
-    from svdinv.unroll.inference import open_network
+    from svdinv.unroll.inference import open_network, shipped
     from svdinv.unroll.untrained.presets import generator_for
 
     prior, weights = arguments.prior, arguments.weights
@@ -298,14 +309,15 @@ def _generator(
         return made, None, largest
     if prior not in (None, _EDUCATED):
         raise ValueError(f"argument --weights: does not apply to --prior {prior}")
-    if weights is None and task.kind not in pretrained.names():
+    own = shipped(task, problem)
+    if not (weights or own):
         raise ValueError(
             f"argument --prior: {prior} needs --weights, because svdinv has none for "
             f"{task.kind}"
         )
     with naming("argument --weights"):
         # By path, since a folder may have the same name.
-        network = open_network(weights or pretrained.path(task.kind), device)
+        network = open_network(weights or pretrained.path(own), device)
     check_network(network, task, arguments.input, problem)
     return network.recipe, network, 1.0
 

@@ -224,7 +224,7 @@ def _prepared(
     """Read an input, check that the options apply, and choose network and method."""
     from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation import files, method_named
-    from svdinv.unroll.inference import NAMES
+    from svdinv.unroll.inference import NAMES, shipped
 
     def check(task: Task, given: Any, options: Options) -> None:
         if arguments.movie and not task.moving:
@@ -237,13 +237,12 @@ def _prepared(
     )
     check_open(source, problem)
     network = None
-    best = task.weights_for(problem)
-    shipped = best if best in pretrained.names() else task.kind
-    weights = arguments.weights or shipped
-    if arguments.weights or weights in pretrained.names():
+    own = shipped(task, problem)
+    weights = arguments.weights or own
+    if weights:
         with naming("argument --weights"):
             # By path, since a folder may have the same name.
-            network = opened(arguments.weights or pretrained.path(shipped))
+            network = opened(arguments.weights or pretrained.path(own))
         if arguments.weights or task.suits_network(problem, network.recipe):
             check_network(network, task, source, problem)
         else:

@@ -233,8 +233,11 @@ def compare(
                 bar.set_description(name)
                 row, entries[name] = run_method(name, methods[name], task, problem)
                 rows.append(row)
+                late = False
                 if name == chosen:  # before the others, which may fail
-                    task.save(written.image, entries[name].image, problem)
+                    with interrupts() as interrupted:  # minutes of work are in it
+                        task.save(written.image, entries[name].image, problem)
+                        late = interrupted()
                     saved = True
                 first = len(rows) == 1
                 head = line("", [*row.values, "seconds"], width) + "\n" if first else ""
@@ -243,7 +246,7 @@ def compare(
                 with contextlib.suppress(BrokenPipeError):  # the reader has ended
                     bar.write(head + text, file=sys.stdout)
                 bar.update()
-                if stopped():
+                if late or stopped():
                     break
         except KeyboardInterrupt:
             if not saved:

@@ -381,8 +381,9 @@ def _changes():
     yield {"kspace": coils, "maps": np.ones((3, *SIZE[1:]))}, "maps must have"
     yield (
         {"kspace": coils, "maps": maps},
-        r"^[^:]*: the squared .* divide the maps by 1\.41",
+        r"^[^:]*: the squared .* divide them by 1\.41",
     )
+    yield {"kspace": coils, "maps": maps / 20}, r"are 0\.005 at most: .* by 0\.0707"
     yield {"kspace": kspace * (np.arange(20) % 5 == 0)}, "80% of the samples"
     yield {"truth": kspace[:, :20]}, "truth must have"
     yield {"truth": 0 * kspace}, "zero everywhere"

@@ -89,7 +89,9 @@ SMALLEST = 16
 
 _CALIBRATION = 24  # most rows and columns from which maps are estimated
 _LEAST_CALIBRATION = 8  # fewest rows and columns, for the kernels of ESPIRiT
-_UNIT_ENERGY = 1.02  # of coil maps, with a margin for rounding
+# Bounds of the largest energy of coil maps, which is 1 but for rounding; with smaller
+# maps than these the steps of the networks are too short to reach the image.
+_LEAST_ENERGY, _UNIT_ENERGY = 0.1, 1.02
 _NEAR = 2  # points of k-space by which its peak may be off the centre
 _OUT_OF_ORDER = 100  # energy ratio of peak and centre that reveals unshifted FFTs
 _ZEROS = 0.5  # largest fraction of measured values that may be 0
@@ -235,10 +237,10 @@ def problem_of_kspace(
         else:
             maps, estimated = _estimated(path, kspace, mask), True
     energy = 1.0 if maps is None else float((np.abs(maps) ** 2).sum(axis=0).max())
-    if energy > _UNIT_ENERGY:
+    if energy > _UNIT_ENERGY or 0 < energy < _LEAST_ENERGY:
         raise FileError(
             f"{path}: the squared magnitudes of the maps must add up to 1, or to "
-            f"0 where there is no signal, but reach {energy:.3g}: divide the maps by "
+            f"0 where there is no signal, but are {energy:.3g} at most: divide them by "
             f"{energy**0.5:.3g}, or in each pixel by the root of that sum"
         )
     if maps is not None and not estimated:
