@@ -193,9 +193,7 @@ def run(arguments: argparse.Namespace) -> int:
         announce(f"Starting from the weights: {own}\n")
     if fitting.iteration:
         announce(f"Resuming from iteration {fitting.iteration}: {state}\n")
-    done, complete = _fit(
-        arguments, task, problem, fitting, finished, network, written
-    )
+    done, complete = _fit(arguments, task, problem, fitting, finished, network, written)
     if done is None:
         print("Interrupted: nothing was written.")
         return 130

@@ -124,11 +124,11 @@ def apply(
     return Reconstruction(task.finished(np.ascontiguousarray(total / count)))
 
 
-def shipped(task: Task, problem: Problem) -> str | None:
-    """Return the name of svdinv's weights for a problem, or None if it has none."""
+def shipped(task: Task, problem: Problem) -> str:
+    """Return the name of svdinv's weights for a problem, "" if it has none."""
     names = pretrained.names()
     suitable = (task.weights_for(problem), task.kind)
-    return next((name for name in suitable if name in names), None)
+    return next((name for name in suitable if name in names), "")
 
 
 def learned(
