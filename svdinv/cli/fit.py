@@ -189,8 +189,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"{arguments.seed}\n"
     )
     if network is not None:
-        own = arguments.weights or shipped(task, problem)
-        announce(f"Starting from the weights: {own}\n")
+        weights = arguments.weights or shipped(task, problem)
+        announce(f"Starting from the weights: {weights}\n")
     if fitting.iteration:
         announce(f"Resuming from iteration {fitting.iteration}: {state}\n")
     done, complete = _fit(arguments, task, problem, fitting, finished, network, written)
