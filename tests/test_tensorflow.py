@@ -717,9 +717,10 @@ def test_tangents_at_repeated_values_are_those_of_numpy(values, dtype):
             results = of("tensorflow")(A)
         return [forward.jvp(y) for y in results]
 
+    ways = pushed, traced(pushed)
     for A in (np.diag(values).astype(dtype), (Q * values) @ R):
         _, expected = svdinv.numpy.jvp(of("numpy"), (A,), (d,))
-        for way in (pushed, traced(pushed)):
+        for way in ways:
             close(shown(way(tf.constant(A))), expected, 1e-13)
 
 
