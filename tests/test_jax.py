@@ -500,6 +500,18 @@ def test_products_are_in_full_precision(name):
         assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
+def test_a_seed_may_be_counted_in_a_trace():
+    A = jnp.asarray(numbers((20, 15)))
+
+    def vectors(seed):
+        return face.svd_lowrank(A, 2, oversampling=1, power=0, seed=seed).U
+
+    expected = vectors(3)
+    for seed in (np.int64(3), jnp.asarray(3), jax.random.key(3), jax.random.PRNGKey(3)):
+        np.testing.assert_array_equal(vectors(seed), expected)
+        close(jax.jit(vectors)(seed), expected, 1e-12)
+
+
 def test_no_array_is_broadcast_to_more_axes_unasked():
     A = jnp.asarray(numbers((3, 3)) @ numbers((3, 3)).T + 4 * np.eye(3))
     functions = [

@@ -445,8 +445,11 @@ class JAXBackend(Backend):
 
     def normal(self, shape: tuple[int, ...], like: Any, seed: Any) -> Any:
         """See `Backend`; JAX has no global source, and None is always the same."""
-        key = seed if isinstance(seed, jax.Array) else jax.random.key(seed or 0)
-        return jax.random.normal(key, shape, like.dtype)
+        dtype = getattr(seed, "dtype", None)
+        # Keys have a dtype of their own, or an axis; a traced seed is an integer.
+        if dtype is None or (jnp.issubdtype(dtype, jnp.integer) and not seed.ndim):
+            seed = jax.random.key(0 if seed is None else seed)
+        return jax.random.normal(seed, shape, like.dtype)
 
     def slope(self, f: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1]

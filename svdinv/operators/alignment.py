@@ -196,7 +196,7 @@ def kabsch(
     gradient is 0 there.
 
     Points P or Q on a line in space, or a reflection with s_{d-1} = s_d, leave a turn
-    free: any turn about the line fits as well. R is then an arbitrary one of the
+    free, as any covariance of rank 1 does: any turn about the line fits as well. R is then an arbitrary one of the
     nearest rotations, differentiated as if that turn were fixed. The rmsd and the scale
     do not depend on the choice, and their derivative is that with R held fixed. It is
     exact if P and Q are both on lines; if only one of them is, both numbers have a kink
