@@ -195,12 +195,13 @@ def kabsch(
     reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
     gradient is 0 there.
 
-    Points P or Q on a line in space, or a reflection with s_{d-1} = s_d, leave a turn
-    free, as any covariance of rank 1 does: any turn about the line fits as well. R is then an arbitrary one of the
-    nearest rotations, differentiated as if that turn were fixed. The rmsd and the scale
-    do not depend on the choice, and their derivative is that with R held fixed. It is
-    exact if P and Q are both on lines; if only one of them is, both numbers have a kink
-    there, and it is one of the subgradients. The scale of points P that coincide is 1.
+    Points P or Q on a line in space, any other points whose covariance has rank 1, or a
+    reflection with s_{d-1} = s_d, leave a turn free: of points on a line, any turn
+    about it fits as well. R is then an arbitrary one of the nearest rotations,
+    differentiated as if that turn were fixed. The rmsd and the scale do not depend on
+    the choice, and their derivative is that with R held fixed. It is exact if P and Q
+    are both on lines; if only one of them is, both numbers have a kink there, and it is
+    one of the subgradients. The scale of points P that coincide is 1.
 
     References
     ----------
