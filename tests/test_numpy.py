@@ -1227,6 +1227,10 @@ WITH_LISTS = {
     "dot": lambda a: np.dot(a, LIST) + np.dot(LIST, a) + a.dot(LIST) * np.vdot(LIST, a),
     "dot of matrices": lambda a: np.dot([LIST, LIST], a) + np.dot(a, [[1, 2]] * 3),
     "outer": lambda a: np.outer(a, LIST) + np.outer(LIST, a),
+    "linalg": lambda a: (
+        np.linalg.diagonal(np.linalg.outer(a, a[::-1]))
+        * (np.linalg.trace(np.outer(a, LIST)[None]))
+    ),
     "concatenate": lambda a: np.concatenate([a, LIST, (1, 2)]),
     "hstack": lambda a: np.hstack([LIST, a]) * np.hstack((a, a)),
     "hstack of matrices": lambda a: np.hstack(([LIST, LIST], np.outer([1, 2], a))),
@@ -1387,7 +1391,7 @@ def test_functions_that_ask_without_a_derivative():
         assert np.allclose(a, a)
         assert np.isclose(a, a).all()
         assert np.array_equal(a, a)
-        return a[np.argsort(a)[1]] ** 2
+        return a[np.argsort(a, 0)[1]] ** 2
 
     y, pullback = svn.vjp(f, np.array([3.0, 1.0, 2.0]))
     np.testing.assert_array_equal(pullback(1.0)[0], [0, 0, 4])

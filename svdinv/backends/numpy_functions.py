@@ -244,6 +244,10 @@ def _tiled(xp: Namespace, A: Array, reps: Any) -> Array:
     return _kronecker(xp, ones, A)
 
 
+def _outer(xp: Namespace, a: Array, b: Array) -> Array:
+    return xp.multiply(*map(xp.reshape, xp.arrays(a, b), ((-1, 1), (1, -1))))
+
+
 def _inner(xp: Namespace, a: Array, b: Array) -> Array:
     a, b = as_arrays(xp, (a, b))
     if not (a.ndim and b.ndim):
@@ -277,6 +281,7 @@ def listed(axes: Any, ndim: int) -> tuple[int, ...]:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "angle": _angle,
+    "argsort": lambda xp, a, axis=-1: xp.argsort(a, axis=axis),
     "clip": _clipped,
     "copy": lambda xp, x: xp.astype(x, x.dtype),
     "cumsum": _cumulative_sum,
@@ -303,10 +308,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "kron": _kronecker,
     "linalg.matmul": lambda xp, a, b: xp.matmul(a, b),
     "linalg.norm": norm,
+    "linalg.outer": _outer,
+    "linalg.trace": lambda xp, x: xp.sum(xp.linalg.diagonal(x), axis=-1),
     "moveaxis": _moved,
-    "outer": lambda xp, a, b: xp.multiply(
-        *map(xp.reshape, xp.arrays(a, b), ((-1, 1), (1, -1)))
-    ),
+    "outer": _outer,
     "pad": _padded,
     "ravel": lambda xp, x: xp.reshape(x, (-1,)),
     "reciprocal": lambda xp, x: xp.divide(1.0, x),

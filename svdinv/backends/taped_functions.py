@@ -281,7 +281,7 @@ class TapedNamespace:
             found = self._of_numpy(whole)
         elif part in _EXTENSIONS:
             # Others return what NumPy does not.
-            known = "linalg.solve", "linalg.inv", "linalg.vector_norm"
+            known = {f"linalg.{f}" for f in ("diagonal", "inv", "solve", "vector_norm")}
             extension = self.fft if part == "fft" else self.linalg
             has = part == "fft" or whole in known
             found = getattr(extension, name, None) if has else None
