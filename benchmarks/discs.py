@@ -7,7 +7,8 @@ FOLDER has sinograms such as ta_category7.mat and beside each its truth, a pictu
 threshold and judged by Matthews' correlation, as in the challenge. The weight of total
 variation is the same for all discs, that of the best mean score: with so few, this
 favours it a little. An untrained network is stopped by its rule; the network of the
-package, or that of `--weights`, is taken as it is and as an educated prior.
+package for limited angles, or that of `--weights`, is taken as it is and as an
+educated prior.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, default=128, choices=(64, 128, 256, 512))
     parser.add_argument("--iterations", type=int, default=1500, help="of the fits")
-    parser.add_argument("--weights", default="ct", help="of a trained network")
+    parser.add_argument("--weights", default="ct-limited", help="of a trained network")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
