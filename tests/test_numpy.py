@@ -1391,6 +1391,7 @@ def test_functions_that_ask_without_a_derivative():
         assert np.allclose(a, a)
         assert np.isclose(a, a).all()
         assert np.array_equal(a, a)
+        assert np.array_equal(np.argsort(a, kind="stable"), np.argsort(a, stable=True))
         return a[np.argsort(a, 0)[1]] ** 2
 
     y, pullback = svn.vjp(f, np.array([3.0, 1.0, 2.0]))

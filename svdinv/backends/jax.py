@@ -446,10 +446,11 @@ class JAXBackend(Backend):
     def normal(self, shape: tuple[int, ...], like: Any, seed: Any) -> Any:
         """See `Backend`; JAX has no global source, and None is always the same."""
         dtype = getattr(seed, "dtype", None)
-        # Keys have a dtype of their own, or an axis; a traced seed is an integer.
-        if dtype is None or (jnp.issubdtype(dtype, jnp.integer) and not seed.ndim):
-            seed = jax.random.key(0 if seed is None else seed)
-        return jax.random.normal(seed, shape, like.dtype)
+        # Keys have a dtype of their own, or an axis; a number may be traced.
+        own = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        is_key = own or getattr(seed, "ndim", 0) > 0
+        key = seed if is_key else jax.random.key(0 if seed is None else seed)
+        return jax.random.normal(key, shape, like.dtype)
 
     def slope(self, f: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1]

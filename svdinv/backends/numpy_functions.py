@@ -248,6 +248,12 @@ def _outer(xp: Namespace, a: Array, b: Array) -> Array:
     return xp.multiply(*map(xp.reshape, xp.arrays(a, b), ((-1, 1), (1, -1))))
 
 
+def _outer_of_vectors(xp: Namespace, a: Array, b: Array) -> Array:
+    if axes := [x.ndim for x in (a, b) if x.ndim != 1]:
+        raise ValueError(f"linalg.outer needs vectors, got an array of {axes[0]} axes")
+    return _outer(xp, a, b)
+
+
 def _inner(xp: Namespace, a: Array, b: Array) -> Array:
     a, b = as_arrays(xp, (a, b))
     if not (a.ndim and b.ndim):
@@ -281,7 +287,7 @@ def listed(axes: Any, ndim: int) -> tuple[int, ...]:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "angle": _angle,
-    "argsort": lambda xp, a, axis=-1: xp.argsort(a, axis=axis),
+    "argsort": lambda xp, a, axis=-1, **order: xp.argsort(a, axis=axis, **order),
     "clip": _clipped,
     "copy": lambda xp, x: xp.astype(x, x.dtype),
     "cumsum": _cumulative_sum,
@@ -308,7 +314,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "kron": _kronecker,
     "linalg.matmul": lambda xp, a, b: xp.matmul(a, b),
     "linalg.norm": norm,
-    "linalg.outer": _outer,
+    "linalg.outer": _outer_of_vectors,
     "linalg.trace": lambda xp, x: xp.sum(xp.linalg.diagonal(x), axis=-1),
     "moveaxis": _moved,
     "outer": _outer,

@@ -71,7 +71,7 @@ def add(commands: Subparsers, help: str) -> None:
         "package.module:Class (default dip)",
         filled,
     )
-    own = f"of a trained network (default with {_EDUCATED}: svdinv's own)"
+    own = f"of a trained network (default with {_EDUCATED}: those of reconstruct)"
     fit.option("--weights PATH", own, folder)
     fit.option(
         "--trained",
@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll.evaluation import files
     from svdinv.unroll.formats.atomic import replacing
     from svdinv.unroll.formats.checks import check_regular
-    from svdinv.unroll.inference import device_of, shipped
+    from svdinv.unroll.inference import device_of
     from svdinv.unroll.untrained import Fitting, Record
 
     source = arguments.input
@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments, source, truth=not arguments.no_truth
         )
         check_open(source, problem)
-        generator, network, unit = _generator(arguments, task, problem, device)
+        generator, network, unit, weights = _generator(arguments, task, problem, device)
         own = task.data_unit(problem) is None  # the file has the deviations
         unknown = (measured or arguments.no_truth) and not own
         noise = None if unknown else task.deviation(problem, settings)
@@ -189,7 +189,6 @@ def run(arguments: argparse.Namespace) -> int:
         f"{arguments.seed}\n"
     )
     if network is not None:
-        weights = arguments.weights or shipped(task, problem)
         announce(f"Starting from the weights: {weights}\n")
     if fitting.iteration:
         announce(f"Resuming from iteration {fitting.iteration}: {state}\n")
@@ -210,7 +209,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"Broken down {place}; try a smaller --learning-rate.")
         return 1
     if not complete:
-        print("Interrupted: other methods were skipped.")
+        print("Interrupted after the image was written.")
         return 130
     return 0
 
@@ -226,7 +225,7 @@ def _fit(
 ) -> tuple[Fit | None, bool]:
     """Fit, compare, print and write.
 
-    Returns the fit, or None if nothing was written, and whether all methods ran.
+    Returns the fit, None if nothing was written, and whether nothing interrupted it.
     """
     from svdinv.unroll.algorithms import Interrupted
     from svdinv.unroll.evaluation import classical, compare
@@ -285,8 +284,8 @@ def _describe_ending(done: Fit) -> str:
 
 def _generator(
     arguments: argparse.Namespace, task: Task, problem: Problem, device: str
-) -> tuple[Recipe, Network | None, float]:
-    """Return generator, the trained network if there is one, and the unit of images."""
+) -> tuple[Recipe, Network | None, float, str]:
+    """Return generator, trained network, the unit of images, and the weights' name."""
     from svdinv.unroll import pretrained
     from svdinv.unroll.inference import open_network, shipped
     from svdinv.unroll.untrained.presets import generator_for
@@ -303,8 +302,8 @@ def _generator(
         largest = task.largest(problem) if getattr(made, "bounded", False) else 1.0
         if largest == math.inf:
             with naming("argument --prior", TypeError):
-                return dataclasses.replace(made, bounded=False), None, 1.0
-        return made, None, largest
+                return dataclasses.replace(made, bounded=False), None, 1.0, ""
+        return made, None, largest, ""
     if prior not in (None, _EDUCATED):
         raise ValueError(f"argument --weights: does not apply to --prior {prior}")
     own = shipped(task, problem)
@@ -317,7 +316,7 @@ def _generator(
         # By path, since a folder may have the same name.
         network = open_network(weights or pretrained.path(own), device)
     check_network(network, task, arguments.input, problem)
-    return network.recipe, network, 1.0
+    return network.recipe, network, 1.0, str(weights or own)
 
 
 def _predicts(

@@ -157,8 +157,10 @@ def run(arguments: argparse.Namespace) -> int:
             return 130
         if not done.complete:
             rest = len(arguments.inputs) - number - 1
-            others = f", and {rest} of {len(arguments.inputs)} inputs" if rest else ""
-            print(f"Interrupted: other methods were skipped{others}.")
+            others = (
+                f"; {rest} of {len(arguments.inputs)} inputs are left" if rest else ""
+            )
+            print(f"Interrupted after the image was written{others}.")
             return 130
     return 0
 

@@ -217,7 +217,7 @@ def compare(
     width = 2 + max(18, *map(len, task.baselines()))
     rows: list[Row] = []
     entries: dict[str, Entry] = {}
-    saved = False
+    saved = late = False
     with (
         threadpool_limits(torch.get_num_threads(), user_api="blas"),
         # A bar in percent would contradict that of a fit.
@@ -233,12 +233,10 @@ def compare(
                 bar.set_description(name)
                 row, entries[name] = run_method(name, methods[name], task, problem)
                 rows.append(row)
-                late = False
                 if name == chosen:  # before the others, which may fail
                     with interrupts() as interrupted:  # minutes of work are in it
                         task.save(written.image, entries[name].image, problem)
-                        late = interrupted()
-                    saved = True
+                        saved, late = True, interrupted()
                 first = len(rows) == 1
                 head = line("", [*row.values, "seconds"], width) + "\n" if first else ""
                 numbers = cells({**row.values, "seconds": row.seconds})
@@ -255,7 +253,7 @@ def compare(
     pictured = [entries[n] for n in methods if n in entries and n != chosen]
     pictured.append(entries[chosen])
     save_pictures(written.panel, written.animation, task, problem, pictured)
-    return Compared(rows, True, len(rows) == len(methods))
+    return Compared(rows, True, len(rows) == len(methods) and not late)
 
 
 @dataclass

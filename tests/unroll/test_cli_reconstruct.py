@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from argparse import Namespace
 from pathlib import Path
@@ -213,7 +214,24 @@ def test_ctrl_c_leaves_out_what_is_only_compared(
     assert run(picture, "--output", tmp_path / "out") == 130
     printed = capsys.readouterr().out
     assert list(rows(printed)) == ["zero-filled", "network"]
-    assert "Interrupted: other methods were skipped." in printed
+    assert "Interrupted after the image was written." in printed
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"cup-network-panel.png", "cup-network.png"}
+
+
+def test_ctrl_c_while_an_image_is_written(picture, tmp_path, monkeypatch, capsys):
+    save = colour.Colour.save
+
+    def press(*given):
+        signal.raise_signal(signal.SIGINT)
+        save(*given)
+
+    monkeypatch.setattr(colour.Colour, "save", press)
+    other = shutil.copy(picture, tmp_path / "other.png")
+    options = ("--no-baselines", "--output", tmp_path / "out")
+    assert run(picture, other, *options) == 130
+    printed = capsys.readouterr().out
+    assert "after the image was written; 1 of 2 inputs are left." in printed
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"cup-network-panel.png", "cup-network.png"}
 

@@ -236,7 +236,9 @@ def problem_of_kspace(
             kspace = kspace[:, 0]
         else:
             maps, estimated = _estimated(path, kspace, mask), True
-    energy = 1.0 if maps is None else float((np.abs(maps) ** 2).sum(axis=0).max())
+    energy = 1.0
+    if maps is not None:
+        energy = float(np.square(np.abs(maps), dtype=float).sum(axis=0).max())
     if energy > _UNIT_ENERGY or 0 < energy < _LEAST_ENERGY:
         raise FileError(
             f"{path}: the squared magnitudes of the maps must add up to 1, or to "
