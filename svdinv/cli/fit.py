@@ -71,7 +71,7 @@ def add(commands: Subparsers, help: str) -> None:
         "package.module:Class (default dip)",
         filled,
     )
-    own = f"of a trained network (default with {_EDUCATED}: those of reconstruct)"
+    own = f"of a trained network (default with {_EDUCATED}: svdinv's own)"
     fit.option("--weights PATH", own, folder)
     fit.option(
         "--trained",
