@@ -1228,7 +1228,7 @@ WITH_LISTS = {
     "dot of matrices": lambda a: np.dot([LIST, LIST], a) + np.dot(a, [[1, 2]] * 3),
     "outer": lambda a: np.outer(a, LIST) + np.outer(LIST, a),
     "linalg": lambda a: (
-        np.linalg.diagonal(np.linalg.outer(a, a[::-1]))
+        np.linalg.diagonal(np.linalg.outer(a, LIST))
         * (np.linalg.trace(np.outer(a, LIST)[None]))
     ),
     "concatenate": lambda a: np.concatenate([a, LIST, (1, 2)]),

@@ -249,8 +249,9 @@ def _outer(xp: Namespace, a: Array, b: Array) -> Array:
 
 
 def _outer_of_vectors(xp: Namespace, a: Array, b: Array) -> Array:
-    if axes := [x.ndim for x in (a, b) if x.ndim != 1]:
-        raise ValueError(f"linalg.outer needs vectors, got an array of {axes[0]} axes")
+    a, b = as_arrays(xp, (a, b))
+    if not a.ndim == b.ndim == 1:
+        raise ValueError(f"linalg.outer needs vectors, got shapes {a.shape}, {b.shape}")
     return _outer(xp, a, b)
 
 
