@@ -146,9 +146,8 @@ def learned(
         )
 
     def again(problem: Problem) -> Arrays:
-        name, own = task.weights_for(problem), network
-        if name in pretrained.names():
-            own = open_network(pretrained.path(name), device)
+        name = shipped(task, problem)
+        own = open_network(pretrained.path(name), device) if name else network
         return reconstruct(own, problem, device)
 
     def image(problem: Problem) -> Reconstruction:

@@ -222,7 +222,7 @@ def test_ctrl_c_while_the_image_is_written(photo, tmp_path, monkeypatch, capsys)
 
 
 def test_trained_priors_start_from_the_weights_for_the_data(tmp_path, capsys):
-    """Those named like the task were taken, with 4 dB less within 90 degrees."""
+    """Those named like the task were taken, which others are ahead of."""
     data = ("ellipses", "--size", "16", "--views", "12", "--arc", "90")
     educated = ("--prior", "edip", "--iterations", 1, "--output", tmp_path)
     assert run(*data, *educated) == 0
