@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import math
 import sys
-from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,35 +107,98 @@ def add(commands: Subparsers, help: str) -> None:
     add_computing(fit)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is fitted, and to which data.
+
+    Attributes
+    ----------
+    task, problem
+        The data, and their task.
+    generator : Recipe
+        The network; its images are those of the problem divided by `unit`.
+    unit : float
+        The unit of its images.
+    trained : Network or None
+        The generator with its weights, if it was trained.
+    weights : str
+        Their name.
+    noise : float or None
+        Standard deviation of the noise of the data; None if it is unknown.
+    """
+
+    task: Task
+    problem: Problem
+    generator: Recipe
+    unit: float = 1.0
+    trained: Network | None = None
+    weights: str = ""
+    noise: float | None = None
+
+    @property
+    def predictor(self) -> Network | None:
+        """The network, if it is fitted by predictions from recorrupted data.
+
+        Without Gaussian noise, a trained generator is fitted like untrained ones.
+        """
+        from svdinv.unroll.fidelity import L2
+        from svdinv.unroll.networks import Generator
+
+        generator = self.generator
+        if isinstance(generator, Generator):
+            gaussian = self.noise != 0 and isinstance(self.problem.fidelity, L2)
+            if not gaussian or generator.source != "adjoint":
+                return None
+        return self.trained
+
+    @cached_property
+    def reduced(self) -> Problem:
+        """The problem without repeats; all of it for a trained network."""
+        whole = self.trained is not None
+        return self.problem if whole else self.task.without_repeats(self.problem)
+
+    @property
+    def fitted(self) -> Problem:
+        """The problem whose images are those of the generator."""
+        reduced, unit = self.reduced, self.unit
+        if unit == 1:
+            return reduced
+        return dataclasses.replace(reduced, A=unit * reduced.A, truth=None)
+
+    def finished(self, image: Any) -> Any:
+        """Turn an image of the generator into one of the task."""
+        import numpy as np
+
+        image = self.unit * image
+        if self.noise == 0 and self.problem.A.tight:  # exact data, restored
+            image = self.reduced.A.consistent(image, self.reduced.y)
+        if self.reduced is not self.problem:
+            image = np.broadcast_to(image, self.problem.y.shape)
+        return self.task.finished(np.ascontiguousarray(image))
+
+    def decibels(self, image: Any) -> float:
+        """Compare an image of the generator with the truth."""
+        return self.task.decibels(self.problem, self.finished(image))
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Check the arguments, then fit."""
     parser = arguments.parser
     begin(arguments)
 
-    import numpy as np
-
     from svdinv.unroll.display import comma_separated
     from svdinv.unroll.evaluation import files
     from svdinv.unroll.formats.atomic import replacing
-    from svdinv.unroll.formats.checks import check_regular
     from svdinv.unroll.inference import device_of
-    from svdinv.unroll.untrained import Fitting, Record
+    from svdinv.unroll.untrained import Record
 
     source = arguments.input
     state: Path | None = arguments.checkpoint
     try:
         device = device_of(arguments.device)
-        task, problem, settings, measured = read_input(
-            arguments, source, truth=not arguments.no_truth
-        )
-        check_open(source, problem)
-        generator, network, unit, weights = _generator(arguments, task, problem, device)
-        own = task.data_unit(problem) is None  # the file has the deviations
-        unknown = (measured or arguments.no_truth) and not own
-        noise = None if unknown else task.deviation(problem, settings)
-        predicts = _predicts(problem, generator, network, noise)
-        predictor = network if predicts else None
-        options = _options(arguments, task, problem, generator, noise, predictor, unit)
+        plan = _plan(arguments, device)
+        task, problem = plan.task, plan.problem
+        options = _options(arguments, plan)
         prior = arguments.prior or (_EDUCATED if arguments.weights else _DEFAULT)
         written = files(arguments.output, task, problem, f"fit-{prior}")
         table = written.panel.with_name(
@@ -146,39 +209,7 @@ def run(arguments: argparse.Namespace) -> int:
                 raise ValueError(f"argument --output: would replace {path}")
             if state is not None and path == state:
                 raise ValueError(f"argument --checkpoint: would replace {path}")
-        # A trained network needs all channels.
-        reduced = task.without_repeats(problem) if network is None else problem
-        exact = noise == 0 and problem.A.tight
-        fitted = reduced
-        if unit != 1:
-            fitted = dataclasses.replace(reduced, A=unit * reduced.A, truth=None)
-
-        def finished(image: Any) -> Any:
-            image = unit * image
-            # Exact data are restored in the image.
-            image = reduced.A.consistent(image, reduced.y) if exact else image
-            if reduced is not problem:
-                image = np.broadcast_to(image, problem.y.shape)
-            return task.finished(np.ascontiguousarray(image))
-
-        def measure(image: Any) -> float:
-            return task.decibels(problem, finished(image))
-
-        # What a trained network makes is a whole image.
-        start = network is None if arguments.start is None else arguments.start
-        fitting = Fitting(
-            fitted,
-            generator,
-            options,
-            around=task.initial_image if start and not predicts else None,
-            weights=network,
-            measure=None if problem.truth is None else measure,
-            device=device,
-        )
-        if state is not None and state.exists():
-            with naming("argument --checkpoint"):
-                check_regular(state)
-                fitting.load(state)
+        fitting = _fitting(arguments, plan, options, device)
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     writable_folder(parser, "--output", written.image.parent)
@@ -188,11 +219,11 @@ def run(arguments: argparse.Namespace) -> int:
         f"{problem.name}: {task.describe(problem)}, {problem.setting}, seed "
         f"{arguments.seed}\n"
     )
-    if network is not None:
-        announce(f"Starting from the weights: {weights}\n")
+    if plan.trained is not None:
+        announce(f"Starting from the weights: {plan.weights}\n")
     if fitting.iteration:
         announce(f"Resuming from iteration {fitting.iteration}: {state}\n")
-    done, complete = _fit(arguments, task, problem, fitting, finished, network, written)
+    done, complete = _fit(arguments, plan, fitting, written)
     if done is None:
         print("Interrupted: nothing was written.")
         return 130
@@ -214,14 +245,77 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(arguments: argparse.Namespace, device: str) -> _Plan:
+    """Read the data, and choose the network to fit to them."""
+    from svdinv.unroll import pretrained
+    from svdinv.unroll.inference import open_network, shipped
+    from svdinv.unroll.untrained.presets import generator_for
+
+    task, problem, settings, measured = read_input(
+        arguments, arguments.input, truth=not arguments.no_truth
+    )
+    check_open(arguments.input, problem)
+    own = task.data_unit(problem) is None  # the file has the deviations
+    unknown = (measured or arguments.no_truth) and not own
+    noise = None if unknown else task.deviation(problem, settings)
+    prior, weights = arguments.prior, arguments.weights
+    if weights is None and prior != _EDUCATED:
+        if prior is not None and prior not in _PRIORS and ":" not in prior:
+            raise ValueError(
+                f"argument --prior: must be one of {', '.join((*_PRIORS, _EDUCATED))}, "
+                f"or package.module:Class, got {prior!r}"
+            )
+        with naming("argument --prior"):
+            made: Any = generator_for(prior or _DEFAULT, task.without_repeats(problem))
+        largest = task.largest(problem) if getattr(made, "bounded", False) else 1.0
+        if largest == math.inf:
+            largest = 1.0
+            with naming("argument --prior", TypeError):
+                made = dataclasses.replace(made, bounded=False)
+        return _Plan(task, problem, made, largest, noise=noise)
+    if prior not in (None, _EDUCATED):
+        raise ValueError(f"argument --weights: does not apply to --prior {prior}")
+    shipped_weights = shipped(task, problem)
+    if not (weights or shipped_weights):
+        raise ValueError(
+            f"argument --prior: {prior} needs --weights, because svdinv has none for "
+            f"{task.kind}"
+        )
+    with naming("argument --weights"):
+        # By path, since a folder may have the same name.
+        network = open_network(weights or pretrained.path(shipped_weights), device)
+    check_network(network, task, arguments.input, problem)
+    name = str(weights or shipped_weights)
+    return _Plan(task, problem, network.recipe, 1.0, network, name, noise)
+
+
+def _fitting(
+    arguments: argparse.Namespace, plan: _Plan, options: Options, device: str
+) -> Fitting:
+    """Prepare the fit, or load it from its checkpoint."""
+    from svdinv.unroll.formats.checks import check_regular
+    from svdinv.unroll.untrained import Fitting
+
+    # What a trained network makes is a whole image.
+    start = plan.trained is None if arguments.start is None else arguments.start
+    fitting = Fitting(
+        plan.fitted,
+        plan.generator,
+        options,
+        around=plan.task.initial_image if start and plan.predictor is None else None,
+        weights=plan.trained,
+        measure=None if plan.problem.truth is None else plan.decibels,
+        device=device,
+    )
+    if arguments.checkpoint is not None and arguments.checkpoint.exists():
+        with naming("argument --checkpoint"):
+            check_regular(arguments.checkpoint)
+            fitting.load(arguments.checkpoint)
+    return fitting
+
+
 def _fit(
-    arguments: argparse.Namespace,
-    task: Task,
-    problem: Problem,
-    fitting: Fitting,
-    finished: Callable[[Any], Any],
-    weights: Network | None,
-    written: Files,
+    arguments: argparse.Namespace, plan: _Plan, fitting: Fitting, written: Files
 ) -> tuple[Fit | None, bool]:
     """Fit, compare, print and write.
 
@@ -233,11 +327,12 @@ def _fit(
     from svdinv.unroll.interrupts import interrupts
     from svdinv.unroll.tasks.task import Reconstruction
 
+    task, problem = plan.task, plan.problem
     methods = classical(task, problem, which="all" if arguments.baselines else "first")
-    sees_data = getattr(fitting.recipe, "source", "adjoint") == "adjoint"
-    if weights is not None and sees_data:
+    sees_data = getattr(plan.generator, "source", "adjoint") == "adjoint"
+    if plan.trained is not None and sees_data:
         name, device = NAMES[False], str(fitting.device)
-        methods[name] = learned(weights, task, device=device)[name]
+        methods[name] = learned(plan.trained, task, device=device)[name]
     around = fitting.arounds[0]
     if around is not None:
         start = Reconstruction(task.finished(around[0].cpu().numpy()))
@@ -257,7 +352,7 @@ def _fit(
             # The final step may be interrupted after the last iteration.
             late = interrupted() and done.ending != "broken"
             fits.append(dataclasses.replace(done, ending="stopped") if late else done)
-        return Reconstruction(finished(fits[0].image), _describe_ending(fits[0]))
+        return Reconstruction(plan.finished(fits[0].image), _describe_ending(fits[0]))
 
     def stopped() -> bool:
         return any(done.ending == "stopped" for done in fits)
@@ -282,109 +377,71 @@ def _describe_ending(done: Fit) -> str:
     return note
 
 
-def _generator(
-    arguments: argparse.Namespace, task: Task, problem: Problem, device: str
-) -> tuple[Recipe, Network | None, float, str]:
-    """Return generator, trained network, the unit of images, and the weights' name."""
-    from svdinv.unroll import pretrained
-    from svdinv.unroll.inference import open_network, shipped
-    from svdinv.unroll.untrained.presets import generator_for
+def _options(arguments: argparse.Namespace, plan: _Plan) -> Options:
+    """Return the options of the fit."""
+    from svdinv.unroll.untrained import Options, educated
 
-    prior, weights = arguments.prior, arguments.weights
-    if weights is None and prior != _EDUCATED:
-        if prior is not None and prior not in _PRIORS and ":" not in prior:
-            raise ValueError(
-                f"argument --prior: must be one of {', '.join((*_PRIORS, _EDUCATED))}, "
-                f"or package.module:Class, got {prior!r}"
-            )
-        with naming("argument --prior"):
-            made: Any = generator_for(prior or _DEFAULT, task.without_repeats(problem))
-        largest = task.largest(problem) if getattr(made, "bounded", False) else 1.0
-        if largest == math.inf:
-            with naming("argument --prior", TypeError):
-                return dataclasses.replace(made, bounded=False), None, 1.0, ""
-        return made, None, largest, ""
-    if prior not in (None, _EDUCATED):
-        raise ValueError(f"argument --weights: does not apply to --prior {prior}")
-    own = shipped(task, problem)
-    if not (weights or own):
-        raise ValueError(
-            f"argument --prior: {prior} needs --weights, because svdinv has none for "
-            f"{task.kind}"
-        )
-    with naming("argument --weights"):
-        # By path, since a folder may have the same name.
-        network = open_network(weights or pretrained.path(own), device)
-    check_network(network, task, arguments.input, problem)
-    return network.recipe, network, 1.0, str(weights or own)
-
-
-def _predicts(
-    problem: Problem, generator: Recipe, network: Network | None, noise: float | None
-) -> bool:
-    """Return whether a network is fitted by predictions from recorrupted data.
-
-    Without Gaussian noise, a trained generator is fitted like untrained ones.
-    """
-    from svdinv.unroll.fidelity import L2
-    from svdinv.unroll.networks import Generator
-
-    if not isinstance(generator, Generator):
-        return True
-    if network is None or generator.source != "adjoint":
-        return False
-    return noise != 0 and isinstance(problem.fidelity, L2)
-
-
-def _options(
-    arguments: argparse.Namespace,
-    task: Task,
-    problem: Problem,
-    generator: Recipe,
-    noise: float | None,
-    network: Network | None,
-    unit: float,
-) -> Options:
-    """Return the options of the fit of an image divided by `unit`.
-
-    `network` is one that is fitted by predictions.
-    """
-    from svdinv.unroll.priors import Casorati, HuberVariation
-    from svdinv.unroll.untrained import (
-        SURE,
-        Discrepancy,
-        HeldOut,
-        MovingVariance,
-        Options,
-        educated,
-    )
-
+    task, problem, generator = plan.task, plan.problem, plan.generator
     if arguments.start is not None and not task.moving:
         raise ValueError(f"argument --start: does not apply to {task.images}")
     if arguments.start and len(problem.y) == 1:
         raise ValueError("argument --start: does not apply to a single frame")
-    trained = network is not None or arguments.weights is not None
-    if arguments.trained == "singular-values" and not trained:
+    from_weights = plan.predictor or arguments.weights
+    if arguments.trained == "singular-values" and not from_weights:
         raise ValueError("argument --trained: singular-values needs --weights")
     if arguments.penalty is not None and not generator.has_penalty:
         raise ValueError("argument --penalty: does not apply to this network")
     penalty = PENALTY if arguments.penalty is None else arguments.penalty
-    deviation = noise
-    if arguments.deviation is not None:
-        of_file = task.data_unit(problem)
-        if of_file is None:
-            raise ValueError(
-                f"argument --deviation: does not apply to {task.images}, whose data "
-                "come with their deviations"
-            )
-        deviation = arguments.deviation / of_file
-        if deviation > abs(problem.y).max():
-            raise ValueError(
-                f"argument --deviation: {arguments.deviation:g} exceeds all data, in "
-                f"units of which the largest is {of_file * abs(problem.y).max():.3g}"
-            )
-    stop = arguments.stop or ("none" if network else "held-out")
-    if network and stop == "held-out":
+    deviation = _deviation(arguments, plan)
+    how = {
+        "iterations": arguments.iterations,
+        "rate": arguments.learning_rate,
+        "rule": _rule(arguments, plan, deviation),
+        "prior": _prior(arguments, plan),
+        "penalty": penalty if generator.has_penalty else 0.0,
+        "trained": arguments.trained.replace("-", " "),
+        "seed": arguments.seed % 2**31,
+    }
+    input_noise = arguments.input_noise
+    if plan.predictor:
+        if input_noise is not None:
+            raise ValueError("argument --input-noise: does not apply to this network")
+        with naming("argument --prior"):
+            options = {name: value for name, value in how.items() if value is not None}
+            return educated(problem, plan.predictor, deviation or None, **options)
+    rate = _RATE if arguments.weights is None else _EDUCATED_RATE
+    how["iterations"] = arguments.iterations or _ITERATIONS
+    how["rate"] = arguments.learning_rate or rate
+    how["input_noise"] = task.input_noise if input_noise is None else input_noise
+    return Options(**how)
+
+
+def _deviation(arguments: argparse.Namespace, plan: _Plan) -> float | None:
+    """Return the standard deviation of the noise, None if it is unknown."""
+    if arguments.deviation is None:
+        return plan.noise
+    unit = plan.task.data_unit(plan.problem)
+    if unit is None:
+        raise ValueError(
+            f"argument --deviation: does not apply to {plan.task.images}, whose data "
+            "come with their deviations"
+        )
+    deviation: float = arguments.deviation / unit
+    largest = abs(plan.problem.y).max()
+    if deviation > largest:
+        raise ValueError(
+            f"argument --deviation: {arguments.deviation:g} exceeds all data, in units "
+            f"of which the largest is {unit * largest:.3g}"
+        )
+    return deviation
+
+
+def _rule(arguments: argparse.Namespace, plan: _Plan, deviation: float | None) -> Any:
+    """Return the rule that ends the fit, None for none."""
+    from svdinv.unroll.untrained import SURE, Discrepancy, HeldOut, MovingVariance
+
+    stop = arguments.stop or ("none" if plan.predictor else "held-out")
+    if plan.predictor and stop == "held-out":
         raise ValueError(
             "argument --stop: held-out would remove data that this network needs"
         )
@@ -394,39 +451,21 @@ def _options(
         kind = Discrepancy if stop == "discrepancy" else SURE
         rule: Any = kind(deviation=deviation)
         with naming("argument --stop"):
-            rule.check(problem)
-    else:
-        if arguments.deviation is not None and not network:
-            raise ValueError(f"argument --deviation: does not apply to --stop {stop}")
-        rule = {"held-out": HeldOut(), "variance": MovingVariance(), "none": None}
-        rule = rule[stop]
-    if arguments.low_rank and task.channels is not None:
-        raise ValueError(f"argument --low-rank: does not apply to {task.images}")
+            rule.check(plan.problem)
+        return rule
+    if arguments.deviation is not None and not plan.predictor:
+        raise ValueError(f"argument --deviation: does not apply to --stop {stop}")
+    return {"held-out": HeldOut(), "variance": MovingVariance(), "none": None}[stop]
+
+
+def _prior(arguments: argparse.Namespace, plan: _Plan) -> Any:
+    """Return the prior of the image, None for none."""
+    from svdinv.unroll.priors import Casorati, HuberVariation
+
+    if arguments.low_rank and plan.task.channels is not None:
+        raise ValueError(f"argument --low-rank: does not apply to {plan.task.images}")
     if arguments.low_rank and arguments.tv:
         raise ValueError("argument --low-rank: not allowed with --tv")
-    prior: Any = None
     if arguments.tv:
-        prior = HuberVariation(unit * arguments.tv, 0.01 / unit)
-    elif arguments.low_rank:
-        prior = Casorati(unit * arguments.low_rank)
-    how = {
-        "iterations": arguments.iterations,
-        "rate": arguments.learning_rate,
-        "rule": rule,
-        "prior": prior,
-        "penalty": penalty if generator.has_penalty else 0.0,
-        "trained": arguments.trained.replace("-", " "),
-        "seed": arguments.seed % 2**31,
-    }
-    input_noise = arguments.input_noise
-    if network:
-        if input_noise is not None:
-            raise ValueError("argument --input-noise: does not apply to this network")
-        with naming("argument --prior"):
-            options = {name: value for name, value in how.items() if value is not None}
-            return educated(problem, network, deviation or None, **options)
-    rate = _RATE if arguments.weights is None else _EDUCATED_RATE
-    how["iterations"] = arguments.iterations or _ITERATIONS
-    how["rate"] = arguments.learning_rate or rate
-    how["input_noise"] = task.input_noise if input_noise is None else input_noise
-    return Options(**how)
+        return HuberVariation(plan.unit * arguments.tv, 0.01 / plan.unit)
+    return Casorati(plan.unit * arguments.low_rank) if arguments.low_rank else None
