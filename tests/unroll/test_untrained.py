@@ -791,7 +791,7 @@ class TestGoingOn:
         with torch.no_grad():
             fitting.models[0].network.cells[0].image[0].shift += 20  # all white
         fitting.step()
-        assert fitting.rollbacks == [61]
+        assert fitting.rollback.iterations == [61]
         for _ in range(20):
             fitting.step()
         found = fitting.result("iterations", 0.0)
@@ -815,7 +815,7 @@ class TestGoingOn:
         begun.save(tmp_path / "fit")
         resumed.load(tmp_path / "fit")
         advance(resumed, 120)
-        assert resumed.rollbacks == whole.rollbacks == [61]
+        assert resumed.rollback.iterations == whole.rollback.iterations == [61]
         for name, weight in whole.models.state_dict().items():
             assert torch.equal(weight, resumed.models.state_dict()[name]), name
 

@@ -29,7 +29,6 @@ import hashlib
 import json
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -56,18 +55,11 @@ from svdinv.unroll.training.checkpoints import (
 from svdinv.unroll.untrained.model import Kept, Model, has_encoder
 from svdinv.unroll.untrained.options import Fit, Options, Record
 from svdinv.unroll.untrained.residual import STEPS, towards_data
+from svdinv.unroll.untrained.rollback import Rollback
 from svdinv.unroll.untrained.stopping import Rule, Seen
 
 _SAVE_EVERY = 60.0  # seconds
 _LESS = 2  # noise is divided by this in the input and multiplied by it in the target
-# The fit has diverged if the residual is larger than this multiple of its median.
-_DROP = 4.0
-_NOTHING = 1e-3  # of the first residual, below which it cannot diverge
-_SLOWER = 0.5  # factor of the learning rate after each divergence
-_WINDOW = 50
-_REMEMBER = 50  # iterations between two sets of weights that can be restored
-_MOST_ROLLBACKS = 20
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
 
 class Fitting:
@@ -154,13 +146,9 @@ class Fitting:
         self._identity = self._checksum()
         x = self.state["x"]
         self.kept = Kept(self.models, x, y, rule)
-        self._updates = 0  # steps of the optimiser, less than iterations after a return
         self.iteration, self.best, self.best_value = 0, 0, math.inf
         self.trajectory: list[Record] = []
-        self.rollbacks: list[int] = []
-        self._first = math.nan
-        self._recent: deque[float] = deque(maxlen=_WINDOW)
-        self._remember()
+        self.rollback = Rollback(self.models, self.optimiser, self.kept.earlier)
 
     def run(
         self,
@@ -214,22 +202,18 @@ class Fitting:
         results = [self._evaluated(i) for i in range(len(self.targets))]
         images, measured, losses, data = zip(*results, strict=True)
         values = torch.stack([losses[0].detach(), data[0]]).tolist()
-        if self.iteration == 1:
-            self._first = values[1]
-            if not all(map(math.isfinite, values)):
-                raise ValueError(
-                    "problem: the data fidelity or the prior of the first image is not "
-                    f"finite, {values}"
-                )
-        if self._broken(values[1]):
+        if self.iteration == 1 and not all(map(math.isfinite, values)):
+            raise ValueError(
+                "problem: the data fidelity or the prior of the first image is not "
+                f"finite, {values}"
+            )
+        if self.rollback.diverged(values[1], self.iteration):
             return None
         (sum(losses) / self._square).backward()
         for group in self.optimiser.param_groups:
-            group["lr"] = options.rate * _SLOWER ** len(self.rollbacks)
+            group["lr"] = options.rate * self.rollback.factor
         self.optimiser.step()
-        self._updates += 1
-        if self.iteration % _REMEMBER == 0:
-            self._remember()
+        self.rollback.updated(self.iteration)
         # The first iterates have no more weight than later ones.
         share = max(1 - options.average, 1 / self.iteration)
         for i, (image, Ax) in enumerate(zip(images, measured, strict=True)):
@@ -242,7 +226,7 @@ class Fitting:
 
     def ended(self) -> Literal["rule", "iterations", "broken", ""]:
         """Return the reason why the fit has ended, or an empty string."""
-        if self._lost:
+        if self.rollback.lost(self.iteration):
             return "broken"
         if self.trajectory:
             if self.rule.reached(self.trajectory[-1].criterion):
@@ -265,7 +249,7 @@ class Fitting:
                 self.iteration,
                 ending,
                 list(self.trajectory),
-                list(self.rollbacks),
+                list(self.rollback.iterations),
                 copy.deepcopy(self.models[0].weights()).requires_grad_(True),
                 seconds,
                 step,
@@ -286,10 +270,8 @@ class Fitting:
         rows = [list(vars(record).values()) for record in self.trajectory]
         origin = {
             "trajectory": json.dumps(rows),
-            "rollbacks": json.dumps(self.rollbacks),
-            "recent": json.dumps(list(self._recent)),
-            "best": json.dumps([self.best, self.best_value, self._first]),
-            "updates": json.dumps([self._updates, self._earlier_updates]),
+            "rollback": json.dumps(self.rollback.saved()),
+            "best": json.dumps([self.best, self.best_value]),
             "data": self._identity,
             "svdinv": __version__,
         }
@@ -312,18 +294,12 @@ class Fitting:
         try:
             rows = json.loads(saved.origin["trajectory"])
             self.trajectory = [Record(*row) for row in rows]
-            self.rollbacks = [int(i) for i in json.loads(saved.origin["rollbacks"])]
-            self._recent.extend(map(float, json.loads(saved.origin["recent"])))
-            best, value, first = json.loads(saved.origin["best"])
+            self.rollback.load(json.loads(saved.origin["rollback"]))
+            best, value = json.loads(saved.origin["best"])
             self.best, self.best_value = int(best), float(value)
-            self._first = float(first)
-            updates = map(int, json.loads(saved.origin["updates"]))
-            self._updates, self._earlier_updates = updates
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a checkpoint of a fit: {error}") from error
         self.iteration = saved.step
-        for moments in self.optimiser.state.values():
-            moments["step"].fill_(self._updates)
 
     def _evaluated(self, index: int) -> tuple[Tensor, ...]:
         """Return image, predicted data, loss and data fidelity for one target."""
@@ -395,28 +371,6 @@ class Fitting:
         self.trajectory.append(record)
         return record
 
-    @property
-    def _lost(self) -> bool:
-        """Whether the fit has diverged too often to continue."""
-        broken = bool(self.rollbacks) and self.rollbacks[-1] == self.iteration
-        return broken and len(self.rollbacks) > _MOST_ROLLBACKS
-
-    def _broken(self, data: float) -> bool:
-        """Return whether the fit has diverged, and if so restore earlier weights."""
-        typical = math.inf
-        if len(self._recent) == _WINDOW:  # earlier it may rise, from a good start
-            typical = sorted(self._recent)[_WINDOW // 2]
-        # A residual that is nearly 0 may increase by such a factor.
-        if math.isfinite(data) and not data > max(
-            _DROP * typical, _NOTHING * self._first
-        ):
-            self._recent.append(data)
-            return False
-        self.rollbacks.append(self.iteration)
-        if not self._lost:
-            self._return()
-        return True
-
     def _check(self, problem: Problem) -> None:
         options, generator = self.options, self.recipe
         if not isinstance(options.rule, Rule | None):
@@ -460,31 +414,6 @@ class Fitting:
                 f"{tuple(around.shape)}"
             )
         return image
-
-    @torch.no_grad()
-    def _remember(self) -> None:
-        weights, *moments = self.kept.earlier
-        weights.load_state_dict(self.models.state_dict())
-        for kind, earlier in zip(_MOMENTS, moments, strict=True):
-            pairs = zip(self.models.parameters(), earlier.parameters(), strict=True)
-            for parameter, moment in pairs:
-                state = self.optimiser.state.get(parameter, {})
-                moment.copy_(state.get(kind, torch.zeros_like(moment)))
-        self._earlier_updates = self._updates
-
-    @torch.no_grad()
-    def _return(self) -> None:
-        weights, *moments = self.kept.earlier
-        self.models.load_state_dict(weights.state_dict())
-        self._updates = self._earlier_updates
-        self.optimiser.state.clear()
-        known = (earlier.parameters() for earlier in moments)
-        for parameter, *values in zip(self.models.parameters(), *known, strict=True):
-            if parameter.requires_grad and self._updates:
-                state = {"step": torch.tensor(float(self._updates))}
-                for kind, value in zip(_MOMENTS, values, strict=True):
-                    state[kind] = value.detach().clone()
-                self.optimiser.state[parameter] = state
 
     def _description(self) -> str:
         # A fit that has ended may be resumed with more iterations.
