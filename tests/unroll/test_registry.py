@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -225,3 +226,30 @@ def test_descriptions_import_no_task():
         "       and n.count('.') > 3])\n",
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_table_of_what_a_task_defines():
+    """docs/how-unroll-is-built.md names each method, and the tasks with their own."""
+    page = (ROOT / "docs" / "how-unroll-is-built.md").read_text()
+    section = page.split("## What a task defines")[1].split("\n## ")[0]
+    cells = [[c.strip() for c in row.split("|")[1:-1]] for row in section.splitlines()]
+    rows = [row for row in cells if row and row[0].strip("*").startswith("`")]
+    tasks = {kind: entry.load() for kind, entry in entries().items()}
+    listed = {}
+    for names, _, own in rows:
+        for name in names.split(", "):
+            listed[name.strip("*`")] = name.startswith("*"), own
+    defined = {}
+    for name, member in vars(Task).items():
+        function = getattr(member, "fget", getattr(member, "__func__", member))
+        if not name.startswith("_") and inspect.isfunction(function):
+            own = [kind for kind, cls in tasks.items() if _has_own(cls, name)]
+            every = own == BUILT_IN
+            required = "raise NotImplementedError" in inspect.getsource(function)
+            defined[name] = required, "all" if every else ", ".join(own) or "none"
+    assert listed == defined
+
+
+def _has_own(cls, name):
+    parents = [base for base in cls.__mro__ if base is not Task]
+    return any(name in vars(base) for base in parents if issubclass(base, Task))
