@@ -408,6 +408,7 @@ def test_repr_reads_like_the_formula():
         (lambda: Blur(np.ones(3)), ValueError, "kernel must be"),
         (lambda: Blur(np.ones((7, 2)))(np.ones((6, 6))), ValueError, "larger than"),
         (lambda: Dense(MATRIX, (H, H)), ValueError, "matrix must be"),
+        (lambda: Dense([[1.0]], (1,)), TypeError, "must be an array, got list"),
         (lambda: Dense(MATRIX, (H, W))(np.ones(30)), ValueError, "images must be"),
         (lambda: gaussian_sensing(0, (3,), 1), ValueError, "measurements"),
         (lambda: Gradient(()), ValueError, "axes"),

@@ -224,6 +224,8 @@ def test_a_problem_is_what_a_call_with_a_mask_is(rng):
     assert torch.equal(one, network(y, Sampling(m)))
     with pytest.raises(TypeError, match="a problem has its operator"):
         network(Problem(y, Sampling(m)), m)
+    with pytest.raises(TypeError, match="must be the only argument after y"):
+        network(y, m, Sampling(m))
 
 
 def test_batches_that_do_not_go_together():
@@ -457,6 +459,7 @@ def test_operators_that_are_not_linear_are_refused_by_name(algorithm):
             "with rmatvec",
         ),
         (lambda: Stack([]), ValueError, "must not be empty"),
+        (lambda: Stack([np.eye(3)]), TypeError, "must be Operators, got ndarray"),
         (lambda: Stack([Identity()], axis=0), ValueError, "must be negative"),
         (lambda: Problem(1, abs), TypeError, "A must be"),
         (lambda: Problem(1, Identity(), abs), TypeError, "fidelity must be"),

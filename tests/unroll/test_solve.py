@@ -420,6 +420,8 @@ R = Casorati(1.0)
             "gradient",
         ),
         (lambda: solve(Problem(Y, A), (R, R, R)), TypeError, "two priors"),
+        (lambda: solve(Problem(Y, A), Casorati), TypeError, "prior must be an object"),
+        (lambda: solve(Problem(Y, A), "tv"), TypeError, "prior must be an obj.* 'tv'"),
         (
             lambda: solve(Problem(Y, Coils(np.ones((1, H, W)))), Nuclear(1)),
             ValueError,

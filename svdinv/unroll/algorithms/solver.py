@@ -176,6 +176,12 @@ def solve(
         raise ValueError("x0 and state both define the start: pass one of them")
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
+    several = isinstance(prior, Sequence) and not isinstance(prior, str)
+    for each in prior if several else (prior,):
+        if isinstance(each, type | str):
+            raise TypeError(
+                f"prior must be an object, such as TotalVariation(0.01), got {each!r}"
+            )
     problem = problem.only_measured()
     algorithm = _default_algorithm(problem, prior) if algorithm is None else algorithm
     if not isinstance(algorithm, Algorithm):

@@ -381,6 +381,8 @@ def make_problem(
         A = operator
     elif operator is None:
         arguments = in_order(recipe, measurement, named)
+        if any(isinstance(x, Operator) for x in arguments):
+            raise TypeError("an operator must be the only argument after y")
         A = recipe.operator(*arguments)
     else:
         A = operator(*measurement, **named)

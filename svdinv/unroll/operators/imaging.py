@@ -262,6 +262,8 @@ class Dense(Operator):
 
     Raises
     ------
+    TypeError
+        If `matrix` is not an array.
     ValueError
         If `matrix` is not a matrix with one column for each element of the image.
 
@@ -271,6 +273,9 @@ class Dense(Operator):
     """
 
     def __init__(self, matrix: Array, image_shape: Sequence[int]) -> None:
+        if not hasattr(matrix, "shape"):
+            got = type(matrix).__name__
+            raise TypeError(f"matrix must be an array, got {got}")
         self.matrix = matrix
         self.image_shape = tuple(int(n) for n in image_shape)
         size, shape = math.prod(self.image_shape), tuple(matrix.shape)

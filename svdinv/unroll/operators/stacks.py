@@ -24,6 +24,8 @@ class Stack(Compound):
 
     Raises
     ------
+    TypeError
+        If one of them is no `Operator`.
     ValueError
         If there are no operators, `axis` is not negative, or a length is unknown.
     """
@@ -38,6 +40,11 @@ class Stack(Compound):
         self.axis = axis
         if not self.operators:
             raise ValueError("operators must not be empty")
+        given: tuple[Any, ...] = self.operators
+        for part in given:
+            if not isinstance(part, Operator):
+                got = type(part).__name__
+                raise TypeError(f"operators must be Operators, got {got}")
         if axis >= 0:
             raise ValueError(f"axis must be negative, got {axis}")
         self.linear = all(operator.linear for operator in self.operators)
