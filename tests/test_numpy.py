@@ -644,6 +644,31 @@ def test_pullback_can_be_called_again_and_changes_nothing():
         np.testing.assert_array_equal(g, before)
 
 
+def test_arrays_that_outlive_their_function_are_refused():
+    kept, X = [], np.arange(6.0).reshape(2, 3)
+
+    def loss(x, y):
+        kept.extend([x, np.sin(x), np.ones_like(x)])
+        return (x * y).sum()
+
+    svn.vjp(loss, X, X)
+    svn.jvp(loss, (X, X), (X, X))
+    assert len(kept) == 6
+    for x in kept:
+        for use in (lambda x: 2 * x, np.sum, lambda x: x[0], lambda x: svn.svt(x, 1.0)):
+            with pytest.raises(RuntimeError, match="return it from the function"):
+                use(x)
+
+    # One of an outer function is not over while an inner one is.
+    def outer(x):
+        _, pullback = svn.vjp(lambda y: (x * y**2).sum(), x)
+        return (pullback(np.array(1.0))[0] * x).sum()
+
+    value, pullback = svn.vjp(outer, X)
+    np.testing.assert_allclose(value, 2 * (X**3).sum())
+    np.testing.assert_allclose(pullback(np.array(1.0))[0], 6 * X**2)
+
+
 def test_missing_cotangents_are_zero():
     problem = draw("pair", (7, 6), draws=2, seed=1)
     (U, S, Vh), pullback = svn.svd_vjp(problem.A)

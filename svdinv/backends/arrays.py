@@ -348,6 +348,8 @@ def _vjp(
         If an argument is not floating point, no derivative of a function is known,
         a traced array is put into an array of NumPy, which would lose its derivative,
         or beside it is a masked or sparse array or a `numpy.matrix`.
+    RuntimeError
+        If an array of the function is used after it has returned.
     ValueError
         From the pullback, if a cotangent has the wrong shape or key.
 
@@ -400,7 +402,7 @@ def _jvp(
 
     Raises
     ------
-    TypeError
+    TypeError, RuntimeError
         As `vjp`.
     ValueError
         If a tangent has the wrong shape.

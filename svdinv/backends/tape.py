@@ -55,6 +55,7 @@ class Tape:
     def __init__(self, xp: Namespace) -> None:
         self.xp = xp
         self.level = next(_levels)
+        self.ended = False  # whether the function on this tape has returned
         self._values: list[Array] = []
         self._steps: list[_Step] = []
         self._copies: dict[Any, Array] = {}
@@ -82,7 +83,15 @@ class Tape:
     def record(
         self, inputs: Sequence[Any], outputs: Sequence[Any], push: Rule, pull: Rule
     ) -> tuple[Any, ...]:
-        """Record a step, and return its outputs as traced arrays; None stays None."""
+        """Record a step, and return its outputs as traced arrays; None stays None.
+
+        Raises RuntimeError once the function has returned: nothing reads later steps.
+        """
+        if self.ended:
+            raise RuntimeError(
+                "an array of a function that vjp or jvp has evaluated is used after "
+                "that: return it from the function, whose value is an array"
+            )
         places = tuple(map(self.position, inputs))
         if all(place is None for place in places):
             return tuple(None if y is None else Traced(self, y, None) for y in outputs)
@@ -532,7 +541,9 @@ def _run(f: Callable[..., Any], args: Any, xp: Namespace) -> tuple[Tape, Any, An
 
     inputs = _mapped(variable, tuple(args))
     outputs = _mapped(output, f(*_mapped(lambda x: x, inputs)))
-    return tape, inputs, outputs, _mapped(value, outputs)
+    values = _mapped(value, outputs)
+    tape.ended = True
+    return tape, inputs, outputs, values
 
 
 def _apart(x: Any, xp: Namespace) -> Any:
