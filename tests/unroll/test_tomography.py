@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -102,6 +104,21 @@ def test_the_adjoint_is_exact(matrix, dtype):
     for A in beams(13, matrix=matrix):
         assert dot_test(A, np.zeros((2, 13, 13), dtype)) < 1e-6
         assert A(np.ones((13, 13), dtype)).dtype == dtype
+
+
+def test_its_matrices_are_freed_with_it():
+    """At once: training would fill the memory before a collection of cycles."""
+    for A in beams(12):
+        y = A(torch.ones(12, 12, requires_grad=True))
+        y.sum().backward()
+        A.filtered_back_projection(y.detach())
+        known = weakref.ref(A)
+        gc.disable()
+        try:
+            del A, y
+            assert known() is None
+        finally:
+            gc.enable()
 
 
 def test_the_matrix_is_what_is_computed_without_it(rng):

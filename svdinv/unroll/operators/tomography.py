@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -127,11 +127,12 @@ class _Beam(Wrapped):
         positions = np.arange(self.detectors) - (self.detectors - 1) / 2
         self._positions = positions * self.spacing + self.offset
         count = len(degrees)
-        self._rays = _Views(count, lambda k: self._block(shape, k), self.matrix)
         self._interpolations: dict[str, Any] = {}
+        # Not of self: a cycle would keep its matrices until the next collection.
+        rays = _Views(count, partial(copy.copy(self)._block, shape), self.matrix)
         super().__init__(
-            lambda x: self._rays.forward(x.reshape(-1)),
-            lambda y: self._rays.adjoint(y).reshape(shape),
+            lambda x: rays.forward(x.reshape(-1)),
+            lambda y: rays.adjoint(y).reshape(shape),
             shape,
             (count, self.detectors),
         )
