@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from svdinv.unroll.tasks.measured_files import read_measurement
+
 
 def write_h5(path, attributes=None, **arrays):
     """Write arrays under their names, but those that are None; give the path."""
@@ -14,3 +16,11 @@ def write_h5(path, attributes=None, **arrays):
             if array is not None:
                 file[name] = array
     return path
+
+
+def refused(path, arrays, changes):
+    """Check that measured data are refused after each (name, array, message)."""
+    for name, array, message in changes:
+        write_h5(path, **{**arrays, name: array})
+        with pytest.raises(ValueError, match=message):
+            read_measurement(path)

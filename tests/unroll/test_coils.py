@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from mri_reference import fourier, inverse
 
 from svdinv.unroll.data.masks import cartesian_mask, vista_like_mask
 from svdinv.unroll.metrics import snr
@@ -13,16 +14,9 @@ from svdinv.unroll.tasks.cine.phantom import heart
 pytest.importorskip("sigpy")
 
 
-def transform(images, inverse=False):
-    axes = (-2, -1)
-    step = np.fft.ifft2 if inverse else np.fft.fft2
-    shifted = np.fft.ifftshift(images, axes=axes)
-    return np.fft.fftshift(step(shifted, norm="ortho"), axes=axes)
-
-
 def measure(phantom):
     """Multi-coil k-space (T, C, H, W) of a phantom."""
-    return transform(phantom.series[:, None] * phantom.maps).astype(np.complex64)
+    return fourier(phantom.series[:, None] * phantom.maps).astype(np.complex64)
 
 
 def likeness(maps, truth):
@@ -58,7 +52,7 @@ def test_the_combined_image_is_the_true_one(phantom):
     """Up to the phase of the first coil, which no calibration can know."""
     kspace = measure(phantom)[0]
     maps = estimate_maps(kspace)
-    image = np.sum(maps.conj() * transform(kspace, inverse=True), axis=0)
+    image = np.sum(maps.conj() * inverse(kspace), axis=0)
     first = phantom.maps[0] / np.abs(phantom.maps[0])
     truth = phantom.series[0]
     assert snr(np.abs(truth), np.abs(image)) > 60

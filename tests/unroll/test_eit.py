@@ -10,7 +10,7 @@ from PIL import Image
 
 scipy_io = pytest.importorskip("scipy.io")
 
-from hdf5_files import write_h5
+from hdf5_files import refused, write_h5
 
 from svdinv.cli import main
 from svdinv.unroll.evaluation import classical
@@ -227,7 +227,7 @@ def test_measured_voltages_are_written_and_read(tmp_path):
     inside = model.mesh.triangles[radii.max(1).argmin()][:2]  # the ends of an edge
     water = np.full(len(model.mesh.triangles), made.scan.voltages.water)
     absolute = np.where(held["deviation"] > 0, held["voltages"] + model(water), 0)
-    for name, value, message in (
+    changes = (
         ("edges", held["edges"][2:-2], "electrode 0 is missing"),
         ("currents", held["currents"][:-1], "do not fit"),
         ("deviation", -held["deviation"], "deviation must not be negative"),
@@ -243,16 +243,15 @@ def test_measured_voltages_are_written_and_read(tmp_path):
             ("voltages", unit * absolute, "must be differences from the voltages of wa")
             for unit in (1, -1, 0.6, 1000)
         ),
-        ("reference", absolute, "reference would not be used: eit reads contact"),
         ("currents", np.ones(()), "currents must have the shape"),
         ("contact", None, "contact is missing"),
         ("contact", held["contact"][:-1], "contact must have 8 numbers"),
         ("triangles", held["triangles"] + 0.4, "triangles must be integers"),
         ("nodes", held["nodes"] + 1, r"nodes must lie around \(0, 0\)"),
-    ):
-        write_h5(tmp_path / "d.h5", **{**held, name: value})
-        with pytest.raises(ValueError, match=message):
-            read_measurement(tmp_path / "d.h5")
+        ("nodes", np.r_[held["nodes"], [[0.1, 0.1]]], "of triangles, 1 are not"),
+        ("truth", np.full((1, 40, 40), 0.5), "truth must not be water"),
+    )
+    refused(tmp_path / "d.h5", held, changes)
     whole = {name: held[name].astype(np.int32) for name in ("triangles", "edges")}
     whole["water"] = held["water"].reshape(())
     _, again = read_measurement(write_h5(tmp_path / "e.h5", **{**held, **whole}))
@@ -264,34 +263,17 @@ def test_files_without_truth_keep_the_size(tmp_path, capsys):
     write_problem(path, Eit(), problem(), truth=False)
     assert read_measurement(path)[1].scan.picture.size == SMALL.size
     held = Eit().arrays_to_save(problem())
-    write_h5(tmp_path / "b.h5", **{**held, "size": np.array([0.0])})
-    with pytest.raises(ValueError, match=r"size must be an integer in \[16, 1024\]"):
-        read_measurement(tmp_path / "b.h5")
-    write_h5(tmp_path / "b.h5", **{**held, "size": np.array([32.9])})
-    with pytest.raises(ValueError, match=r"size must be an integer .* got 32\.9"):
-        read_measurement(tmp_path / "b.h5")
+    changes = (
+        ("size", np.array([0.0]), r"size must be an integer in \[16, 1024\]"),
+        ("size", np.array([32.9]), r"size must be an integer .* got 32\.9"),
+    )
+    refused(tmp_path / "b.h5", held, changes)
     # The deviations are those of the file, and no other.
     fit = ["fit", str(path), "--stop", "discrepancy", "--prior", "deep-decoder"]
     fit += ["--iterations", "2", "--device", "cpu", "--output", str(tmp_path)]
     assert main(fit) == 0
     assert main([*fit, "--deviation", "1e-6"]) == 2
     assert "does not apply to conductivities" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        ("truth", lambda x: np.full((1, 40, 40), 0.5), "truth must not be water"),
-        ("nodes", lambda x: np.r_[x, [[0.1, 0.1]]], "corners of triangles, 1 are not"),
-    ],
-)
-def test_measurements_that_will_not_do(tmp_path, name, change, message):
-    task = Eit()
-    given = task.read("tank", EitOptions(size=16, electrodes=8))
-    arrays = task.arrays_to_save(task.measure(given, EitOptions(size=16, electrodes=8)))
-    write_h5(tmp_path / "a.h5", **{**arrays, name: change(arrays.get(name))})
-    with pytest.raises(ValueError, match=message):
-        read_measurement(tmp_path / "a.h5")
 
 
 def test_the_challenge_is_read(tmp_path, capsys):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from mri_reference import fourier, operators
 
 from svdinv.unroll.data.masks import radial_mask
 from svdinv.unroll.networks import LLS
@@ -41,26 +42,6 @@ def reconstruct(net, kspace, mask, maps):
     given = [torch.from_numpy(x) for x in (kspace, mask, maps) if x is not None]
     with torch.no_grad():
         return net(*given).numpy()
-
-
-def fourier(x):
-    k = np.fft.fft2(np.fft.ifftshift(x, axes=(-2, -1)), norm="ortho")
-    return np.fft.fftshift(k, axes=(-2, -1))
-
-
-def inverse(k):
-    x = np.fft.ifft2(np.fft.ifftshift(k, axes=(-2, -1)), norm="ortho")
-    return np.fft.fftshift(x, axes=(-2, -1))
-
-
-def operators(mask, maps):
-    """A and A^H of one series."""
-    if maps is None:
-        return lambda x: mask * fourier(x), lambda y: inverse(mask * y)
-    return (
-        lambda x: mask[:, None] * fourier(maps * x[:, None]),
-        lambda y: (maps.conj() * inverse(mask[:, None] * y)).sum(axis=1),
-    )
 
 
 def soft(s, tau):

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from mri_reference import operators
 
 from svdinv.unroll.algorithms import (
     ADMM,
@@ -185,23 +186,13 @@ class TestFormulas:
     def casorati_svt(self, x, c):
         return self.svt(x.flatten(-2), c).reshape(x.shape)
 
-    def fourier(self, x):
-        shifted = torch.fft.ifftshift(x, (-2, -1))
-        return torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), (-2, -1))
-
-    def inverse(self, k):
-        shifted = torch.fft.ifftshift(k, (-2, -1))
-        return torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), (-2, -1))
-
-    def operators(self, mask, maps=None):
+    def operators(self, *measurement):
         """A and A^H."""
-        if maps is None:
-            return (lambda x: mask * self.fourier(x), lambda y: self.inverse(mask * y))
-        maps, mask = maps[:, None], mask[:, :, None]
-        return (
-            lambda x: mask * self.fourier(maps * x[:, :, None]),
-            lambda y: (maps.conj() * self.inverse(mask * y)).sum(2),
-        )
+
+        def in_torch(apply):
+            return lambda x: torch.from_numpy(apply(x.detach().numpy()))
+
+        return map(in_torch, operators(*(x.numpy() for x in measurement)))
 
     def chain(self, layer, x):
         """Convolve the two channels of series, or images, as PyTorch's functions do."""
@@ -1028,17 +1019,6 @@ def test_numbers_of_numpy_are_taken():
 
 OPTIONS = {"cells": 2, "features": 4, "block": 32, "start": "fill", "side": "samples"}
 
-
-def _network(**changes):
-    return TLRNet(seed=3, **(OPTIONS | changes))
-
-
-def _problem(height=12, width=16, channels=3):
-    torch.manual_seed(4)
-    image = torch.rand(2, channels, height, width)
-    return image, torch.rand_like(image) < 0.4
-
-
 VARIANTS = [
     {"cells": 1},
     {"cells": 4},
@@ -1055,13 +1035,15 @@ VARIANTS = [
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_samples_are_kept_exactly_and_every_weight_learns(changes):
-    network = _network(**changes)
-    image, mask = _problem(channels=changes.get("channels", 3))
-    found = network(image * mask, mask)
+    net = TLRNet(seed=3, **(OPTIONS | changes))
+    torch.manual_seed(4)
+    image = torch.rand(2, changes.get("channels", 3), 12, 16)
+    mask = torch.rand_like(image) < 0.4
+    found = net(image * mask, mask)
     assert found.shape == image.shape
     assert torch.equal(found[mask], image[mask])
     assert not torch.equal(found[~mask], image[~mask])
     ((found - image) ** 2).mean().backward()
-    for name, weight in network.named_parameters():
+    for name, weight in net.named_parameters():
         assert weight.grad.isfinite().all(), name
         assert weight.grad.abs().max() > 0, name

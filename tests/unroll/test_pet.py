@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from array_frameworks import Framework
-from hdf5_files import write_h5
+from hdf5_files import refused, write_h5
 
 from svdinv.cli import main
 from svdinv.unroll.algorithms import EM, solve
@@ -398,25 +398,16 @@ def test_damaged_files_are_refused(tmp_path, capsys):
     made = Pet().arrays_to_save(problem())
     negative = made["counts"].copy()
     negative[0, 2, 3] = -1
-    for name, value, message in (
-        ("geometry", np.ones(3), "geometry must have the shape"),
+    changes = (
         ("geometry", np.r_[20.0, 20, -1, 0], "is invalid"),
-        ("geometry", np.r_[20.5, 20, 1, 0], "geometry must begin with integer rows"),
-        ("geometry", np.r_[20.0, 1e6, 1, 0], "geometry must have 11 to 4096 pixels"),
         ("geometry", np.r_[20.0, 20, 1, 500], "must lie on lines through the image"),
-        ("angles", np.ones(3), "angles must have the shape"),
         ("counts", negative, "counts must not be negative"),
         ("counts", 0 * negative, "counts must not be all 0"),
         ("background", np.ones((3, 2)), "background must broadcast"),
         ("background", 2 * made["counts"], "background adds up to .*, more than the"),
         ("factors", -np.ones(1), "factors must not be negative"),
-        ("truth", np.zeros((1, 20, 20)), "truth must be positive somewhere"),
-        ("factor", np.ones(1), r"factor would not be used: pet .* mean factors\?"),
-        ("randoms", np.ones(2), "randoms would not be used: pet reads angles, backgr"),
-    ):
-        write_h5(tmp_path / "d.h5", **{**made, name: value})
-        with pytest.raises(ValueError, match=message):
-            read_measurement(tmp_path / "d.h5")
+    )
+    refused(tmp_path / "d.h5", made, changes)
     # A background is of no account where there are no detectors.
     there = np.arange(made["counts"].shape[-1]) > 4
     most = np.where(there, made["background"], made["counts"].sum())
