@@ -229,6 +229,7 @@ def test_patterns_at_other_rates(name):
     ("options", "message"),
     [
         ({"masks": ("spiral",)}, "masks must be radial or .*, got 'sp"),
+        ({"accelerations": ()}, "accelerations must have at least one"),
         ({"accelerations": (8, 0.5)}, r"accelerations must lie in \[1, 16\]"),
         ({"accelerations": (17,)}, r"accelerations must lie in \[1, 16\]"),
         ({"coils": ()}, "coils must have at least one value"),
