@@ -651,13 +651,22 @@ def test_arrays_that_outlive_their_function_are_refused():
         kept.extend([x, np.sin(x), np.ones_like(x)])
         return (x * y).sum()
 
+    def broken(x, y):
+        raise ValueError(str(loss(x, y)))
+
     svn.vjp(loss, X, X)
     svn.jvp(loss, (X, X), (X, X))
-    assert len(kept) == 6
+    with pytest.raises(ValueError, match="Traced"):
+        svn.vjp(broken, X, X)
+    assert len(kept) == 9
+    uses = [lambda x: 2 * x, np.sum, np.sign, np.zeros_like, lambda x: x > 0]
+    uses += [lambda x: x[0], lambda x: svn.svt(x, 1.0)]
     for x in kept:
-        for use in (lambda x: 2 * x, np.sum, lambda x: x[0], lambda x: svn.svt(x, 1.0)):
+        for use in uses:
             with pytest.raises(RuntimeError, match="return it from the function"):
                 use(x)
+    with pytest.raises(RuntimeError, match="return it from the function"):
+        np.asarray(kept[0])
 
     # One of an outer function is not over while an inner one is.
     def outer(x):

@@ -349,7 +349,7 @@ def _vjp(
         a traced array is put into an array of NumPy, which would lose its derivative,
         or beside it is a masked or sparse array or a `numpy.matrix`.
     RuntimeError
-        If an array of the function is used after it has returned.
+        If a traced array is used after the function has ended.
     ValueError
         From the pullback, if a cotangent has the wrong shape or key.
 

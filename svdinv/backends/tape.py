@@ -55,7 +55,7 @@ class Tape:
     def __init__(self, xp: Namespace) -> None:
         self.xp = xp
         self.level = next(_levels)
-        self.ended = False  # whether the function on this tape has returned
+        self.ended = False  # whether the function on this tape has ended
         self._values: list[Array] = []
         self._steps: list[_Step] = []
         self._copies: dict[Any, Array] = {}
@@ -83,15 +83,8 @@ class Tape:
     def record(
         self, inputs: Sequence[Any], outputs: Sequence[Any], push: Rule, pull: Rule
     ) -> tuple[Any, ...]:
-        """Record a step, and return its outputs as traced arrays; None stays None.
-
-        Raises RuntimeError once the function has returned: nothing reads later steps.
-        """
-        if self.ended:
-            raise RuntimeError(
-                "an array of a function that vjp or jvp has evaluated is used after "
-                "that: return it from the function, whose value is an array"
-            )
+        """Record a step, and return its outputs as traced arrays; None stays None."""
+        self.check_open()
         places = tuple(map(self.position, inputs))
         if all(place is None for place in places):
             return tuple(None if y is None else Traced(self, y, None) for y in outputs)
@@ -99,6 +92,15 @@ class Tape:
         found = tuple(map(self.position, traced))
         self._steps.append(_Step(places, found, push, pull))
         return traced
+
+    def check_open(self) -> None:
+        """Raise RuntimeError if the function has ended: nothing reads later steps."""
+        if self.ended:
+            raise RuntimeError(
+                "this array belongs to a call of vjp or jvp that has ended: return it "
+                "from the function to get a plain array, and make constants outside of "
+                "the function"
+            )
 
     def link(self, inputs: Iterable[Any], outputs: Iterable[Any]) -> None:
         """Note which outputs may share memory with an input, as views do.
@@ -284,6 +286,7 @@ class Traced:
     def _known(self, name: str, instead: str = _STACK) -> Array:
         """Return the value without a derivative."""
         if is_moving(self):
+            self.tape.check_open()
             raise TypeError(
                 f"a traced array cannot become {name}, which would lose its "
                 f"derivative; {instead}"
@@ -540,9 +543,11 @@ def _run(f: Callable[..., Any], args: Any, xp: Namespace) -> tuple[Tape, Any, An
         return x if x is y and not isinstance(x, Traced) else _apart(x, xp)
 
     inputs = _mapped(variable, tuple(args))
-    outputs = _mapped(output, f(*_mapped(lambda x: x, inputs)))
-    values = _mapped(value, outputs)
-    tape.ended = True
+    try:
+        outputs = _mapped(output, f(*_mapped(lambda x: x, inputs)))
+        values = _mapped(value, outputs)
+    finally:
+        tape.ended = True
     return tape, inputs, outputs, values
 
 

@@ -320,6 +320,8 @@ class TapedNamespace:
     def _constant(self, function: Any, *args: Any, **options: Any) -> Any:
         """Call a function whose result does not move with its arguments."""
         tape = innermost((*args, *options.values()))
+        if tape is not None:
+            tape.check_open()
         options = {name: untraced(x) for name, x in options.items()}
         result = function(*map(untraced, args), **options)
         if tape is None or not hasattr(result, "dtype"):

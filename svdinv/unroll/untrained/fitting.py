@@ -298,7 +298,9 @@ class Fitting:
             best, value = json.loads(saved.origin["best"])
             self.best, self.best_value = int(best), float(value)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a checkpoint of a fit: {error}") from error
+            raise ValueError(
+                f"{path} is not a checkpoint of a fit by this version of svdinv: {error}"
+            ) from error
         self.iteration = saved.step
 
     def _evaluated(self, index: int) -> tuple[Tensor, ...]:

@@ -36,7 +36,7 @@ class Rollback:
     Attributes
     ----------
     iterations : list of int
-        Iterations after which the fit returned to earlier weights.
+        Iterations at which the fit diverged.
     """
 
     def __init__(
