@@ -299,7 +299,7 @@ class Fitting:
             self.best, self.best_value = int(best), float(value)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is not a checkpoint of a fit by this version of svdinv: {error}"
+                f"{path} is not a checkpoint of a fit by this svdinv: {error}"
             ) from error
         self.iteration = saved.step
 
