@@ -1733,7 +1733,7 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
 
         Raises
         ------
-        TypeError
+        TypeError, RuntimeError
             As `vjp`.
         ValueError
             If a tangent has the wrong shape.
@@ -2073,6 +2073,8 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
             If an argument is not floating point, no derivative of a function is known,
             a traced array is put into an array of NumPy, which would lose its derivative,
             or beside it is a masked or sparse array or a `numpy.matrix`.
+        RuntimeError
+            If a traced array is used after the function has ended.
         ValueError
             From the pullback, if a cotangent has the wrong shape or key.
 
