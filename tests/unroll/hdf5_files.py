@@ -18,9 +18,9 @@ def write_h5(path, attributes=None, **arrays):
     return path
 
 
-def refused(path, arrays, changes):
+def refused(path, arrays, changes, attributes=None):
     """Check that measured data are refused after each (name, array, message)."""
     for name, array, message in changes:
-        write_h5(path, **{**arrays, name: array})
+        write_h5(path, attributes, **{**arrays, name: array})
         with pytest.raises(ValueError, match=message):
             read_measurement(path)

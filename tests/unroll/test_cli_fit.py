@@ -325,6 +325,7 @@ def test_a_generator_of_ones_own(photo, tmp_path):
         (("--tv", "-1"), "must not be negative"),
         (("--learning-rate", "0"), "must be a positive number"),
         (("--input-noise", "-1"), "must not be negative"),
+        (("--mask", "radial"), "argument --mask"),
         (("--checkpoint", "."), "argument --checkpoint: . is a folder"),
         (("--output", "image.tiff"), "argument --output: must be a folder or end in"),
     ],

@@ -168,8 +168,14 @@ def test_inspect_lists_the_slices(tmp_path, hearts, capsys):
 def test_what_is_no_scan_is_refused_in_one_line(tmp_path, hearts, one_line):
     save_nifti(tmp_path / "a.nii", hearts)
     (tmp_path / "cut.nii").write_bytes((tmp_path / "a.nii").read_bytes()[:2000])
+    (tmp_path / "a.cfl").touch()
+    (tmp_path / "a.dcm").write_text("no image")
+    (tmp_path / "none").mkdir()
     for words, complaint in (
         ([tmp_path / "cut.nii"], "too small to hold"),
+        ([tmp_path / "a.cfl"], "no file"),
+        ([tmp_path / "a.dcm"], "as a DICOM file"),
+        ([tmp_path / "none"], "is a folder"),
         ([tmp_path / "a.nii", "--key", "x"], "--key: does not apply"),
         ([tmp_path / "a.nii", "--time-axis", "1"], "--time-axis: must be 3, or 2"),
         ([tmp_path / "a.nii", "--slice", "-1"], "--slice: must lie in [0, 65535]"),

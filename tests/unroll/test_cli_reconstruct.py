@@ -370,7 +370,6 @@ def test_bad_arguments_end_in_one_line(
         ([scan, "--rate", "0.3"], "one of series"),
         ([scan, "--crop", "40"], "--crop: does not apply"),
         ([scan, "--acceleration", "17"], "--acceleration"),
-        ([scan, "--acceleration", "0.5"], "--acceleration"),
         ([scan, "--mask", "m.npy", "--acceleration", "4"], "--acceleration"),
         ([scan, "--noise", "-1"], "--noise"),
         (["cine", "--key", "x"], "--key"),

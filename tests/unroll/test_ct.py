@@ -365,10 +365,13 @@ def test_damaged_files_are_refused(tmp_path):
     changes = (
         ("geometry", np.ones(3), "geometry must have the shape"),
         ("geometry", np.r_[made["geometry"][:2], np.zeros(5)], "is invalid"),
+        ("geometry", np.r_[1e12, made["geometry"][1:]], "must have 11 to 4096 pixels"),
         ("geometry", np.r_[made["geometry"][:4], 1e3, 0, 0], "no ray runs through"),
         ("geometry", np.r_[made["geometry"][:5], 1, 9], "source must lie beyond"),
         ("geometry", np.r_[made["geometry"][:5], 0, 9], "distance must be 0"),
         ("geometry", np.r_[made["geometry"][:5], 99, 9], "must be at least source"),
+        ("angles", np.radians(made["angles"]), "angles must be in degrees"),
+        ("angles", np.ones(3), "angles must have the shape"),
         ("sinogram", np.full((12, 34), np.nan), "^(?!.*geometry).*sinogram has num"),
         ("sinogram", np.zeros((12, 34)), "sinogram must have line integrals"),
         ("sinogram", -made["sinogram"], "sinogram must have line integrals"),
@@ -377,6 +380,7 @@ def test_damaged_files_are_refused(tmp_path):
             1e5 * np.exp(-made["sinogram"] / made["sinogram"].max()),
             "not intensities",
         ),
+        ("weights", made["sinogram"], "weights would not be used: ct reads angles"),
     )
     refused(tmp_path / "d.h5", made, changes)
 

@@ -243,12 +243,17 @@ def test_measured_voltages_are_written_and_read(tmp_path):
             ("voltages", unit * absolute, "must be differences from the voltages of wa")
             for unit in (1, -1, 0.6, 1000)
         ),
+        ("reference", absolute, "reference would not be used: eit reads contact"),
         ("currents", np.ones(()), "currents must have the shape"),
         ("contact", None, "contact is missing"),
         ("contact", held["contact"][:-1], "contact must have 8 numbers"),
         ("triangles", held["triangles"] + 0.4, "triangles must be integers"),
         ("nodes", held["nodes"] + 1, r"nodes must lie around \(0, 0\)"),
-        ("nodes", np.r_[held["nodes"], [[0.1, 0.1]]], "of triangles, 1 are not"),
+        (
+            "nodes",
+            np.r_[held["nodes"], [[0.1, 0.1]]],
+            "corners of triangles, 1 are not",
+        ),
         ("truth", np.full((1, 40, 40), 0.5), "truth must not be water"),
     )
     refused(tmp_path / "d.h5", held, changes)

@@ -22,7 +22,11 @@ from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
 from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.colour import task as colour
 from svdinv.unroll.tasks.colour.task import Colour
-from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
+from svdinv.unroll.tasks.measured_files import (
+    measured_entry,
+    read_measurement,
+    write_problem,
+)
 
 h5py = pytest.importorskip("h5py")
 pillow = pytest.importorskip("PIL.Image")
@@ -157,9 +161,41 @@ def test_files_of_other_programs_may_have_other_types(tmp_path, series):
     assert (problem.name, problem.truth) == ("mine", None)
 
 
+def test_what_kind_of_data_it_is_need_not_be_said(tmp_path, with_coils, photo):
+    for task, problem in ((Cine(), with_coils), (Colour(), photo)):
+        dataset = task.dataset
+        path = tmp_path / f"{dataset}.h5"
+        write_problem(path, task, problem)
+        with h5py.File(path, "a") as file:
+            del file.attrs["kind"]
+            assert dataset in file
+        assert measured_entry(path)
+        own, found = read_measurement(path)
+        assert own == task
+        assert same(task, found, problem)
+    save_series(tmp_path / "whole.h5", with_coils.truth)
+    assert not measured_entry(tmp_path / "whole.h5")
+
+
+def test_coils_may_have_no_maps_and_masks_may_be_of_any_numbers(tmp_path, with_coils):
+    pytest.importorskip("sigpy")
+    write_problem(tmp_path / "a.h5", Cine(), with_coils)
+    mask = np.ones_like(with_coils.A.mask)
+    mask[:, ::7] = False
+    mask[:, 12:20, 16:24] = True  # which maps are estimated from
+    measured = MRI(mask, with_coils.A.maps)(with_coils.truth)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["maps"], file["mask"], file["kspace"]
+        file["mask"], file["kspace"] = mask.astype(float), measured
+    _, problem = read_measurement(tmp_path / "a.h5")
+    assert problem.y.shape == (3, 2, 32, 40)
+    assert problem.A.mask.dtype == bool
+    assert np.array_equal(problem.A.mask, mask)
+    assert problem.A.maps.shape == (2, 32, 40)
+
+
 def test_no_array_is_read_before_all_shapes_are_checked(tmp_path, monkeypatch):
-    kspace, mask = np.ones((2, 3, 4, 5), complex), np.ones((2, 4, 5))
-    write_h5(tmp_path / "a.h5", kspace=kspace, mask=mask, maps=kspace)
+    write_h5(tmp_path / "a.h5", **{**COILS, "maps": COILS["kspace"]})
 
     def read(self, key):
         raise AssertionError("an array was read")
@@ -167,6 +203,64 @@ def test_no_array_is_read_before_all_shapes_are_checked(tmp_path, monkeypatch):
     monkeypatch.setattr(h5py.Dataset, "__getitem__", read)
     with pytest.raises(ValueError, match=r"maps must have the shape \(C, H, W\)"):
         read_measurement(tmp_path / "a.h5")
+
+
+CINE = {"kspace": np.ones((2, 4, 5), np.complex64), "mask": np.ones((2, 4, 5), bool)}
+COILS = {**CINE, "kspace": np.ones((2, 3, 4, 5), np.complex64)}
+COLOUR = {
+    "samples": np.ones((3, 14, 15), np.float32),
+    "mask": np.ones((3, 14, 15), bool),
+}
+NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
+INFINITE = np.full((3, 14, 15), np.inf)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arrays", "complaint"),
+    [
+        ("film", CINE, "kind"),
+        (3, CINE, "kind"),
+        ("cine", {"mask": CINE["mask"]}, "kspace is missing"),
+        ("cine", {"kspace": CINE["kspace"]}, "mask is missing"),
+        (None, {"mask": CINE["mask"]}, "neither a dataset samples nor kspace"),
+        (None, {**COLOUR, "samples": np.ones((4, 5))}, "samples must have"),
+        ("cine", {**CINE, "maps": CINE["kspace"]}, r"kspace must be \(T, C, H, W\)"),
+        ("cine", {**COILS, "maps": np.ones((2, 4, 5), complex)}, "maps must have"),
+        ("cine", {**CINE, "kspace": np.ones((4, 5), complex)}, "kspace must have"),
+        ("cine", {**CINE, "kspace": np.ones((0, 4, 5), complex)}, "kspace must have"),
+        ("cine", {**CINE, "mask": np.ones((3, 4, 5), bool)}, "mask must have"),
+        ("cine", {**CINE, "mask": np.ones((2, 4, 1, 1), bool)}, "mask must have"),
+        ("cine", {**CINE, "kspace": np.ones((2, 4, 5))}, "kspace must be complex"),
+        (
+            "cine",
+            {**CINE, "mask": np.full((2, 4, 5), 2)},
+            "mask must contain only 0 and 1",
+        ),
+        (
+            "cine",
+            {**CINE, "mask": np.full((2, 4, 5), 0.5)},
+            "mask must contain only 0 and 1",
+        ),
+        ("cine", {**CINE, "mask": np.bytes_("abc")}, "mask must be an array"),
+        ("cine", {**CINE, "mask": np.zeros((2, 4, 5), bool)}, "mask samples nothing"),
+        ("cine", {**CINE, "kspace": NOT_FINITE}, "kspace has numbers"),
+        ("cine", {**CINE, "truth": NOT_FINITE}, "truth has numbers"),
+        ("cine", {**CINE, "truth": np.ones((2, 4, 4))}, "truth must have"),
+        ("cine", {**CINE, "kspace": np.bytes_("abc")}, "kspace must be an array"),
+        ("colour", {"mask": COLOUR["mask"]}, "samples is missing"),
+        ("colour", {**COLOUR, "mask": np.ones((14, 15), bool)}, "mask must have"),
+        ("colour", {**COLOUR, "samples": np.full((3, 14, 15), 99)}, "samples must be"),
+        ("colour", {**COLOUR, "samples": INFINITE}, "samples has numbers"),
+        ("colour", {**COLOUR, "truth": np.ones((3, 14, 16))}, "truth must have"),
+    ],
+)
+def test_files_of_another_form_are_refused(kind, arrays, complaint, tmp_path):
+    path = tmp_path / "bad.h5"
+    write_h5(path, {} if kind is None else {"kind": kind}, **arrays)
+    with pytest.raises(ValueError, match=complaint) as raised:
+        read_measurement(path)
+    assert "bad.h5" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_groups_and_other_files_are_refused(tmp_path):
@@ -297,10 +391,21 @@ def test_photographs_are_written(tmp_path, rng):
         (["show", "cine", "--output", "a.gif", "--size", "8"], "--size"),
         (["show", "cine"], "--output"),
         (["show", "cine", "--output", f"{__file__}/a.gif"], "--output"),
+        (["write", "cine"], "--output"),
         (["write", "cine", "--output", "a.txt"], "--output"),
+        (["write", "cine", "--output", "a.h5", "--mask", "spiral"], "--mask"),
         (["write", "cine", "--output", "a.h5", "--coils", "-1"], "--coils"),
+        (["write", "cine", "--output", "a.h5", "--noise", "-1"], "--noise"),
+        (["write", "cine", "--output", "a.h5", "--key", "x"], "--key"),
+        (["write", "no.npy", "--output", "a.h5"], "no.npy"),
+        (["write", "n.npy", "--output", "a.h5", "--size", "64"], "--size"),
+        (["write", "coffee", "--output", "a.h5", "--rate", "1.5"], "--rate"),
+        (["write", "coffee", "--output", "a.h5", "--coils", "2"], "--coils"),
+        (["write", "cine", "--output", "a.h5", "--rate", "0.3"], "--rate"),
+        (["show", "cine", "--output", ""], "--output"),
         (["inspect", "no.h5"], "no.h5"),
         (["inspect", "coffee", "--coils", "2"], "--coils"),
+        (["inspect", "cine", "--acceleration", "0.5"], "--acceleration"),
     ],
 )
 def test_bad_arguments_of_data(options, word, one_line, tmp_path, monkeypatch):

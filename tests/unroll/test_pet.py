@@ -399,13 +399,20 @@ def test_damaged_files_are_refused(tmp_path, capsys):
     negative = made["counts"].copy()
     negative[0, 2, 3] = -1
     changes = (
+        ("geometry", np.ones(3), "geometry must have the shape"),
         ("geometry", np.r_[20.0, 20, -1, 0], "is invalid"),
+        ("geometry", np.r_[20.5, 20, 1, 0], "geometry must begin with integer rows"),
+        ("geometry", np.r_[20.0, 1e6, 1, 0], "geometry must have 11 to 4096 pixels"),
         ("geometry", np.r_[20.0, 20, 1, 500], "must lie on lines through the image"),
+        ("angles", np.ones(3), "angles must have the shape"),
         ("counts", negative, "counts must not be negative"),
         ("counts", 0 * negative, "counts must not be all 0"),
         ("background", np.ones((3, 2)), "background must broadcast"),
         ("background", 2 * made["counts"], "background adds up to .*, more than the"),
         ("factors", -np.ones(1), "factors must not be negative"),
+        ("truth", np.zeros((1, 20, 20)), "truth must be positive somewhere"),
+        ("factor", np.ones(1), r"factor would not be used: pet .* mean factors\?"),
+        ("randoms", np.ones(2), "randoms would not be used: pet reads angles, backgr"),
     )
     refused(tmp_path / "d.h5", made, changes)
     # A background is of no account where there are no detectors.

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hdf5_files import refused
 
 from svdinv.cli import main
 from svdinv.unroll.operators import dot_test
@@ -74,24 +73,6 @@ def test_equivalent_problems_have_the_same_solution(task, name, options, method,
     for view, undone in views[:: 3 if method == "low rank" else 1]:
         assert dot_test(view.A, made.truth) < 1e-6
         np.testing.assert_allclose(undone(solution(view)), first, atol=atol)
-
-
-def test_damaged_files_are_refused(tmp_path):
-    """By what reads the files of all of them; here of emission tomography."""
-    options = PetOptions(views=16, counts=2e4, size=20)
-    image = Pet().read("activity-ellipses", options)
-    made = Pet().arrays_to_save(Pet().measure(image, options))
-    changes = (
-        ("geometry", np.ones(3), "geometry must have the shape"),
-        ("geometry", np.r_[20.5, 20, 1, 0], "geometry must begin with integer rows"),
-        ("geometry", np.r_[20.0, 1e6, 1, 0], "geometry must have 11 to 4096 pixels"),
-        ("angles", np.ones(3), "angles must have the shape"),
-        ("angles", np.radians(made["angles"]), "angles must be in degrees"),
-        ("truth", np.zeros((1, 20, 20)), "truth must be positive somewhere"),
-        ("factor", np.ones(1), r"factor would not be used: pet .* mean factors\?"),
-        ("randoms", np.ones(2), "randoms would not be used: pet reads angles, backgr"),
-    )
-    refused(tmp_path / "a.h5", made, changes)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hdf5_files import refused, write_h5
+from hdf5_files import refused
 from PIL import Image
 
 from svdinv.cli import main
@@ -133,15 +133,15 @@ def test_measured_sinograms_are_written_and_read(tmp_path):
     np.testing.assert_allclose(found.scale * found.y, made.y, rtol=1e-5)
     np.testing.assert_allclose(found.fidelity.weight, made.fidelity.weight)
     changes = (
+        ("sinogram", np.ones((4, 5)), r"must have the shape \(bins, views, detectors"),
+        ("angles", np.ones(3), "angles must have the shape"),
         ("weights", np.ones((2, 2)), "weights must have the shape"),
         ("weights", -made.fidelity.weight, "weights must be positive for some"),
         ("weights", made.y * (np.arange(5) > 0)[:, None, None], "of each bin"),
         ("truth", np.ones((1, 24, 24)), "truth must have the shape"),
     )
-    refused(tmp_path / "b.h5", SpectralCt().arrays_to_save(made), changes)
-    write_h5(tmp_path / "b.h5", {"kind": "spectral-ct"}, sinogram=np.ones((4, 5)))
-    with pytest.raises(ValueError, match=r"the shape \(bins, views, detectors"):
-        read_measurement(tmp_path / "b.h5")
+    arrays, kind = SpectralCt().arrays_to_save(made), {"kind": "spectral-ct"}
+    refused(tmp_path / "b.h5", arrays, changes, kind)
     with h5py.File(tmp_path / "a.h5", "a") as file:
         file["weights"][:, :, 0] = 0  # a dead detector
     _, found = read_measurement(tmp_path / "a.h5")

@@ -608,8 +608,11 @@ def check_what_is_refused(folder):
         (lambda: image((y, mask)), TypeError, "must be real and floating point"),
         (lambda: image((y.real[:, :2], mask[:, :2])), ValueError, "have 3 channels"),
         (lambda: own((y.real, mask)), TypeError, "this network has its operator"),
+        (lambda: models.LSNet(cells=0), ValueError, "cells must be"),
+        (lambda: models.LSNet(width=3), TypeError, "width"),
         (lambda: models.LSNet(TLR()), TypeError, "must be of the class LS"),
         (lambda: models.LSNet(penalty=0.1), ValueError, "penalty: LS has none"),
+        (lambda: models.Network(), TypeError, "recipe must be of the class Recipe"),
         (lambda: model.set_arrays({}), ValueError, "the network needs"),
         (lambda: models.load(folder / "none"), FileNotFoundError, "there is no file"),
     ):

@@ -40,11 +40,9 @@ class Stack(Compound):
         self.axis = axis
         if not self.operators:
             raise ValueError("operators must not be empty")
-        given: tuple[Any, ...] = self.operators
-        for part in given:
-            if not isinstance(part, Operator):
-                got = type(part).__name__
-                raise TypeError(f"operators must be Operators, got {got}")
+        if not all(isinstance(operator, Operator) for operator in self.operators):
+            got = ", ".join(type(operator).__name__ for operator in self.operators)
+            raise TypeError(f"operators must be Operators, got {got}")
         if axis >= 0:
             raise ValueError(f"axis must be negative, got {axis}")
         self.linear = all(operator.linear for operator in self.operators)

@@ -83,7 +83,7 @@ class _Views:
 
 
 class _Beam(Wrapped):
-    """Base of both geometries; subclasses define the rays, by attributes set before."""
+    """Base of both geometries, which set what defines their rays before `__init__`."""
 
     _period = 180.0  # degrees after which views repeat
 
