@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import (
     DTensor,
     Partial,
@@ -118,6 +119,14 @@ def refused(mesh):
     return said
 
 
+def printed(mesh):
+    """Print a module whose thresholds are spread over the devices, by fully_shard."""
+    module = svdinv.torch.nn.SingularValueThreshold(0.3, channels=2 * DEVICES)
+    fully_shard(module, mesh=mesh)
+    module(torch.randn(1, 2 * DEVICES, 4, 3)).sum().backward()
+    return repr(module)
+
+
 def work(rank, path, results):
     warnings.simplefilter("error")
     torch.set_num_threads(1)
@@ -128,6 +137,7 @@ def work(rank, path, results):
     meshes = mesh, init_device_mesh("cpu", (2, DEVICES // 2))
     compared = {name: compare(meshes, f, *given) for name, f, *given in cases()}
     found = {"cases": compared, "refused": refused(mesh)}
+    found["printed"] = printed(mesh)
     if rank == 0:
         Path(results).write_text(json.dumps(found))
     dist.destroy_process_group()

@@ -198,6 +198,8 @@ def test_a_network_without_memory_gets_it_later():
     with torch.device("meta"):
         module = nn.SingularValueThreshold(0.3, channels=2)
     assert "threshold=?" in repr(module)
+    with pytest.raises(TypeError, match="on the device meta, which has no values"):
+        nn.SingularValueThreshold(torch.ones(2, device="meta"), channels=2)
     module.to_empty(device="cpu").reset_parameters()
     assert repr(module).startswith("SingularValueThreshold(threshold=[0.3, 0.3], ")
     with torch.device("meta"):

@@ -72,6 +72,10 @@ class TestTorch:
         assert "longer side alone, Shard(1)" in said["rows of a wide matrix"]
         assert "Shard or Replicate" in said["partial"]
 
+    def test_a_module_of_fully_shard_is_printed(self, in_torch):
+        start = "FSDPSingularValueThreshold(threshold=?, channels=8"
+        assert in_torch["printed"].startswith(start)
+
 
 class TestJAX:
     @pytest.mark.parametrize("name", ["svt", "nuclear norm"])

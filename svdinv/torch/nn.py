@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 import svdinv.torch
 from svdinv import layers
+from svdinv.backends.torch_sharded import is_sharded
 from svdinv.core.factors import Method
 from svdinv.operators._arguments import as_integer
 
@@ -121,6 +122,8 @@ class _Threshold(_Layer):
             start = torch.as_tensor(threshold, dtype=torch.float64, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             kind = type(threshold).__name__
+            if getattr(threshold, "is_meta", False):
+                kind = "one on the device meta, which has no values"
             raise TypeError(
                 f"threshold must be a number or a tensor, got {kind}"
             ) from error
@@ -364,7 +367,7 @@ class NuclearNorm(SchattenNorm):
 
 def _numbers(values: Tensor) -> str:
     """Few numbers one by one, many by their range."""
-    if values.is_meta:
+    if values.is_meta or is_sharded(values):
         return "?"
     numbers = values.detach().flatten().tolist()
     if values.ndim == 0:

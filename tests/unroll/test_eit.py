@@ -230,15 +230,15 @@ def test_measured_voltages_are_written_and_read(tmp_path):
     changes = (
         ("edges", held["edges"][2:-2], "electrode 0 is missing"),
         ("currents", held["currents"][:-1], "do not fit"),
-        ("deviation", -held["deviation"], "deviation must not be negative"),
-        ("deviation", 0 * held["deviation"], "nothing is measured"),
-        ("water", np.zeros(1), "conductivities must be positive"),
+        ("deviation", -held["deviation"], "deviation must not be negative, nor 0"),
+        ("deviation", 0 * held["deviation"], "nor 0 everywhere"),
+        ("water", np.zeros(1), "water must be positive, got 0"),
         ("edges", held["edges"] - [[0, 0, 1]], "electrode 7 is missing"),
         ("edges", np.r_[held["edges"], [[0, 1, 8]]], "electrodes from 0 to 7"),
         ("edges", held["edges"][:, :2], "edges must have the shape"),
         ("edges", np.r_[held["edges"], [[*inside, 0]]], "must lie on the boundary"),
         ("water", np.ones(2), "water must be one number"),
-        ("voltages", 1e3 * held["voltages"], "times the voltages of the water alone"),
+        ("voltages", 1e3 * held["voltages"], "times those of the water alone"),
         *(
             ("voltages", unit * absolute, "must be differences from the voltages of wa")
             for unit in (1, -1, 0.6, 1000)
@@ -246,7 +246,12 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         ("reference", absolute, "reference would not be used: eit reads contact"),
         ("currents", np.ones(()), "currents must have the shape"),
         ("contact", None, "contact is missing"),
-        ("contact", held["contact"][:-1], "contact must have 8 numbers"),
+        (
+            "contact",
+            held["contact"][:-1],
+            "must have 8 numbers, one for each row",
+        ),
+        ("contact", -held["contact"], "arrays do not fit: contact must be positive"),
         ("triangles", held["triangles"] + 0.4, "triangles must be integers"),
         ("nodes", held["nodes"] + 1, r"nodes must lie around \(0, 0\)"),
         (

@@ -19,6 +19,7 @@ from svdinv.unroll.operators import (
     Operator,
     Sampling,
     TemporalFourier,
+    Wrapped,
     gaussian_sensing,
     operator_norm,
 )
@@ -361,6 +362,8 @@ def test_norms_that_are_known(rng):
     assert operator_norm(Fourier(), x + 0j) == pytest.approx(1, rel=1e-6)
     assert operator_norm(3j * Fourier(), x + 0j) == pytest.approx(3, rel=1e-6)
     assert operator_norm(0 * Identity(), x) == 0
+    with pytest.raises(ValueError, match="must have an adjoint"):
+        operator_norm(Wrapped(np.copy, np.negative, (64, 64), (64, 64)), x)
     for operator in (Gradient(), Gradient((-3, -2, -1), "periodic")):
         found = operator_norm(operator, np.stack([x] * 4), iterations=300, rtol=1e-7)
         assert 0.97 * operator.norm_bound < found <= operator.norm_bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 
 import svdinv.numpy
 from svdinv.unroll.algorithms import ADMM, ISTA, PDHG, solve
+from svdinv.unroll.arrays import namespace
 from svdinv.unroll.fidelity import L2, DataFidelity, PoissonKL
 from svdinv.unroll.networks import LS
 from svdinv.unroll.operators import (
@@ -426,6 +428,82 @@ def test_a_function_of_own_arrays_may_be_of_another_precision():
     twisted = Wrapped(lambda x: 1j * x, abs, (3,), (3,), arrays="own")
     with pytest.raises(TypeError, match="real data for real images"):
         twisted(x)
+
+
+@pytest.mark.parametrize("own", ["numpy", "own"])
+def test_functions_of_whole_batches(own, arrays, rng):
+    """They get all of its images, and are not called for a batch of none."""
+    counts = []
+
+    def forward(x):
+        counts.append(x.shape[0])
+        return 2 * x[:, 0, :]
+
+    def adjoint(y):
+        xp = namespace(y)
+        return 2 * xp.stack([y, 0 * y], axis=1)
+
+    A = Wrapped(forward, adjoint, (2, 3), (3,), arrays=own, batched=True)
+    for several in ((), (5,), (1,), (2, 0), (2, 9)):
+        x = rng.standard_normal((*several, 2, 3)).astype(np.float32)
+        counts.clear()
+        y = A(arrays.array(x))
+        assert set(counts) == ({math.prod(several)} if x.size else set())
+        np.testing.assert_array_equal(arrays.numpy(y), 2 * x[..., 0, :])
+        expected = np.stack([4 * x[..., 0, :], 0 * x[..., 1, :]], axis=-2)
+        np.testing.assert_array_equal(arrays.numpy(A.H(y)), expected)
+    short = Wrapped(lambda x: x[:-1], adjoint, (3,), (3,), arrays=own, batched=True)
+    with pytest.raises(ValueError, match=r"must return the shape \(4, 3\), got \(3, 3"):
+        short(np.ones((4, 3)))
+
+
+def test_derivatives_through_functions_of_whole_batches(rng):
+    def forward(x):
+        return (x.reshape(len(x), 6) @ MATRIX.T.astype(x.dtype)).reshape(-1, 5)
+
+    def adjoint(y):
+        return (y @ MATRIX.astype(y.dtype)).reshape(-1, 2, 3)
+
+    A = Wrapped(forward, adjoint, (2, 3), (5,), batched=True)
+    x, g = rng.standard_normal((4, 2, 3)), rng.standard_normal((4, 5))
+    expected = wrapped().H(g)
+    t = torch.tensor(x, requires_grad=True)
+    (A(t) * torch.tensor(g)).sum().backward()
+    np.testing.assert_allclose(t.grad, expected, atol=1e-12)
+    mapped = torch.func.vmap(torch.func.grad(lambda x, g: (A(x) * g).sum()))
+    np.testing.assert_allclose(
+        mapped(t.detach(), torch.tensor(g)), expected, atol=1e-12
+    )
+    with jax.enable_x64(True):
+        loss = jax.grad(lambda x, g: jnp.sum(A(x) * g))
+        found = jax.jit(jax.vmap(loss))(jnp.asarray(x), jnp.asarray(g))
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+    given = tf.TensorSpec((None, 2, 3), tf.float64)
+
+    @tf.function(input_signature=[given])
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(A(x) * g)
+        return tape.gradient(loss, x)
+
+    np.testing.assert_allclose(gradient(tf.constant(x)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 16, 17, 40])
+def test_products_with_many_rows_at_once(count, rng):
+    matrix = scipy.sparse.random_array((30, 20), density=0.3, rng=rng)
+    x = rng.standard_normal((count, 20))
+    kinds = (
+        matrix.toarray(),
+        matrix.tocsr(),
+        matrix.tocoo(),
+        scipy.sparse.linalg.aslinearoperator(matrix.tocsr()),
+    )
+    for kind in kinds:
+        A = from_matrix(kind, (20,))
+        np.testing.assert_allclose(A(x), x @ matrix.toarray().T, atol=1e-13)
+        np.testing.assert_allclose(A.H(A(x)), A(x) @ matrix.toarray(), atol=1e-12)
 
 
 @pytest.mark.parametrize("algorithm", [ADMM(), PDHG()], ids=["ADMM", "PDHG"])

@@ -421,6 +421,11 @@ R = Casorati(1.0)
         ),
         (lambda: solve(Problem(Y, A), (R, R, R)), TypeError, "two priors"),
         (lambda: solve(Problem(Y, A), Casorati), TypeError, "prior must be an object"),
+        (
+            lambda: solve(Problem(Y, A), lambda x, step: x),
+            TypeError,
+            "prior must be an object",
+        ),
         (lambda: solve(Problem(Y, A), "tv"), TypeError, "prior must be an obj.* 'tv'"),
         (
             lambda: solve(Problem(Y, Coils(np.ones((1, H, W)))), Nuclear(1)),

@@ -430,7 +430,7 @@ def operator_norm(
     Raises
     ------
     ValueError
-        If `iterations` is not positive.
+        If `iterations` is not positive, or A^H A has a negative value ``<x, A^H A x>``.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
@@ -446,6 +446,11 @@ def operator_norm(
             x, previous = as_complex(x, xp), as_complex(previous, xp)
         next_ = next_ - beta * previous
         alpha = as_float(inner(x, next_))
+        if not k and alpha < -0.01 * as_float(norm(next_)):
+            raise ValueError(
+                f"{A!r} must have an adjoint: <x, A^H A x> is negative for an image x, "
+                "which dot_test finds too"
+            )
         next_ = next_ - alpha * x
         beta = as_float(norm(next_))
         if not math.isfinite(beta):

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from svdinv._missing import needing
 from svdinv.operators._arguments import as_integer
 from svdinv.unroll.arrays import Array
-from svdinv.unroll.operators.wrapped import Wrapped
+from svdinv.unroll.operators.wrapped import Wrapped, products
 
 Window = Literal["ram-lak", "shepp-logan", "cosine", "hamming", "hann"]
 
@@ -53,17 +53,19 @@ class _Views:
         self._cache: dict[tuple[str, bool], Any] = {}
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Map (n,) to (views, detectors)."""
+        """Map (b, n) to (b, views, detectors)."""
         if self.stored:
-            return (self._matrix(x.dtype, False) @ x).reshape(self.count, -1)
-        return np.stack([block.astype(x.dtype) @ x for block in self._blocks()])
+            y = products(self._matrix(x.dtype, False), x)
+            return y.reshape(len(x), self.count, -1)
+        views = [products(block.astype(x.dtype), x) for block in self._blocks()]
+        return np.stack(views, axis=1)
 
     def adjoint(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Map (views, detectors) to (n,)."""
+        """Map (b, views, detectors) to (b, n)."""
         if self.stored:
-            return self._matrix(y.dtype, True) @ y.reshape(-1)
-        pairs = zip(self._blocks(), y, strict=True)
-        return sum(block.T.astype(y.dtype) @ view for block, view in pairs)
+            return products(self._matrix(y.dtype, True), y.reshape(len(y), -1))
+        pairs = zip(self._blocks(), y.swapaxes(0, 1), strict=True)
+        return sum(products(block.T.astype(y.dtype), view) for block, view in pairs)
 
     def _blocks(self) -> Iterator[Any]:
         return (self.block(k) for k in range(self.count))
@@ -131,10 +133,11 @@ class _Beam(Wrapped):
         # Not of self: a cycle would keep its matrices until the next collection.
         rays = _Views(count, partial(copy.copy(self)._block, shape), self.matrix)
         super().__init__(
-            lambda x: rays.forward(x.reshape(-1)),
-            lambda y: rays.adjoint(y).reshape(shape),
+            lambda x: rays.forward(x.reshape(len(x), -1)),
+            lambda y: rays.adjoint(y).reshape(-1, *shape),
             shape,
             (count, self.detectors),
+            batched=True,
         )
 
     @property
@@ -179,17 +182,19 @@ class _Beam(Wrapped):
         def invert(y: NDArray[Any]) -> NDArray[Any]:
             whole = before * y
             if extra:
-                whole = np.pad(whole, ((0, 0), (left, extra - left)))
+                whole = np.pad(whole, ((0, 0), (0, 0), (left, extra - left)))
             filtered = after * _filtered(whole, response)
-            return wide._spread(filtered.astype(y.dtype)).reshape(self.image_shape)
+            return wide._spread(filtered.astype(y.dtype)).reshape(-1, *image_shape)
 
         def transposed(x: NDArray[Any]) -> NDArray[Any]:
-            blocks, x = wide._between(x.dtype), x.reshape(-1)
-            gathered = np.stack([block.T @ x for block in blocks])
-            return before * _filtered(after * gathered, response)[:, part]
+            blocks, x = wide._between(x.dtype), x.reshape(len(x), -1)
+            gathered = np.stack([products(block.T, x) for block in blocks], axis=1)
+            return before * _filtered(after * gathered, response)[..., part]
 
+        image_shape, data_shape = self.image_shape, self.data_shape
+        inverse = Wrapped(transposed, invert, image_shape, data_shape, batched=True)
         # As an adjoint, so that data of another shape are refused.
-        return Wrapped(transposed, invert, self.image_shape, self.data_shape).adjoint(y)
+        return inverse.adjoint(y)
 
     def approximate_inverse(self, y: Array) -> Array:
         return self.filtered_back_projection(y)
@@ -202,7 +207,7 @@ class _Beam(Wrapped):
             return _filtered(y, response).astype(y.dtype)
 
         shape = self.data_shape
-        return Wrapped(filtered, filtered, shape, shape).forward(y)
+        return Wrapped(filtered, filtered, shape, shape, batched=True).forward(y)
 
     def _shadow(self) -> float:
         """Return an upper bound of half the image's width on the detector."""
@@ -279,9 +284,9 @@ class _Beam(Wrapped):
         )
 
     def _spread(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Back-project with interpolation, from (views, detectors) to (H W,)."""
-        pairs = zip(self._between(y.dtype), y, strict=True)
-        return sum(block @ view for block, view in pairs)
+        """Back-project with interpolation, from (b, views, detectors) to (b, H W)."""
+        pairs = zip(self._between(y.dtype), y.swapaxes(0, 1), strict=True)
+        return sum(products(block, view) for block, view in pairs)
 
     def _between(self, dtype: Any) -> Iterable[Any]:
         """Return the matrices of `_spread`, (H W, detectors), one for each view."""

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import array_api_compat as compat
 import numpy as np
+from numpy.typing import NDArray
 
 from svdinv.core.namespace import cast
 from svdinv.core.operation import Operation
@@ -35,6 +36,8 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.operators.linear import Operator
 
 Function = Callable[..., Any]
+
+_LEAST_ROWS, _MOST_ROWS = 8, 16  # multiplied by a sparse matrix at once
 
 _NOT_SAVED = (
     "an operator that is computed by functions of NumPy cannot be part of an exported "
@@ -98,6 +101,9 @@ class Wrapped(_OfFunctions):
     arrays : {"numpy", "own"}
         Arrays that the functions accept: NumPy arrays, for data of any framework and
         device; or arrays of the framework of the data, which they must not change.
+    batched : bool
+        Whether `forward` maps n images at once, (n, *image_shape) to (n, *data_shape),
+        and `adjoint` n data to images, for any n of at least 1.
 
     Raises
     ------
@@ -128,13 +134,14 @@ class Wrapped(_OfFunctions):
         data_shape: Sequence[int],
         *,
         arrays: Literal["numpy", "own"] = "numpy",
+        batched: bool = False,
     ) -> None:
         functions = {"forward": forward, "adjoint": adjoint}
         super().__init__(functions, image_shape, data_shape)
         if arrays not in ("numpy", "own"):
             raise ValueError(f"arrays must be 'numpy' or 'own', got {arrays!r}")
-        there = OnHost(forward, (self.image_shape,), self.data_shape)
-        back = OnHost(adjoint, (self.data_shape,), self.image_shape)
+        there = OnHost(forward, (self.image_shape,), self.data_shape, batched)
+        back = OnHost(adjoint, (self.data_shape,), self.image_shape, batched)
         pair: list[Function] = [there, back]
         if arrays == "own":
             pair = [partial(_in_framework, there), partial(_in_framework, back)]
@@ -269,43 +276,61 @@ def from_matrix(
             ) from error
 
     def forward(x: Any) -> Any:
-        return (matrix @ x.reshape(-1)).reshape(data_shape)
+        return products(matrix, x.reshape(-1, n)).reshape(-1, *data_shape)
 
     def adjoint(y: Any) -> Any:
-        return (adjoint_ @ y.reshape(-1)).reshape(tuple(image_shape))
+        return products(adjoint_, y.reshape(-1, m)).reshape(-1, *image_shape)
 
-    return Wrapped(forward, adjoint, image_shape, data_shape)
+    return Wrapped(forward, adjoint, image_shape, data_shape, batched=True)
+
+
+def products(matrix: Any, x: NDArray[Any]) -> NDArray[Any]:
+    """Multiply rows (b, n) by a matrix (m, n), dense or not: the result is (b, m).
+
+    A sparse matrix is read once for several rows, which for few of them takes longer
+    than reading it for each.
+    """
+    if isinstance(matrix, np.ndarray):
+        return x @ matrix.T
+    if not hasattr(matrix, "tocsr") or len(x) < _LEAST_ROWS:
+        return np.stack([matrix @ row for row in x])
+    parts = [x[k : k + _MOST_ROWS] for k in range(0, len(x), _MOST_ROWS)]
+    return np.concatenate([(matrix @ part.T).T for part in parts])
 
 
 @dataclass(frozen=True)
 class OnHost:
     """Apply a function of NumPy arrays to arrays of any framework.
 
-    The function maps arrays of the shapes `inputs` to one of the shape `output`. It
-    is not differentiable; compiled functions can call it.
+    The function maps arrays of the shapes `inputs` to one of the shape `output`, or if
+    it is `batched`, several such arrays at once. It is not differentiable; compiled
+    functions can call it.
     """
 
     function: Function
     inputs: tuple[tuple[int, ...], ...]
     output: tuple[int, ...]
+    batched: bool = False
 
     def each(self, *arrays: Any) -> Iterator[Any]:
-        """Apply the function to each item of a batch, arrays (b, *shape).
+        """Apply the function to each item of a batch, arrays (b, *shape), or to all.
 
         Each result has to be copied before the next is computed, since the function
         may write all of them into one array.
         """
-        for items in zip(*arrays, strict=True):
+        count = tuple(arrays[0].shape)[:1]
+        shape = (*count, *self.output) if self.batched else self.output
+        for items in [arrays] if self.batched else zip(*arrays, strict=True):
             result = self.function(*items)
             if not hasattr(result, "shape"):
                 raise TypeError(
                     "a function of an operator must return an array, got "
                     f"{type(result).__name__}"
                 )
-            if tuple(result.shape) != self.output:
+            if tuple(result.shape) != shape:
                 raise ValueError(
-                    "a function of an operator must return the shape "
-                    f"{self.output}, got {tuple(result.shape)}"
+                    f"a function of an operator must return the shape {shape}, got "
+                    f"{tuple(result.shape)}"
                 )
             yield result
 
@@ -322,11 +347,11 @@ class OnHost:
             for x, shape in zip(arrays, self.inputs, strict=True)
         ]
         results = np.empty((math.prod(batch), *self.output), first.dtype)
-        for i, result in enumerate(self.each(*flat)):
+        for i, result in enumerate(() if 0 in batch else self.each(*flat)):
             y = np.asarray(result)
             if first.dtype.kind != "c" and y.dtype.kind == "c":
                 raise TypeError(_COMPLEX)
-            results[i] = y
+            results[... if self.batched else i] = y
         return results.reshape(*batch, *self.output)
 
     def __call__(self, *arrays: Any) -> Any:
@@ -381,9 +406,9 @@ class OnHost:
 def _in_framework(function: OnHost, x: Any) -> Any:
     """Apply a function to arrays of the framework of `x`, (..., *shape)."""
     xp, (shape_in,) = namespace(x), function.inputs
-    batch = tuple(x.shape)[: len(x.shape) - len(shape_in)]
-    shape = (*batch, *function.output)
-    if 0 in batch:
+    batch = len(x.shape) - len(shape_in)
+    shape = (*sizes(x, xp)[:batch], *function.output)
+    if 0 in tuple(x.shape)[:batch]:
         return xp.reshape(x, shape)
     results = function.each(xp.reshape(x, (-1, *shape_in)))
     output = xp.stack([xp.astype(y, y.dtype, copy=True) for y in results])

@@ -145,7 +145,7 @@ def read(path: str | Path) -> Config:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+        raise ValueError(f"cannot read {path} as TOML: {error}") from error
     with naming(path):
         return from_toml(text)
 

@@ -123,6 +123,8 @@ class Eit(Task):
         shape = file.shape("voltages", "(patterns, measurements)", (2,))
         file.same("deviation", shape, "of the voltages")
         water = file.number("water")
+        if not water > 0:
+            raise file.error("water", f"must be positive, got {water:g}")
         number, _ = file.shape("currents", "(electrodes, patterns)", (2,))
         edges = file.shape("edges", "(edges, 3)", (2,))
         file.same("edges", (edges[0], 3), "(edges, 3)")
@@ -139,12 +141,14 @@ class Eit(Task):
         elif size != int(size) or not 16 <= size <= 1024:
             raise file.error("size", f"must be an integer in [16, 1024], got {size:g}")
         deviation = arrays["deviation"]
-        if (deviation < 0).any():
-            raise file.error("deviation", "must not be negative")
+        if (deviation < 0).any() or not deviation.any():
+            raise file.error("deviation", "must not be negative, nor 0 everywhere")
         deviation[deviation == 0] = np.inf
         try:
             if arrays["contact"].size not in (1, number):
-                rule = f"contact must have {number} numbers, one for each electrode"
+                rule = (
+                    f"contact must have {number} numbers, one for each row of currents"
+                )
                 raise ValueError(f"{rule}, got {arrays['contact'].size}")
             ends, index = np.split(numbered, [2], axis=1)
             electrodes = tuple(ends[index[:, 0] == k] for k in range(number))
@@ -161,16 +165,18 @@ class Eit(Task):
             norms = np.linalg.norm(given), np.linalg.norm(alone)
             # In any unit and polarity; a change of the water alone may be alike too.
             if abs(given @ alone) > 0.9 * np.prod(norms) and norms[0] > 0.3 * norms[1]:
-                raise ValueError("they must be differences from the voltages of water")
+                raise ValueError(
+                    "voltages must be differences from the voltages of water"
+                )
             if norms[0] > _MOST_CHANGED * norms[1]:
                 raise ValueError(
-                    f"they are {norms[0] / norms[1]:.3g} times the voltages of the "
-                    "water alone, and must be in the units of currents, contact, water "
-                    "and nodes"
+                    f"voltages are {norms[0] / norms[1]:.3g} times those of the water "
+                    "alone, and must be in the units of currents, contact, water and "
+                    "nodes"
                 )
             problem = problem_of(model, water, y, deviation, int(size))
         except ValueError as error:
-            raise file.error("voltages", f"do not fit: {error}") from error
+            raise file.error("arrays", f"do not fit: {error}") from error
         if "truth" not in file:
             return problem
         truth = file.real("truth")
