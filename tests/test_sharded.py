@@ -73,8 +73,8 @@ class TestTorch:
         assert "Shard or Replicate" in said["partial"]
 
     def test_a_module_of_fully_shard_is_printed(self, in_torch):
-        start = "FSDPSingularValueThreshold(threshold=?, channels=8"
-        assert in_torch["printed"].startswith(start)
+        said = "FSDPSingularValueThreshold(threshold=?, relative=True, channels=8)"
+        assert in_torch["printed"] == said
 
 
 class TestJAX:
