@@ -26,9 +26,9 @@ from svdinv.unroll.tasks.tomography.ct import (
     CtOptions,
     Geometry,
     _finer,
-    _is_limited,
     _projector,
     fbp,
+    is_limited,
 )
 from svdinv.unroll.tasks.tomography.htc import read_htc
 from svdinv.unroll.torch import Network
@@ -146,7 +146,7 @@ def test_objects_may_be_finer_than_their_images(beam):
     ],
 )
 def test_a_range_of_angles_may_be_missing(angles, limited):
-    assert _is_limited(angles) == limited
+    assert is_limited(angles) == limited
 
 
 @pytest.mark.parametrize("source", [0.0, 6.0])

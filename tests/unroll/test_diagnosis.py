@@ -13,6 +13,7 @@ from svdinv.unroll.networks import (
     TLR,
     EMNet,
     Generator,
+    JointPrimalDual,
     NonLocal,
     PrimalDual,
     Recipe,
@@ -108,7 +109,7 @@ def test_a_cell_is_named_where_none_of_its_layers_is_at_fault():
 DECOMPOSING = [
     r
     for r in registered(Recipe).values()
-    if not issubclass(r, Generator | EMNet | PrimalDual)
+    if not issubclass(r, Generator | EMNet | PrimalDual | JointPrimalDual)
 ]
 
 

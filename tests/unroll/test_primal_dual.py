@@ -11,10 +11,18 @@ import torch
 from array_frameworks import Framework
 
 from svdinv.unroll.algorithms import FISTA, solve
-from svdinv.unroll.networks import PrimalDual
-from svdinv.unroll.operators import MRI, FanBeam, ParallelBeam, Sampling
+from svdinv.unroll.fidelity import L2
+from svdinv.unroll.networks import JointPrimalDual, PrimalDual
+from svdinv.unroll.operators import (
+    MRI,
+    FanBeam,
+    ParallelBeam,
+    Sampling,
+    WrappedNonlinear,
+)
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions
+from svdinv.unroll.tasks.tomography.spectral import SpectralCt, SpectralOptions
 from svdinv.unroll.torch import Network
 
 SMALL = CtOptions(views=12, noise=0.01, size=24)
@@ -30,12 +38,18 @@ def batched(*problems):
     return batch(problems).replace_arrays(torch.as_tensor)
 
 
-def test_without_learning_it_is_filtered_back_projection():
-    network = Network(PrimalDual(cells=3, features=2), seed=0)
+def without_learning(recipe):
+    """A network whose last convolution of each chain is 0."""
+    network = Network(recipe, seed=0)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if "2.weight" in name:  # the last convolution of each chain
+            if "2.weight" in name:
                 parameter.zero_()
+    return network
+
+
+def test_without_learning_it_is_filtered_back_projection():
+    network = without_learning(PrimalDual(cells=3, features=2))
     for beam in ("parallel", "fan"):
         made = problem(beam=beam)
         with torch.no_grad():
@@ -63,6 +77,79 @@ def test_one_tap_is_the_classical_iteration(rng):
         h = 0.7 * h + sigma * (A(x) - y)
         x = x - tau * A.adjoint(h)
     np.testing.assert_allclose(found, x, rtol=1e-10, atol=1e-12)
+
+
+def spectral(bins=5, photons=1e5, **options):
+    task = SpectralCt(bins=bins)
+    options = SpectralOptions(size=24, views=16, bins=bins, photons=photons, **options)
+    return task.measure(task.read("spectral:head-1", options), options)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_without_learning_it_has_the_leading_components(count):
+    """Of the data, each channel in units of the mean deviation of its noise."""
+    made = spectral()
+    network = without_learning(JointPrimalDual(cells=2, features=2, components=count))
+    with torch.no_grad():
+        found = network(batched(made))[0].numpy()
+    deviation = made.fidelity.weight.mean(axis=(1, 2)) ** -0.5
+    y = (made.y / deviation[:, None, None]).reshape(5, -1)
+    U = np.linalg.svd(y, full_matrices=False)[0][:, :count]
+    image = made.A.approximate_inverse(made.y)
+    within = (U @ U.T) @ (image.reshape(5, -1) / deviation[:, None])
+    due = (deviation[:, None] * within).reshape(image.shape)
+    np.testing.assert_allclose(found, due, atol=2e-5 * abs(due).max())
+
+
+def test_components_keep_their_signs_and_units():
+    """Images are in the units of the data, and a weight of all data has no effect."""
+    made = spectral()
+    network = Network(JointPrimalDual(cells=2, features=4, start=3), seed=0)
+    with torch.no_grad():
+        found = network(batched(made)).numpy()
+        fidelity = L2(9 * made.fidelity.weight)
+        other = replace(made, y=7 * made.y, fidelity=fidelity)
+        scaled = network(batched(other)).numpy()
+    np.testing.assert_allclose(scaled, 7 * found, atol=1e-4 * scaled.max())
+    state = network.recipe.begin(batched(made))
+    assert state["V"].shape == (1, 5, 4)
+    assert state["V"][0, :, 0].sum() > 0
+    assert (torch.arange(2.0, -3, -1) @ state["V"][0, :, 1:] >= 0).all()
+
+
+def test_channels_that_were_not_measured_change_nothing():
+    """Nor does a detector that is dead in all of them."""
+    made = spectral()
+    weight = made.fidelity.weight.copy()
+    weight[2], weight[:, :, 5] = 0, 0
+    network = Network(JointPrimalDual(cells=2, features=4, start=3), seed=0)
+    y = np.where(weight > 0, made.y, 0)
+    x = batched(replace(made, y=y, fidelity=L2(weight)))
+    found = network(x)
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_nonnegative_channels_of_the_start():
+    """The start comes closer to the data, in channels that are hardly negative."""
+    made, misfits = batched(spectral(photons=1e7)), []
+    for start in (0, 10, 40):
+        x = JointPrimalDual(start=start).begin(made)["x"]
+        misfits.append(float((made.A(x) - made.y).norm() / made.y.norm()))
+    assert misfits[0] > misfits[1] > misfits[2]
+    assert x.min() > -0.05 * x.max()
+
+
+def test_fewer_channels_than_components_are_refused():
+    network = Network(JointPrimalDual(cells=1, features=2), seed=0)
+    with pytest.raises(ValueError, match="at least 4 channels, as many as components"):
+        network(batched(spectral(bins=3)))
+    square = WrappedNonlinear(*[np.square] * 3, (3, 4), (3, 4))
+    with pytest.raises(TypeError, match="JointPrimalDual needs a linear operator"):
+        JointPrimalDual().begin(Problem(np.ones((1, 4, 3, 4)), square))
+    with pytest.raises(ValueError, match="components"):
+        JointPrimalDual(components=0)
 
 
 def test_it_may_start_from_nonnegative_least_squares():

@@ -22,6 +22,7 @@ from svdinv.unroll.networks import (
     Convolved,
     Decoder,
     EMNet,
+    JointPrimalDual,
     LowRank,
     LowRankAndSparse,
     NonLocal,
@@ -67,6 +68,9 @@ CASES = {
         **SMALL, block=3, static=1, start=(1, 2), noise=True, finish=3
     ),
     "PrimalDual": PrimalDual(cells=2, features=3, memory=2, channels=3),
+    "JointPrimalDual": JointPrimalDual(
+        cells=2, features=3, memory=2, components=3, start=2
+    ),
     "Skip": Skip(features=(3, 4), skips=(1, 0), depth=2),
     "LowRankAndSparse": LowRankAndSparse(
         channels=3,

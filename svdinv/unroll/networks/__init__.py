@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from svdinv.unroll.networks.lls import LLS as LLS
     from svdinv.unroll.networks.non_local import NonLocal as NonLocal
+    from svdinv.unroll.networks.primal_dual import JointPrimalDual as JointPrimalDual
     from svdinv.unroll.networks.primal_dual import PrimalDual as PrimalDual
     from svdinv.unroll.networks.recipe import (
         Convolutions as Convolutions,

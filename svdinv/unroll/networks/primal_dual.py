@@ -11,16 +11,35 @@ D and P are chains of convolutions without bias, so the reconstruction is positi
 homogeneous in the data. Their last convolutions are small at first: the network starts
 near `svdinv.unroll.operators.Operator.approximate_inverse`, which for line integrals is
 filtered back-projection, or with `start` near nonnegative least squares.
+
+`JointPrimalDual` does so for channels of low rank, such as bins of energy, measured by
+the same A. W divides the data of each channel by the standard deviation of its noise; V
+holds the leading left singular vectors of W y, a matrix channels x measurements::
+
+    y = V^T W y,   the cells above,   x = W^-1 V x
+
+A few components have the signal of all channels, and less of their noise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from svdinv.unroll.algorithms.iterations import FISTA
-from svdinv.unroll.arrays import Array, namespace
+from svdinv.unroll.arrays import (
+    Array,
+    Namespace,
+    cast_like,
+    count_up,
+    namespace,
+    operators,
+    root,
+    sizes,
+)
+from svdinv.unroll.fidelity import L2
 from svdinv.unroll.networks.functional import at_least, check_image
 from svdinv.unroll.networks.recipe import (
     Layer,
@@ -33,9 +52,68 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.problem import Problem
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Alternating(Recipe):
+    """Base of the networks that alternate between images and data."""
+
+    cells: int = 8
+    features: int = 32
+    convs: int = 3
+    memory: int = 5
+    slope: float = 0.1
+    start: int = 0
+
+    axes: ClassVar[str] = "B C H W"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, self, "features", "convs", "memory")
+        at_least(0, self, "start")
+
+    def _chains(self, channels: int, others: int = 0) -> Mapping[str, Layer]:
+        """Return the layers for images of some channels, and more maps of data."""
+        maps = self.memory * channels
+        inputs = maps + 2 * channels + others
+        return {
+            "dual": residual_chain(self, inputs, maps, axes=2),
+            "primal": residual_chain(self, maps + channels, maps, axes=2),
+        }
+
+    def _first(self, problem: Problem, channels: int | None) -> Array:
+        """Return the approximate inverse, after checks of the problem."""
+        if not problem.A.linear:
+            raise TypeError(f"{type(self).__name__} needs a linear operator")
+        x = problem.A.approximate_inverse(problem.y)
+        check_image(x, self.axes, channels=channels)
+        if len(problem.y.shape) != 4:
+            raise ValueError(
+                "the data must have two axes after the channels, got shape "
+                f"{tuple(problem.y.shape)}"
+            )
+        return x
+
+    def _remember(self, x: Array, y: Array, xp: Namespace) -> State:
+        """Return all maps of images and data before the first cell."""
+        memory = [xp.zeros_like(x)] * (self.memory - 1)
+        dual = xp.concat([xp.zeros_like(y)] * self.memory, axis=1)
+        return {"primal": xp.concat([x, *memory], axis=1), "dual": dual}
+
+    def _next(
+        self, state: State, y: Array, channels: int, problem: Problem, layers: Layers
+    ) -> State:
+        """Return the maps after a cell; `y` holds the data and any other maps."""
+        xp, A = namespace(y), problem.A
+        primal, dual = state["primal"], state["dual"]
+        predicted = A(primal[:, :channels])
+        dual = dual + layers.dual(xp.concat([dual, predicted, y], axis=1))
+        back = A.adjoint(dual[:, :channels])
+        primal = primal + layers.primal(xp.concat([primal, back], axis=1))
+        return {"primal": primal, "dual": dual}
+
+
 @register
 @dataclass(frozen=True, kw_only=True)
-class PrimalDual(Recipe):
+class PrimalDual(_Alternating):
     """Structure of a learned primal-dual network.
 
     Images are real, (B, C, H, W), and so are the data, with two axes after the
@@ -59,27 +137,14 @@ class PrimalDual(Recipe):
         to the image of the first cell; for an operator with a norm of at most 1.
     """
 
-    cells: int = 8
-    features: int = 32
-    convs: int = 3
-    memory: int = 5
     channels: int = 1
-    slope: float = 0.1
-    start: int = 0
-
-    axes: ClassVar[str] = "B C H W"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "features", "convs", "memory", "channels")
-        at_least(0, self, "start")
+        at_least(1, self, "channels")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        maps = self.memory * self.channels
-        return {
-            "dual": residual_chain(self, maps + 2 * self.channels, maps, axes=2),
-            "primal": residual_chain(self, maps + self.channels, maps, axes=2),
-        }
+        return self._chains(self.channels)
 
     def begin(self, problem: Problem) -> State:
         """Start from an approximate inverse, or `start` iterations behind it.
@@ -87,37 +152,136 @@ class PrimalDual(Recipe):
         Raises TypeError if the operator is not linear, ValueError if the image or the
         data do not have two axes after the channels.
         """
-        if not problem.A.linear:
-            raise TypeError("PrimalDual needs a linear operator")
-        x = problem.A.approximate_inverse(problem.y)
-        xp = namespace(x)
-        check_image(x, self.axes, channels=self.channels)
-        if len(problem.y.shape) != 4:
-            raise ValueError(
-                "the data must have two axes after the channels, got shape "
-                f"{tuple(problem.y.shape)}"
-            )
+        x = self._first(problem, self.channels)
         if self.start:
             x = _nonnegative(x, problem, self.start)
-        memory = [xp.zeros_like(x)] * (self.memory - 1)
-        dual = xp.concat([xp.zeros_like(problem.y)] * self.memory, axis=1)
-        return {"x": x, "primal": xp.concat([x, *memory], axis=1), "dual": dual}
+        return {"x": x} | self._remember(x, problem.y, namespace(x))
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        primal, dual, y = state["primal"], state["dual"], problem.y
-        xp, C = namespace(y), self.channels
-        dual = dual + layers.dual(xp.concat([dual, problem.A(state["x"]), y], axis=1))
-        back = problem.A.adjoint(dual[:, :C])
-        primal = primal + layers.primal(xp.concat([primal, back], axis=1))
-        return {"x": primal[:, :C], "primal": primal, "dual": dual}
+        C = self.channels
+        maps = self._next(state, problem.y, C, problem, layers)
+        return {"x": maps["primal"][:, :C]} | maps
 
 
-def _nonnegative(x: Array, problem: Problem, iterations: int) -> Array:
-    """Iterate FISTA for min |A x - y|^2 over x >= 0."""
+@register
+@dataclass(frozen=True, kw_only=True)
+class JointPrimalDual(_Alternating):
+    """Structure of a learned primal-dual network for channels of low rank.
+
+    Images and data are as for `PrimalDual`, with any number of channels from
+    `components` on, and an operator that acts on each channel alike. The data fidelity
+    `svdinv.unroll.fidelity.L2` has the inverse variances of the data as its weight.
+
+    Attributes
+    ----------
+    features : int
+        Width of the hidden convolutions.
+    convs : int
+        Convolutions of each chain.
+    memory : int
+        Maps for each component of the image and of the data.
+    slope : float
+        Slope of the ReLUs below zero.
+    start : int
+        Iterations of least squares with nonnegative channels, by FISTA, from the
+        approximate inverse to the image of the first cell; for an operator with a norm
+        of at most 1. Their weights are the same for all measurements of a channel.
+    components : int
+        Number of leading singular vectors, one more than there may be materials, so
+        that the last one shows the noise.
+    """
+
+    components: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, self, "components")
+
+    def layers(self, last: bool) -> Mapping[str, Layer]:
+        return self._chains(self.components, 1)
+
+    def begin(self, problem: Problem) -> State:
+        """Start from the components of an approximate inverse, or `start` iterations.
+
+        Raises TypeError if the operator is not linear, ValueError if there are fewer
+        channels than `components`, or the image or the data do not have two axes after
+        the channels.
+        """
+        x, y = self._first(problem, None), problem.y
+        xp, K = namespace(y), self.components
+        if y.shape[1] is None or y.shape[1] < K:
+            raise ValueError(
+                f"images must have at least {K} channels, as many as components, got "
+                f"shape {tuple(x.shape)}"
+            )
+        weight = _weights(problem, xp)
+        mean = xp.mean(weight, axis=(-2, -1), keepdims=True)
+        deviation = 1 / xp.sqrt(mean + (mean <= 0) * xp.ones_like(mean))
+        V = _leading(y / deviation, K, xp)
+        state = {"V": V, "deviation": deviation}
+        y = _multiplied(xp.matrix_transpose(V), y / deviation, xp)
+        x = _multiplied(xp.matrix_transpose(V), x / deviation, xp)
+        if self.start:
+            x = _nonnegative(x, Problem(y, problem.A), self.start, V)
+        # How exact each measurement is in all channels, in units of the data.
+        unit = root(xp.mean(y[:, :1] ** 2, axis=(-2, -1), keepdims=True), xp)
+        exact = xp.sqrt(xp.sum(weight, axis=1, keepdims=True))
+        exact = exact / xp.max(exact, axis=(-2, -1), keepdims=True)
+        state |= {"y": xp.concat([y, unit * exact], axis=1)}
+        return self._in_channels(state | self._remember(x, y, xp), xp)
+
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
+        y = state["y"]
+        maps = self._next(state, y, self.components, problem, layers)
+        return self._in_channels(state | maps, namespace(y))
+
+    def _in_channels(self, state: State, xp: Namespace) -> State:
+        """Return the state with the image of all channels, from that of components."""
+        x = _multiplied(state["V"], state["primal"][:, : self.components], xp)
+        return state | {"x": state["deviation"] * x}
+
+
+def _weights(problem: Problem, xp: Namespace) -> Array:
+    """Return the weights of the data, of their shape; 1 without any."""
+    ones = xp.ones_like(problem.y)
+    if not isinstance(problem.fidelity, L2) or problem.fidelity.weight is None:
+        return ones
+    return ones * cast_like(problem.fidelity.weight, ones, xp)
+
+
+def _leading(y: Array, count: int, xp: Namespace) -> Array:
+    """Return the leading left singular vectors (B, C, count) of data (B, C, ...).
+
+    The first has a positive sum, the others more weight in the first channels.
+    """
+    B, C, *rest = sizes(y, xp)
+    V = operators(y).svd(xp.reshape(y, (B, C, math.prod(rest))))[0][..., :count]
+    middle = (C - 1) / 2
+    slope = xp.ones_like(V[:, :, :1]) * (middle - count_up(C, V, xp)[:, None])
+    first = count_up(V.shape[-1], V, xp) == 0
+    size = xp.sum(xp.where(first, V, slope * V), axis=1, keepdims=True)
+    return xp.where(size < 0, -V, V)
+
+
+def _multiplied(V: Array, x: Array, xp: Namespace) -> Array:
+    """Multiply the channels of images or data (B, C, ...) by matrices (B, K, C)."""
+    B, C, *rest = sizes(x, xp)
+    product = V @ xp.reshape(x, (B, C, math.prod(rest)))
+    return xp.reshape(product, (B, V.shape[1], *rest))
+
+
+def _nonnegative(
+    x: Array, problem: Problem, iterations: int, V: Array | None = None
+) -> Array:
+    """Iterate FISTA for min |A x - y|^2 over x >= 0, or V x >= 0, V^T V = 1."""
     xp, algorithm = namespace(x), FISTA()
 
     def prox(v: Array, step: float) -> Array:
-        return xp.maximum(v, xp.zeros_like(v))
+        if V is None:
+            return xp.maximum(v, xp.zeros_like(v))
+        channels = _multiplied(V, v, xp)
+        channels = xp.maximum(channels, xp.zeros_like(channels))
+        return _multiplied(xp.matrix_transpose(V), channels, xp)
 
     state = algorithm.start(problem, prox(x, 1.0))
     for _ in range(iterations):

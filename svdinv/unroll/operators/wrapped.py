@@ -284,7 +284,7 @@ def from_matrix(
     return Wrapped(forward, adjoint, image_shape, data_shape, batched=True)
 
 
-def products(matrix: Any, x: NDArray[Any]) -> NDArray[Any]:
+def products(matrix: Any, x: NDArray[Any]) -> Any:
     """Multiply rows (b, n) by a matrix (m, n), dense or not: the result is (b, m).
 
     A sparse matrix is read once for several rows, which for few of them takes longer

@@ -391,7 +391,7 @@ class Ct(FinerTask):
 
     def weights_for(self, problem: Problem) -> str:
         """Return the weights for views all around, or with a range missing."""
-        limited = self.channels and _is_limited(problem.scan.angles)
+        limited = self.channels and is_limited(problem.scan.angles)
         return "ct-limited" if limited else self.kind
 
     def finished(self, image: Any) -> Any:
@@ -501,7 +501,7 @@ def _problem(
     return replace(problem, y=y, truth=truth, scale=scale)
 
 
-def _is_limited(angles: Iterable[float]) -> bool:
+def is_limited(angles: Iterable[float]) -> bool:
     """Whether a range of directions is missing: much more than the usual step."""
     turned = np.unique(np.round(np.mod(list(angles), 180.0), 3) % 180)
     steps = np.sort(np.diff(turned, append=turned[0] + 180))

@@ -38,6 +38,7 @@ from svdinv.unroll.tasks.tomography.ct import (
     CtOptions,
     by_angle,
     fbp,
+    is_limited,
     penalised,
     photons_of,
 )
@@ -57,6 +58,7 @@ _SPOT = (  # smallest and largest density, semi-axes, centre and angle
     (1.0, 0.2, 0.2, 0.5, 0.5, 180.0),
 )
 _BLOCK = 8
+_COMPONENTS = 4  # of the weights "spectral-ct"
 _BRIGHT = 0.98  # quantile that is white in a picture
 
 # Density or concentration in g/cm^3, and mass attenuation in cm^2/g by energy in keV
@@ -136,6 +138,15 @@ class SpectralCt(Ct):
     @property
     def trained_channels(self) -> int:
         return self.bins
+
+    def suits_network(self, problem: Problem, recipe: Any) -> bool:
+        """Return whether there are as many bins as components of the network."""
+        return len(problem.y) >= getattr(recipe, "components", 0)
+
+    def weights_for(self, problem: Problem) -> str:
+        """Return the weights for views all around, of four bins or more."""
+        suited = len(problem.y) >= _COMPONENTS and not is_limited(problem.scan.angles)
+        return self.kind if suited else ""
 
     def largest(self, problem: Problem) -> float:
         """Return infinity: the bins differ too much for one bound."""
