@@ -13,8 +13,8 @@ near `svdinv.unroll.operators.Operator.approximate_inverse`, which for line inte
 filtered back-projection, or with `start` near nonnegative least squares.
 
 `JointPrimalDual` does so for channels of low rank, such as bins of energy, measured by
-the same A. W divides the data of each channel by the standard deviation of its noise; V
-holds the leading left singular vectors of W y, a matrix channels x measurements::
+the same A. W divides each channel by the standard deviation of its noise; V holds the
+leading left singular vectors of W y, a matrix channels x measurements::
 
     y = V^T W y,   the cells above,   x = W^-1 V x
 
@@ -28,12 +28,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from svdinv.core.namespace import safe_divide
 from svdinv.unroll.algorithms.iterations import FISTA
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
     cast_like,
     count_up,
+    is_tensorflow,
     namespace,
     operators,
     root,
@@ -209,18 +211,16 @@ class JointPrimalDual(_Alternating):
         """
         x, y = self._first(problem, None), problem.y
         xp, K = namespace(y), self.components
-        if y.shape[1] is None or y.shape[1] < K:
+        if y.shape[1] is not None and y.shape[1] < K:
             raise ValueError(
                 f"images must have at least {K} channels, as many as components, got "
                 f"shape {tuple(x.shape)}"
             )
         weight = _weights(problem, xp)
-        mean = xp.mean(weight, axis=(-2, -1), keepdims=True)
-        deviation = 1 / xp.sqrt(mean + (mean <= 0) * xp.ones_like(mean))
-        V = _leading(y / deviation, K, xp)
-        state = {"V": V, "deviation": deviation}
-        y = _multiplied(xp.matrix_transpose(V), y / deviation, xp)
-        x = _multiplied(xp.matrix_transpose(V), x / deviation, xp)
+        W = root(xp.mean(weight, axis=(-2, -1), keepdims=True), xp)
+        V = _leading(W * y, K, xp)
+        state = {"V": V, "W": W}
+        x, y = (_multiplied(xp.matrix_transpose(V), W * v, xp) for v in (x, y))
         if self.start:
             x = _nonnegative(x, Problem(y, problem.A), self.start, V)
         # How exact each measurement is in all channels, in units of the data.
@@ -238,7 +238,8 @@ class JointPrimalDual(_Alternating):
     def _in_channels(self, state: State, xp: Namespace) -> State:
         """Return the state with the image of all channels, from that of components."""
         x = _multiplied(state["V"], state["primal"][:, : self.components], xp)
-        return state | {"x": state["deviation"] * x}
+        W = state["W"]  # 0 for channels without data
+        return state | {"x": safe_divide(x, W, W > 0, xp)}
 
 
 def _weights(problem: Problem, xp: Namespace) -> Array:
@@ -255,10 +256,12 @@ def _leading(y: Array, count: int, xp: Namespace) -> Array:
     The first has a positive sum, the others more weight in the first channels.
     """
     B, C, *rest = sizes(y, xp)
-    V = operators(y).svd(xp.reshape(y, (B, C, math.prod(rest))))[0][..., :count]
-    middle = (C - 1) / 2
-    slope = xp.ones_like(V[:, :, :1]) * (middle - count_up(C, V, xp)[:, None])
-    first = count_up(V.shape[-1], V, xp) == 0
+    found = operators(y).svd(xp.reshape(y, (B, C, math.prod(rest))))
+    U = found.u if is_tensorflow(y) else found.U
+    V = xp.reshape(U[..., :count], (B, C, count))  # of a known size in graphs
+    along = count_up(C, V, xp)[:, None]
+    slope = (xp.mean(along) - along) * xp.ones_like(V)
+    first = count_up(count, V, xp) == 0
     size = xp.sum(xp.where(first, V, slope * V), axis=1, keepdims=True)
     return xp.where(size < 0, -V, V)
 
@@ -267,7 +270,7 @@ def _multiplied(V: Array, x: Array, xp: Namespace) -> Array:
     """Multiply the channels of images or data (B, C, ...) by matrices (B, K, C)."""
     B, C, *rest = sizes(x, xp)
     product = V @ xp.reshape(x, (B, C, math.prod(rest)))
-    return xp.reshape(product, (B, V.shape[1], *rest))
+    return xp.reshape(product, (B, sizes(V, xp)[1], *rest))
 
 
 def _nonnegative(
