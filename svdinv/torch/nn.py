@@ -66,8 +66,8 @@ axis : int, optional
     Axis of the features.""",
     "options": "trainable, method : optional",
     "random": """from the random
-    numbers of the input's device (`torch.manual_seed`), which `torch.func.vmap`
-    allows with its argument `randomness`, and 0 in evaluation""",
+    numbers of the input's device (`torch.manual_seed`), and 0 in evaluation;
+    `torch.func.vmap` then needs ``randomness="same"`` or ``"different"``""",
     "see_also": """
 
 See Also

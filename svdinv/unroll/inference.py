@@ -126,9 +126,10 @@ def apply(
 
 def shipped(task: Task, problem: Problem) -> str:
     """Return the name of svdinv's weights for a problem, "" if it has none."""
-    names = pretrained.names()
-    suitable = (task.weights_for(problem), task.kind)
-    return next((name for name in suitable if name in names), "")
+    name, names = task.weights_for(problem), pretrained.names()
+    if name and name not in names:
+        name = task.kind
+    return name if name in names else ""
 
 
 def learned(

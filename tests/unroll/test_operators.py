@@ -362,7 +362,11 @@ def test_norms_that_are_known(rng):
     assert operator_norm(Fourier(), x + 0j) == pytest.approx(1, rel=1e-6)
     assert operator_norm(3j * Fourier(), x + 0j) == pytest.approx(3, rel=1e-6)
     assert operator_norm(0 * Identity(), x) == 0
-    with pytest.raises(ValueError, match="must have an adjoint"):
+    Q = np.linalg.qr(x)[0].astype(np.float32)
+    zero = Wrapped(*[lambda v: v - Q @ (Q.T @ v)] * 2, (64,), (64,))  # up to rounding
+    for seed in range(20):
+        assert operator_norm(zero, np.ones(64, np.float32), rng=seed) < 1e-4
+    with pytest.raises(ValueError, match=r"the adjoint of Wrapped.* is wrong"):
         operator_norm(Wrapped(np.copy, np.negative, (64, 64), (64, 64)), x)
     for operator in (Gradient(), Gradient((-3, -2, -1), "periodic")):
         found = operator_norm(operator, np.stack([x] * 4), iterations=300, rtol=1e-7)

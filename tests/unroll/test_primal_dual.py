@@ -87,7 +87,7 @@ def spectral(bins=5, photons=1e5, **options):
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_without_learning_it_has_the_leading_components(count):
-    """Of the data, each channel in units of the mean deviation of its noise."""
+    """Of the data, each channel in units of its root mean inverse variance."""
     made = spectral()
     network = without_learning(JointPrimalDual(cells=2, features=2, components=count))
     with torch.no_grad():
@@ -101,8 +101,8 @@ def test_without_learning_it_has_the_leading_components(count):
     np.testing.assert_allclose(found, due, atol=2e-5 * abs(due).max())
 
 
-def test_components_keep_their_signs_and_units():
-    """Images are in the units of the data, and a weight of all data has no effect."""
+def test_signs_are_fixed_and_images_are_in_the_units_of_the_data():
+    """And a factor of all weights has no effect."""
     made = spectral()
     network = Network(JointPrimalDual(cells=2, features=4, start=3), seed=0)
     with torch.no_grad():
@@ -117,17 +117,34 @@ def test_components_keep_their_signs_and_units():
     assert (torch.arange(2.0, -3, -1) @ state["V"][0, :, 1:] >= 0).all()
 
 
-def test_channels_that_were_not_measured_change_nothing():
-    """Nor does a detector that is dead in all of them."""
+def test_a_channel_without_weight_is_not_used():
     made = spectral()
     weight = made.fidelity.weight.copy()
-    weight[2], weight[:, :, 5] = 0, 0
+    weight[2] = 0
     network = Network(JointPrimalDual(cells=2, features=4, start=3), seed=0)
-    y = np.where(weight > 0, made.y, 0)
-    x = batched(replace(made, y=y, fidelity=L2(weight)))
-    found = network(x)
-    found.sum().backward()
-    assert found.isfinite().all()
+    found = []
+    for value in (0, 5):
+        y = made.y.copy()
+        y[2] = value
+        image = network(batched(replace(made, y=y, fidelity=L2(weight))))
+        found.append(image.detach().numpy())
+        image.sum().backward()
+    np.testing.assert_array_equal(*found)
+    assert not found[0][0, 2].any()
+    assert found[0][0, [0, 1, 3, 4]].all(axis=0).any()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_weights_of_zero_alone_leave_an_image_of_zeros():
+    made = spectral()
+    network = Network(JointPrimalDual(cells=1, features=4, start=2), seed=0)
+    given = batched(made, made)
+    weight = given.fidelity.weight.clone()
+    weight[1] = 0
+    image = network(replace(given, fidelity=L2(weight)))
+    image.sum().backward()
+    assert image[0].any()
+    assert not image[1].any()
     assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
@@ -143,13 +160,16 @@ def test_nonnegative_channels_of_the_start():
 
 def test_fewer_channels_than_components_are_refused():
     network = Network(JointPrimalDual(cells=1, features=2), seed=0)
-    with pytest.raises(ValueError, match="at least 4 channels, as many as components"):
+    with pytest.raises(ValueError, match="at least 4 channels and measurements"):
         network(batched(spectral(bins=3)))
     square = WrappedNonlinear(*[np.square] * 3, (3, 4), (3, 4))
     with pytest.raises(TypeError, match="JointPrimalDual needs a linear operator"):
         JointPrimalDual().begin(Problem(np.ones((1, 4, 3, 4)), square))
     with pytest.raises(ValueError, match="components"):
         JointPrimalDual(components=0)
+    few = Problem(np.ones((1, 4, 1, 2)), Sampling(np.ones((1, 2), bool)))
+    with pytest.raises(ValueError, match="4 channels and measurements in each"):
+        JointPrimalDual().begin(few)
 
 
 def test_it_may_start_from_nonnegative_least_squares():

@@ -7,7 +7,6 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any, Literal, TypeAlias
 
 from array_api_compat import is_numpy_array
@@ -179,7 +178,8 @@ def solve(
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
     several = isinstance(prior, Sequence) and not isinstance(prior, str)
     for each in prior if several else (prior,):
-        if isinstance(each, type | str | FunctionType):
+        usable = hasattr(each, "prox") or hasattr(each, "gradient")
+        if isinstance(each, type | str) or (callable(each) and not usable):
             raise TypeError(
                 f"prior must be an object, such as TotalVariation(0.01), got {each!r}"
             )

@@ -13,8 +13,8 @@ near `svdinv.unroll.operators.Operator.approximate_inverse`, which for line inte
 filtered back-projection, or with `start` near nonnegative least squares.
 
 `JointPrimalDual` does so for channels of low rank, such as bins of energy, measured by
-the same A. W divides each channel by the standard deviation of its noise; V holds the
-leading left singular vectors of W y, a matrix channels x measurements::
+the same A. W is the root of the mean weight of each channel, its inverse variance; V
+holds the leading left singular vectors of W y, a matrix channels x measurements::
 
     y = V^T W y,   the cells above,   x = W^-1 V x
 
@@ -24,7 +24,7 @@ A few components have the signal of all channels, and less of their noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -81,24 +81,16 @@ class _Alternating(Recipe):
             "primal": residual_chain(self, maps + channels, maps, axes=2),
         }
 
-    def _first(self, problem: Problem, channels: int | None) -> Array:
-        """Return the approximate inverse, after checks of the problem."""
+    def _check_linear(self, problem: Problem) -> None:
         if not problem.A.linear:
             raise TypeError(f"{type(self).__name__} needs a linear operator")
-        x = problem.A.approximate_inverse(problem.y)
-        check_image(x, self.axes, channels=channels)
-        if len(problem.y.shape) != 4:
-            raise ValueError(
-                "the data must have two axes after the channels, got shape "
-                f"{tuple(problem.y.shape)}"
-            )
-        return x
 
-    def _remember(self, x: Array, y: Array, xp: Namespace) -> State:
-        """Return all maps of images and data before the first cell."""
-        memory = [xp.zeros_like(x)] * (self.memory - 1)
+    def _remember(self, images: list[Array], y: Array, xp: Namespace) -> State:
+        """Return all maps before the first cell: some images, and zeros."""
+        zeros = [xp.zeros_like(images[0])] * self.memory
+        maps = [*images, *zeros][: self.memory]
         dual = xp.concat([xp.zeros_like(y)] * self.memory, axis=1)
-        return {"primal": xp.concat([x, *memory], axis=1), "dual": dual}
+        return {"primal": xp.concat(maps, axis=1), "dual": dual}
 
     def _next(
         self, state: State, y: Array, channels: int, problem: Problem, layers: Layers
@@ -154,10 +146,13 @@ class PrimalDual(_Alternating):
         Raises TypeError if the operator is not linear, ValueError if the image or the
         data do not have two axes after the channels.
         """
-        x = self._first(problem, self.channels)
+        self._check_linear(problem)
+        x = problem.A.approximate_inverse(problem.y)
+        check_image(x, self.axes, channels=self.channels)
+        _check_data(problem.y)
         if self.start:
-            x = _nonnegative(x, problem, self.start)
-        return {"x": x} | self._remember(x, problem.y, namespace(x))
+            (x,) = _nonnegative(x, problem, [self.start])
+        return {"x": x} | self._remember([x], problem.y, namespace(x))
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         C = self.channels
@@ -172,7 +167,9 @@ class JointPrimalDual(_Alternating):
 
     Images and data are as for `PrimalDual`, with any number of channels from
     `components` on, and an operator that acts on each channel alike. The data fidelity
-    `svdinv.unroll.fidelity.L2` has the inverse variances of the data as its weight.
+    `svdinv.unroll.fidelity.L2` has the inverse variances of the data as its weight. A
+    channel of weight 0 is not used, and its image is 0; data of weight 0 in another one
+    are used, and must be plausible.
 
     Attributes
     ----------
@@ -185,9 +182,10 @@ class JointPrimalDual(_Alternating):
     slope : float
         Slope of the ReLUs below zero.
     start : int
-        Iterations of least squares with nonnegative channels, by FISTA, from the
-        approximate inverse to the image of the first cell; for an operator with a norm
-        of at most 1. Their weights are the same for all measurements of a channel.
+        Iterations of FISTA from the approximate inverse to the image of the first cell,
+        for least squares that penalise negative channels, with W alone as weights; for
+        an operator with a norm of at most 1. What changes until twice as many, and what
+        changed since half of them, are the first of the other maps.
     components : int
         Number of leading singular vectors, one more than there may be materials, so
         that the last one shows the noise.
@@ -206,29 +204,37 @@ class JointPrimalDual(_Alternating):
         """Start from the components of an approximate inverse, or `start` iterations.
 
         Raises TypeError if the operator is not linear, ValueError if there are fewer
-        channels than `components`, or the image or the data do not have two axes after
-        the channels.
+        channels or measurements in each than `components`, or the image or the data do
+        not have two axes after the channels.
         """
-        x, y = self._first(problem, None), problem.y
-        xp, K = namespace(y), self.components
-        if y.shape[1] is not None and y.shape[1] < K:
+        self._check_linear(problem)
+        _check_data(problem.y)
+        y, xp, K = problem.y, namespace(problem.y), self.components
+        _, C, *rest = y.shape
+        if (C is not None and C < K) or (None not in rest and math.prod(rest) < K):
             raise ValueError(
-                f"images must have at least {K} channels, as many as components, got "
-                f"shape {tuple(x.shape)}"
+                f"the data must have at least {K} channels and measurements in each, "
+                f"as many as components, got shape {tuple(y.shape)}"
             )
         weight = _weights(problem, xp)
         W = root(xp.mean(weight, axis=(-2, -1), keepdims=True), xp)
         V = _leading(W * y, K, xp)
         state = {"V": V, "W": W}
-        x, y = (_multiplied(xp.matrix_transpose(V), W * v, xp) for v in (x, y))
+        y = _multiplied(xp.matrix_transpose(V), W * y, xp)
+        x = problem.A.approximate_inverse(y)
+        check_image(x, self.axes, channels=K)
+        images = [x]
         if self.start:
-            x = _nonnegative(x, Problem(y, problem.A), self.start, V)
-        # How exact each measurement is in all channels, in units of the data.
+            counts = [self.start // 2, self.start, 2 * self.start]
+            before, x, after = _nonnegative(x, Problem(y, problem.A), counts, V)
+            images = [x, after - x, before - x]
+        # The weight of each measurement in all channels, in units of the data.
         unit = root(xp.mean(y[:, :1] ** 2, axis=(-2, -1), keepdims=True), xp)
-        exact = xp.sqrt(xp.sum(weight, axis=1, keepdims=True))
-        exact = exact / xp.max(exact, axis=(-2, -1), keepdims=True)
-        state |= {"y": xp.concat([y, unit * exact], axis=1)}
-        return self._in_channels(state | self._remember(x, y, xp), xp)
+        total = root(xp.sum(weight, axis=1, keepdims=True), xp)
+        most = xp.max(total, axis=(-2, -1), keepdims=True)
+        total = unit * safe_divide(total, most, most > 0, xp)
+        state |= {"y": xp.concat([y, total], axis=1)}
+        return self._in_channels(state | self._remember(images, y, xp), xp)
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         y = state["y"]
@@ -242,6 +248,14 @@ class JointPrimalDual(_Alternating):
         return state | {"x": safe_divide(x, W, W > 0, xp)}
 
 
+def _check_data(y: Array) -> None:
+    if len(y.shape) != 4:
+        raise ValueError(
+            "the data must have two axes after the channels, got shape "
+            f"{tuple(y.shape)}"
+        )
+
+
 def _weights(problem: Problem, xp: Namespace) -> Array:
     """Return the weights of the data, of their shape; 1 without any."""
     ones = xp.ones_like(problem.y)
@@ -253,7 +267,8 @@ def _weights(problem: Problem, xp: Namespace) -> Array:
 def _leading(y: Array, count: int, xp: Namespace) -> Array:
     """Return the leading left singular vectors (B, C, count) of data (B, C, ...).
 
-    The first has a positive sum, the others more weight in the first channels.
+    The sign of the first makes its sum positive, that of the others the mean of the
+    channel's index, weighted by them, negative.
     """
     B, C, *rest = sizes(y, xp)
     found = operators(y).svd(xp.reshape(y, (B, C, math.prod(rest))))
@@ -267,16 +282,22 @@ def _leading(y: Array, count: int, xp: Namespace) -> Array:
 
 
 def _multiplied(V: Array, x: Array, xp: Namespace) -> Array:
-    """Multiply the channels of images or data (B, C, ...) by matrices (B, K, C)."""
-    B, C, *rest = sizes(x, xp)
-    product = V @ xp.reshape(x, (B, C, math.prod(rest)))
-    return xp.reshape(product, (B, sizes(V, xp)[1], *rest))
+    """Multiply the channels of images or data (B, C, H, W) by matrices (B, K, C).
+
+    No product of matrices: it would be rounded in mixed precision.
+    """
+    return xp.sum(V[:, :, :, None, None] * x[:, None], axis=2)
 
 
 def _nonnegative(
-    x: Array, problem: Problem, iterations: int, V: Array | None = None
-) -> Array:
-    """Iterate FISTA for min |A x - y|^2 over x >= 0, or V x >= 0, V^T V = 1."""
+    x: Array, problem: Problem, counts: Sequence[int], V: Array | None = None
+) -> list[Array]:
+    """Return images after numbers of iterations of nonnegative least squares.
+
+    They are those of FISTA for min |A x - y|^2 over x >= 0. With V, V^T V = 1, negative
+    values of V x are not excluded but penalised: the proximal operator is
+    V^T max(V x, 0).
+    """
     xp, algorithm = namespace(x), FISTA()
 
     def prox(v: Array, step: float) -> Array:
@@ -286,7 +307,7 @@ def _nonnegative(
         channels = xp.maximum(channels, xp.zeros_like(channels))
         return _multiplied(xp.matrix_transpose(V), channels, xp)
 
-    state = algorithm.start(problem, prox(x, 1.0))
-    for _ in range(iterations):
-        state = algorithm.iterate(state, problem, prox, {"step": 1.0})
-    return state["x"]
+    states = [algorithm.start(problem, prox(x, 1.0))]
+    for _ in range(max(counts)):
+        states.append(algorithm.iterate(states[-1], problem, prox, {"step": 1.0}))
+    return [states[count]["x"] for count in counts]

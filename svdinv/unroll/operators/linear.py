@@ -430,7 +430,8 @@ def operator_norm(
     Raises
     ------
     ValueError
-        If `iterations` is not positive, or A^H A has a negative value ``<x, A^H A x>``.
+        If `iterations` is not positive, or ``<x, A^H A x>`` is negative for the first
+        image x, so that the adjoint is wrong.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
@@ -446,10 +447,11 @@ def operator_norm(
             x, previous = as_complex(x, xp), as_complex(previous, xp)
         next_ = next_ - beta * previous
         alpha = as_float(inner(x, next_))
-        if not k and alpha < -0.01 * as_float(norm(next_)):
+        # Smaller ones may be rounding errors of an operator that is 0.
+        if not k and -alpha > max(0.01 * as_float(norm(next_)), 1e-6):
             raise ValueError(
-                f"{A!r} must have an adjoint: <x, A^H A x> is negative for an image x, "
-                "which dot_test finds too"
+                f"the adjoint of {A!r} is wrong: <x, A^H A x> is negative for a random "
+                "image x; see dot_test"
             )
         next_ = next_ - alpha * x
         beta = as_float(norm(next_))

@@ -60,7 +60,7 @@ class _Views:
         views = [products(block.astype(x.dtype), x) for block in self._blocks()]
         return np.stack(views, axis=1)
 
-    def adjoint(self, y: NDArray[Any]) -> NDArray[Any]:
+    def adjoint(self, y: NDArray[Any]) -> Any:
         """Map (b, views, detectors) to (b, n)."""
         if self.stored:
             return products(self._matrix(y.dtype, True), y.reshape(len(y), -1))
@@ -182,19 +182,17 @@ class _Beam(Wrapped):
         def invert(y: NDArray[Any]) -> NDArray[Any]:
             whole = before * y
             if extra:
-                whole = np.pad(whole, ((0, 0), (0, 0), (left, extra - left)))
+                whole = np.pad(whole, ((0, 0), (left, extra - left)))
             filtered = after * _filtered(whole, response)
-            return wide._spread(filtered.astype(y.dtype)).reshape(-1, *image_shape)
+            return wide._spread(filtered.astype(y.dtype)).reshape(self.image_shape)
 
         def transposed(x: NDArray[Any]) -> NDArray[Any]:
-            blocks, x = wide._between(x.dtype), x.reshape(len(x), -1)
-            gathered = np.stack([products(block.T, x) for block in blocks], axis=1)
-            return before * _filtered(after * gathered, response)[..., part]
+            blocks, x = wide._between(x.dtype), x.reshape(-1)
+            gathered = np.stack([block.T @ x for block in blocks])
+            return before * _filtered(after * gathered, response)[:, part]
 
-        image_shape, data_shape = self.image_shape, self.data_shape
-        inverse = Wrapped(transposed, invert, image_shape, data_shape, batched=True)
         # As an adjoint, so that data of another shape are refused.
-        return inverse.adjoint(y)
+        return Wrapped(transposed, invert, self.image_shape, self.data_shape).adjoint(y)
 
     def approximate_inverse(self, y: Array) -> Array:
         return self.filtered_back_projection(y)
@@ -207,7 +205,7 @@ class _Beam(Wrapped):
             return _filtered(y, response).astype(y.dtype)
 
         shape = self.data_shape
-        return Wrapped(filtered, filtered, shape, shape, batched=True).forward(y)
+        return Wrapped(filtered, filtered, shape, shape).forward(y)
 
     def _shadow(self) -> float:
         """Return an upper bound of half the image's width on the detector."""
@@ -284,9 +282,9 @@ class _Beam(Wrapped):
         )
 
     def _spread(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Back-project with interpolation, from (b, views, detectors) to (b, H W)."""
-        pairs = zip(self._between(y.dtype), y.swapaxes(0, 1), strict=True)
-        return sum(products(block, view) for block, view in pairs)
+        """Back-project with interpolation, from (views, detectors) to (H W,)."""
+        pairs = zip(self._between(y.dtype), y, strict=True)
+        return sum(block @ view for block, view in pairs)
 
     def _between(self, dtype: Any) -> Iterable[Any]:
         """Return the matrices of `_spread`, (H W, detectors), one for each view."""

@@ -63,7 +63,7 @@ _COMPLEX = (
 
 
 class _OfFunctions(Operator):
-    """Base of operators made of functions of a single image."""
+    """Base of operators made of functions."""
 
     def __init__(
         self,
@@ -94,8 +94,8 @@ class Wrapped(_OfFunctions):
     Parameters
     ----------
     forward, adjoint : callable
-        ``forward(x)`` maps one image to data, ``adjoint(y)`` data to an image. They may
-        return any precision, but must return real arrays for real ones.
+        ``forward(x)`` maps one image to data, ``adjoint(y)`` data to an image; unless
+        `batched`. They may return any precision, but real arrays for real ones.
     image_shape, data_shape : sequence of int
         Shapes of one image and of its data, without a batch.
     arrays : {"numpy", "own"}
@@ -103,7 +103,7 @@ class Wrapped(_OfFunctions):
         device; or arrays of the framework of the data, which they must not change.
     batched : bool
         Whether `forward` maps n images at once, (n, *image_shape) to (n, *data_shape),
-        and `adjoint` n data to images, for any n of at least 1.
+        and `adjoint` n data to images, for any n.
 
     Raises
     ------
@@ -244,6 +244,7 @@ def from_matrix(
 
     A matrix (m, n) multiplies a flattened image of n elements; data have the shape (m,)
     by default, or any shape of m elements. A complex matrix multiplies complex images.
+    A batch is multiplied at once, so that rounding may depend on its length.
     The matrix stays on the CPU; use `svdinv.unroll.operators.Dense` for a dense one on
     the device of the data. Raises ValueError if the shapes do not match, or if a
     LinearOperator has no `rmatvec`.
@@ -285,16 +286,15 @@ def from_matrix(
 
 
 def products(matrix: Any, x: NDArray[Any]) -> Any:
-    """Multiply rows (b, n) by a matrix (m, n), dense or not: the result is (b, m).
+    """Return x M^T for rows x (b, n) and a matrix M (m, n), dense, sparse or linear.
 
-    A sparse matrix is read once for several rows, which for few of them takes longer
-    than reading it for each.
+    A sparse matrix multiplies 16 rows at once, which is slower for less than 8.
     """
     if isinstance(matrix, np.ndarray):
         return x @ matrix.T
     if not hasattr(matrix, "tocsr") or len(x) < _LEAST_ROWS:
         return np.stack([matrix @ row for row in x])
-    parts = [x[k : k + _MOST_ROWS] for k in range(0, len(x), _MOST_ROWS)]
+    parts = np.array_split(x, -(-len(x) // _MOST_ROWS))
     return np.concatenate([(matrix @ part.T).T for part in parts])
 
 
@@ -313,10 +313,10 @@ class OnHost:
     batched: bool = False
 
     def each(self, *arrays: Any) -> Iterator[Any]:
-        """Apply the function to each item of a batch, arrays (b, *shape), or to all.
+        """Apply the function to each item of a batch, arrays (b, *shape).
 
-        Each result has to be copied before the next is computed, since the function
-        may write all of them into one array.
+        If it is `batched`, yield its only result. Else each result has to be copied
+        before the next is computed: the function may write all of them into one array.
         """
         count = tuple(arrays[0].shape)[:1]
         shape = (*count, *self.output) if self.batched else self.output
@@ -327,10 +327,13 @@ class OnHost:
                     "a function of an operator must return an array, got "
                     f"{type(result).__name__}"
                 )
-            if tuple(result.shape) != shape:
+            found = tuple(result.shape)
+            # Graphs of TensorFlow may not know the length of a batch.
+            unknown = self.batched and None in (*count, *found[:1])
+            if found[unknown:] != shape[unknown:] or len(found) != len(shape):
                 raise ValueError(
                     f"a function of an operator must return the shape {shape}, got "
-                    f"{tuple(result.shape)}"
+                    f"{found}"
                 )
             yield result
 

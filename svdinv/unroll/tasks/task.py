@@ -385,7 +385,7 @@ class Task:
     def weights_for(self, problem: Problem) -> str:
         """Return the name of the shipped weights that suit the problem best.
 
-        Weights of that name may not exist.
+        Weights of that name may not exist; "" if none suit.
         """
         return self.kind
 

@@ -144,8 +144,10 @@ def read(path: str | Path) -> Config:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path} as TOML: {error}") from error
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be a TOML file: {error}") from error
     with naming(path):
         return from_toml(text)
 

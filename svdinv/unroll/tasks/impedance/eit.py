@@ -176,7 +176,7 @@ class Eit(Task):
                 )
             problem = problem_of(model, water, y, deviation, int(size))
         except ValueError as error:
-            raise file.error("arrays", f"do not fit: {error}") from error
+            raise file.error("the arrays", f"do not fit: {error}") from error
         if "truth" not in file:
             return problem
         truth = file.real("truth")

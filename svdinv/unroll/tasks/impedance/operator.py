@@ -166,7 +166,9 @@ class Impedance(WrappedNonlinear):
         self.voltages = _patterns(voltages, count, "voltages")
         z = np.broadcast_to(np.array(contact, np.float64), (count,))
         if not ((z > 0) & np.isfinite(z)).all():
-            raise ValueError(f"contact must be positive, got {z.tolist()}")
+            raise ValueError(
+                f"contact must be positive, got {np.asarray(contact).tolist()}"
+            )
         self.contact = z
         self._gradient = _gradient(mesh)
         self._contact_matrix = _contacts(mesh, z)

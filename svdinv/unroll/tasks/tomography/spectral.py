@@ -144,7 +144,7 @@ class SpectralCt(Ct):
         return len(problem.y) >= getattr(recipe, "components", 0)
 
     def weights_for(self, problem: Problem) -> str:
-        """Return the weights for views all around, of four bins or more."""
+        """Return the weights for views all around and at least four bins."""
         suited = len(problem.y) >= _COMPONENTS and not is_limited(problem.scan.angles)
         return self.kind if suited else ""
 
