@@ -13,7 +13,8 @@ from PIL import Image
 
 from svdinv.cli import main
 from svdinv.unroll.algorithms import ISTA
-from svdinv.unroll.networks import LowRank, PrimalDual, Unrolled
+from svdinv.unroll.inference import shipped
+from svdinv.unroll.networks import JointPrimalDual, LowRank, PrimalDual, Unrolled
 from svdinv.unroll.networks.functional import svt
 from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
 from svdinv.unroll.tasks.reading import source_of
@@ -155,8 +156,10 @@ def test_measured_sinograms_are_written_and_read(tmp_path):
 
 def test_bins_of_the_training_are_channels_of_the_network():
     config = preset("spectral-ct")
+    four = replace(config.task, bins=4)
+    assert replace(config, task=four).network == config.network  # for any number
     with pytest.raises(ValueError, match="channels must be 4 for the task spectral-ct"):
-        replace(config, task=replace(config.task, bins=4))
+        replace(config, task=four, network=PrimalDual(channels=8))
 
 
 def test_photons_must_not_fall():
@@ -193,11 +196,25 @@ def test_pictures_are_materials_too(tmp_path):
     assert source_of("head-1").task.kind == "ct"
 
 
+def test_weights_for_problems_that_they_suit():
+    task, recipe = SpectralCt(), JointPrimalDual()
+    for options, named, suited in (
+        ({}, "spectral-ct", True),
+        ({"arc": 90.0}, "", True),
+        ({"bins": 3}, "", False),
+    ):
+        case = problem(replace(SMALL, **options))
+        assert task.weights_for(case) == shipped(task, case) == named
+        assert task.suits_network(case, recipe) == suited
+        assert task.suits_network(case, LowRank())
+
+
 def test_it_is_trained_and_reconstructs(tmp_path, capsys):
     pytest.importorskip("h5py")
-    assert isinstance(preset("spectral-ct").network, PrimalDual)
+    assert isinstance(preset("spectral-ct").network, JointPrimalDual)
     tiny = ["task.size=[16]", "task.projections=[8]", "task.validation=1"]
-    tiny += ["task.bins=4", "network.channels=4", "network.features=2"]
+    tiny += ["task.bins=4", "network.kind=PrimalDual", "network.channels=4"]
+    tiny += ["network.features=2"]
     sets = [word for text in [*tiny, "network.cells=2"] for word in ("--set", text)]
     run = str(tmp_path / "run")
     train = ["train", "spectral-ct", "--steps", "2", "--device", "cpu", *sets]
