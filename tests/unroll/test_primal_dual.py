@@ -89,7 +89,8 @@ def spectral(bins=5, photons=1e5, **options):
 def test_without_learning_it_has_the_leading_components(count):
     """Of the data, each channel in units of its root mean inverse variance."""
     made = spectral()
-    network = without_learning(JointPrimalDual(cells=2, features=2, components=count))
+    recipe = JointPrimalDual(cells=2, features=2, components=count, data_steps=0)
+    network = without_learning(recipe)
     with torch.no_grad():
         found = network(batched(made))[0].numpy()
     deviation = made.fidelity.weight.mean(axis=(1, 2)) ** -0.5
@@ -99,6 +100,36 @@ def test_without_learning_it_has_the_leading_components(count):
     within = (U @ U.T) @ (image.reshape(5, -1) / deviation[:, None])
     due = (deviation[:, None] * within).reshape(image.shape)
     np.testing.assert_allclose(found, due, atol=2e-5 * abs(due).max())
+
+
+def test_each_cell_brings_the_image_closer_to_the_data():
+    """To the argmin of |A x - y|^2 + mu |x - z|^2, with mu of the first numbers."""
+    made = spectral(bins=4)
+    recipe = JointPrimalDual(cells=1, features=2, data_steps=300, start=4)
+    problem = batched(made).replace_arrays(torch.Tensor.double)
+    state = recipe.begin(problem)
+    z, y = state["primal"][:, :4], state["y"][:, :4]
+    expected = -4 + 3 * state["residual"] - 1.3 * state["noise"]
+    mu = float(expected.exp())
+    with torch.no_grad():
+        network = without_learning(recipe).double()
+        found = network(problem)
+    x = (state["V"].mT @ (state["W"] * found).flatten(2)).reshape(z.shape)
+    slope = problem.A.adjoint(problem.A(x) - y) + mu * (x - z)
+    before = problem.A.adjoint(problem.A(z) - y)
+    assert slope.norm() < 1e-6 * before.norm()
+    assert (x - z).norm() > 1e-3 * z.norm()
+
+
+def test_misfit_and_noise_of_the_start():
+    """Where noise is all that is left, both are its size."""
+    few, many = (
+        JointPrimalDual(start=60).begin(batched(spectral(photons=n)))
+        for n in (1e3, 1e6)
+    )
+    for name in ("residual", "noise"):
+        change = float(few[name] - many[name])
+        assert 0.5 * np.log(1e3) - 1 < change < 0.5 * np.log(1e3) + 0.5, name
 
 
 def test_signs_are_fixed_and_images_are_in_the_units_of_the_data():

@@ -18,7 +18,13 @@ holds the leading left singular vectors of W y, a matrix channels x measurements
 
     y = V^T W y,   the cells above,   x = W^-1 V x
 
-A few components have the signal of all channels, and less of their noise.
+A few components have the signal of all channels, and less of their noise. With
+`data_steps` iterations of conjugate gradients follow each cell, from its image z::
+
+    x = argmin |A x - y|^2 + mu |x - z|^2
+
+mu is learned, and depends on the noise and on the residual of the image at the start,
+which shows how far the operator is from that of the data.
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from svdinv.core.namespace import safe_divide
-from svdinv.unroll.algorithms.iterations import FISTA
+from svdinv.unroll.algorithms.iterations import FISTA, conjugate_gradients
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
@@ -40,18 +46,25 @@ from svdinv.unroll.arrays import (
     operators,
     root,
     sizes,
+    times,
 )
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.networks.functional import at_least, check_image
 from svdinv.unroll.networks.recipe import (
     Layer,
     Layers,
+    Number,
     Recipe,
     State,
     register,
     residual_chain,
 )
+from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
+
+# Of mu; found on phantoms, without training.
+_TRUST = {"log_mu": -4.0, "residual_power": 3.0, "noise_power": -1.3}
+_USUAL, _LEAST = -4.4, 1e-8  # log of a usual misfit, and the least square of one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,16 +202,22 @@ class JointPrimalDual(_Alternating):
     components : int
         Number of leading singular vectors, one more than there may be materials, so
         that the last one shows the noise.
+    data_steps : int
+        Iterations of conjugate gradients after each cell.
     """
 
     components: int = 4
+    data_steps: int = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "components")
+        at_least(0, self, "data_steps")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        return self._chains(self.components, 1)
+        numbers = _TRUST.items() if self.data_steps else ()
+        trust = {name: Number(first) for name, first in numbers}
+        return {**self._chains(self.components, 1), **trust}
 
     def begin(self, problem: Problem) -> State:
         """Start from the components of an approximate inverse, or `start` iterations.
@@ -234,12 +253,36 @@ class JointPrimalDual(_Alternating):
         most = xp.max(total, axis=(-2, -1), keepdims=True)
         total = unit * safe_divide(total, most, most > 0, xp)
         state |= {"y": xp.concat([y, total], axis=1)}
+        if self.data_steps:
+            nearest = sum(images[:2])  # after the most iterations
+            state |= _misfits(problem.A(nearest) - y, y, xp)
         return self._in_channels(state | self._remember(images, y, xp), xp)
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         y = state["y"]
         maps = self._next(state, y, self.components, problem, layers)
-        return self._in_channels(state | maps, namespace(y))
+        state = state | maps
+        if self.data_steps:
+            state |= {"primal": self._explained(state, problem.A, layers)}
+        return self._in_channels(state, namespace(y))
+
+    def _explained(self, state: State, A: Operator, layers: Layers) -> Array:
+        """Move the image z to the argmin of |A x - y|^2 + mu |x - z|^2, approximately.
+
+        log mu is a learned function of the noise of the data and of their misfit.
+        """
+        xp, K = namespace(state["primal"]), self.components
+        z, y = state["primal"][:, :K], state["y"][:, :K]
+        log_mu = layers.log_mu + times(layers.residual_power, state["residual"], xp)
+        log_mu = log_mu + times(layers.noise_power, state["noise"], xp)
+        mu = xp.exp(log_mu)[:, None, None, None]
+
+        def normal(x: Array) -> Array:
+            return A.adjoint(A.forward(x)) + mu * x
+
+        right = A.adjoint(y) + mu * z
+        x = conjugate_gradients(normal, right, z, self.data_steps, batch_axes=1)
+        return xp.concat([x, state["primal"][:, K:]], axis=1)
 
     def _in_channels(self, state: State, xp: Namespace) -> State:
         """Return the state with the image of all channels, from that of components."""
@@ -254,6 +297,21 @@ def _check_data(y: Array) -> None:
             "the data must have two axes after the channels, got shape "
             f"{tuple(y.shape)}"
         )
+
+
+def _misfits(residual: Array, y: Array, xp: Namespace) -> State:
+    """Return the residual of components y and their noise, (B,), on a log scale.
+
+    Both are relative to y, less what is usual. The noise is that of the last component.
+    """
+    size = xp.sum(y**2, axis=(1, 2, 3))
+    noise = y.shape[1] * xp.sum(y[:, -1] ** 2, axis=(1, 2))
+    found = {}
+    squares = {"residual": xp.sum(residual**2, axis=(1, 2, 3)), "noise": noise}
+    for name, square in squares.items():
+        share = safe_divide(square, size, size > 0, xp)
+        found[name] = xp.log(share + _LEAST) / 2 - _USUAL
+    return found
 
 
 def _weights(problem: Problem, xp: Namespace) -> Array:
