@@ -497,6 +497,7 @@ def test_products_with_many_rows_at_once(count, rng):
     kinds = (
         matrix.toarray(),
         matrix.tocsr(),
+        matrix.tocsc(),
         matrix.tocoo(),
         scipy.sparse.linalg.aslinearoperator(matrix.tocsr()),
     )
@@ -504,6 +505,16 @@ def test_products_with_many_rows_at_once(count, rng):
         A = from_matrix(kind, (20,))
         np.testing.assert_allclose(A(x), x @ matrix.toarray().T, atol=1e-13)
         np.testing.assert_allclose(A.H(A(x)), A(x) @ matrix.toarray(), atol=1e-12)
+
+
+def test_complex_products_with_many_rows_at_once(rng):
+    matrix = scipy.sparse.random_array((30, 20), density=0.3, rng=rng) * (1 + 2j)
+    x = (rng.standard_normal((9, 20)) * (1 - 1j)).astype(np.complex64)
+    for kind in (matrix.toarray(), matrix.tocsr()):
+        A = from_matrix(kind, (20,))
+        assert A(x).dtype == np.complex64
+        np.testing.assert_allclose(A(x), x @ matrix.toarray().T, atol=1e-5)
+        assert dot_test(A, x.astype(np.complex128)) < 1e-14
 
 
 @pytest.mark.parametrize("algorithm", [ADMM(), PDHG()], ids=["ADMM", "PDHG"])
