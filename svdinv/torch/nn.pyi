@@ -94,8 +94,8 @@ class LocalLowRank(nn.Module):
     shift : "random", int or (int, int), optional
         First row and column of the first block; the tiling wraps around. With
         ``"random"``, it is drawn anew in every call while training, from the random
-        numbers of the input's device (`torch.manual_seed`), which `torch.func.vmap`
-        allows with its argument `randomness`, and 0 in evaluation.
+        numbers of the input's device (`torch.manual_seed`), and 0 in evaluation;
+        `torch.func.vmap` then needs ``randomness="same"`` or ``"different"``.
     relative, channels, trainable, method : optional
         As for `SingularValueThreshold`; channels of an input (B, C, T, H, W).
 

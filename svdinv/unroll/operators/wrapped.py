@@ -102,8 +102,8 @@ class Wrapped(_OfFunctions):
         Arrays that the functions accept: NumPy arrays, for data of any framework and
         device; or arrays of the framework of the data, which they must not change.
     batched : bool
-        Whether `forward` maps n images at once, (n, *image_shape) to (n, *data_shape),
-        and `adjoint` n data to images, for any n.
+        Whether `forward` maps n images at once, ``(n, *image_shape)`` to
+        ``(n, *data_shape)``, and `adjoint` n data to images, for any n.
 
     Raises
     ------
