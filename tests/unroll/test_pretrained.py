@@ -210,7 +210,7 @@ def test_the_weights_for_frames_are_ahead_of_low_rank(counts):
 
 @pytest.mark.parametrize(
     ("name", "photons", "weight", "lead"),
-    [("walnut-1", 1e5, 1.3e-4, 1.2), ("head-1", 2e4, 4.9e-5, 0.2)],
+    [("walnut-1", 1e5, 1.3e-4, 2), ("head-1", 2e4, 4.9e-5, 0.5)],
 )
 def test_the_weights_for_bins_are_ahead_of_total_nuclear_variation(
     name, photons, weight, lead
