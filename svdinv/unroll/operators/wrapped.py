@@ -37,7 +37,7 @@ from svdinv.unroll.operators.linear import Operator
 
 Function = Callable[..., Any]
 
-_LEAST_ROWS, _MOST_ROWS = 8, 16  # multiplied by a sparse matrix at once
+_LEAST_ROWS, _MOST_ROWS = 8, 16  # multiplied by a matrix at once
 
 _NOT_SAVED = (
     "an operator that is computed by functions of NumPy cannot be part of an exported "
@@ -288,11 +288,10 @@ def from_matrix(
 def products(matrix: Any, x: NDArray[Any]) -> Any:
     """Return x M^T for rows x (b, n) and a matrix M (m, n), dense, sparse or linear.
 
-    A sparse matrix multiplies 16 rows at once, which is slower for less than 8.
+    About 16 rows are multiplied at once, which is slower for less than 8.
     """
-    if isinstance(matrix, np.ndarray):
-        return x @ matrix.T
-    if not hasattr(matrix, "tocsr") or len(x) < _LEAST_ROWS:
+    several = isinstance(matrix, np.ndarray) or hasattr(matrix, "tocsr")
+    if not several or len(x) < _LEAST_ROWS:
         return np.stack([matrix @ row for row in x])
     parts = np.array_split(x, -(-len(x) // _MOST_ROWS))
     return np.concatenate([(matrix @ part.T).T for part in parts])
