@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,22 @@ def test_licences_of_all_data_are_listed():
     assert data
     for path in data:
         assert f"`{path.relative_to(ROOT).as_posix()}`" in page
+
+
+def test_pinned_packages_run_on_each_python_3_11():
+    """Debian 12 has 3.11.2, which a pin made by a later one may leave out."""
+    specifiers = pytest.importorskip("packaging.specifiers")
+    pins = (ROOT / "requirements" / "test.txt").read_text()
+    refused = []
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)", pins, re.MULTILINE):
+        try:
+            found = metadata.metadata(name)
+        except metadata.PackageNotFoundError:
+            continue  # of another platform
+        due = specifiers.SpecifierSet(found.get("Requires-Python") or "")
+        if found["Version"] == version and "3.11.0" not in due:
+            refused.append(name)
+    assert not refused
 
 
 if __name__ == "__main__":
