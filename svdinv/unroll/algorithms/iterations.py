@@ -576,6 +576,22 @@ def conjugate_gradients(
     return x
 
 
+def least_squares_near(
+    v: Array, A: Operator, y: Array, mu: Array, iterations: int
+) -> Array:
+    """Approximate the argmin of ``|A x - y|^2 + mu |x - v|^2`` by conjugate gradients.
+
+    Images have one batch axis, and `mu` broadcasts to them; they start from `v`.
+    """
+    xp = namespace(v)
+
+    def normal(x: Array) -> Array:
+        return A.adjoint(A.forward(x)) + times(mu, x, xp)
+
+    right = A.adjoint(y) + times(mu, v, xp)
+    return conjugate_gradients(normal, right, v, iterations, batch_axes=1)
+
+
 def _lipschitz(problem: Problem, x: Array) -> float:
     """Return a bound of the Lipschitz constant of the data term's gradient."""
     curvature = problem.fidelity.lipschitz(problem.y)

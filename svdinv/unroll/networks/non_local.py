@@ -45,7 +45,7 @@ from typing import Any, Literal
 import numpy as np
 
 from svdinv.backends.tape import untraced
-from svdinv.unroll.algorithms.iterations import conjugate_gradients
+from svdinv.unroll.algorithms.iterations import least_squares_near
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
@@ -262,7 +262,7 @@ class NonLocal(ImageOrSeriesRecipe):
                     x = x + A.adjoint(y - A.forward(x))
             else:
                 mu = xp.exp(-own.trust - own.trust_noise * noise)[:, None, None, None]
-                x = self._explained(z - u, problem, mu)
+                x = least_squares_near(z - u, A, y, mu, self.data_steps)
             if not self.alone and step < self.rounds * self.steps - 1:
                 u = times(own.keep, u, xp) + times(own.gain, x - z, xp)
         return x
@@ -277,16 +277,6 @@ class NonLocal(ImageOrSeriesRecipe):
             return None
         found = noise_of_kspace(problem.y, A, real(x, xp)[:, 0, 0, 0])
         return xp.log(found + _QUIET) - _NOISE
-
-    def _explained(self, v: Array, problem: Problem, mu: Array) -> Array:
-        """Approximate the argmin of ``|A x - y|^2 + mu |x - v|^2``."""
-        A, xp = problem.A, namespace(v)
-
-        def normal(x: Array) -> Array:
-            return A.adjoint(A.forward(x)) + times(mu, x, xp)
-
-        right = problem.adjoint() + times(mu, v, xp)
-        return conjugate_gradients(normal, right, v, self.data_steps, batch_axes=1)
 
     def _numbers(self, step: int) -> dict[str, float]:
         """Names and initial values of the learned numbers of a step."""

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from svdinv.core.namespace import safe_divide
-from svdinv.unroll.algorithms.iterations import FISTA, conjugate_gradients
+from svdinv.unroll.algorithms.iterations import FISTA, least_squares_near
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
@@ -276,12 +276,7 @@ class JointPrimalDual(_Alternating):
         log_mu = layers.log_mu + times(layers.residual_power, state["residual"], xp)
         log_mu = log_mu + times(layers.noise_power, state["noise"], xp)
         mu = xp.exp(log_mu)[:, None, None, None]
-
-        def normal(x: Array) -> Array:
-            return A.adjoint(A.forward(x)) + mu * x
-
-        right = A.adjoint(y) + mu * z
-        x = conjugate_gradients(normal, right, z, self.data_steps, batch_axes=1)
+        x = least_squares_near(z, A, y, mu, self.data_steps)
         return xp.concat([x, state["primal"][:, K:]], axis=1)
 
     def _in_channels(self, state: State, xp: Namespace) -> State:
@@ -365,7 +360,10 @@ def _nonnegative(
         channels = xp.maximum(channels, xp.zeros_like(channels))
         return _multiplied(xp.matrix_transpose(V), channels, xp)
 
-    states = [algorithm.start(problem, prox(x, 1.0))]
-    for _ in range(max(counts)):
-        states.append(algorithm.iterate(states[-1], problem, prox, {"step": 1.0}))
-    return [states[count]["x"] for count in counts]
+    state = algorithm.start(problem, prox(x, 1.0))
+    images = {0: state["x"]}
+    for count in range(1, max(counts) + 1):
+        state = algorithm.iterate(state, problem, prox, {"step": 1.0})
+        if count in counts:
+            images[count] = state["x"]
+    return [images[count] for count in counts]
