@@ -54,6 +54,14 @@ def fork(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Pictures to train on, which no test may change."""
+    from small_trainings import pictures
+
+    return pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="session")
 def small_weights(tmp_path_factory):
     """A folder with weights of small networks, by the names of those in the package."""
     from svdinv.unroll.networks import LS, TLR, NonLocal, Refined

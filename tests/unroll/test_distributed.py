@@ -25,7 +25,6 @@ from small_trainings import (
     colour,
     environment,
     events,
-    pictures,
     results,
 )
 
@@ -81,11 +80,6 @@ def ended(processes):
     """Exit codes of all, and what was printed and complained of by all."""
     codes = [process.wait() for process in processes]
     return codes, "".join(p.out for p in processes), "".join(p.err for p in processes)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return pictures(tmp_path_factory.mktemp("data") / "pictures")
 
 
 @pytest.mark.parametrize("make", [colour, cine])

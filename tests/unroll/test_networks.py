@@ -64,6 +64,7 @@ PUBLISHED = {
     "LLS": LLS(**SMALL, block=3, static=1, start=(1, 1), start_block=5),
     "LLS, noise": LLS(**SMALL, block=3, static=1, start=(1, 1), finish=2, noise=True),
     "PrimalDual": PrimalDual(**SMALL, memory=2, channels=3),
+    "PrimalDual, data": PrimalDual(**SMALL, channels=3, start=2, data_steps=2),
     "JointPrimalDual": JointPrimalDual(**SMALL, memory=2, components=3, start=2),
 }
 

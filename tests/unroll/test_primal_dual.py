@@ -13,6 +13,7 @@ from array_frameworks import Framework
 from svdinv.unroll.algorithms import FISTA, solve
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.networks import JointPrimalDual, PrimalDual
+from svdinv.unroll.networks.primal_dual import _nonnegative
 from svdinv.unroll.operators import (
     MRI,
     FanBeam,
@@ -102,21 +103,27 @@ def test_without_learning_it_has_the_leading_components(count):
     np.testing.assert_allclose(found, due, atol=2e-5 * abs(due).max())
 
 
-def test_each_cell_brings_the_image_closer_to_the_data():
+@pytest.mark.parametrize("start", [0, 4])
+@pytest.mark.parametrize("recipe", [PrimalDual, JointPrimalDual])
+def test_each_cell_brings_the_image_closer_to_the_data(recipe, start):
     """To the argmin of |A x - y|^2 + mu |x - z|^2, with mu of the first numbers."""
-    made = spectral(bins=4)
-    recipe = JointPrimalDual(cells=1, features=2, data_steps=300, start=4)
-    problem = batched(made).replace_arrays(torch.Tensor.double)
-    state = recipe.begin(problem)
-    z, y = state["primal"][:, :4], state["y"][:, :4]
-    expected = -4 + 3 * state["residual"] - 1.3 * state["noise"]
+    joint = recipe is JointPrimalDual
+    made = spectral(bins=4) if joint else problem()
+    recipe = recipe(cells=1, features=2, data_steps=300, start=start)
+    double = batched(made).replace_arrays(torch.Tensor.double)
+    state = recipe.begin(double)
+    channels, (first, *powers) = (4, (-4, 3, -1.3)) if joint else (1, (2.6, 2.8, -3.1))
+    z, y = state["primal"][:, :channels], double.y
+    y = state["y"][:, :channels] if joint else y
+    expected = first + powers[0] * state["residual"] + powers[1] * state["noise"]
     mu = float(expected.exp())
     with torch.no_grad():
         network = without_learning(recipe).double()
-        found = network(problem)
-    x = (state["V"].mT @ (state["W"] * found).flatten(2)).reshape(z.shape)
-    slope = problem.A.adjoint(problem.A(x) - y) + mu * (x - z)
-    before = problem.A.adjoint(problem.A(z) - y)
+        x = network(double)
+    if joint:
+        x = (state["V"].mT @ (state["W"] * x).flatten(2)).reshape(z.shape)
+    slope = double.A.adjoint(double.A(x) - y) + mu * (x - z)
+    before = double.A.adjoint(double.A(z) - y)
     assert slope.norm() < 1e-6 * before.norm()
     assert (x - z).norm() > 1e-3 * z.norm()
 
@@ -130,6 +137,22 @@ def test_misfit_and_noise_of_the_start():
     for name in ("residual", "noise"):
         change = float(few[name] - many[name])
         assert 0.5 * np.log(1e3) - 1 < change < 0.5 * np.log(1e3) + 0.5, name
+
+
+def test_misfit_and_noise_of_one_channel():
+    """The residual is that after twice the iterations; noise is of neighbours."""
+    made = problem()
+    state = PrimalDual(start=5, data_steps=1).begin(batched(made))
+    (x,) = _nonnegative(
+        np.maximum(made.A.approximate_inverse(made.y[None]), 0), made.single(), [10]
+    )
+    size = np.mean(made.y**2)
+    residual = np.mean((made.A(x)[0] - made.y) ** 2) / size
+    rough = np.diff(made.y, n=2, axis=-1)
+    ends = np.diff(made.y, axis=-1)[..., [0, -1]]
+    noise = (np.abs(rough).sum() + np.abs(ends).sum()) ** 2 / made.y.size**2 / size
+    for name, due in {"residual": residual, "noise": noise}.items():
+        assert float(state[name][0]) == pytest.approx(np.log(due) / 2 + 4.4, abs=1e-4)
 
 
 def test_signs_are_fixed_and_images_are_in_the_units_of_the_data():
@@ -214,15 +237,16 @@ def test_it_may_start_from_nonnegative_least_squares():
     state = PrimalDual(start=7).begin(made.single())
     np.testing.assert_allclose(state["x"][0], due, rtol=1e-5, atol=1e-6)
     assert np.abs(due - start).max() > 0.1
-    with pytest.raises(ValueError, match="start"):
-        PrimalDual(start=-1)
+    for name in ("start", "data_steps"):
+        with pytest.raises(ValueError, match=name):
+            PrimalDual(**{name: -1})
 
 
-@pytest.mark.parametrize("start", [0, 3])
+@pytest.mark.parametrize(("start", "data_steps"), [(0, 0), (3, 0), (0, 2), (3, 2)])
 @pytest.mark.parametrize("name", ["jax", "tensorflow"])
-def test_every_framework_begins_alike(name, start):
+def test_every_framework_begins_alike(name, start, data_steps):
     framework, made = Framework(name), problem().single()
-    recipe = PrimalDual(start=start)
+    recipe = PrimalDual(start=start, data_steps=data_steps)
     due = recipe.begin(made)
     found = recipe.begin(made.replace_arrays(framework.array))
     for key, array in due.items():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_trainings import NETWORK, TRAINING, colour, pictures
+from small_trainings import NETWORK, TRAINING, colour
 from torch.nn import functional as F
 
 from svdinv.unroll import pretrained
@@ -173,11 +173,6 @@ def test_needs_samples_of_pixels(exact):
 
 
 # Training
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return pictures(tmp_path_factory.mktemp("pictures") / "all")
 
 
 def test_the_refinement_alone_learns_behind_weights_that_stay(folder, tmp_path):

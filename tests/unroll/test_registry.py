@@ -111,43 +111,30 @@ def test_what_is_no_task_is_refused(own, name, one_line):
     assert "argument --task: " in one_line()
 
 
+def install(monkeypatch, name, load):
+    """Let a package register what a function loads as a task."""
+    point = type("Point", (), {"name": name, "value": "", "load": staticmethod(load)})
+    monkeypatch.setattr(registry, "_LEFT_OUT", set())
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+
+
 def test_installed_tasks_come_by_an_entry_point(own, monkeypatch):
-    class Point:
-        name = "leaves"
-
-        def load(self):
-            return imported(own)
-
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
+    install(monkeypatch, "leaves", lambda: imported(own))
     assert list(entries()) == [*BUILT_IN, "leaves"]
     assert entry_of_file("a.png").kind == "leaves"
 
 
 def test_the_class_of_an_entry_point_keeps_its_entry(own, monkeypatch):
     entry = TaskEntry(kind="leaves", location=own, suffixes=(".leaf",))
-
-    class Point:
-        name, value = "leaves", ""
-
-        def load(self):
-            return entry
-
-    monkeypatch.setattr(registry, "_LEFT_OUT", set())
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
+    install(monkeypatch, "leaves", lambda: entry)
     assert main(["data", "inspect", "coffee", "--task", own]) == 0
     assert entry_of_file("a.leaf") is entry
 
 
 def test_entry_points_do_not_replace_what_is_built_in(monkeypatch):
-    class Point:
-        name, value = "cine", "garden:Leaves"
-
-        def load(self):
-            return TaskEntry(kind="cine", location="garden:Leaves")
-
+    entry = TaskEntry(kind="cine", location="garden:Leaves")
     monkeypatch.setattr(registry, "_ADDED", {})
-    monkeypatch.setattr(registry, "_LEFT_OUT", set())
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
+    install(monkeypatch, "cine", lambda: entry)
     with pytest.warns(UserWarning, match="cannot be used: svdinv has a task cine"):
         assert entries()["cine"].location.startswith("svdinv.")
 

@@ -46,11 +46,6 @@ from svdinv.unroll.training.run import CHECKPOINT, CONFIG, WEIGHTS, Run
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return pictures(tmp_path_factory.mktemp("data") / "pictures")
-
-
-@pytest.fixture(scope="module")
 def config(folder):
     return colour(folder)
 

@@ -68,6 +68,9 @@ CASES = {
         **SMALL, block=3, static=1, start=(1, 2), noise=True, finish=3
     ),
     "PrimalDual": PrimalDual(cells=2, features=3, memory=2, channels=3),
+    "PrimalDual, data": PrimalDual(
+        cells=2, features=3, memory=2, channels=3, start=2, data_steps=2
+    ),
     "JointPrimalDual": JointPrimalDual(
         cells=2, features=3, memory=2, components=3, start=2
     ),

@@ -145,16 +145,16 @@ def radial_mask(
     flat = np.abs(rise) <= np.abs(run)
     with np.errstate(divide="ignore", invalid="ignore"):
         slopes = np.where(flat, rise / run, 0), np.where(flat, 0, run / rise)
-    y, x = np.arange(height) - height // 2, np.arange(width) - width // 2
-    # By columns; rint is an odd function, which keeps spokes symmetric.
-    rows = np.rint(slopes[0][..., None] * x).astype(int) + height // 2
-    inside = flat[..., None] & (rows >= 0) & (rows < height)
-    where = np.broadcast_arrays(frame, rows, x + width // 2)
-    mask[tuple(index[inside] for index in where)] = True
-    columns = np.rint(slopes[1][..., None] * y).astype(int) + width // 2
-    inside = ~flat[..., None] & (columns >= 0) & (columns < width)
-    where = np.broadcast_arrays(frame, y + height // 2, columns)
-    mask[tuple(index[inside] for index in where)] = True
+    # By columns, steep spokes by rows; rint is an odd function, which keeps them
+    # symmetric.
+    turned = mask.swapaxes(1, 2)
+    for part, own, slope in ((mask, flat, slopes[0]), (turned, ~flat, slopes[1])):
+        across, along = part.shape[1:]
+        steps = np.arange(along) - along // 2
+        place = np.rint(slope[..., None] * steps).astype(int) + across // 2
+        inside = own[..., None] & (place >= 0) & (place < across)
+        where = np.broadcast_arrays(frame, place, np.arange(along))
+        part[tuple(index[inside] for index in where)] = True
     return mask.reshape(shape)
 
 

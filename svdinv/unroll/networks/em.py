@@ -141,18 +141,15 @@ class EMNet(Recipe):
         xp = namespace(like_x)
         check_image(like_x, self.axes)
         subset_list = list(subsets(problem, like_x))
-        counts = sum(xp.sum(y, axis=_PIXEL, keepdims=True) for _, y, _ in subset_list)
-        trues = sum(
-            xp.sum(y - b * xp.ones_like(y), axis=_PIXEL, keepdims=True)
-            for _, y, b in subset_list
-        )
+        counts = sum(_total(y, xp) for _, y, _ in subset_list)
+        trues = sum(_total(y - b * xp.ones_like(y), xp) for _, y, b in subset_list)
         # With few counts the estimate may be zero or negative.
         trues = xp.where(trues > 0.01 * counts, trues, 0.01 * counts)
         state = sensitivities(problem, like_x)
         total = _total(xp.sum(state["sensitivity"], axis=0), xp)
         unit = safe_divide(trues, total, total > 0, xp)
         # Noise-equivalent counts (Strother, Casey & Hoffman, IEEE TNS 1990).
-        pixels = xp.sum(xp.ones_like(like_x), axis=_PIXEL, keepdims=True)
+        pixels = _total(xp.ones_like(like_x), xp)
         level = xp.log(1 + safe_divide(trues * trues, counts, counts > 0, xp) / pixels)
         x = unit * xp.ones_like(like_x)
         for _ in range(self.start):
@@ -199,9 +196,7 @@ class EMNet(Recipe):
         counted = (state["unit"] > 0) & (mean > 0)
         deviation = xp.sqrt(safe_divide(state["unit"], mean, counted, xp))
         E, previous = (casorati(_over(v, deviation, xp), xp) for v in (em, x))
-        noise = _over(
-            safe_divide(em, sensitivity, sensitivity > 0, xp), deviation**2, xp
-        )
+        noise = _over(_over(em, sensitivity, xp), deviation**2, xp)
         noise = root(xp.mean(noise, axis=1), xp)
         largest = math.sqrt(T) + math.sqrt(H * W)
         tau = xp.exp(layers.log_threshold)

@@ -94,6 +94,8 @@ def pixel_unshuffle(maps: Array, fold: int, xp: Namespace) -> Array:
     The shape changes from (B, C, ..., H, W) to
     (B, C fold^2, ..., ceil(H / fold), ceil(W / fold)).
     """
+    if fold == 1:
+        return maps
     x = to_blocks(maps, fold, xp)
     n = len(x.shape)
     x = xp.permute_dims(x, (0, 1, n - 2, n - 1, *range(2, n - 2)))
@@ -103,6 +105,8 @@ def pixel_unshuffle(maps: Array, fold: int, xp: Namespace) -> Array:
 
 def pixel_shuffle(maps: Array, image: Array, fold: int, xp: Namespace) -> Array:
     """Invert `pixel_unshuffle`, cropping to the height and width of `image`."""
+    if fold == 1:
+        return maps
     B, C, *rest = sizes(maps, xp)
     x = xp.reshape(maps, (B, C // fold**2, fold, fold, *rest))
     x = xp.permute_dims(x, (0, 1, *range(4, len(rest) + 4), 2, 3))

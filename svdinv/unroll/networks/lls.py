@@ -236,12 +236,8 @@ class LLS(SeriesRecipe):
         if self.noise:
             pixels = xp.zeros_like(inputs[0][:, :1])
             inputs.append(pixels + deviation[:, None, None, None, None])
-        stacked = xp.concat(inputs, axis=1)
-        if self.fold > 1:
-            stacked = pixel_unshuffle(stacked, self.fold, xp)
-        change = layers.correction(stacked)
-        if self.fold > 1:
-            change = pixel_shuffle(change, v, self.fold, xp)
+        stacked = pixel_unshuffle(xp.concat(inputs, axis=1), self.fold, xp)
+        change = pixel_shuffle(layers.correction(stacked), v, self.fold, xp)
         z = L + to_complex(change, v, xp)
         new = z - like(gamma, x, xp) * problem.gradient(z)
         has_noise = isinstance(problem.A, MRI)

@@ -66,7 +66,6 @@ from svdinv.unroll.networks.functional import (
     check_image,
     require,
     sampled_where,
-    to_channels,
     to_complex,
 )
 from svdinv.unroll.networks.lls import noise_of_kspace
@@ -244,28 +243,41 @@ class NonLocal(ImageOrSeriesRecipe):
         if problem.A.pixel_mask is not None:
             density = sampled_where(problem.A, density, "NonLocal")
         u = xp.zeros_like(x)
-        A, y, known = problem.A, problem.y, self._noise(x, problem)
-        for step in range(self.rounds * self.steps):
+        known, final = self._noise(x, problem), self.rounds * self.steps - 1
+        for step in range(final + 1):
             own = Part(layers, _label(step))
             if step % self.steps == 0:
                 rotation = conjugate_phase(x, self.phase) if self.phase else None
                 plain = x if rotation is None else x * rotation
                 index = self._positions(plain, xp)
                 features, noise = self._features(plain, density, index, known, xp)
-            z = self._parts_low_rank(x + u, rotation, features, index, own, xp)
+                if rotation is not None:
+                    features, index = _for_both_parts(features, index, xp)
+            moved = x + u
+            parts = moved if rotation is None else _both_parts(moved * rotation, xp)
+            z = self._low_rank(parts, features, index, own, xp)
+            if rotation is not None:
+                z = _joined(z, x, xp) * xp.conj(rotation)
             z = z + times(own.push, z - x, xp)
-            if self.alone and step == self.rounds * self.steps - 1:
+            if self.alone and step == final:
                 return z
-            if self.exact:
-                x = z
-                for _ in range(self.data_steps):
-                    x = x + A.adjoint(y - A.forward(x))
-            else:
-                mu = xp.exp(-own.trust - own.trust_noise * noise)[:, None, None, None]
-                x = least_squares_near(z - u, A, y, mu, self.data_steps)
-            if not self.alone and step < self.rounds * self.steps - 1:
+            x = self._towards_data(z, u, problem, own, noise)
+            if not self.alone and step < final:
                 u = times(own.keep, u, xp) + times(own.gain, x - z, xp)
         return x
+
+    def _towards_data(
+        self, z: Array, u: Array, problem: Problem, own: Any, noise: Array
+    ) -> Array:
+        """Put the data back, or if they have noise weigh them against z - u."""
+        A, y = problem.A, problem.y
+        if not self.exact:
+            mu = namespace(z).exp(-own.trust - own.trust_noise * noise)
+            mu = mu[:, None, None, None]
+            return least_squares_near(z - u, A, y, mu, self.data_steps)
+        for _ in range(self.data_steps):
+            z = z + A.adjoint(y - A.forward(z))
+        return z
 
     def _noise(self, x: Array, problem: Problem) -> Array | None:
         """Estimate log(noise) - `_NOISE` (B,); None where the data do not allow it."""
@@ -377,45 +389,29 @@ class NonLocal(ImageOrSeriesRecipe):
         facts = "spread" if self.alone else "density", "contrast", "noise"
         return (*facts, "imaginary") if self.phase else facts
 
-    def _parts_low_rank(
-        self,
-        x: Array,
-        rotation: Any,
-        features: Array,
-        index: Array,
-        own: Any,
-        xp: Namespace,
-    ) -> Array:
-        """Apply `_low_rank`; with `rotation`, to both parts of the rotated image."""
-        if rotation is None:
-            return self._low_rank(x, features, index, own, xp)
-        parts = to_channels(x * rotation, xp)
-        parts = xp.concat([parts[:, 0], parts[:, 1]], axis=0)
-        real_, whole = xp.zeros_like(features[:, :1]), namespace(index)
-        both = [xp.concat([features, real_ + k], axis=1) for k in (0, 1)]
-        index = whole.concat([index, index], axis=0)
-        z = self._low_rank(parts, xp.concat(both, axis=0), index, own, xp)
-        B = sizes(x, xp)[0]
-        z = to_complex(xp.stack([z[:B], z[B:]], axis=1), x, xp)
-        return z * xp.conj(rotation)
+    def _thresholds(
+        self, features: Array, index: Array, own: Any, xp: Namespace
+    ) -> tuple[Array, Array]:
+        """Return log tau of each singular value, and the powers of the features."""
+        values = min(index.shape[-1], self.channels * self.patch**2)
+        values = values if self.exact else 1
+        numbers = xp.stack([getattr(own, f"tau_{k}") for k in range(values)])
+        log_tau = cast_like(numbers, features, xp)
+        powers = [like(getattr(own, n), features, xp) for n in self._powers]
+        way = count_up(values, log_tau, xp) / max(1, values - 1)
+        if self.exact:
+            tilts = [times(getattr(own, f"{n}_tilt"), way, xp) for n in self._powers]
+            powers = [p + tilt for p, tilt in zip(powers, tilts, strict=True)]
+        else:
+            powers = [p + 0.0 * way for p in powers]
+        return log_tau, xp.stack(powers)
 
     def _low_rank(
         self, x: Array, features: Array, index: Array, own: Any, xp: Namespace
     ) -> Array:
         """Threshold the groups, and take the weighted mean of their patches."""
-        values = min(index.shape[-1], self.channels * self.patch**2)
-        values = values if self.exact else 1
-        numbers = xp.stack([getattr(own, f"tau_{k}") for k in range(values)])
-        log_tau = cast_like(numbers, features, xp)
-        way = count_up(values, log_tau, xp) / max(1, values - 1)
-        tilts = [getattr(own, f"{n}_tilt") if self.exact else 0.0 for n in self._powers]
-        powers = xp.stack(
-            [
-                like(getattr(own, n), features, xp) + times(tilt, way, xp)
-                for n, tilt in zip(self._powers, tilts, strict=True)
-            ]
-        )
-        one = xp.sum(xp.zeros_like(way)) + 1
+        log_tau, powers = self._thresholds(features, index, own, xp)
+        one = xp.sum(xp.zeros_like(log_tau)) + 1
         B, corners = sizes(x, xp)[0], tuple(n - self.patch + 1 for n in x.shape[-2:])
         places = math.prod(corners)
         total, first = 0.0, 0
@@ -428,13 +424,10 @@ class NonLocal(ImageOrSeriesRecipe):
             if self.exact or self.alone:
                 mean = xp.mean(part, axis=-2, keepdims=True)
             centred = part - mean
-            if not self.exact:
-                # Without units, as no gradient goes through the penalty's epsilon.
-                unit, prox = tau[:, :, None], operators(part).log_sum_threshold
-                kept = prox(times(1 / unit, centred, xp), 0.25, _EPSILON)
-                kept = times(unit, kept, xp)
-            else:
+            if self.exact:
                 kept = own.svt(centred, tau, one)
+            else:
+                kept = _log_sum(centred, tau[:, :, None], xp)
             size, lost = part.shape[-1], centred - kept
             contrast = xp.mean(_squares(kept, xp), axis=(-2, -1), keepdims=True)
             taken = xp.mean(_squares(lost, xp), axis=-1, keepdims=True)
@@ -449,6 +442,33 @@ class NonLocal(ImageOrSeriesRecipe):
         weight = total[..., size:] + xp.zeros_like(total[..., : self.patch**2])
         sums = folded(total[..., :size], self.patch, corners)
         return sums / folded(weight, self.patch, corners)
+
+
+def _both_parts(x: Array, xp: Namespace) -> Array:
+    """Return the real parts of a batch, then the imaginary ones, (2 B, ...)."""
+    return xp.concat([xp.real(x), xp.imag(x)], axis=0)
+
+
+def _joined(parts: Array, x: Array, xp: Namespace) -> Array:
+    """Invert `_both_parts`, in the dtype of `x`."""
+    B = sizes(x, xp)[0]
+    return to_complex(xp.stack([parts[:B], parts[B:]], axis=1), x, xp)
+
+
+def _for_both_parts(
+    features: Array, index: Array, xp: Namespace
+) -> tuple[Array, Array]:
+    """Repeat features and positions of groups, with a last feature, 0 and 1."""
+    zero, whole = xp.zeros_like(features[:, :1]), namespace(index)
+    both = [xp.concat([features, zero + k], axis=1) for k in (0, 1)]
+    return xp.concat(both, axis=0), whole.concat([index, index], axis=0)
+
+
+def _log_sum(x: Array, unit: Array, xp: Namespace) -> Array:
+    """Apply the logarithmic threshold in a unit for each group."""
+    # Without units, as no gradient goes through the penalty's epsilon.
+    kept = operators(x).log_sum_threshold(times(1 / unit, x, xp), 0.25, _EPSILON)
+    return times(unit, kept, xp)
 
 
 def _label(step: int) -> str:

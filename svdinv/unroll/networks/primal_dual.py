@@ -10,7 +10,13 @@ map of the image is the estimate. With [ ] for concatenation of channels, one ce
 D and P are chains of convolutions without bias, so the reconstruction is positively
 homogeneous in the data. Their last convolutions are small at first: the network starts
 near `svdinv.unroll.operators.Operator.approximate_inverse`, which for line integrals is
-filtered back-projection, or with `start` near nonnegative least squares.
+filtered back-projection, or with `start` near nonnegative least squares. With
+`data_steps` iterations of conjugate gradients follow each cell, from its image z::
+
+    x = argmin |A x - y|^2 + mu |x - z|^2
+
+mu is learned, and depends on the noise and on the residual of the image at the start,
+which shows how far the operator is from that of the data.
 
 `JointPrimalDual` does so for channels of low rank, such as bins of energy, measured by
 the same A. W is the root of the mean weight of each channel, its inverse variance; V
@@ -18,13 +24,7 @@ holds the leading left singular vectors of W y, a matrix channels x measurements
 
     y = V^T W y,   the cells above,   x = W^-1 V x
 
-A few components have the signal of all channels, and less of their noise. With
-`data_steps` iterations of conjugate gradients follow each cell, from its image z::
-
-    x = argmin |A x - y|^2 + mu |x - z|^2
-
-mu is learned, and depends on the noise and on the residual of the image at the start,
-which shows how far the operator is from that of the data.
+A few components have the signal of all channels, and less of their noise.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
 
 # Of mu; found on phantoms, without training.
-_TRUST = {"log_mu": -4.0, "residual_power": 3.0, "noise_power": -1.3}
+_TRUST = {"log_mu": 2.6, "residual_power": 2.8, "noise_power": -3.1}
+_JOINT_TRUST = {"log_mu": -4.0, "residual_power": 3.0, "noise_power": -1.3}
 _USUAL, _LEAST = -4.4, 1e-8  # log of a usual misfit, and the least square of one
 
 
@@ -77,26 +78,46 @@ class _Alternating(Recipe):
     memory: int = 5
     slope: float = 0.1
     start: int = 0
+    data_steps: int = 0
 
     axes: ClassVar[str] = "B C H W"
+    trust: ClassVar[Mapping[str, float]] = _TRUST
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "features", "convs", "memory")
-        at_least(0, self, "start")
+        at_least(0, self, "start", "data_steps")
 
-    def _chains(self, channels: int, others: int = 0) -> Mapping[str, Layer]:
+    def _layers(self, channels: int, others: int = 0) -> Mapping[str, Layer]:
         """Return the layers for images of some channels, and more maps of data."""
         maps = self.memory * channels
         inputs = maps + 2 * channels + others
+        numbers = self.trust.items() if self.data_steps else ()
         return {
             "dual": residual_chain(self, inputs, maps, axes=2),
             "primal": residual_chain(self, maps + channels, maps, axes=2),
+            **{name: Number(first) for name, first in numbers},
         }
 
     def _check_linear(self, problem: Problem) -> None:
         if not problem.A.linear:
             raise TypeError(f"{type(self).__name__} needs a linear operator")
+
+    def _started(
+        self, x: Array, problem: Problem, V: Array | None = None
+    ) -> list[Array]:
+        """Return the image after `start` iterations from x, and what changes after it.
+
+        With `data_steps` that is what changes until twice as many iterations, and what
+        changed since half of them.
+        """
+        if not self.start:
+            return [x]
+        if not self.data_steps:
+            return _nonnegative(x, problem, [self.start], V)
+        counts = [self.start // 2, self.start, 2 * self.start]
+        before, x, after = _nonnegative(x, problem, counts, V)
+        return [x, after - x, before - x]
 
     def _remember(self, images: list[Array], y: Array, xp: Namespace) -> State:
         """Return all maps before the first cell: some images, and zeros."""
@@ -115,7 +136,24 @@ class _Alternating(Recipe):
         dual = dual + layers.dual(xp.concat([dual, predicted, y], axis=1))
         back = A.adjoint(dual[:, :channels])
         primal = primal + layers.primal(xp.concat([primal, back], axis=1))
+        if self.data_steps:
+            z, others = primal[:, :channels], primal[:, channels:]
+            x = self._explained(z, y[:, :channels], state, A, layers)
+            primal = xp.concat([x, others], axis=1)
         return {"primal": primal, "dual": dual}
+
+    def _explained(
+        self, z: Array, y: Array, state: State, A: Operator, layers: Layers
+    ) -> Array:
+        """Return about the argmin of |A x - y|^2 + mu |x - z|^2.
+
+        log mu is a learned function of the noise of the data and of their misfit.
+        """
+        xp = namespace(z)
+        log_mu = layers.log_mu + times(layers.residual_power, state["residual"], xp)
+        log_mu = log_mu + times(layers.noise_power, state["noise"], xp)
+        mu = xp.exp(log_mu)[:, None, None, None]
+        return least_squares_near(z, A, y, mu, self.data_steps)
 
 
 @register
@@ -141,7 +179,11 @@ class PrimalDual(_Alternating):
         Slope of the ReLUs below zero.
     start : int
         Iterations of nonnegative least squares, by FISTA, from the approximate inverse
-        to the image of the first cell; for an operator with a norm of at most 1.
+        to the image of the first cell; for an operator with a norm of at most 1. With
+        `data_steps`, what changes until twice as many, and what changed since half of
+        them, are the first of the other maps.
+    data_steps : int
+        Iterations of conjugate gradients after each cell.
     """
 
     channels: int = 1
@@ -151,7 +193,7 @@ class PrimalDual(_Alternating):
         at_least(1, self, "channels")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        return self._chains(self.channels)
+        return self._layers(self.channels)
 
     def begin(self, problem: Problem) -> State:
         """Start from an approximate inverse, or `start` iterations behind it.
@@ -163,14 +205,21 @@ class PrimalDual(_Alternating):
         x = problem.A.approximate_inverse(problem.y)
         check_image(x, self.axes, channels=self.channels)
         _check_data(problem.y)
-        if self.start:
-            (x,) = _nonnegative(x, problem, [self.start])
-        return {"x": x} | self._remember([x], problem.y, namespace(x))
+        y, xp = problem.y, namespace(x)
+        images = self._started(x, problem)
+        state = {"x": images[0]} | self._remember(images, y, xp)
+        if self.data_steps:
+            # Second differences along a view: noise, and edges that are sharp.
+            before = xp.concat([y[..., :1], y[..., :-1]], axis=-1)
+            after = xp.concat([y[..., 1:], y[..., -1:]], axis=-1)
+            noise = xp.mean(xp.abs(before - 2 * y + after), axis=(1, 2, 3)) ** 2
+            state |= _misfits(images, problem, noise)
+        return state
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         C = self.channels
         maps = self._next(state, problem.y, C, problem, layers)
-        return {"x": maps["primal"][:, :C]} | maps
+        return state | maps | {"x": maps["primal"][:, :C]}
 
 
 @register
@@ -209,15 +258,14 @@ class JointPrimalDual(_Alternating):
     components: int = 4
     data_steps: int = 5
 
+    trust: ClassVar[Mapping[str, float]] = _JOINT_TRUST
+
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "components")
-        at_least(0, self, "data_steps")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        numbers = _TRUST.items() if self.data_steps else ()
-        trust = {name: Number(first) for name, first in numbers}
-        return {**self._chains(self.components, 1), **trust}
+        return self._layers(self.components, 1)
 
     def begin(self, problem: Problem) -> State:
         """Start from the components of an approximate inverse, or `start` iterations.
@@ -242,11 +290,8 @@ class JointPrimalDual(_Alternating):
         y = _multiplied(xp.matrix_transpose(V), W * y, xp)
         x = problem.A.approximate_inverse(y)
         check_image(x, self.axes, channels=K)
-        images = [x]
-        if self.start:
-            counts = [self.start // 2, self.start, 2 * self.start]
-            before, x, after = _nonnegative(x, Problem(y, problem.A), counts, V)
-            images = [x, after - x, before - x]
+        leading = Problem(y, problem.A)
+        images = self._started(x, leading, V)
         # The weight of each measurement in all channels, in units of the data.
         unit = root(xp.mean(y[:, :1] ** 2, axis=(-2, -1), keepdims=True), xp)
         total = root(xp.sum(weight, axis=1, keepdims=True), xp)
@@ -254,30 +299,14 @@ class JointPrimalDual(_Alternating):
         total = unit * safe_divide(total, most, most > 0, xp)
         state |= {"y": xp.concat([y, total], axis=1)}
         if self.data_steps:
-            nearest = sum(images[:2])  # after the most iterations
-            state |= _misfits(problem.A(nearest) - y, y, xp)
+            noise = xp.mean(y[:, -1] ** 2, axis=(1, 2))
+            state |= _misfits(images, leading, noise)
         return self._in_channels(state | self._remember(images, y, xp), xp)
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         y = state["y"]
         maps = self._next(state, y, self.components, problem, layers)
-        state = state | maps
-        if self.data_steps:
-            state |= {"primal": self._explained(state, problem.A, layers)}
-        return self._in_channels(state, namespace(y))
-
-    def _explained(self, state: State, A: Operator, layers: Layers) -> Array:
-        """Move the image z to the argmin of |A x - y|^2 + mu |x - z|^2, approximately.
-
-        log mu is a learned function of the noise of the data and of their misfit.
-        """
-        xp, K = namespace(state["primal"]), self.components
-        z, y = state["primal"][:, :K], state["y"][:, :K]
-        log_mu = layers.log_mu + times(layers.residual_power, state["residual"], xp)
-        log_mu = log_mu + times(layers.noise_power, state["noise"], xp)
-        mu = xp.exp(log_mu)[:, None, None, None]
-        x = least_squares_near(z, A, y, mu, self.data_steps)
-        return xp.concat([x, state["primal"][:, K:]], axis=1)
+        return self._in_channels(state | maps, namespace(y))
 
     def _in_channels(self, state: State, xp: Namespace) -> State:
         """Return the state with the image of all channels, from that of components."""
@@ -294,15 +323,17 @@ def _check_data(y: Array) -> None:
         )
 
 
-def _misfits(residual: Array, y: Array, xp: Namespace) -> State:
-    """Return the residual of components y and their noise, (B,), on a log scale.
+def _misfits(images: list[Array], problem: Problem, noise: Array) -> State:
+    """Return the residual of the data and their noise, (B,), on a log scale.
 
-    Both are relative to y, less what is usual. The noise is that of the last component.
+    Both are relative to the data, less what is usual. `noise` is the square of the
+    latter; the image with the residual is that after the most iterations of the start.
     """
-    size = xp.sum(y**2, axis=(1, 2, 3))
-    noise = y.shape[1] * xp.sum(y[:, -1] ** 2, axis=(1, 2))
+    y, xp = problem.y, namespace(problem.y)
+    residual = problem.A(sum(images[:2])) - y
+    squares = {"residual": xp.mean(residual**2, axis=(1, 2, 3)), "noise": noise}
+    size = xp.mean(y**2, axis=(1, 2, 3))
     found = {}
-    squares = {"residual": xp.sum(residual**2, axis=(1, 2, 3)), "noise": noise}
     for name, square in squares.items():
         share = safe_divide(square, size, size > 0, xp)
         found[name] = xp.log(share + _LEAST) / 2 - _USUAL

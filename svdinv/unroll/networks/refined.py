@@ -186,8 +186,8 @@ class Refined(Recipe):
 
     def _maps(self, inputs: Array, layers: Layers) -> Array:
         xp = namespace(inputs)
-        maps = pixel_unshuffle(inputs, self.fold, xp) if self.fold > 1 else inputs
-        maps, skips = layers.encoder_0(maps), []
+        maps = layers.encoder_0(pixel_unshuffle(inputs, self.fold, xp))
+        skips = []
         for scale in range(1, len(self.features)):
             skips.append(maps)
             maps = getattr(layers, f"encoder_{scale}")(halved(maps, xp))
@@ -197,10 +197,7 @@ class Refined(Recipe):
             maps = layers.doubled(maps)[..., :rows, :columns]
             maps = xp.concat([maps, skip], axis=1)
             maps = getattr(layers, f"decoder_{scale}")(maps)
-        change = layers.image(maps)
-        if self.fold == 1:
-            return change
-        return pixel_shuffle(change, inputs, self.fold, xp)
+        return pixel_shuffle(layers.image(maps), inputs, self.fold, xp)
 
 
 def _mean(x: Array, xp: Any) -> Array:

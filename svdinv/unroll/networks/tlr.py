@@ -161,9 +161,7 @@ class TLR(Recipe):
         inputs = v
         if "side" in state and self.convs_before:
             inputs = xp.concat([v, state["side"]], axis=1)
-        if self.fold > 1:
-            inputs = pixel_unshuffle(inputs, self.fold, xp)
-        maps = layers.analysis(inputs)
+        maps = layers.analysis(pixel_unshuffle(inputs, self.fold, xp))
         share = fraction(layers.threshold, xp)
         kept = maps[:, : self.low_rank_maps]
         if self.block is None:
@@ -174,10 +172,7 @@ class TLR(Recipe):
         if self.bypass_maps:
             bypass = positive(maps[:, self.low_rank_maps :], xp)
             kept = xp.concat([kept, bypass], axis=1)
-        change = layers.synthesis(kept)
-        if self.fold > 1:
-            change = pixel_shuffle(change, v, self.fold, xp)
-        z = v + change
+        z = v + pixel_shuffle(layers.synthesis(kept), v, self.fold, xp)
         x = problem.A.consistent(z - l, problem.y)
         if layers.eta is not None:
             l = l + layers.eta * (x - z)

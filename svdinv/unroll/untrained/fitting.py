@@ -239,31 +239,26 @@ class Fitting:
     def result(self, ending: Any, seconds: float) -> Fit:
         """Return the fit after data consistency; raise `Interrupted` on Ctrl-C."""
         best = self.kept.best if self.best else self.kept.average[0]
-
-        def make_fit(image: Tensor, step: float, ending: Any) -> Fit:
-            return Fit(
-                image.cpu().numpy().copy(),
-                best.cpu().numpy().copy(),
-                self.kept.average[0].cpu().numpy().copy(),
-                self.best or self.iteration,
-                self.iteration,
-                ending,
-                list(self.trajectory),
-                list(self.rollback.iterations),
-                copy.deepcopy(self.models[0].weights()).requires_grad_(True),
-                seconds,
-                step,
-            )
-
-        image, step = best, 0.0
+        found = Fit(
+            best.cpu().numpy().copy(),
+            best.cpu().numpy().copy(),
+            self.kept.average[0].cpu().numpy().copy(),
+            self.best or self.iteration,
+            self.iteration,
+            ending,
+            list(self.trajectory),
+            list(self.rollback.iterations),
+            copy.deepcopy(self.models[0].weights()).requires_grad_(True),
+            seconds,
+        )
+        if not self.options.consistent or self.left_out is None:
+            return found
         try:
-            if self.options.consistent and self.left_out is not None:
-                left_out, measured = self.left_out, self.measured
-                with torch.no_grad():
-                    image, step = towards_data(self.problem, best, left_out, measured)
+            with torch.no_grad():
+                moved = towards_data(self.problem, best, self.left_out, self.measured)
         except KeyboardInterrupt as interrupt:
-            raise Interrupted(make_fit(best, 0.0, "stopped")) from interrupt
-        return make_fit(image, step, ending)
+            raise Interrupted(replace(found, ending="stopped")) from interrupt
+        return replace(found, image=moved[0].cpu().numpy().copy(), step=moved[1])
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, atomically."""
