@@ -14,7 +14,7 @@ import svdinv.unroll.networks.non_local as module
 from svdinv.unroll import manual
 from svdinv.unroll.algorithms.non_local import denoise_non_local, noise_deviation
 from svdinv.unroll.networks import TLR, NonLocal, Refined
-from svdinv.unroll.networks.lls import noise_of_kspace
+from svdinv.unroll.networks.noise import noise_of_kspace
 from svdinv.unroll.networks.weights import shapes
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.priors.patch_matching import Groups

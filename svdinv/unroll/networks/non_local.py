@@ -42,8 +42,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from svdinv.backends.tape import untraced
 from svdinv.unroll.algorithms.iterations import least_squares_near
 from svdinv.unroll.arrays import (
@@ -68,7 +66,7 @@ from svdinv.unroll.networks.functional import (
     sampled_where,
     to_complex,
 )
-from svdinv.unroll.networks.lls import noise_of_kspace
+from svdinv.unroll.networks.noise import QUIET, noise_of_images, noise_of_kspace
 from svdinv.unroll.networks.recipe import (
     Layer,
     Layers,
@@ -103,7 +101,7 @@ _LEAST_MU, _BESIDE_DATA = 0.06, 0.45
 # Of noise alone, as `denoise_non_local` begins: -log mu, and the threshold of the first
 # step and of the others in units of the largest singular value of the noise.
 _TRUST, _ALONE, _ALONE_LATER = -2.2, 0.5, 0.14
-_EPSILON, _QUIET = 0.002, 1e-4
+_EPSILON = 0.002
 
 
 @register
@@ -288,7 +286,7 @@ class NonLocal(ImageOrSeriesRecipe):
         if self.exact or not isinstance(A, MRI):
             return None
         found = noise_of_kspace(problem.y, A, real(x, xp)[:, 0, 0, 0])
-        return xp.log(found + _QUIET) - _NOISE
+        return xp.log(found + QUIET) - _NOISE
 
     def _numbers(self, step: int) -> dict[str, float]:
         """Names and initial values of the learned numbers of a step."""
@@ -489,19 +487,3 @@ def _spread(groups: Array, square: Array, xp: Namespace) -> Array:
     gram = groups @ other if rows < columns else other @ groups
     fourth = xp.sum(_squares(gram, xp), axis=(-2, -1)) / (rows * columns) ** 2
     return xp.log((square * square + _LEAST**2) / (fourth + _LEAST**2))
-
-
-def noise_of_images(x: Array) -> Array:
-    """Estimate the standard deviation (B,) of white noise in images (B, C, H, W).
-
-    As `noise_deviation` does, but at least 1e-4; no gradient goes through it.
-    """
-    from svdinv.unroll.algorithms.non_local import noise_deviation
-
-    guide = untraced(backend(x).stop_gradient(x))
-    found = OnHost(
-        lambda x: np.reshape(noise_deviation(x), (1,)), (tuple(x.shape[1:]),), (1,)
-    )(guide)
-    xp = namespace(found)
-    found = real(found, xp)
-    return xp.where(found > _QUIET, found, xp.zeros_like(found) + _QUIET)[:, 0]

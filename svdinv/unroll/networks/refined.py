@@ -29,7 +29,7 @@ from svdinv.unroll.networks.functional import (
     require,
     sampled_where,
 )
-from svdinv.unroll.networks.non_local import noise_of_images
+from svdinv.unroll.networks.noise import noise_of_images
 from svdinv.unroll.networks.recipe import (
     Convolutions,
     Layer,
