@@ -333,7 +333,7 @@ def _fit(
     if plan.trained is not None and sees_data:
         name, device = NAMES[False], str(fitting.device)
         methods[name] = learned(plan.trained, task, device=device)[name]
-    around = fitting.arounds[0]
+    around = fitting.targets[0].around
     if around is not None:
         start = Reconstruction(task.finished(around[0].cpu().numpy()))
         methods["start of the fit"] = lambda problem: start

@@ -33,7 +33,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,14 @@ from svdinv.unroll.untrained.stopping import Rule, Seen
 
 _SAVE_EVERY = 60.0  # seconds
 _LESS = 2  # noise is divided by this in the input and multiplied by it in the target
+
+
+class _Target(NamedTuple):
+    """What a model is fitted to: the data, or data that the rule has perturbed."""
+
+    problem: Problem
+    state: Any  # the first one of the network
+    around: Any  # the image that the generated one is added to, or None
 
 
 class Fitting:
@@ -96,9 +104,9 @@ class Fitting:
         self.options, self.recipe, self.measure = options, generator, measure
         self.device = torch.device(device)
         self._check(problem)
-        convert = partial(tensor, device=self.device)
         single = replace(problem, truth=None).single()
-        self.problem = single.replace_arrays(convert).only_measured()
+        single = single.replace_arrays(partial(tensor, device=self.device))
+        self.problem = single.only_measured()
         self.measured, y = self.problem.sampled_mask(), self.problem.y
         self.rule = rule = options.rule or Rule()
         rule.check(self.problem)
@@ -111,36 +119,24 @@ class Fitting:
             self.count -= int(self.left_out.sum())
         # At no distance from the data, whose mean may have a background.
         self._exact = y - self.problem.fidelity.expected(torch.zeros_like(y))
-        self.targets = [self.problem]
+        self.targets = [self._target(self.problem, around)]
         if rule.probes:
             perturbed = replace(self.problem, y=y + rule.probes * self.chosen)
-            self.targets.append(perturbed)
-        # Network input and the image it is added to may depend on fitted data only.
-        excluded = self.left_out
-        if hasattr(getattr(self.problem.fidelity, "weight", None), "dtype"):
-            # Data of weight 0 are excluded, because zeros would count as data.
-            gaps = ~self.measured
-            excluded = gaps if excluded is None else excluded | gaps
-        self.states, self.arounds = [], []
-        for target in self.targets:
-            fitted = target
-            if excluded is not None:
-                fitted = _without(target, excluded)
-            with torch.no_grad():
-                self.states.append(self._initial_state(fitted))
-            self.arounds.append(self._around(around, fitted, convert))
-        self.state = self.states[0]
+            self.targets.append(self._target(perturbed, around))
+        self.state = self.targets[0].state
         generates = "z" in self.state and generator.cells == 1
         if not (generates or options.recorrupted):
             raise TypeError(f"{type(generator).__name__} is no generator")
         self.models = nn.ModuleList(
-            Model(generator, options, weights, state) for state in self.states
+            Model(generator, options, weights, target.state) for target in self.targets
         ).to(self.device)
         parameters = [p for p in self.models.parameters() if p.requires_grad]
         # The unit of the data must not matter beside the constant in Adam's divisor.
         self._square = 1.0
         if problem.has_white_noise:
-            seen = self.measured if excluded is None else self.measured & ~excluded
+            seen = self.measured
+            if self.left_out is not None:
+                seen = seen & ~self.left_out
             self._square = float(y[seen].abs().square().mean()) or 1.0
         self.optimiser = torch.optim.Adam(parameters, lr=options.rate)
         self._identity = self._checksum()
@@ -300,8 +296,8 @@ class Fitting:
 
     def _evaluated(self, index: int) -> tuple[Tensor, ...]:
         """Return image, predicted data, loss and data fidelity for one target."""
-        target, around = self.targets[index], self.arounds[index]
-        source, aim, state = target, target.y, self.states[index]
+        target, state, around = self.targets[index]
+        source, aim = target, target.y
         if self.options.recorrupted:
             extra = self._draw_noise(self.options.recorrupted, target.y)
             extra = torch.where(self.measured, extra, torch.zeros_like(extra))
@@ -333,6 +329,18 @@ class Fitting:
         measured = target.fidelity.expected(Ax.detach())
         data = distance.detach() / self.count
         return image.detach(), measured, loss / self.count, data
+
+    def _target(self, problem: Problem, around: Any) -> _Target:
+        """Return what a model is fitted to; its input has fitted data only."""
+        unseen = self.left_out
+        if hasattr(getattr(problem.fidelity, "weight", None), "dtype"):
+            # Nor data of weight 0, because zeros would count as data.
+            gaps = ~self.measured
+            unseen = gaps if unseen is None else unseen | gaps
+        fitted = problem if unseen is None else _without(problem, unseen)
+        with torch.no_grad():
+            state = self._initial_state(fitted)
+        return _Target(problem, state, self._around(around, fitted, state["x"]))
 
     def _initial_state(self, problem: Problem) -> Any:
         """Return the first state of the network, from the data of its input."""
@@ -387,11 +395,10 @@ class Fitting:
             if getattr(options, name) and not problem.has_white_noise:
                 raise ValueError(f"{name} needs an L2 fidelity without weights")
 
-    def _around(self, around: Any, fitted: Problem, convert: Any) -> Any:
-        """Return the image that the generated one is added to."""
+    def _around(self, around: Any, fitted: Problem, x: Tensor) -> Any:
+        """Return the image that the generated one, as large as x, is added to."""
         if around is None:
             return None
-        x = self.states[-1]["x"]
         if callable(around):
             around = around(replace(fitted, y=fitted.y[0]).replace_arrays(to_numpy))
             if around is None:
@@ -404,7 +411,7 @@ class Fitting:
         images = getattr(self.recipe, "images", "") == "image"
         if images and getattr(self.recipe, "bounded", False):
             raise ValueError("around: needs a generator with bounded=False")
-        image = convert(around)[None].to(x.dtype)
+        image = tensor(around, device=self.device)[None].to(x.dtype)
         if image.shape != x.shape:
             raise ValueError(
                 f"around must have shape {tuple(x.shape[1:])}, got "
@@ -421,7 +428,8 @@ class Fitting:
         """Return a checksum of data, operator, fidelity and initial weights."""
         digest = hashlib.sha256(repr(self.problem.fidelity).encode())
         extra = [x for x in vars(self.problem.fidelity).values() if hasattr(x, "dtype")]
-        arrays = [self.problem.y, self.problem.adjoint(), *self.arounds, *extra]
+        arounds = [target.around for target in self.targets]
+        arrays = [self.problem.y, self.problem.adjoint(), *arounds, *extra]
         digest.update(to_numpy(self.measured).tobytes())
         for x in (*arrays, *self.models.state_dict().values()):
             if x is not None:
