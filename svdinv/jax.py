@@ -98,19 +98,6 @@ def svd(
     return outputs if compute_uv else outputs.S
 
 
-@_jax.custom_jvp
-def _undifferentiated(x: _jax.Array) -> _jax.Array:
-    return x
-
-
-@_undifferentiated.defjvp
-def _refuse(primals: _Any, tangents: _Any) -> _Any:
-    raise NotImplementedError(
-        "jacobian_svd has no derivative in theta, which would be 0: pass "
-        "jax.lax.stop_gradient(theta)"
-    )
-
-
 @_documented
 def jacobian_svd(
     f: _Callable[[_Any], _jax.Array],
@@ -144,7 +131,6 @@ def jacobian_svd(
     ((16, 4), (4,), (4, 64))
     """
     options = {"oversampling": oversampling, "power": power, "seed": seed}
-    theta = _jax.tree.map(_undifferentiated, theta)
     J = Jacobian(f, theta, chunk)  # whose products are as precise as those of f
     with _full_precision():
         return _decompositions.svd_lowrank(_backend, J, rank, like=J.at, **options)

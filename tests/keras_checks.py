@@ -307,6 +307,12 @@ def check_what_is_refused(folder):
         (lambda: layers.LowRank("a"), "rank must be an integer"),
         (lambda: layers.Casorati(3), "layer must be a Keras layer"),
         (lambda: layers.Whitening()(draw((5, 4), "complex64")), "x must be real"),
+        (
+            lambda: import_module(layers._FACES[keras.backend.backend()]).svt(
+                keras.Input((6, 5)), 0.1
+            ),
+            "got KerasTensor, a symbol of Keras: use a layer of svdinv.keras",
+        ),
     ):
         with pytest.raises(TypeError, match=words):
             call()

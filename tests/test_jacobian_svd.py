@@ -119,6 +119,27 @@ def test_jax_is_told_that_there_is_no_derivative():
     assert not jax.grad(lambda x: norm(x, jax.lax.stop_gradient))(x).any()
 
 
+def test_jax_is_told_so_of_what_functions_depend_on():
+    jax = pytest.importorskip("jax")
+    import svdinv.jax
+
+    def largest(A):
+        pair = (lambda x: A @ x, lambda y: A.T @ y)
+        return svdinv.jax.svd_lowrank(pair, 1, like=jax.numpy.zeros(3)).S[0]
+
+    def image_of(A):
+        f = lambda x: jax.numpy.sin(A @ x)  # noqa: E731
+        return svdinv.jax.jacobian_svd(f, jax.numpy.ones(3), 1).S[0]
+
+    A = jax.numpy.arange(12.0).reshape(4, 3)
+    for function in (largest, image_of, jax.vmap(largest)):
+        given = A[None] if function not in (largest, image_of) else A
+        with pytest.raises(NotImplementedError, match=r"jax\.lax\.stop_gradient"):
+            jax.jit(jax.grad(lambda A, f=function: f(A).sum()))(given)
+    stopped = jax.grad(lambda A: largest(jax.lax.stop_gradient(A)) + A[0, 0])(A)
+    assert stopped.sum() == 1
+
+
 def test_what_has_no_such_jacobian():
     torch = pytest.importorskip("torch")
     import svdinv.torch

@@ -7,6 +7,8 @@ import pytest
 from frameworks import FRAMEWORKS, as_tuple, params
 from operator_cases import adjoint, inner, matrices, with_values
 
+from svdinv import kernels
+
 
 def _definite(dtype):
     X = matrices((5, 4, 4), dtype)
@@ -106,6 +108,25 @@ def test_subnormal_matrices_are_solved(framework, damping):
     for c in (1e-309, 1e-312):
         digits = max(5e-324 / c, 1e-15)
         np.testing.assert_allclose(solved(c), solved(1.0), atol=10 * digits)
+
+
+@pytest.mark.skipif(not kernels.is_loaded(), reason="JAX and TensorFlow flush them")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "framework", params("numpy", "torch", "jax", "tensorflow"), indirect=True
+)
+def test_subnormal_elements_count_beside_others(framework, dtype):
+    """Though the threads of JAX and TensorFlow take them for 0."""
+    size = float(np.ldexp(1.0, np.finfo(dtype).minexp + 4))
+    A = np.array([[1, 1 / 64], [-1 / 64, 0.5]])
+    for name in ("polar", "svdvals", "svt"):
+        f = getattr(framework.module, name)
+        f = (lambda A, f=f: f(A, 0.0)) if name == "svt" else f
+        found = framework.value(f, (A * size).astype(dtype))[0].astype(float)
+        due = framework.value(f, A)[0]
+        due = due if name == "polar" else due * size
+        limit = 1e-5 if dtype == np.float32 else 1e-13
+        np.testing.assert_allclose(found, due, rtol=limit, atol=limit * abs(due).max())
 
 
 @pytest.mark.parametrize(

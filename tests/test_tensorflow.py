@@ -1157,3 +1157,9 @@ def test_functions_for_operators_of_users():
         np.testing.assert_allclose(found, expected, rtol=1e-12, err_msg=name)
     with pytest.raises(AttributeError, match="no 'nonzero' of the array API"):
         tensorflow_namespace.nonzero(tf.constant(ONE))
+
+
+def test_a_threshold_of_unknown_rank_is_refused():
+    signature = [tf.TensorSpec((None, 3, 3)), tf.TensorSpec(None)]
+    with pytest.raises(ValueError, match="tau must have a known number of dimensions"):
+        traced(face.svt, input_signature=signature).get_concrete_function()

@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from jax.interpreters import ad, batching, mlir
 
 from svdinv.backends import jax_kernels
-from svdinv.core.backend import Backend, number_within
+from svdinv.core.backend import Backend, kind_of, number_within
 from svdinv.core.operation import (
     Operation,
     filled,
@@ -170,6 +170,19 @@ def _in_full_precision(f: _F) -> _F:
             return f(*args, **options)
 
     return call  # type: ignore[return-value]
+
+
+@jax.custom_jvp
+def _undifferentiated(x: jax.Array) -> jax.Array:
+    return x
+
+
+@_undifferentiated.defjvp
+def _refuse(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "the singular triplets of products have no derivative in what their functions "
+        "depend on, which would be 0: pass that through jax.lax.stop_gradient"
+    )
 
 
 # Compiled as one: outside jit, JAX would compile each step by itself, and inside it a
@@ -409,8 +422,11 @@ class JAXBackend(Backend):
         try:
             return jnp.asarray(x)
         except (TypeError, ValueError) as error:
-            kind = f"{type(x).__name__} of {getattr(x, 'dtype', 'no dtype')}"
+            kind = f"{kind_of(x)} of {getattr(x, 'dtype', 'no dtype')}"
             raise TypeError(f"{name} must be an array, got {kind}") from error
+
+    def without_derivative(self, x: Any) -> Any:
+        return lax.stop_gradient(_undifferentiated(x))
 
     def matrices(self, A: Any, name: str, ndim: int = 2, **options: Any) -> Any:
         A, restore = super().matrices(A, name, ndim, **options)

@@ -19,7 +19,7 @@ from svdinv.backends.tensorflow_kernels import (
     is_portable,
     suits,
 )
-from svdinv.core.backend import Backend, number_within
+from svdinv.core.backend import Backend, kind_of, number_within
 from svdinv.core.operation import Operation, filled, padded, present, rebuilt
 
 try:  # private, so that a later version may lack them
@@ -290,8 +290,7 @@ class TensorFlowBackend(Backend):
         try:
             x = tf.convert_to_tensor(x, name=name)
         except (TypeError, ValueError) as error:
-            what = "None" if x is None else f"{type(x).__module__}.{type(x).__name__}"
-            raise TypeError(f"{name} must be a tensor, got {what}") from error
+            raise TypeError(f"{name} must be a tensor, got {kind_of(x)}") from error
         if x.dtype in (tf.float32, tf.complex64):
             _warn_of_rounded_products()
         return x
@@ -308,6 +307,8 @@ class TensorFlowBackend(Backend):
         value = tf.convert_to_tensor(value)  # a variable, too, of Keras or TensorFlow
         if value.dtype.is_complex:
             raise TypeError(f"{name} must be real, got {value.dtype.name}")
+        if value.shape.rank is None:
+            raise ValueError(f"{name} must have a known number of dimensions")
         return tf.cast(value, like.dtype.real_dtype)
 
     def normal(self, shape: tuple[Any, ...], like: tf.Tensor, seed: Any) -> tf.Tensor:

@@ -25,7 +25,7 @@ from svdinv.backends.torch_namespace import (
 )
 from svdinv.backends.torch_node import factors_by_node, is_kept, is_node
 from svdinv.backends.torch_sharded import check_placements, is_sharded, replicated
-from svdinv.core.backend import Backend, number_within
+from svdinv.core.backend import Backend, kind_of, number_within
 from svdinv.core.operation import Operation
 from svdinv.kernels.memory import by_kernel, value
 
@@ -85,7 +85,7 @@ class TorchBackend(Backend):
         """See `Backend`; nothing but a tensor is one."""
         x = _represented(x)
         if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+            raise TypeError(f"{name} must be a torch.Tensor, got {kind_of(x)}")
         return x
 
     def parameter(self, value: Any, like: Tensor, name: str = "value") -> Tensor:

@@ -25,6 +25,17 @@ def number_within(value: Any, largest: float) -> Any:
     return float(value)
 
 
+def kind_of(x: Any) -> str:
+    """Name the type of what is no array, for messages."""
+    kind = type(x).__name__
+    if kind == "KerasTensor":
+        kind += (
+            ", a symbol of Keras: use a layer of svdinv.keras, or call this in one of "
+            "your own"
+        )
+    return kind
+
+
 class Backend(ABC):
     """One framework, as `svdinv.operators` sees it.
 
@@ -69,6 +80,10 @@ class Backend(ABC):
     def stop_gradient(self, x: Array) -> Array:
         """`x` without its derivative."""
         return self.xp.stop_gradient(x)
+
+    def without_derivative(self, x: Array) -> Array:
+        """`x`, whose derivative is not known: JAX refuses one that would be 0."""
+        return self.stop_gradient(x)
 
     def materialised(self, x: Array) -> Array:
         """`x` as it lies in memory."""

@@ -323,7 +323,7 @@ void NAME(svd)(const Task *task, int64_t begin, int64_t end, void *work) {
     order(z.d, n, 1, z.place);
     finish(&z, &z.P, n, m, z.left, 0, n, z.tau_left, 0, &task->array[2], b);
     finish(&z, &z.Q, n, n, z.right, 1, n - 1, z.tau_right, 1, &task->array[3], b);
-    keep_subnormal(before);
+    restore(before);
     store_values(&z, &task->array[1], b, n);
   }
 }
@@ -342,7 +342,7 @@ void NAME(eigh)(const Task *task, int64_t begin, int64_t end, void *work) {
     z.bad = task->failed[b] != 0;
     order(z.d, n, 0, z.place);
     finish(&z, &z.P, n, n, z.left, 1, n - 1, z.tau_left, 0, &task->array[2], b);
-    keep_subnormal(before);
+    restore(before);
     store_values(&z, &task->array[1], b, n);
   }
 }

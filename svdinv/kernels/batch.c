@@ -14,6 +14,7 @@
 #endif
 
 #include "call.h"
+#include "subnormal.h"
 #include "tall.h"
 
 #define PUBLIC __attribute__((visibility("default")))
@@ -194,6 +195,7 @@ static void work(Job *job) {
   void *memory = scratch(job->memory);
   if (!memory) return; /* the others do it all, if they have some */
   int failures = 0;
+  const uint64_t before = keep_subnormal(); /* threads of XLA and TensorFlow flush them */
   for (;;) {
     int64_t begin = atomic_fetch_add(&job->next, job->chunk);
     if (begin >= job->batch) break;
@@ -203,6 +205,7 @@ static void work(Job *job) {
     if (job->task->failed)
       for (int64_t b = begin; b < end; b++) failures += job->task->failed[b] != 0;
   }
+  restore(before);
   if (failures) atomic_fetch_add(&job->failures, failures);
   if (job->memory > MOST_KEPT) forget();
 }

@@ -320,13 +320,13 @@ void NAME(svd)(const Task *task, int64_t begin, int64_t end, void *work) {
       take(g, &task->array[0], begin + u * LANES, end, m, n);
       const uint64_t before = flush_subnormal();
       bidiagonalise(g->x, m, n, d + u, e + u, g->tau_left, g->tau_right, w);
-      keep_subnormal(before);
+      restore(before);
       eye(&P[u], n);
       eye(&Q[u], n);
     }
     const uint64_t before = flush_subnormal();
     bidiagonal_qr(d, e, n, P, Q, left_over);
-    keep_subnormal(before);
+    restore(before);
     EACH {
       Group *g = &groups[u];
       const int64_t from = begin + u * LANES;
@@ -344,7 +344,7 @@ void NAME(svd)(const Task *task, int64_t begin, int64_t end, void *work) {
              g->bad, &task->array[2], from, end);
       finish(&Q[u], n, n, g->x + 1, 1, 1, n - 1, g->tau_right, 0, strip, place, 1,
              g->bad, &task->array[3], from, end);
-      keep_subnormal(before);
+      restore(before);
       store_values(d + u, n, place, g, &task->array[1], from, end);
       report(task->failed, bad, left_over[u], from, end);
     }
@@ -373,12 +373,12 @@ void NAME(eigh)(const Task *task, int64_t begin, int64_t end, void *work) {
       take(g, &task->array[0], begin + u * LANES, end, n, 0);
       const uint64_t before = flush_subnormal();
       tridiagonalise(g->x, n, d + u, e + u, g->tau_left, w);
-      keep_subnormal(before);
+      restore(before);
       eye(&basis[u], n);
     }
     const uint64_t before = flush_subnormal();
     tridiagonal_qr(d, e, n, basis, left_over);
-    keep_subnormal(before);
+    restore(before);
     EACH {
       Group *g = &groups[u];
       const int64_t from = begin + u * LANES;
@@ -389,7 +389,7 @@ void NAME(eigh)(const Task *task, int64_t begin, int64_t end, void *work) {
       flush_subnormal();
       finish(&basis[u], n, n, g->x + LEAD(n), LEAD(n), 1, n - 1, g->tau_left, 0, strip,
              place, 0, g->bad, &task->array[2], from, end);
-      keep_subnormal(before);
+      restore(before);
       store_values(d + u, n, place, g, &task->array[1], from, end);
       report(task->failed, bad, left_over[u], from, end);
     }

@@ -1,6 +1,7 @@
 #pragma once
 /* The iterations of singular value and eigendecompositions, and what leads to them. */
 #include "lanes.h"
+#include "subnormal.h"
 
 /* ---- Householder reflections --------------------------------------------------- */
 
@@ -124,39 +125,6 @@ INLINE void keep(Basis *basis, int low, int high, int n) {
 
 INLINE Rotation *next(Basis *basis, int n) {
   return basis->rotations + (ptrdiff_t)basis->count * n;
-}
-
-/* ---- subnormal numbers ------------------------------------------------------------ */
-
-/* The vectors of graded matrices have elements that underflow in single precision, and
- * processors take a hundred cycles for each.  Beside elements of order 1 they mean
- * nothing: between these two calls results that small become zero. */
-INLINE uint64_t flush_subnormal(void) {
-#if defined(__x86_64__)
-  uint32_t before, now;
-  __asm__ volatile("stmxcsr %0" : "=m"(before) : : "memory");
-  now = before | 0x8000;
-  __asm__ volatile("ldmxcsr %0" : : "m"(now) : "memory");
-  return before;
-#elif defined(__aarch64__)
-  uint64_t before;
-  __asm__ volatile("mrs %0, fpcr" : "=r"(before) : : "memory");
-  __asm__ volatile("msr fpcr, %0" : : "r"(before | (1 << 24)) : "memory");
-  return before;
-#else
-  return 0;
-#endif
-}
-
-INLINE void keep_subnormal(uint64_t before) {
-#if defined(__x86_64__)
-  uint32_t word = (uint32_t)before;
-  __asm__ volatile("ldmxcsr %0" : : "m"(word) : "memory");
-#elif defined(__aarch64__)
-  __asm__ volatile("msr fpcr, %0" : : "r"(before) : "memory");
-#else
-  (void)before;
-#endif
 }
 
 /* ---- implicit QR ------------------------------------------------------------------ */

@@ -107,7 +107,7 @@ class Products:
         return Y
 
     def _checked(self, Y: Any) -> Array:
-        Y = self.backend.stop_gradient(self.backend.asarray(Y, "what A gives"))
+        Y = self.backend.without_derivative(self.backend.asarray(Y, "what A gives"))
         if Y.dtype != self.given.dtype:
             raise TypeError(
                 f"A and its adjoint must keep the dtype of like, {self.given.dtype}, "

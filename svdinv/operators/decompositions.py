@@ -138,7 +138,8 @@ def svd_lowrank(
     A loss should not depend on the phases of the vectors. Where s_r = s_{r+1}
     there is no derivative, and a finite substitute is taken. If the triplets are
     inexact, so is the derivative, by their error over s_r - s_{r+1}. Nothing is
-    differentiated through products: of these the triplets have no derivative.
+    differentiated through products: of these the triplets have no derivative, and
+    JAX raises NotImplementedError where it is asked for one.
 
     S is never larger than the singular values of A, but for rounding.
 
