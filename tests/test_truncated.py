@@ -646,3 +646,25 @@ def test_small_matrices_of_low_rank(dtype, scales):
         np.testing.assert_allclose(found.double() / scale, exact, rtol=1e-4)
     found = st.svd_lowrank(torch.tensor(graded), 2, seed=1).S
     np.testing.assert_allclose(found, 1, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")  # PyTorch's, that CSR is new
+@pytest.mark.parametrize("kind", ["coo", "csr"])
+def test_sparse_tensors_have_the_gradient_of_dense_ones(kind):
+    torch, rng = pytest.importorskip("torch"), np.random.default_rng(0)
+    import svdinv.torch
+
+    def gradient(given, A):
+        found = svdinv.torch.svd_lowrank(A, 3, power=60, seed=0)
+        (found.S.sum() + (found.U @ found.Vh).square().sum()).backward()
+        return found.S.detach(), given.grad
+
+    A = torch.tensor(rng.standard_normal((12, 9)) * (rng.random((12, 9)) < 0.4))
+    dense = A.clone().requires_grad_()
+    S, expected = gradient(dense, dense)
+    sparse = A.to_sparse()
+    values = sparse.values().clone().requires_grad_()
+    made = torch.sparse_coo_tensor(sparse.indices(), values, A.shape)
+    found, of_values = gradient(values, made if kind == "coo" else made.to_sparse_csr())
+    torch.testing.assert_close(found, S)
+    torch.testing.assert_close(of_values, expected[tuple(sparse.indices())])
