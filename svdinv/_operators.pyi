@@ -1386,7 +1386,7 @@ class Operators(Generic[Array, ArrayLike]):
         there is no derivative, and a finite substitute is taken. If the triplets are
         inexact, so is the derivative, by their error over s_r - s_{r+1}. Nothing is
         differentiated through products: of these the triplets have no derivative, and
-        JAX raises NotImplementedError where it is asked for one.
+        within JAX's grad or jvp in what they depend on, NotImplementedError is raised.
 
         S is never larger than the singular values of A, but for rounding.
 
@@ -1443,6 +1443,7 @@ class Operators(Generic[Array, ArrayLike]):
         singular values away from others the error is far smaller, of the order of its
         square over the gap. That s_j is close to the j-th singular value, and none was
         missed, no few products can prove: a random start misses one with probability 0.
+        Through products nothing is differentiated, as in `svd_lowrank`.
 
         References
         ----------

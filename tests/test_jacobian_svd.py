@@ -140,6 +140,25 @@ def test_jax_is_told_so_of_what_functions_depend_on():
     assert stopped.sum() == 1
 
 
+def test_jax_differentiates_no_bound_of_products():
+    """Of which a part would be missing; the matrix itself is not differentiated."""
+    jax = pytest.importorskip("jax")
+    import svdinv.jax
+
+    B = jax.numpy.arange(12.0).reshape(4, 3)
+
+    def bound(A, stop):
+        U, S, Vh = svdinv.jax.svd_lowrank(A, 1, seed=0)
+        U, Vh = stop(U), stop(Vh)
+        pair = (lambda x: B @ x, lambda y: B.T @ y)
+        like = jax.numpy.zeros(3)
+        return svdinv.jax.svd_residual(pair, U, S, Vh, like=like).sum()
+
+    with pytest.raises(NotImplementedError, match="U and Vh of svd_residual"):
+        jax.grad(bound)(B + 1, lambda x: x)
+    assert np.isfinite(jax.grad(bound)(B + 1, jax.lax.stop_gradient)).all()
+
+
 def test_what_has_no_such_jacobian():
     torch = pytest.importorskip("torch")
     import svdinv.torch

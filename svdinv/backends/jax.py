@@ -180,8 +180,9 @@ def _undifferentiated(x: jax.Array) -> jax.Array:
 @_undifferentiated.defjvp
 def _refuse(primals: Any, tangents: Any) -> Any:
     raise NotImplementedError(
-        "the singular triplets of products have no derivative in what their functions "
-        "depend on, which would be 0: pass that through jax.lax.stop_gradient"
+        "nothing is differentiated through products, also where the result is not "
+        "used: pass what their functions depend on, and U and Vh of svd_residual, "
+        "through jax.lax.stop_gradient"
     )
 
 
@@ -422,8 +423,7 @@ class JAXBackend(Backend):
         try:
             return jnp.asarray(x)
         except (TypeError, ValueError) as error:
-            kind = f"{kind_of(x)} of {getattr(x, 'dtype', 'no dtype')}"
-            raise TypeError(f"{name} must be an array, got {kind}") from error
+            raise TypeError(f"{name} must be an array, got {kind_of(x)}") from error
 
     def without_derivative(self, x: Any) -> Any:
         return lax.stop_gradient(_undifferentiated(x))

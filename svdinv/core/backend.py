@@ -26,14 +26,12 @@ def number_within(value: Any, largest: float) -> Any:
 
 
 def kind_of(x: Any) -> str:
-    """Name the type of what is no array, for messages."""
+    """Describe what is no array, for messages."""
     kind = type(x).__name__
     if kind == "KerasTensor":
-        kind += (
-            ", a symbol of Keras: use a layer of svdinv.keras, or call this in one of "
-            "your own"
-        )
-    return kind
+        advice = "use a layer of svdinv.keras, or call this in one of your own"
+        return f"{kind}, a symbol of Keras: {advice}"
+    return f"{kind} of {x.dtype}" if hasattr(x, "dtype") else kind
 
 
 class Backend(ABC):

@@ -195,7 +195,7 @@ static void work(Job *job) {
   void *memory = scratch(job->memory);
   if (!memory) return; /* the others do it all, if they have some */
   int failures = 0;
-  const uint64_t before = keep_subnormal(); /* threads of XLA and TensorFlow flush them */
+  const uint64_t before = count_subnormal();
   for (;;) {
     int64_t begin = atomic_fetch_add(&job->next, job->chunk);
     if (begin >= job->batch) break;

@@ -38,9 +38,9 @@ static inline void restore(uint64_t control) {
 #endif
 }
 
-/* Both return the control word to restore.
- *
- * The vectors of graded matrices have elements that underflow in single precision, and
+/* The following return the control word to restore. */
+
+/* The vectors of graded matrices have elements that underflow in single precision, and
  * processors take a hundred cycles for each.  Beside elements of order 1 they mean nothing:
  * results that small become zero. */
 static inline uint64_t flush_subnormal(void) {
@@ -49,7 +49,9 @@ static inline uint64_t flush_subnormal(void) {
   return before;
 }
 
-static inline uint64_t keep_subnormal(void) {
+/* At the entry of all kernels, for the threads of XLA and TensorFlow count them as 0, and
+ * in a matrix of small elements they may be a tenth of the largest. */
+static inline uint64_t count_subnormal(void) {
   const uint64_t before = control_word();
   restore(before & ~(uint64_t)ALL);
   return before;

@@ -51,6 +51,7 @@ from svdinv.unroll.arrays import (
     cast_like,
     count_up,
     is_complex,
+    join_complex,
     like,
     namespace,
     on_device,
@@ -64,7 +65,6 @@ from svdinv.unroll.networks.functional import (
     check_image,
     require,
     sampled_where,
-    to_complex,
 )
 from svdinv.unroll.networks.noise import QUIET, noise_of_images, noise_of_kspace
 from svdinv.unroll.networks.recipe import (
@@ -401,7 +401,7 @@ class NonLocal(ImageOrSeriesRecipe):
             tilts = [times(getattr(own, f"{n}_tilt"), way, xp) for n in self._powers]
             powers = [p + tilt for p, tilt in zip(powers, tilts, strict=True)]
         else:
-            powers = [p + 0.0 * way for p in powers]
+            powers = [p + xp.zeros_like(way) for p in powers]
         return log_tau, xp.stack(powers)
 
     def _low_rank(
@@ -450,7 +450,7 @@ def _both_parts(x: Array, xp: Namespace) -> Array:
 def _joined(parts: Array, x: Array, xp: Namespace) -> Array:
     """Invert `_both_parts`, in the dtype of `x`."""
     B = sizes(x, xp)[0]
-    return to_complex(xp.stack([parts[:B], parts[B:]], axis=1), x, xp)
+    return join_complex(parts[:B], parts[B:], x, xp)
 
 
 def _for_both_parts(

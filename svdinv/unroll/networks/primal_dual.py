@@ -65,6 +65,7 @@ from svdinv.unroll.problem import Problem
 # Of mu; found on phantoms, without training.
 _TRUST = {"log_mu": 2.6, "residual_power": 2.8, "noise_power": -3.1}
 _JOINT_TRUST = {"log_mu": -4.0, "residual_power": 3.0, "noise_power": -1.3}
+_MOST = 9.0  # of log mu, where images no longer change; half precision ends at 11
 _USUAL, _LEAST = -4.4, 1e-8  # log of a usual misfit, and the least square of one
 
 
@@ -104,16 +105,16 @@ class _Alternating(Recipe):
             raise TypeError(f"{type(self).__name__} needs a linear operator")
 
     def _started(
-        self, x: Array, problem: Problem, V: Array | None = None
+        self, x: Array, problem: Problem, changes: bool, V: Array | None = None
     ) -> list[Array]:
-        """Return the image after `start` iterations from x, and what changes after it.
+        """Return the image after `start` iterations from x.
 
-        With `data_steps` that is what changes until twice as many iterations, and what
+        With `changes` also what changes until twice as many iterations, and what
         changed since half of them.
         """
         if not self.start:
             return [x]
-        if not self.data_steps:
+        if not changes:
             return _nonnegative(x, problem, [self.start], V)
         counts = [self.start // 2, self.start, 2 * self.start]
         before, x, after = _nonnegative(x, problem, counts, V)
@@ -152,7 +153,8 @@ class _Alternating(Recipe):
         xp = namespace(z)
         log_mu = layers.log_mu + times(layers.residual_power, state["residual"], xp)
         log_mu = log_mu + times(layers.noise_power, state["noise"], xp)
-        mu = xp.exp(log_mu)[:, None, None, None]
+        mu = xp.exp(xp.minimum(log_mu, xp.zeros_like(log_mu) + _MOST))
+        mu = mu[:, None, None, None]
         return least_squares_near(z, A, y, mu, self.data_steps)
 
 
@@ -183,7 +185,9 @@ class PrimalDual(_Alternating):
         `data_steps`, what changes until twice as many, and what changed since half of
         them, are the first of the other maps.
     data_steps : int
-        Iterations of conjugate gradients after each cell.
+        Iterations of conjugate gradients after each cell, with a learned mu; 0 for
+        none. The noise is estimated from neighbours along the last axis of the data,
+        the detectors of a view.
     """
 
     channels: int = 1
@@ -206,7 +210,7 @@ class PrimalDual(_Alternating):
         check_image(x, self.axes, channels=self.channels)
         _check_data(problem.y)
         y, xp = problem.y, namespace(x)
-        images = self._started(x, problem)
+        images = self._started(x, problem, changes=self.data_steps > 0)
         state = {"x": images[0]} | self._remember(images, y, xp)
         if self.data_steps:
             # Second differences along a view: noise, and edges that are sharp.
@@ -291,7 +295,7 @@ class JointPrimalDual(_Alternating):
         x = problem.A.approximate_inverse(y)
         check_image(x, self.axes, channels=K)
         leading = Problem(y, problem.A)
-        images = self._started(x, leading, V)
+        images = self._started(x, leading, changes=True, V=V)
         # The weight of each measurement in all channels, in units of the data.
         unit = root(xp.mean(y[:, :1] ** 2, axis=(-2, -1), keepdims=True), xp)
         total = root(xp.sum(weight, axis=1, keepdims=True), xp)
@@ -324,10 +328,10 @@ def _check_data(y: Array) -> None:
 
 
 def _misfits(images: list[Array], problem: Problem, noise: Array) -> State:
-    """Return the residual of the data and their noise, (B,), on a log scale.
+    """Return logarithms of the residual and the noise, (B,), less what is usual.
 
-    Both are relative to the data, less what is usual. `noise` is the square of the
-    latter; the image with the residual is that after the most iterations of the start.
+    Both are relative to the root mean square of the data. `noise` is its square. The
+    residual is that after the most iterations of the start.
     """
     y, xp = problem.y, namespace(problem.y)
     residual = problem.A(sum(images[:2])) - y

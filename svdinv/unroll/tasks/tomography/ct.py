@@ -448,7 +448,8 @@ class Densities(Simulated):
 
     def validation(self) -> list[Problem]:
         """Return problems that no step draws, spread evenly over the settings."""
-        settings, count = self._settings(), self.task.validation
+        settings = list(dict.fromkeys(self._settings()))  # repeats are for training
+        count = self.task.validation
         return [
             self.problem(2**63, i, setting=settings[i * len(settings) // count])
             for i in range(count)
