@@ -29,6 +29,7 @@ from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, nnls, tv
 from svdinv.unroll.tasks.tomography.pet import Pet, PetOptions, map_em, mlem
 from svdinv.unroll.tasks.tomography.spectral import SpectralCt, SpectralOptions
 from svdinv.unroll.torch import Network, save
+from svdinv.unroll.training.config import preset
 
 
 @pytest.fixture
@@ -82,6 +83,13 @@ def test_what_comes_with_the_package_can_be_loaded():
         kind = kinds.get(name, name)
         assert task.kind == (kind if kind in ("cine", *tomography) else "colour")
         assert network.recipe.axes == ("B T H W" if kind == "cine" else "B C H W")
+
+
+@pytest.mark.parametrize(
+    "name", ["cine", "ct", "ct-limited", "pet", "pet-frames", "spectral-ct"]
+)
+def test_training_can_go_on_from_the_weights(name):
+    assert pretrained.load(name).recipe == preset(name).network
 
 
 def test_a_network_of_one_channel_is_for_series_whatever_their_number(tmp_path):
