@@ -1561,3 +1561,60 @@ def test_numbers_are_on_the_device_of_the_matrix():
         functions.svd_lowrank(A, 2, seed=0).S,
     ):
         assert found.device == device
+
+
+def _filled(x):
+    b = np.zeros(3)
+    b[0] = x[0]
+    return b
+
+
+def _changed(x):
+    b = 2 * x
+    b[0] = 1.0
+    return b
+
+
+def _added_into(x):
+    b = 2 * x
+    return np.add(b, 1.0, out=b)
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (_filled, "cannot become a Python number"),
+        (_changed, "elements of a traced array cannot be set; put elements together"),
+        (_added_into, "out must not be a traced array"),
+        (np.add.reduce, r"no derivative of numpy\.add\.reduce is known"),
+        (
+            lambda x: x.__array_namespace__().linalg.outer(x, x),
+            r"no derivative of linalg\.outer is known",
+        ),
+    ],
+)
+def test_what_a_tape_cannot_follow_is_a_type_error(f, message):
+    with pytest.raises(TypeError, match=message):
+        svdinv.numpy.vjp(f, np.arange(3.0))
+
+
+def test_masked_arrays_are_refused_wherever_arrays_are_taken():
+    masked = np.ma.array(np.ones(3), mask=[1, 0, 0])
+    points = np.arange(9.0).reshape(3, 3)
+    _, pullback = svdinv.numpy.vjp(lambda x: 2 * x, np.ones(3))
+    for call in (
+        lambda: svdinv.numpy.kabsch(points, points, masked),
+        lambda: svdinv.numpy.svt(np.ones((3, 2, 2)), masked),
+        lambda: pullback(masked),
+        lambda: svdinv.numpy.jvp(np.exp, (np.ones(3),), (masked,)),
+    ):
+        with pytest.raises(TypeError, match=r"must not be numpy\.ma\.MaskedArray"):
+            call()
+
+
+def test_an_axis_of_a_norm_may_be_a_number_of_numpy():
+    A = np.arange(1.0, 7).reshape(2, 3)
+    norm = lambda axis: svdinv.numpy.vjp(  # noqa: E731
+        lambda x: np.linalg.norm(x.conjugate(), 2, axis=axis), A
+    )[1](np.ones(2))[0]
+    np.testing.assert_array_equal(norm(np.int64(1)), norm(1))

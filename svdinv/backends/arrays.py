@@ -166,6 +166,7 @@ class ArrayBackend(Backend):
         return self._constant(x)
 
     def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
+        check_plain(value, name)
         xp, dtype = self.xp, real(like, self.xp).dtype
         value = number_within(value, float(xp.finfo(dtype).max))
         try:

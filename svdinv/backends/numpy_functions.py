@@ -61,7 +61,7 @@ def norm(
     xp: Namespace, x: Array, ord: Any = None, axis: Any = None, keepdims: bool = False
 ) -> Array:
     """Euclidean norm, whose derivative is 0 at 0."""
-    one = isinstance(axis, int) or (axis is None and x.ndim == 1)
+    one = isinstance(axis, int | np.integer) or (axis is None and x.ndim == 1)
     if not (ord is None or (ord == 2 if one else ord == "fro" and x.ndim == 2)):
         raise TypeError(
             f"no derivative of the norm with ord={ord!r} is known here, but of the "

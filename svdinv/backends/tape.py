@@ -243,6 +243,8 @@ class Traced:
     def conj(self) -> Traced:
         return conj(self, self.tape.xp)
 
+    conjugate = conj
+
     def __getitem__(self, key: Any) -> Traced:
         return self.tape.xp.take_part(self, key)
 
@@ -302,9 +304,15 @@ class Traced:
     def __array_function__(self, function: Any, types: Any, args: Any, kw: Any) -> Any:
         return self.tape.xp.named(function.__name__, function.__module__)(*args, **kw)
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise TypeError(f"elements of a traced array cannot be set; {_STACK}")
+
     def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kw: Any) -> Any:
         if method != "__call__":
-            return NotImplemented
+            name = f"numpy.{ufunc.__name__}.{method}"
+            raise TypeError(f"no derivative of {name} is known here; {_COMPOSE}")
+        if any(isinstance(x, Traced) for x in kw.get("out", ())):
+            raise TypeError("out must not be a traced array; leave it out")
         if "out" in kw:  # as of `x += traced`
             self._known("an array of NumPy")
         return self.tape.xp.named(ufunc.__name__)(*args, **kw)
@@ -463,6 +471,7 @@ def checked_like(g: Any, like: Array, name: str, xp: Namespace) -> Array:
     """Check a tangent or cotangent of an array; None stays None."""
     if g is None:
         return None
+    check_plain(g, name)
     g = g if type(g) is type(like) else xp.asarray(g)
     if g.shape != like.shape:
         raise ValueError(
@@ -546,6 +555,10 @@ def _run(f: Callable[..., Any], args: Any, xp: Namespace) -> tuple[Tape, Any, An
     try:
         outputs = _mapped(output, f(*_mapped(lambda x: x, inputs)))
         values = _mapped(value, outputs)
+    except ValueError as error:  # which NumPy makes of a TypeError of ours
+        if isinstance(error.__cause__, TypeError) and "traced" in str(error.__cause__):
+            raise TypeError(str(error.__cause__)) from error
+        raise
     finally:
         tape.ended = True
     return tape, inputs, outputs, values

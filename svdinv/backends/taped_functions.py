@@ -49,6 +49,19 @@ _EXTENSIONS = {
 }  # fmt: skip
 
 
+class _Extension(SimpleNamespace):
+    """The functions of an extension of the namespace that have a derivative."""
+
+    def __init__(self, name: str, **functions: Any) -> None:
+        super().__init__(**functions)
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise TypeError(f"no derivative of {self._name}.{name} is known here")
+
+
 def _of_angle(xp: Namespace, a: Array, b: Array, y: Array) -> tuple[Array, Array]:
     size = xp.abs(b + 1j * a)
     size = xp.where(untraced(size) != 0, size, 1.0)  # as the derivative of abs
@@ -244,7 +257,7 @@ class TapedNamespace:
     def __getattr__(self, name: str) -> Any:
         if name in _EXTENSIONS:
             known = {f: self._wrapped(f"{name}.{f}") for f in _EXTENSIONS[name]}
-            function: Any = SimpleNamespace(**known)
+            function: Any = _Extension(name, **known)
         else:
             function = self._wrapped(name)
         self.__dict__[name] = function  # found at once next time
@@ -284,7 +297,7 @@ class TapedNamespace:
             known = {f"linalg.{f}" for f in ("diagonal", "inv", "solve", "vector_norm")}
             extension = self.fft if part == "fft" else self.linalg
             has = part == "fft" or whole in known
-            found = getattr(extension, name, None) if has else None
+            found = vars(extension).get(name) if has else None
         else:
             found = getattr(self, name, None)
         if found is None:

@@ -246,6 +246,7 @@ def norm(x: Array) -> Array:
 
 def as_float(x: Any) -> float:
     """Return a number or 0-d array as a Python float, detached from derivatives."""
+    x = untraced(x)
     return float(x.detach() if hasattr(x, "detach") else x)
 
 

@@ -125,10 +125,13 @@ class Problem:
         """Set unmeasured data to 0.
 
         Raises TypeError if the data are not real or complex floating point, ValueError
-        if measured ones are not finite, and the errors of `DataFidelity.check`.
+        if there are none or measured ones are not finite, and the errors of
+        `DataFidelity.check`.
         """
         xp = namespace(self.y)
         check_floating("y", self.y)
+        if 0 in self.y.shape:
+            raise ValueError(f"y must have elements, got shape {tuple(self.y.shape)}")
         self.fidelity.check(self.y)
         y = xp.where(self.sampled_mask(), self.y, xp.zeros_like(self.y))
         if not as_float(xp.max(xp.abs(y))) < math.inf:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import pickle
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from mri_reference import fourier
+from scipy.sparse import csr_array
 
 from svdinv.unroll.arrays import namespace
 from svdinv.unroll.operators import (
@@ -13,13 +15,16 @@ from svdinv.unroll.operators import (
     Blur,
     Coils,
     Dense,
+    FanBeam,
     Fourier,
     Gradient,
     Identity,
     Operator,
+    ParallelBeam,
     Sampling,
     TemporalFourier,
     Wrapped,
+    from_matrix,
     gaussian_sensing,
     operator_norm,
 )
@@ -415,6 +420,12 @@ def test_repr_reads_like_the_formula():
         (lambda: Blur(np.ones((7, 2)))(np.ones((6, 6))), ValueError, "larger than"),
         (lambda: Dense(MATRIX, (H, H)), ValueError, "matrix must be"),
         (lambda: Dense([[1.0]], (1,)), TypeError, "must be an array, got list"),
+        (lambda: Dense(csr_array(MATRIX), (H, W)), TypeError, "take from_matrix"),
+        (lambda: Dense(np.ma.array(MATRIX), (H, W)), TypeError, "matrix must not be"),
+        (lambda: from_matrix(np.ma.array(MATRIX), (H, W)), TypeError, "a masked array"),
+        (lambda: Sampling(np.ma.array(MASK)), TypeError, "mask must not be numpy.ma"),
+        (lambda: Coils(np.ma.array(MAPS)), TypeError, "maps must not be numpy.ma"),
+        (lambda: Blur(np.ma.array(MASK)), TypeError, "kernel must not be numpy.ma"),
         (lambda: Dense(MATRIX, (H, W))(np.ones(30)), ValueError, "images must be"),
         (lambda: gaussian_sensing(0, (3,), 1), ValueError, "measurements"),
         (lambda: Gradient(()), ValueError, "axes"),
@@ -453,3 +464,25 @@ def test_repr_reads_like_the_formula():
 def test_bad_input_is_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_the_sign_of_matrix_products_applies_operators(rng):
+    A, B, x = Dense(MATRIX, (H, W)), Gradient(), rng.standard_normal((H, W))
+    np.testing.assert_array_equal(A @ x, A(x))
+    np.testing.assert_array_equal((B @ B.H @ B)(x), B(B.H(B(x))))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: from_matrix(MATRIX, (H, W)),
+        lambda: ParallelBeam((H, W), [0.0, 50.0]),
+        lambda: FanBeam((H, W), [0.0, 50.0], source=20, distance=30) / 2,
+    ],
+)
+def test_operators_for_processes_can_be_pickled(make, rng):
+    A, x = make(), rng.standard_normal((H, W))
+    y = A(x)
+    B = pickle.loads(pickle.dumps(A))
+    np.testing.assert_array_equal(B(x), y)
+    np.testing.assert_array_equal(B.H(y), A.H(y))

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import itertools
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import svdinv.numpy
 from svdinv.unroll.algorithms import (
     ADMM,
     FISTA,
@@ -22,6 +24,7 @@ from svdinv.unroll.operators import (
     MRI,
     Blur,
     Coils,
+    Dense,
     Identity,
     Sampling,
     TemporalFourier,
@@ -482,6 +485,32 @@ R = Casorati(1.0)
             TypeError,
             "needs a prox",
         ),
+        (lambda: solve(Problem(Y[:0], A), R), ValueError, "y must have elements"),
+        (
+            lambda: solve(Problem(Y, A), R, state=solve(Problem(Y, A), R)),
+            TypeError,
+            "state must be a dict, the state of a Solution",
+        ),
+        (
+            lambda: solve(Problem(Y, A), R, x0=[1.0]),
+            TypeError,
+            "x0 must be a NumPy array, got list",
+        ),
+        (
+            lambda: solve(Problem(Y, A), SimpleNamespace(prox=lambda v, step: v)),
+            TypeError,
+            "without objective=False prior needs a value",
+        ),
+        (
+            lambda: solve(Problem(np.ones(3), Dense(np.full((3, 2), np.nan), (2,))), R),
+            ValueError,
+            "A.H y is not finite for .*, but y is",
+        ),
+        (
+            lambda: solve(Problem(Y, A, L2(np.ma.array(np.ones(Y.shape)))), R),
+            TypeError,
+            "weight must not be numpy.ma",
+        ),
         (lambda: Casorati(np.inf), ValueError, "weight must be finite"),
         (lambda: Casorati([1, 2]), ValueError, "weight must be one number"),
     ],
@@ -550,3 +579,24 @@ def test_a_weight_of_the_data_leaves_the_start_alone(weight):
     expected = solve(problem, prior, iterations=30, x0=problem.adjoint())
     found = solve(problem, prior, iterations=30)
     np.testing.assert_allclose(found.image, expected.image, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("algorithm", [None, FISTA(), ADMM(), PDHG()])
+def test_the_tape_of_numpy_differentiates_iterations(algorithm):
+    """By data and by the weight of a prior."""
+    rng = np.random.default_rng(0)
+    A, y = Dense(rng.standard_normal((12, 20)) / 4, (4, 5)), rng.standard_normal(12)
+
+    def image(y, weight):
+        how = {"algorithm": algorithm, "rtol": 0, "iterations": 6}
+        return solve(Problem(y, A), Nuclear(weight), **how).image
+
+    weight = np.asarray(0.1)
+    x, pullback = svdinv.numpy.vjp(image, y, weight)
+    np.testing.assert_array_equal(x, image(y, weight))
+    cotangent, dy = rng.standard_normal(x.shape), rng.standard_normal(12)
+    of_y, of_weight = pullback(cotangent)
+    h = 1e-6
+    change = image(y + h * dy, weight + h) - image(y - h * dy, weight - h)
+    expected = np.sum(cotangent * change) / (2 * h)
+    np.testing.assert_allclose(np.sum(of_y * dy) + of_weight, expected, rtol=1e-6)

@@ -166,8 +166,8 @@ def solve(
     slow: divide A and y by the norm, and for `L2` weights of priors by its square.
     `PDHG` and `LowRankPlusSparse` do not need that with `L2` and default steps.
 
-    If a framework records derivatives, such as PyTorch for a learned weight, it records
-    all iterations; `torch.no_grad` prevents that.
+    If a framework records derivatives, such as PyTorch or `svdinv.numpy.vjp` for a
+    learned weight, it records all iterations; `torch.no_grad` prevents that.
     """
     iterations = as_integer(iterations, "iterations", 1)
     if not rtol >= 0:
@@ -183,6 +183,8 @@ def solve(
             raise TypeError(
                 f"prior must be an object, such as TotalVariation(0.01), got {each!r}"
             )
+        if objective and usable and not hasattr(each, "value"):
+            raise TypeError(f"without objective=False prior needs a value: {each!r}")
     problem = problem.only_measured()
     algorithm = _default_algorithm(problem, prior) if algorithm is None else algorithm
     if not isinstance(algorithm, Algorithm):
@@ -331,6 +333,10 @@ def _first_state(
     start = algorithm.start(problem, x)
     if state is None:
         return start
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"state must be a dict, the state of a Solution, got {type(state).__name__}"
+        )
     expected = {name: tuple(array.shape) for name, array in start.items()}
     got = {name: tuple(array.shape) for name, array in state.items()}
     if expected != got:
@@ -364,7 +370,9 @@ def _check_start(x0: Array, y: Array) -> None:
     except TypeError:  # no array
         known = False
     if not known:
-        kinds = f"a NumPy array or, as y is, {type(y).__name__}"
+        kinds = "a NumPy array"
+        if not is_numpy_array(y):
+            kinds += f" or, as y is, {type(y).__name__}"
         raise TypeError(f"x0 must be {kinds}, got {type(x0).__name__}")
     if not as_float(namespace(x0).max(abs(x0))) < math.inf:
         raise ValueError("x0 contains NaN or infinity")
@@ -384,7 +392,15 @@ def _check_image(problem: Problem, image: Array, x0: Array | None) -> None:
     real = not is_complex(image, namespace(image))
     if x0 is not None and real and is_complex(x0, namespace(x0)):
         raise TypeError(f"x0 must be real, because A^H y is, got {x0.dtype}")
+    if not math.isfinite(_largest(image)) and math.isfinite(_largest(problem.y)):
+        name = "A^H y" if problem.A.linear else "x0"
+        raise ValueError(f"{name} is not finite for {problem.A!r}, but y is")
     check_units("y" if problem.A.linear else "x0", image)
+
+
+def _largest(x: Array) -> float:
+    xp = namespace(x)
+    return as_float(xp.max(xp.abs(x))) if math.prod(x.shape) else 0.0
 
 
 def check_units(name: str, x: Array) -> None:
@@ -394,7 +410,7 @@ def check_units(name: str, x: Array) -> None:
     hardly changed looks like one that has converged.
     """
     xp = namespace(x)
-    info, size = xp.finfo(x.dtype), as_float(xp.max(xp.abs(x)))
+    info, size = xp.finfo(x.dtype), _largest(x)
     least, most, eps = map(float, (info.smallest_normal, info.max, info.eps))
     low, high = (least / eps) ** 0.5, (most * eps) ** 0.5
     if size and not low <= size <= high:

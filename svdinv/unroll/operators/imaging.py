@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from svdinv.backends.tape import check_plain
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
@@ -58,6 +59,7 @@ class Sampling(Operator):
             raise TypeError(
                 f"mask must be an array of bool, such as mask > 0, got {got}"
             )
+        check_plain(mask, "mask")
         self.mask = mask
 
     @property
@@ -103,6 +105,7 @@ class Coils(Operator):
     arrays = ("maps",)
 
     def __init__(self, maps: Array) -> None:
+        check_plain(maps, "maps")
         if len(maps.shape) < 3:
             raise ValueError(f"maps must be (..., C, H, W), got {tuple(maps.shape)}")
         self.maps = maps
@@ -209,6 +212,7 @@ class Blur(Operator):
     arrays = ("kernel",)
 
     def __init__(self, kernel: Array) -> None:
+        check_plain(kernel, "kernel")
         if len(kernel.shape) < 2:
             raise ValueError(f"kernel must be (..., h, w), got {tuple(kernel.shape)}")
         self.kernel = kernel
@@ -273,9 +277,11 @@ class Dense(Operator):
     """
 
     def __init__(self, matrix: Array, image_shape: Sequence[int]) -> None:
-        if not hasattr(matrix, "shape"):
+        if not hasattr(matrix, "shape") or hasattr(matrix, "tocsr"):
             got = type(matrix).__name__
-            raise TypeError(f"matrix must be an array, got {got}")
+            hint = "; take from_matrix" if hasattr(matrix, "shape") else ""
+            raise TypeError(f"matrix must be an array, got {got}{hint}")
+        check_plain(matrix, "matrix")
         self.matrix = matrix
         self.image_shape = tuple(int(n) for n in image_shape)
         size, shape = math.prod(self.image_shape), tuple(matrix.shape)

@@ -147,6 +147,10 @@ class Operator:
             return Product([*factors_of(self), *factors_of(other)])
         return self.__rmul__(other)
 
+    def __matmul__(self, x: Any) -> Any:
+        """Apply the operator to an array, or return the product with another one."""
+        return self * x if isinstance(x, Operator) else self(x)
+
     def __rmul__(self, scalar: Any) -> Operator:
         """Return a multiple."""
         if not isinstance(scalar, numbers.Number):

@@ -84,6 +84,14 @@ class _Views:
         return self._cache[key]
 
 
+def _projected(rays: _Views, x: NDArray[Any]) -> NDArray[Any]:
+    return rays.forward(x.reshape(len(x), -1))
+
+
+def _back_projected(rays: _Views, shape: tuple[int, int], y: NDArray[Any]) -> Any:
+    return rays.adjoint(y).reshape(-1, *shape)
+
+
 class _Beam(Wrapped):
     """Base of both geometries, which set what defines their rays before `__init__`."""
 
@@ -133,8 +141,8 @@ class _Beam(Wrapped):
         # Not of self: a cycle would keep its matrices until the next collection.
         rays = _Views(count, partial(copy.copy(self)._block, shape), self.matrix)
         super().__init__(
-            lambda x: rays.forward(x.reshape(len(x), -1)),
-            lambda y: rays.adjoint(y).reshape(-1, *shape),
+            partial(_projected, rays),
+            partial(_back_projected, rays, shape),
             shape,
             (count, self.detectors),
             batched=True,

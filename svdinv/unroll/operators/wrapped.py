@@ -249,6 +249,8 @@ def from_matrix(
     the device of the data. Raises ValueError if the shapes do not match, or if a
     LinearOperator has no `rmatvec`.
     """
+    if isinstance(matrix, np.ma.MaskedArray):
+        raise TypeError("matrix must not be a masked array")
     if not hasattr(matrix, "shape") or isinstance(matrix, np.matrix):
         matrix = np.asarray(matrix)  # products with np.matrix have two axes
     if len(matrix.shape) != 2:
@@ -275,14 +277,14 @@ def from_matrix(
             raise ValueError(
                 "matrix must have an adjoint: make the LinearOperator with rmatvec"
             ) from error
-
-    def forward(x: Any) -> Any:
-        return products(matrix, x.reshape(-1, n)).reshape(-1, *data_shape)
-
-    def adjoint(y: Any) -> Any:
-        return products(adjoint_, y.reshape(-1, m)).reshape(-1, *image_shape)
-
+    forward = partial(_multiplied, matrix, data_shape)
+    adjoint = partial(_multiplied, adjoint_, tuple(image_shape))
     return Wrapped(forward, adjoint, image_shape, data_shape, batched=True)
+
+
+def _multiplied(matrix: Any, shape: tuple[int, ...], x: NDArray[Any]) -> Any:
+    """Multiply flattened arrays by a matrix, which makes arrays of a shape."""
+    return products(matrix, x.reshape(-1, matrix.shape[1])).reshape(-1, *shape)
 
 
 def products(matrix: Any, x: NDArray[Any]) -> Any:
