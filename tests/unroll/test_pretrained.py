@@ -25,7 +25,7 @@ from svdinv.unroll.tasks.colour.task import (
     sampled,
 )
 from svdinv.unroll.tasks.task import InputImage, zero_filled
-from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, nnls, tv
+from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, tv
 from svdinv.unroll.tasks.tomography.pet import Pet, PetOptions, map_em, mlem
 from svdinv.unroll.tasks.tomography.spectral import SpectralCt, SpectralOptions
 from svdinv.unroll.torch import Network, save
@@ -174,9 +174,9 @@ def test_the_weights_for_tomography_are_ahead_of_total_variation():
     assert task.decibels(case, image) > task.decibels(case, tv(case).image) + 2
 
 
-@pytest.mark.parametrize(("arc", "lead"), [(60, 0.6), (120, 1.4), (170, None)])
+@pytest.mark.parametrize(("arc", "lead"), [(60, 0.7), (120, 1.0), (170, None)])
 def test_views_of_less_than_half_a_turn_have_weights_of_their_own(arc, lead):
-    """Level with nonnegative least squares, which the others are behind."""
+    """Ahead of the others, and of total variation, whose best weight is told."""
     task, options = Ct(), CtOptions(views=60, arc=arc, noise=0.01, size=96, finer=2)
     case = task.measure(task.read("walnut-1", options), options)
     assert task.weights_for(case) == ("ct" if lead is None else "ct-limited")
@@ -187,7 +187,7 @@ def test_views_of_less_than_half_a_turn_have_weights_of_their_own(arc, lead):
         for name in ("ct-limited", "ct")
     )
     assert limited > usual + lead
-    assert limited > task.decibels(case, nnls(case).image) - 0.3
+    assert limited > task.decibels(case, tv(case).image) + 0.5
 
 
 @pytest.mark.parametrize("counts", [1e4, 1e6, 1e8])
