@@ -600,3 +600,13 @@ def test_the_tape_of_numpy_differentiates_iterations(algorithm):
     change = image(y + h * dy, weight + h) - image(y - h * dy, weight - h)
     expected = np.sum(cotangent * change) / (2 * h)
     np.testing.assert_allclose(np.sum(of_y * dy) + of_weight, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fidelity", [L2(), PoissonKL()])
+def test_an_own_prior_of_a_linear_operator_needs_no_prox(fidelity):
+    own = TotalVariation(0.3)
+    split = SimpleNamespace(value=own.value, split=own.split, weight=0.3)
+    y = np.random.default_rng(0).uniform(1, 2, (6, 5))
+    problem = Problem(y, Identity(), fidelity)
+    found, due = (solve(problem, prior, iterations=20) for prior in (split, own))
+    np.testing.assert_array_equal(found.image, due.image)

@@ -178,7 +178,7 @@ def solve(
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
     several = isinstance(prior, Sequence) and not isinstance(prior, str)
     for each in prior if several else (prior,):
-        usable = hasattr(each, "prox") or hasattr(each, "gradient")
+        usable = any(hasattr(each, name) for name in ("prox", "gradient", "split"))
         if isinstance(each, type | str) or (callable(each) and not usable):
             raise TypeError(
                 f"prior must be an object, such as TotalVariation(0.01), got {each!r}"
@@ -311,11 +311,13 @@ def _default_algorithm(problem: Problem, prior: Any) -> Algorithm:
             f"{fidelity!r} must have a prox, or for gradient steps a finite "
             "lipschitz(y)"
         )
-    if unbounded and getattr(type(prior), "prox", Prior.prox) is Prior.prox:
+    own_split = hasattr(prior, "split") and not hasattr(prior, "prox")
+    has_prox = getattr(type(prior), "prox", Prior.prox) is not Prior.prox
+    if unbounded and not (has_prox or own_split):
         raise TypeError(f"{prior!r} has no prox, which {fidelity!r} needs")
     from svdinv.unroll.priors import TotalVariation
 
-    if isinstance(prior, TotalVariation) or unbounded:
+    if isinstance(prior, TotalVariation) or own_split or unbounded:
         return PDHG()
     smooth = hasattr(prior, "gradient") and hasattr(prior, "lipschitz")
     return GradientDescent() if smooth else FISTA(restart=True)
