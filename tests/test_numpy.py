@@ -1588,14 +1588,26 @@ def _added_into(x):
         (_added_into, "out must not be a traced array"),
         (np.add.reduce, r"no derivative of numpy\.add\.reduce is known"),
         (
-            lambda x: x.__array_namespace__().linalg.outer(x, x),
-            r"no derivative of linalg\.outer is known",
+            lambda x: x.__array_namespace__().linalg.qr(x[:, None]),
+            r"no derivative of linalg\.qr is known",
         ),
     ],
 )
 def test_what_a_tape_cannot_follow_is_a_type_error(f, message):
     with pytest.raises(TypeError, match=message):
         svdinv.numpy.vjp(f, np.arange(3.0))
+
+
+def test_extensions_of_the_namespace_have_what_numpy_has():
+    def outer(x):
+        xp = x.__array_namespace__()
+        assert not hasattr(xp.linalg, "no_such_function")
+        return xp.linalg.outer(x, 2 * x)
+
+    x = np.arange(3.0)
+    y, pullback = svdinv.numpy.vjp(outer, x)
+    np.testing.assert_array_equal(y, 2 * np.outer(x, x))
+    np.testing.assert_array_equal(pullback(np.eye(3))[0], 4 * x)
 
 
 def test_masked_arrays_are_refused_wherever_arrays_are_taken():

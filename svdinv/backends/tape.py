@@ -176,6 +176,10 @@ class Tape:
         return cast(g, value, xp)
 
 
+class _UntraceableError(TypeError):
+    """A traced array would lose its derivative."""
+
+
 class Traced:
     """An array on a tape, on which operators and array functions record steps.
 
@@ -289,7 +293,7 @@ class Traced:
         """Return the value without a derivative."""
         if is_moving(self):
             self.tape.check_open()
-            raise TypeError(
+            raise _UntraceableError(
                 f"a traced array cannot become {name}, which would lose its "
                 f"derivative; {instead}"
             )
@@ -556,7 +560,7 @@ def _run(f: Callable[..., Any], args: Any, xp: Namespace) -> tuple[Tape, Any, An
         outputs = _mapped(output, f(*_mapped(lambda x: x, inputs)))
         values = _mapped(value, outputs)
     except ValueError as error:  # which NumPy makes of a TypeError of ours
-        if isinstance(error.__cause__, TypeError) and "traced" in str(error.__cause__):
+        if isinstance(error.__cause__, _UntraceableError):
             raise TypeError(str(error.__cause__)) from error
         raise
     finally:

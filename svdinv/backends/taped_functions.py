@@ -50,16 +50,16 @@ _EXTENSIONS = {
 
 
 class _Extension(SimpleNamespace):
-    """The functions of an extension of the namespace that have a derivative."""
+    """An extension of the namespace; others than the known functions as of NumPy."""
 
-    def __init__(self, name: str, **functions: Any) -> None:
-        super().__init__(**functions)
-        self._name = name
+    def __init__(self, wrapped: Callable[[str], Any], name: str, known: Any) -> None:
+        super().__init__(**known)
+        self._wrapped, self._name = wrapped, name
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        raise TypeError(f"no derivative of {self._name}.{name} is known here")
+        return self._wrapped(f"{self._name}.{name}")
 
 
 def _of_angle(xp: Namespace, a: Array, b: Array, y: Array) -> tuple[Array, Array]:
@@ -257,7 +257,7 @@ class TapedNamespace:
     def __getattr__(self, name: str) -> Any:
         if name in _EXTENSIONS:
             known = {f: self._wrapped(f"{name}.{f}") for f in _EXTENSIONS[name]}
-            function: Any = _Extension(name, **known)
+            function: Any = _Extension(self._wrapped, name, known)
         else:
             function = self._wrapped(name)
         self.__dict__[name] = function  # found at once next time

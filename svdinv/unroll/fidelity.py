@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import array_api_compat as compat
 
-from svdinv.backends.tape import check_plain
+from svdinv.backends.tape import check_plain, untraced
 from svdinv.core.namespace import is_complex, real, safe_divide
 from svdinv.unroll.arrays import (
     Array,
@@ -294,6 +294,7 @@ def positive_root(L: Any, linear: Array, e: Array, xp: Any) -> Array:
 def _largest(name: str, value: Array, y: Array) -> float:
     """Return the largest element, after checking that the array matches the data."""
     check_plain(value, name)
+    value, y = untraced(value), untraced(y)
     xp = namespace(value)
     if not compat.is_numpy_array(value) and xp is not namespace(y):
         raise TypeError(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,6 +37,7 @@ from svdinv.unroll.priors import (
     HuberVariation,
     LocalLowRank,
     Nuclear,
+    Prior,
     Sparse,
     TensorNuclear,
     Tikhonov,
@@ -499,7 +501,7 @@ R = Casorati(1.0)
         (
             lambda: solve(Problem(Y, A), SimpleNamespace(prox=lambda v, step: v)),
             TypeError,
-            "without objective=False prior needs a value",
+            r"prior needs value\(x\), or objective=False",
         ),
         (
             lambda: solve(Problem(np.ones(3), Dense(np.full((3, 2), np.nan), (2,))), R),
@@ -581,32 +583,91 @@ def test_a_weight_of_the_data_leaves_the_start_alone(weight):
     np.testing.assert_allclose(found.image, expected.image, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("algorithm", [None, FISTA(), ADMM(), PDHG()])
-def test_the_tape_of_numpy_differentiates_iterations(algorithm):
-    """By data and by the weight of a prior."""
+STEPS = {"step": 0.2, "dual_step": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("prior", "algorithm", "parameters"),
+    [
+        *((Nuclear, algorithm, None) for algorithm in (None, FISTA(), ADMM(), PDHG())),
+        (Tikhonov, None, {"step": 0.2}),
+        (partial(HuberVariation, delta=0.1), None, {"step": 0.2}),
+        (TotalVariation, None, STEPS),  # its default steps depend on the weight
+    ],
+)
+@pytest.mark.parametrize("which", ["all", "y", "weight", "x0"])
+def test_the_tape_of_numpy_differentiates_iterations(
+    prior, algorithm, parameters, which
+):
+    """By data, by the weight of a prior, and by the first image."""
     rng = np.random.default_rng(0)
     A, y = Dense(rng.standard_normal((12, 20)) / 4, (4, 5)), rng.standard_normal(12)
+    given = {"y": y, "weight": np.asarray(0.1), "x0": A.H(y) / 10}
+    given |= {"fidelity_weight": rng.uniform(1, 2, 12)}
+    names = list(given) if which == "all" else [which]
 
-    def image(y, weight):
-        how = {"algorithm": algorithm, "rtol": 0, "iterations": 6}
-        return solve(Problem(y, A), Nuclear(weight), **how).image
+    def image(*changed):
+        y, weight, x0, w = (given | dict(zip(names, changed, strict=True))).values()
+        how = {"algorithm": algorithm, "parameters": parameters, "x0": x0}
+        problem = Problem(y, A, L2(w) if parameters else L2())
+        return solve(problem, prior(weight), iterations=6, rtol=0, **how).image
 
-    weight = np.asarray(0.1)
-    x, pullback = svdinv.numpy.vjp(image, y, weight)
-    np.testing.assert_array_equal(x, image(y, weight))
-    cotangent, dy = rng.standard_normal(x.shape), rng.standard_normal(12)
-    of_y, of_weight = pullback(cotangent)
-    h = 1e-6
-    change = image(y + h * dy, weight + h) - image(y - h * dy, weight - h)
-    expected = np.sum(cotangent * change) / (2 * h)
-    np.testing.assert_allclose(np.sum(of_y * dy) + of_weight, expected, rtol=1e-6)
+    args = [given[name] for name in names]
+    x, pullback = svdinv.numpy.vjp(image, *args)
+    np.testing.assert_array_equal(x, image(*args))
+    cotangent, h = rng.standard_normal(x.shape), 1e-6
+    steps = [rng.standard_normal(a.shape) * 0.1 for a in args]
+    ahead, behind = (
+        image(*(a + sign * h * d for a, d in zip(args, steps, strict=True)))
+        for sign in (1, -1)
+    )
+    expected = np.sum(cotangent * (ahead - behind)) / (2 * h)
+    pulled = zip(pullback(cotangent), steps, strict=True)
+    found = sum(np.sum(g * d) for g, d in pulled if g is not None)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_callback_sees_plain_arrays_where_a_tape_records():
+    y, seen = np.ones((4, 5)), []
+
+    def image(y):
+        how = {"callback": lambda count, state: seen.append(state["x"])}
+        return solve(Problem(y, Identity()), Nuclear(0.1), iterations=2, **how).image
+
+    svdinv.numpy.vjp(image, y)
+    assert {type(x) for x in seen} == {np.ndarray}
 
 
 @pytest.mark.parametrize("fidelity", [L2(), PoissonKL()])
 def test_an_own_prior_of_a_linear_operator_needs_no_prox(fidelity):
     own = TotalVariation(0.3)
     split = SimpleNamespace(value=own.value, split=own.split, weight=0.3)
+
+    class Derived(Prior):
+        def value(self, x):
+            return own.value(x)
+
+        def split(self):
+            return own.split()
+
     y = np.random.default_rng(0).uniform(1, 2, (6, 5))
     problem = Problem(y, Identity(), fidelity)
-    found, due = (solve(problem, prior, iterations=20) for prior in (split, own))
+    due = solve(problem, own, iterations=20)
+    for prior in (split, Derived(0.3)):
+        found = solve(problem, prior, iterations=20)
+        np.testing.assert_array_equal(found.image, due.image)
+    split.weight = None  # of the size of the prior nothing is known
+    assert solve(problem, split, iterations=20).iterations > 1
+    own_prox = SimpleNamespace(value=lambda x: 0.0, prox=lambda x, step: x)
+    assert solve(problem, own_prox, iterations=20).iterations
+
+
+def test_a_smooth_prior_is_descended_though_it_splits():
+    own = Tikhonov(0.3)
+    smooth = {name: getattr(own, name) for name in ("value", "gradient", "lipschitz")}
+    problem = Problem(np.arange(30.0).reshape(6, 5), Identity())
+    found, due = (
+        solve(problem, SimpleNamespace(**smooth, **more), iterations=3)
+        for more in ({}, {"split": own.split})
+    )
     np.testing.assert_array_equal(found.image, due.image)

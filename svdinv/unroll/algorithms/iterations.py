@@ -13,6 +13,7 @@ parameters. In a network each iteration has its own `prox` and parameters.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
@@ -153,7 +154,7 @@ class GradientDescent(Algorithm):
                 f"{prior!r} has no lipschitz(x), the Lipschitz constant of its "
                 "gradient, so there is no default step: pass one"
             )
-        return {"step": 1 / (_lipschitz(problem, x) + float(prior.lipschitz(x)))}
+        return {"step": 1 / (_lipschitz(problem, x) + as_float(prior.lipschitz(x)))}
 
 
 class ISTA(Algorithm):
@@ -441,7 +442,11 @@ class PDHG(Algorithm):
         of_transform = squared if isinstance(problem.fidelity, L2) else 1.0
         total += of_transform * _squared_norm(self.transform, x)
         ratio = 1.0
-        weight = as_float(getattr(prior, "weight", 0.0))
+        weight = getattr(prior, "weight", None)
+        single = (
+            isinstance(weight, numbers.Real) or getattr(weight, "shape", None) == ()
+        )
+        weight = as_float(weight) if single else 0.0
         size = as_float(norm(x)) / math.sqrt(max(math.prod(x.shape), 1))
         if weight > 0 and size > 0:  # x is A^H y, of |A|^2 times the size of the image
             ratio = min(max(size / weight, 1 / _LARGEST_RATIO), _LARGEST_RATIO)

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from array_api_compat import is_numpy_array
 
+from svdinv.backends.tape import untraced
 from svdinv.core.namespace import real
 from svdinv.core.tolerances import eps
 from svdinv.operators._arguments import as_integer
@@ -115,10 +116,11 @@ def solve(
     prior : Prior, pair of them or None
         R; for `LowRankPlusSparse` the priors of the low-rank and of the sparse part;
         may be None for `EM`. Any object with ``value(x)`` and ``prox(x, step)`` works,
-        or with ``value``, ``gradient(x)`` and ``lipschitz(x)``, the constant of that.
+        or with ``value``, ``gradient(x)`` and ``lipschitz(x)``, the constant of that,
+        or with ``value`` and ``split()``, as of `Prior`.
     algorithm : Algorithm, optional
-        By default `LowRankPlusSparse` for a pair, `PDHG` for `TotalVariation`,
-        `GradientDescent` for a prior with ``gradient`` and ``lipschitz``, else `FISTA`
+        By default `LowRankPlusSparse` for a pair, `PDHG` for `TotalVariation` and for a
+        prior that has ``split`` but no ``prox``, `GradientDescent` for a prior with ``gradient`` and ``lipschitz``, else `FISTA`
         with restarts.
     iterations : int
         Maximum number of iterations.
@@ -167,7 +169,10 @@ def solve(
     `PDHG` and `LowRankPlusSparse` do not need that with `L2` and default steps.
 
     If a framework records derivatives, such as PyTorch or `svdinv.numpy.vjp` for a
-    learned weight, it records all iterations; `torch.no_grad` prevents that.
+    learned weight, it records all iterations; `torch.no_grad` prevents that. Default
+    parameters, restarts and the number of iterations count as constants, though they
+    may depend on data, weight and operator: the derivative is that of iterations with
+    the same `parameters`, and of the limit if they converge.
     """
     iterations = as_integer(iterations, "iterations", 1)
     if not rtol >= 0:
@@ -184,7 +189,7 @@ def solve(
                 f"prior must be an object, such as TotalVariation(0.01), got {each!r}"
             )
         if objective and usable and not hasattr(each, "value"):
-            raise TypeError(f"without objective=False prior needs a value: {each!r}")
+            raise TypeError(f"prior needs value(x), or objective=False: {each!r}")
     problem = problem.only_measured()
     algorithm = _default_algorithm(problem, prior) if algorithm is None else algorithm
     if not isinstance(algorithm, Algorithm):
@@ -238,16 +243,17 @@ def solve(
         ):
             while count < iterations:
                 next_ = algorithm.iterate(current, problem, prox, p)
-                converged = _changed_little(algorithm, current, next_, rtol)
+                plain = _untraced(next_)
+                converged = _changed_little(algorithm, _untraced(current), plain, rtol)
                 if objective:
-                    value = objective_value(next_, problem, prior)
+                    value = objective_value(plain, problem, prior)
                     history.append(as_float(value))
                 current, count = next_, count + 1
                 if bar is not None:
                     entries = {"objective": f"{history[-1]:.6g}"} if history else {}
                     bar.set_postfix(entries, refresh=False)
                     bar.update()
-                if callback is not None and callback(count, current):
+                if callback is not None and callback(count, plain):
                     stopped = "callback"
                     break
                 if converged:
@@ -257,6 +263,10 @@ def solve(
         part = Solution(current["x"], history[:count], count, "interrupted", current, p)
         raise Interrupted(part) from interrupt
     return Solution(current["x"], history, count, stopped, current, p)
+
+
+def _untraced(state: State) -> State:
+    return {name: untraced(array) for name, array in state.items()}
 
 
 def _checked(prox: Any, prior: Any) -> Any:
@@ -311,16 +321,25 @@ def _default_algorithm(problem: Problem, prior: Any) -> Algorithm:
             f"{fidelity!r} must have a prox, or for gradient steps a finite "
             "lipschitz(y)"
         )
-    own_split = hasattr(prior, "split") and not hasattr(prior, "prox")
-    has_prox = getattr(type(prior), "prox", Prior.prox) is not Prior.prox
-    if unbounded and not (has_prox or own_split):
+    has_prox = _defines(prior, "prox")
+    if unbounded and not (has_prox or _defines(prior, "split")):
         raise TypeError(f"{prior!r} has no prox, which {fidelity!r} needs")
     from svdinv.unroll.priors import TotalVariation
 
-    if isinstance(prior, TotalVariation) or own_split or unbounded:
+    if isinstance(prior, TotalVariation) or unbounded:
         return PDHG()
-    smooth = hasattr(prior, "gradient") and hasattr(prior, "lipschitz")
-    return GradientDescent() if smooth else FISTA(restart=True)
+    if hasattr(prior, "gradient") and hasattr(prior, "lipschitz"):
+        return GradientDescent()
+    only_split = _defines(prior, "split") and not has_prox
+    return PDHG() if only_split else FISTA(restart=True)
+
+
+def _defines(prior: Any, name: str) -> bool:
+    """Whether a prior has a method that is not just the default of `Prior`."""
+    method = getattr(prior, name, None)
+    return method is not None and getattr(method, "__func__", None) is not getattr(
+        Prior, name
+    )
 
 
 def _first_state(
@@ -368,6 +387,7 @@ def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -
 def _check_start(x0: Array, y: Array) -> None:
     """Check that `x0` is an array of numbers, of NumPy or of the framework of `y`."""
     try:
+        x0, y = untraced(x0), untraced(y)
         known = is_numpy_array(x0) or namespace(x0) is namespace(y)
     except TypeError:  # no array
         known = False
@@ -394,7 +414,8 @@ def _check_image(problem: Problem, image: Array, x0: Array | None) -> None:
     real = not is_complex(image, namespace(image))
     if x0 is not None and real and is_complex(x0, namespace(x0)):
         raise TypeError(f"x0 must be real, because A^H y is, got {x0.dtype}")
-    if not math.isfinite(_largest(image)) and math.isfinite(_largest(problem.y)):
+    if not math.isfinite(_largest(image)):
+        check_units("y", problem.y)  # too large data are one cause
         name = "A^H y" if problem.A.linear else "x0"
         raise ValueError(f"{name} is not finite for {problem.A!r}, but y is")
     check_units("y" if problem.A.linear else "x0", image)

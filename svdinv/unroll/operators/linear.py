@@ -149,6 +149,8 @@ class Operator:
 
     def __matmul__(self, x: Any) -> Any:
         """Apply the operator to an array, or return the product with another one."""
+        if isinstance(x, numbers.Number):
+            return NotImplemented
         return self * x if isinstance(x, Operator) else self(x)
 
     def __rmul__(self, scalar: Any) -> Operator:

@@ -52,6 +52,10 @@ class _Views:
         self.count, self.block, self.stored = count, block, stored
         self._cache: dict[tuple[str, bool], Any] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the matrices out, which another process computes anew."""
+        return self.__dict__ | {"_cache": {}}
+
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """Map (b, n) to (b, views, detectors)."""
         if self.stored:
@@ -147,6 +151,11 @@ class _Beam(Wrapped):
             (count, self.detectors),
             batched=True,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is computed once for filtered back-projection."""
+        kept = {name: x for name, x in self.__dict__.items() if name != "_wide"}
+        return kept | {"_interpolations": {}}
 
     @property
     def magnification(self) -> float:
