@@ -120,8 +120,8 @@ def solve(
         or with ``value`` and ``split()``, as of `Prior`.
     algorithm : Algorithm, optional
         By default `LowRankPlusSparse` for a pair, `PDHG` for `TotalVariation` and for a
-        prior that has ``split`` but no ``prox``, `GradientDescent` for a prior with ``gradient`` and ``lipschitz``, else `FISTA`
-        with restarts.
+        prior that has ``split`` but no ``prox``, `GradientDescent` for one with
+        ``gradient`` and ``lipschitz``, else `FISTA` with restarts.
     iterations : int
         Maximum number of iterations.
     rtol : float
