@@ -232,6 +232,7 @@ def solve(
         first = algorithm.first_image(problem, like, p)
         current = current if first is like else algorithm.start(problem, first)
     prox = _checked(prox, prior)
+    plain = _untraced(current)
     history: list[float] = []
     count = 0
     stopped: Stop = "iterations"
@@ -243,8 +244,8 @@ def solve(
         ):
             while count < iterations:
                 next_ = algorithm.iterate(current, problem, prox, p)
-                plain = _untraced(next_)
-                converged = _changed_little(algorithm, _untraced(current), plain, rtol)
+                before, plain = plain, _untraced(next_)
+                converged = _changed_little(algorithm, before, plain, rtol)
                 if objective:
                     value = objective_value(plain, problem, prior)
                     history.append(as_float(value))
@@ -336,10 +337,8 @@ def _default_algorithm(problem: Problem, prior: Any) -> Algorithm:
 
 def _defines(prior: Any, name: str) -> bool:
     """Whether a prior has a method that is not just the default of `Prior`."""
-    method = getattr(prior, name, None)
-    return method is not None and getattr(method, "__func__", None) is not getattr(
-        Prior, name
-    )
+    method, default = getattr(prior, name, None), getattr(Prior, name)
+    return method is not None and getattr(method, "__func__", None) is not default
 
 
 def _first_state(

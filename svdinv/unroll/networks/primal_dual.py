@@ -82,7 +82,7 @@ class _Alternating(Recipe):
     data_steps: int = 0
 
     axes: ClassVar[str] = "B C H W"
-    trust: ClassVar[Mapping[str, float]] = _TRUST
+    _trust: ClassVar[Mapping[str, float]] = _TRUST
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,7 +93,7 @@ class _Alternating(Recipe):
         """Return the layers for images of some channels, and more maps of data."""
         maps = self.memory * channels
         inputs = maps + 2 * channels + others
-        numbers = self.trust.items() if self.data_steps else ()
+        numbers = self._trust.items() if self.data_steps else ()
         return {
             "dual": residual_chain(self, inputs, maps, axes=2),
             "primal": residual_chain(self, maps + channels, maps, axes=2),
@@ -262,7 +262,7 @@ class JointPrimalDual(_Alternating):
     components: int = 4
     data_steps: int = 5
 
-    trust: ClassVar[Mapping[str, float]] = _JOINT_TRUST
+    _trust: ClassVar[Mapping[str, float]] = _JOINT_TRUST
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -330,8 +330,8 @@ def _check_data(y: Array) -> None:
 def _misfits(images: list[Array], problem: Problem, noise: Array) -> State:
     """Return logarithms of the residual and the noise, (B,), less what is usual.
 
-    Both are relative to the root mean square of the data. `noise` is its square. The
-    residual is that after the most iterations of the start.
+    Both are relative to the root mean square of the data. `noise` is a mean square, in
+    the units of the data. The residual is that after the most iterations of the start.
     """
     y, xp = problem.y, namespace(problem.y)
     residual = problem.A(sum(images[:2])) - y
