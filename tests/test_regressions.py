@@ -762,7 +762,7 @@ def test_what_has_a_square_that_overflows(dtype, size):
     assert gA.abs().max() < 1e-15
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("float32", 1e-20), ("float64", 1e-160)])
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 1e-20), ("float64", 1e-150)])
 def test_whitening_of_features_far_below_what_is_added(dtype, size):
     X = torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0))
     X = X.to(getattr(torch, dtype))
@@ -894,6 +894,39 @@ def test_whitening_and_correlations_are_as_accurate_as_an_svd(dtype, condition):
     assert abs(found.correlations.numpy() - cosines).max() < error
     variates = abs((X.double() @ found.x_weights.double()).numpy())
     assert abs(variates - abs(Q[:, :3])).max() < error
+
+
+@pytest.mark.parametrize("kind", ["zca", "pca"])
+@pytest.mark.parametrize(("dtype", "unit"), [("float32", 1e3), ("float64", 2e7)])
+def test_whitening_with_epsilon_keeps_features_of_small_units(dtype, unit, kind):
+    """Of the covariance, whose smallest variances are rounding errors, it would not."""
+    rng, eps = np.random.default_rng(0), np.finfo(dtype).eps
+    X = rng.standard_normal((500, 3)) @ np.diag([1, 1, unit])
+    X = X.astype(dtype)
+    G = rng.standard_normal((500, 3))
+    U, s, Vh = np.linalg.svd(np.float64(X) - np.float64(X).mean(0), full_matrices=False)
+    expected = U * (s / np.sqrt(s**2 / 500 + 1e-5))
+    x = torch.tensor(X, requires_grad=True)
+    white = svt.whiten(x, 1e-5, kind=kind).white
+    found = white.detach().double().numpy()
+    if kind == "zca":
+        expected = expected @ Vh
+        # By the same of double precision, of which each feature has its own unit.
+        y = x.detach().double().requires_grad_()
+        other = svt.whiten(y, 1e-5).white
+        (exact,) = torch.autograd.grad(other, y, torch.tensor(G))
+        (slope,) = torch.autograd.grad(white, x, torch.tensor(G.astype(dtype)))
+        error = (slope - exact).norm(dim=0) / exact.norm(dim=0)
+        assert error.max() < 64 * eps * unit
+    else:
+        expected = expected * np.sign((found * expected).sum(axis=0))
+    assert abs(found - expected).max() < 16 * eps * unit
+    layer = svt.nn.Whitening(3, kind=kind, momentum=1.0).to(x.dtype)
+    x = x.detach() * torch.tensor([1, 1, 0.5]).to(x.dtype)  # a covariance keeps less
+    layer(x)
+    white = layer.eval()(x).double()
+    variances = torch.linalg.eigvalsh(white.mT @ white / len(white))
+    assert (abs(variances - 1) < 0.1).all()
 
 
 @pytest.mark.parametrize(("dtype", "mean"), [("float32", 1e4), ("float64", 1e8)])

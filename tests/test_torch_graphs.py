@@ -298,6 +298,10 @@ def test_decompositions_of_an_exported_graph(name):
 
 ROWS = {
     "svd": lambda A: st.svd(A).S,
+    "svt": lambda A: st.svt(A, 0.1),
+    "gram": lambda A: st.svt(A, 0.1, method="gram"),
+    "low_rank": lambda A: st.low_rank(A, 2),
+    "pinv": st.pinv,
     "whiten": lambda A: st.whiten(A, 0.1).white,
     "sure": lambda A: st.sure(A, 0.3, 0.1),
     "robust_pca": lambda A: st.robust_pca(A, iterations=3).low_rank,
@@ -306,12 +310,14 @@ ROWS = {
 }
 
 
+@pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("name", ROWS)
-def test_an_exported_graph_of_any_number_of_rows(name):
+def test_an_exported_graph_of_any_number_of_rows(name, recorded):
     A, B = matrices(3, 6, 4), matrices(2, 9, 4)
     shapes = ({0: torch.export.Dim("b", min=1), 1: torch.export.Dim("r", min=5)},)
     module = Plain(ROWS[name])
-    program = torch.export.export(module, (A,), dynamic_shapes=shapes).module()
+    with torch.set_grad_enabled(recorded):
+        program = torch.export.export(module, (A,), dynamic_shapes=shapes).module()
     assert program(B).isfinite().all()
     torch.testing.assert_close(program(B), module(B))
 

@@ -172,13 +172,14 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
             return svd_by_approximation(A, _approximate_svd, _thin_svd, compat)
         if _is_single_on_gpu(A):
             return svd_in_double(A, _thin_svd, compat)
+    factors = tuple(torch.linalg.svd(A, full_matrices=full_matrices))
+    if torch.compiler.is_exporting():
+        # Sorting the strides of U, in columns, asks how large a number of rows is that
+        # is to stay unknown.
+        factors = tuple(x.contiguous() for x in factors)
     # As in `_own_svd`, but no value is looked at. What `isfinite` makes of a conjugate
     # that is none in memory, `vmap` has no rule for.
-    return marked(
-        A.resolve_conj(),
-        tuple(torch.linalg.svd(A, full_matrices=full_matrices)),
-        compat,
-    )
+    return marked(A.resolve_conj(), factors, compat)
 
 
 # cuSOLVER's Jacobi iteration takes matrices with a side up to this one all at once; and

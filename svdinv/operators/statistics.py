@@ -22,6 +22,7 @@ from svdinv.core.namespace import (
     is_complex,
     known_equal,
     real,
+    sizes,
 )
 from svdinv.core.product_operations import product
 from svdinv.core.results import Correlations, Whitened
@@ -89,13 +90,16 @@ def whiten(
     The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
     that do not depend on the basis where variances are equal, as for `eigh`.
 
-    Without epsilon, ZCA is sqrt(N) times the polar factor of X without its mean [1]_.
-    Singular values of that up to 64 eps of the largest count as 0, and the derivative
-    is that of changes which leave them 0. Errors are of the order of eps times the
-    condition number. With epsilon or a covariance, samples are multiplied by a function
-    of the covariance. Of many samples that is faster; errors are of the order of eps
-    times the ratio of the largest variance to the smallest, with epsilon in both, and
-    variances up to 64 eps of the largest count as 0.
+    ZCA is sqrt(N) times the polar factor of X without its mean [1]_; epsilon adds p
+    samples, the rows of sqrt(N epsilon) I. Errors are of the order of eps times the
+    ratio of the largest standard deviation to the smallest, with epsilon in both
+    variances. Deviations up to 64 eps of the largest count as 0, and the derivative is
+    that of changes which leave them 0. That in an array epsilon is 0 where it is 0.
+
+    With a given covariance, samples are multiplied by a function of it. Of many samples
+    that is faster; errors are of the order of eps times the ratio of the variances.
+    Without epsilon, those up to 64 eps of the largest count as 0. Second derivatives in
+    a covariance need variances that are distinct.
 
     References
     ----------
@@ -115,25 +119,29 @@ def whiten(
     centred, m = _centred(backend, X) if m is None else (X - m[..., None, :], m)
     size = abs_max(backend.stop_gradient(centred), xp)
     centred, unit, tau = _scaled(backend, centred, size, tau)
-    exact = C is None and _is_zero(epsilon)
+    added = None if _is_zero(epsilon) else tau
     if C is None:
         C = _covariance(backend, centred, centred)
         covariance = C * cast(unit, C, xp) * cast(unit, C, xp)
+        rows = centred if added is None else _with_ridge(backend, centred, C, added)
+        if kind == "zca":
+            p = 0 if added is None else centred.shape[-1]
+            white = _polar(backend, rows)[..., p:, :]
+            white = white * _count(backend, centred) ** 0.5
+            return Whitened(restore(white), restore(m), restore(covariance))
+        if added is None:  # with as many rows as columns, V has all of these
+            rows = xp.concat([rows, xp.zeros_like(C)], axis=-2)
+        scale, V = _components(backend, rows, _count(backend, centred, size), given)
     else:
         covariance, C = C, C * cast(1 / unit, C, xp) * cast(1 / unit, C, xp)
-    if exact and kind == "zca":
-        white = _polar(backend, centred) * _count(backend, centred) ** 0.5
-    else:
-        if kind == "zca":
-            W = powm(backend, _with_ridge(backend, C, tau), -0.5)
-        else:
-            added = None if exact else tau
-            scale, V = _components(backend, centred, C, added, given)
-            if not known_equal(V.shape[-1], 0):
-                rows = xp.matrix_transpose(V)
-                V = xp.matrix_transpose(rows * phase_of_pivot(backend, rows))
-            W = V * cast(scale, V, xp)[..., None, :]
-        white = product(centred, W, backend.call, xp)
+        scale, V = _components_of(backend, C, added, given)
+    W = V * cast(scale, V, xp)[..., None, :]
+    if kind == "zca":
+        W = product(W, adjoint(V, xp), backend.call, xp)
+    elif not known_equal(V.shape[-1], 0):
+        phases = phase_of_pivot(backend, xp.matrix_transpose(V))
+        W = W * xp.matrix_transpose(phases)
+    white = product(centred, W, backend.call, xp)
     return Whitened(restore(white), restore(m), restore(covariance))
 
 
@@ -321,26 +329,44 @@ def _polar(backend: Backend, X: Array) -> Array:
     return with_tau(backend, X, TopSubgradient(None), None, False, "auto")
 
 
+def _with_ridge(backend: Backend, X: Array, C: Array, tau: Array) -> Array:
+    """X below sqrt(N tau) I, whose covariance is C + tau, with N + p samples."""
+    xp, positive = backend.xp, tau > 0
+    root = xp.sqrt(xp.where(positive, tau, xp.ones_like(tau)))
+    root = xp.where(positive, root, xp.zeros_like(root))
+    root = cast(root * _count(backend, X, root) ** 0.5, X, xp)
+    return xp.concat([root[..., None] * identity_like(C, xp), X], axis=-2)
+
+
 def _components(
-    backend: Backend, X: Array, C: Array, tau: Array | None, given: Array
+    backend: Backend, X: Array, count: Any, given: Array
 ) -> tuple[Array, Array]:
     """Inverse deviations, the smallest first, and components in columns.
 
-    Of C + tau or, without tau, of X, whose covariance is C. Deviations that are
-    rounding errors give 0, and variances that are negative NaN.
+    Of X^H X / count. Deviations that are rounding errors give 0.
     """
     xp = backend.xp
-    if tau is not None:
-        w, V = backend.call(in_precision(backend, Eigh(), given, X), -C)
-        w = InverseSquareRoot().domain(tau - w, xp)
-        root = xp.sqrt(xp.where(w != 0, w, xp.ones_like(w)))
-        return xp.where(w != 0, 1 / root, xp.zeros_like(w)), V
-    operation = in_precision(backend, SVD(), given, X)
-    # With as many rows as columns, V has all of these.
-    _, S, Vh = backend.call(operation, xp.concat([X, xp.zeros_like(C)], axis=-2))
+    _, S, Vh = backend.call(in_precision(backend, SVD(), given, X), X)
     lost = rounding_rtol(S, xp) * first(S) >= S
-    scale = _count(backend, X, S) ** 0.5 / xp.where(lost, xp.ones_like(S), S)
+    scale = count**0.5 / xp.where(lost, xp.ones_like(S), S)
     return xp.where(lost, xp.zeros_like(S), scale), adjoint(Vh, xp)
+
+
+def _components_of(
+    backend: Backend, C: Array, tau: Array | None, given: Array
+) -> tuple[Array, Array]:
+    """Likewise of the covariance C + tau; clearly negative variances are NaN.
+
+    Where tau is 0, those that are rounding errors give 0.
+    """
+    xp = backend.xp
+    w, V = backend.call(in_precision(backend, Eigh(), given, C), -C)
+    kept = InverseSquareRoot().domain(-w, xp)
+    if tau is not None:
+        ridged = xp.maximum(-w, xp.zeros_like(w)) + tau
+        kept = xp.where((tau > 0) & (kept >= 0), ridged, kept)
+    root = xp.sqrt(xp.where(kept != 0, kept, xp.ones_like(kept)))
+    return xp.where(kept != 0, 1 / root, xp.zeros_like(root)), V
 
 
 def _is_zero(number: Any) -> bool:
@@ -358,8 +384,3 @@ def _count(backend: Backend, X: Array, like: Array | None = None) -> Any:
     """Count the samples, in the dtype of X or of another array if it is no number."""
     n = lengths(backend, X)[0]
     return n if isinstance(n, int) else cast(n, X if like is None else like, backend.xp)
-
-
-def _with_ridge(backend: Backend, C: Array, tau: Array) -> Array:
-    ridge = cast(tau, C, backend.xp)[..., None]
-    return C + ridge * identity_like(C, backend.xp)

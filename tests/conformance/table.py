@@ -193,7 +193,7 @@ LAYERS = (
 
 _NO_COMPLEX_SVD = (
     "XLA has no SVD of complex matrices in TensorFlow. Operators with "
-    '`method="gram"`, and `whiten` with epsilon, need none.'
+    '`method="gram"` need none.'
 )
 _BY_EIGENVALUES = (
     *("eigh", "eigh_generalized", "expm", "hermitian_map", "inv_sqrtm", "logm"),
