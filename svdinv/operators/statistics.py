@@ -22,7 +22,6 @@ from svdinv.core.namespace import (
     is_complex,
     known_equal,
     real,
-    sizes,
 )
 from svdinv.core.product_operations import product
 from svdinv.core.results import Correlations, Whitened
