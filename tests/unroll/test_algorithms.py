@@ -357,24 +357,6 @@ def test_states_are_not_changed(rng):
             np.testing.assert_array_equal(state[key], array)
 
 
-def test_low_rank_plus_sparse_is_the_published_iteration(rng):
-    """At step 1: M = L + S - A^H(A(L + S) - y), then both thresholds of M."""
-    y, A, _ = problem(rng, coils=False)
-    low, sparse = Casorati(0.8), Sparse(0.3, TemporalFourier())
-    algorithm = LowRankPlusSparse()
-    state = algorithm.start(Problem(y, A))
-    M = L = A.H(y)
-    S = np.zeros_like(M)
-    for _ in range(5):
-        L, S = low.prox(M - S, 1.0), sparse.prox(M - L, 1.0)
-        M = L + S - A.H(A(L + S) - y)
-        state = algorithm.iterate(
-            state, Problem(y, A), (low.prox, sparse.prox), {"step": 1.0}
-        )
-    np.testing.assert_allclose(state["low_rank"], L, atol=1e-12)
-    np.testing.assert_allclose(state["sparse"], S, atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

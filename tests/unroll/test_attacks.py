@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import struct
@@ -85,6 +86,9 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(stopped):
     [
         (lambda note, x: note.update(step=21), "step 21 of 20"),
         (lambda note, x: note.update(step=True), "step True"),
+        (lambda note, x: note.update(step="one"), "step 'one'"),
+        (lambda note, x: note.update(step=None), "step None"),
+        (lambda note, x: note.update(step=math.inf), "step inf"),
         (lambda note, x: note.update(step=-1), "step -1"),
         (lambda note, x: x["exp_avg/cells.0.eta"].fill_(np.inf), "not finite"),
         (lambda note, x: x["mean/cells.0.eta"].fill_(np.nan), "not finite"),

@@ -109,10 +109,6 @@ def test_what_is_damaged_is_refused_by_name(path):
         {"svdinv.training": "no json"},
         {"svdinv.training": "[1]"},
         {"svdinv.training": json.dumps({"step": 1})},
-        {"svdinv.training": json.dumps({"step": "one", "config": ""})},
-        {"svdinv.training": json.dumps({"step": None, "config": ""})},
-        {"svdinv.training": '{"step": 1e400, "config": ""}'},
-        {"svdinv.training": json.dumps({"step": -1, "config": ""})},
         {"svdinv.training": json.dumps({"step": 1, "config": "", "origin": 1})},
     ],
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import weakref
 
-import h5py
 import numpy as np
 import pytest
 from hdf5_files import write_h5
@@ -245,21 +244,6 @@ def test_info_lists_the_weights(capsys):
     assert "weights cine" in shown
     assert "weights colour          TLR with" in shown
     assert "MB, for colour" in shown
-
-
-def test_a_mask_that_is_hidden_among_others(tmp_path, hearts, one_line, capsys):
-    np.save(tmp_path / "a.npy", hearts)
-    ones = np.ones(hearts.shape, bool)
-    write_h5(tmp_path / "m.h5", kspace=1.0 * ones, mask=ones, other=ones)
-    words = [tmp_path / "a.npy", "--mask", tmp_path / "m.h5"]
-    assert reconstruct(*words, "--output", tmp_path / "out.npy") == 0
-    found = np.abs(np.load(tmp_path / "out.npy"))
-    np.testing.assert_allclose(found, hearts, atol=0.02 * hearts.max())
-    with h5py.File(tmp_path / "m.h5", "r+") as file:
-        del file["mask"]
-    capsys.readouterr()
-    assert reconstruct(*words) == 2
-    assert "several arrays; none is called mask: kspace" in one_line()
 
 
 @pytest.mark.parametrize("coils", [1, 2])

@@ -451,34 +451,6 @@ def test_several_inputs_replace_neither_each_other_nor_what_is_read(
     assert mask.read_bytes() == kept
 
 
-def test_weights_may_be_the_folder_of_a_training(
-    picture, small_weights, tmp_path, capsys
-):
-    folder = tmp_path / "runs" / "mine"
-    folder.mkdir(parents=True)
-    content = (small_weights / "colour.safetensors").read_bytes()
-    (folder / "weights.safetensors").write_bytes(content)
-    tables = []
-    for weights in (folder, folder / "weights.safetensors"):
-        words = ["--weights", weights, "--no-baselines", "--output", tmp_path / "out"]
-        assert run(picture, *words) == 0
-        tables.append(rows(capsys.readouterr().out))
-    assert tables[0]["network"][:2] == tables[1]["network"][:2]
-
-
-def test_noise_and_acceleration(scan, tmp_path, capsys):
-    found = []
-    for words in ([], ["--noise", "0.2"], ["--acceleration", "2"]):
-        options = ["--mask", "vista", "--no-baselines", *words]
-        assert run(scan, *options, "--output", tmp_path / "out") == 0
-        printed = capsys.readouterr().out
-        assert ("vista, 2 x" in printed) == ("--acceleration" in words)
-        found.append(rows(printed)["zero-filled"][0])
-    clean, noisy, denser = found
-    assert noisy < clean - 0.1
-    assert denser > clean + 1
-
-
 def test_options_of_sampling_have_no_use_for_what_is_measured(tmp_path, one_line):
     x = unseen_series(0, 3, 32)
     mask = np.ones(x.shape, bool)

@@ -92,14 +92,6 @@ def test_mask_samples_at_the_rate_in_every_channel(rng, rate):
     assert not np.array_equal(mask[..., 0], mask[..., 1])
 
 
-def test_reads_back_what_was_saved(tmp_path, rng):
-    pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(
-        read_picture(tmp_path / "a.png"), pixels / np.float32(255)
-    )
-
-
 def test_crops_large_pictures_around_their_middle(tmp_path, rng):
     pixels = rng.integers(0, 256, (70, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")

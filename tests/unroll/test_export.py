@@ -177,23 +177,6 @@ def test_what_kind_of_data_it_is_need_not_be_said(tmp_path, with_coils, photo):
     assert not measured_entry(tmp_path / "whole.h5")
 
 
-def test_coils_may_have_no_maps_and_masks_may_be_of_any_numbers(tmp_path, with_coils):
-    pytest.importorskip("sigpy")
-    write_problem(tmp_path / "a.h5", Cine(), with_coils)
-    mask = np.ones_like(with_coils.A.mask)
-    mask[:, ::7] = False
-    mask[:, 12:20, 16:24] = True  # which maps are estimated from
-    measured = MRI(mask, with_coils.A.maps)(with_coils.truth)
-    with h5py.File(tmp_path / "a.h5", "a") as file:
-        del file["maps"], file["mask"], file["kspace"]
-        file["mask"], file["kspace"] = mask.astype(float), measured
-    _, problem = read_measurement(tmp_path / "a.h5")
-    assert problem.y.shape == (3, 2, 32, 40)
-    assert problem.A.mask.dtype == bool
-    assert np.array_equal(problem.A.mask, mask)
-    assert problem.A.maps.shape == (2, 32, 40)
-
-
 def test_no_array_is_read_before_all_shapes_are_checked(tmp_path, monkeypatch):
     write_h5(tmp_path / "a.h5", **{**COILS, "maps": COILS["kspace"]})
 

@@ -369,23 +369,16 @@ def _changes():
     yield {"mask": None}, "mask is missing"
     yield {"mask": np.ones(19)}, "mask must have"
     yield {"mask": corner}, "fftshift"
-    yield {"mask": np.zeros(SIZE)}, "samples nothing"
     yield {"mask": np.ones((4, 8, 8)), "kspace": np.ones((4, 8, 8)) + 0j}, "16 pixels"
-    yield {"kspace": kspace[:3]}, "mask must have"
     yield {"kspace": 0 * kspace}, "kspace is zero"
     yield {"kspace": 0 * kspace, "truth": np.ones(SIZE) + 0j}, "kspace is zero"
     yield {"kspace": 0 * coils}, "kspace is zero"
-    yield {"kspace": np.full(SIZE, np.nan) + 0j}, "finite"
-    yield {"kspace": np.ones(SIZE)}, "must be complex"
-    yield {"maps": maps}, "if the file has maps"
-    yield {"kspace": coils, "maps": np.ones((3, *SIZE[1:]))}, "maps must have"
     yield (
         {"kspace": coils, "maps": maps},
         r"^[^:]*: the squared .* divide them by 1\.41",
     )
     yield {"kspace": coils, "maps": maps / 20}, r"are 0\.005 at most: .* by 0\.0707"
     yield {"kspace": kspace * (np.arange(20) % 5 == 0)}, "80% of the samples"
-    yield {"truth": kspace[:, :20]}, "truth must have"
     yield {"truth": 0 * kspace}, "zero everywhere"
     yield {"kspace": None, "samples": np.ones(SIZE)}, r"must be \(3, H, W\)"
 

@@ -228,7 +228,6 @@ def test_patterns_at_other_rates(name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"masks": ("spiral",)}, "masks must be radial or .*, got 'sp"),
         ({"accelerations": ()}, "accelerations must have at least one"),
         ({"accelerations": (8, 0.5)}, r"accelerations must lie in \[1, 16\]"),
         ({"accelerations": (17,)}, r"accelerations must lie in \[1, 16\]"),
@@ -257,6 +256,3 @@ def test_series_held_out_must_be_there_and_leave_some(tmp_path):
         Cine(**FEW, real=(path,), held_out=("s0", "s1")).load()
     with pytest.raises(ValueError, match=r"task\.real: there is no "):
         Cine(**FEW, real=(str(tmp_path / "b"),)).load()
-
-
-# The script that trained the weights

@@ -178,12 +178,6 @@ def test_what_a_network_is_for(tmp_path, network, monkeypatch):
         task_of_network(network)
 
 
-def test_devices_that_are_none(monkeypatch):
-    assert inference.device_of("cpu") == "cpu"
-    with pytest.raises(ValueError, match="'abacus'"):
-        inference.device_of("abacus")
-
-
 @pytest.mark.parametrize("coils", [0, 3])
 def test_the_start_of_a_network_is_what_it_is_without_cells(coils):
     problem = series(20, 24, coils)

@@ -7,7 +7,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import array_api_compat as compat
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -360,20 +359,6 @@ def test_a_trace_that_would_hold_a_constant_is_refused():
             trace(lambda x: A(x))
 
 
-def test_functions_of_the_frameworks_own_arrays():
-    seen = []
-
-    def forward(x):
-        seen.append(compat.is_torch_array(x))
-        return x[0]
-
-    A = Wrapped(forward, lambda y: torch.stack([y, 0 * y]), (2, 3), (3,), arrays="own")
-    x = torch.ones(4, 2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(A, (x,))
-    assert seen
-    assert all(seen)
-
-
 @pytest.mark.parametrize("arrays", ["numpy", "own"])
 def test_half_precision_and_nothing_at_all(arrays):
     def forward(x):
@@ -550,7 +535,7 @@ def test_operators_that_are_not_linear_are_refused_by_name(algorithm):
         (lambda: Stack([]), ValueError, "must not be empty"),
         (lambda: Stack([np.eye(3)]), TypeError, "must be Operators, got ndarray"),
         (lambda: Stack([Identity()], axis=0), ValueError, "must be negative"),
-        (lambda: Problem(1, abs), TypeError, "A must be"),
+        (lambda: Problem(1, abs), TypeError, "A must be an Operator"),
         (lambda: Problem(1, Identity(), abs), TypeError, "fidelity must be"),
         (lambda: L2(-1.0), ValueError, "weight must be positive"),
         (lambda: L2([1.0, 2.0]), TypeError, "weight must be a number or an array, got"),

@@ -80,7 +80,6 @@ def test_equivalent_problems_have_the_same_solution(task, name, options, method,
     [
         ("walnut-1 --stop held-out --prior edip", "--stop: held-out would remove"),
         ("walnut-1 --input-noise 0.1 --prior edip", "--input-noise: does not apply"),
-        ("walnut-1 --prior dip --weights x", "argument --weights: does not apply"),
         ("walnut-1 --prior edip --weights colour", "--weights: these are for colour"),
         ("walnut-1 --beam cone", "argument --beam: must be parallel or fan"),
         ("walnut-1 --views 0", "argument --views: must lie in"),

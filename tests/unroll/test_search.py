@@ -164,17 +164,6 @@ def test_the_first_image_is_where_the_first_weight_starts():
     assert not found[-1].any()
 
 
-def test_ctrl_c_is_not_taken_for_a_solution(rng):
-    def press(x):
-        raise KeyboardInterrupt
-
-    problem = Problem(rng.standard_normal((5, 4)), Sampling(np.ones((5, 4)) > 0))
-    with pytest.raises(KeyboardInterrupt):
-        best_solution(
-            problem, lambda w: (Nuclear(w),), press, algorithm=DouglasRachford(), **ONE
-        )
-
-
 @pytest.mark.parametrize("penalty", [0.1, 2.0])
 def test_douglas_rachford_finds_what_fista_finds(rng, penalty):
     truth = _matrix(rng)

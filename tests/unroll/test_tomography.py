@@ -15,7 +15,6 @@ from svdinv.unroll.operators import (
     FanBeam,
     ParallelBeam,
     Sampling,
-    Stack,
     dot_test,
     operator_norm,
 )
@@ -383,16 +382,6 @@ def test_sinograms_of_another_shape_are_refused_as_such(shape):
     due = rf"data must be \(\.\.\., 18, {A.detectors}\), got {re.escape(str(shape))}"
     with pytest.raises(ValueError, match=due):
         A.filtered_back_projection(np.ones(shape))
-
-
-def test_subsets_are_stacked(rng):
-    angles = np.arange(0, 180, 10.0)
-    whole = ParallelBeam((8, 8), angles)
-    parts = Stack([ParallelBeam((8, 8), angles[k::3]) for k in range(3)], axis=-2)
-    image = rng.random((8, 8))
-    np.testing.assert_allclose(
-        parts(image), np.concatenate([whole(image)[k::3] for k in range(3)])
-    )
 
 
 @pytest.mark.parametrize(
