@@ -48,9 +48,9 @@ def test_a_lock_is_not_written_through_a_link(tmp_path):
         assert (folder / ".lock").read_text() == "somebody's"
 
 
-def test_a_training_that_ended_meanwhile_is_not_replaced(tmp_path):
-    """It was begun by another process, after this one had looked."""
-    Run(colour(), Given(noise()), tmp_path).train()
+def test_a_training_that_began_meanwhile_is_not_replaced(tmp_path):
+    """By another process, after this one had looked."""
+    Run(colour(), Given(noise()), tmp_path).train(stop=lambda: True)
     before = (tmp_path / WEIGHTS).read_bytes()
     with pytest.raises(Refused, match="holds checkpoint"):
         run_training(colour(), tmp_path, overwrite=False)

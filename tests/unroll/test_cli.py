@@ -156,17 +156,19 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == f"svdinv {svdinv.__version__}"
 
 
-def test_module_imports_nothing_heavy_for_help():
+def test_nothing_heavy_is_imported_for_help_and_for_a_configuration():
     code = (
         "import runpy, sys\n"
         "sys.argv = ['svdinv', '--help']\n"
         "try:\n    runpy.run_module('svdinv', run_name='__main__')\n"
         "except SystemExit as stop:\n    assert stop.code == 0\n"
+        "from svdinv.cli import main\n"
+        "assert main(['train', 'colour', '--print']) == 0\n"
         "heavy = {'torch', 'skimage', 'sklearn', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = interpreters.run("-c", code)
-    assert done.returncode == 0, done.stderr
+    done = interpreters.run("-W", "error", "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "[]"
     assert "demo" in done.stdout
 

@@ -84,7 +84,8 @@ def check_files_images_and_a_training_step_are_those_of_pytorch(folder):
     for name in cases(folder):
         path, inputs, expected = case(folder, name)
         penalty = 0.5 if "penalised" in expected else 0.0
-        model = models.load(path, penalty=penalty)
+        # Cells of one of them are recomputed.
+        model = models.load(path, penalty=penalty, checkpoint=name == "T2LR")
         models.save(model, folder / "again")
         assert (folder / "again").read_bytes() == path.read_bytes(), name
         # A program takes TensorFlow and JAX a second, so some variants go without: of
@@ -135,18 +136,6 @@ def counted(folder, name, *, checkpoint):
     stepped(model, inputs, held["truth"])
     for key, weight in model.arrays().items():
         close(before[key] - weight, held[f"gradient {key}"], 1e-3, key)
-
-
-def check_recomputed_cells(folder):
-    path, inputs, expected = case(folder, "LS, coils")
-    one, other = (models.load(path, checkpoint=c) for c in (False, True))
-    close(predicted(other, inputs), predicted(one, inputs), 1e-6)
-    losses = [stepped(m, inputs, expected["truth"]) for m in (one, other)]
-    assert abs(losses[0] - losses[1]) < 1e-6 * losses[0]
-    for key, weight in one.arrays().items():
-        np.testing.assert_allclose(
-            other.arrays()[key], weight, rtol=1e-5, atol=1e-6, err_msg=key
-        )
 
 
 def derivatives(function, *arrays):
