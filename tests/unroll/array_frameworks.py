@@ -1,4 +1,4 @@
-"""Arrays of each framework, from NumPy's and back."""
+"""Arrays of each framework, from NumPy's and back, and numbers to fill them."""
 
 from __future__ import annotations
 
@@ -38,3 +38,15 @@ class Framework:
                 yield
         else:
             yield
+
+
+def gauss(rng, *shape):
+    """Complex numbers whose parts are normal."""
+    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+
+def draw(dtype, rng, *shape):
+    """Normal numbers, complex ones as `gauss`."""
+    if np.dtype(dtype).kind == "c":
+        return gauss(rng, *shape).astype(dtype)
+    return rng.standard_normal(shape).astype(dtype)

@@ -1,10 +1,11 @@
-"""HDF5 files as other programs may write them."""
+"""HDF5 files as other programs may write them, and what is read of files."""
 
 from __future__ import annotations
 
 import pytest
 
 from svdinv.unroll.tasks.measured_files import read_measurement
+from svdinv.unroll.tasks.reading import source_of
 
 
 def write_h5(path, attributes=None, **arrays):
@@ -24,3 +25,9 @@ def refused(path, arrays, changes, attributes=None):
         write_h5(path, attributes, **{**arrays, name: array})
         with pytest.raises(ValueError, match=message):
             read_measurement(path)
+
+
+def read_input(path, **options):
+    """The task of an input, and what is read."""
+    source = source_of(path)
+    return source.task, source.read(source.task.options(**options))

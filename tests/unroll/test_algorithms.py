@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from array_frameworks import FRAMEWORKS, Framework
+from array_frameworks import FRAMEWORKS, Framework, draw, gauss
 
 from svdinv.unroll.algorithms import (
     ADMM,
@@ -48,18 +48,14 @@ PROXIMAL = {
 }
 
 
-def complex_normal(rng, *shape):
-    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
-
-
 def problem(rng, *, coils):
     """A series of rank 2, half of its k-space, noise, and a prior."""
-    x = complex_normal(rng, T, 2) @ complex_normal(rng, 2, H * W)
+    x = gauss(rng, T, 2) @ gauss(rng, 2, H * W)
     mask = rng.random((T, H, W)) < 0.6
-    maps = complex_normal(rng, C, H, W) / 2 if coils else None
+    maps = gauss(rng, C, H, W) / 2 if coils else None
     A = MRI(mask, maps)
     y = A(x.reshape(T, H, W))
-    return y + 0.1 * A(A.H(complex_normal(rng, *y.shape))), A, Casorati(1.5)
+    return y + 0.1 * A(A.H(gauss(rng, *y.shape))), A, Casorati(1.5)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["tight", "coils"])
@@ -169,9 +165,9 @@ def test_pdhg_takes_the_transform_of_the_regulariser(rng):
 
 
 def test_conjugate_gradients_solve_in_as_many_steps_as_unknowns(rng):
-    B = complex_normal(rng, 9, 6)
+    B = gauss(rng, 9, 6)
     N = B.conj().T @ B + np.eye(6)
-    b = complex_normal(rng, 6)
+    b = gauss(rng, 6)
     found = conjugate_gradients(lambda x: N @ x, b, np.zeros_like(b), 6)
     np.testing.assert_allclose(found, np.linalg.solve(N, b), atol=1e-9)
     again = conjugate_gradients(lambda x: N @ x, b, found, 50)
@@ -219,7 +215,7 @@ def test_pdhg_without_negative_values(prior, rng):
 def test_conjugate_gradients_stay_at_the_solution_of_a_singular_system(rng, size):
     """Rounding leaves a residual where N is 0, and no step must follow it."""
     A = MRI(rng.random((size, size)) < 0.3)
-    image = complex_normal(rng, 2, size, size).astype(np.complex64)
+    image = gauss(rng, 2, size, size).astype(np.complex64)
     image[1] *= 1e-6  # each with its own rounding
     b = A.adjoint(A(image))
     found = conjugate_gradients(
@@ -231,9 +227,9 @@ def test_conjugate_gradients_stay_at_the_solution_of_a_singular_system(rng, size
 
 def test_conjugate_gradients_stay_where_they_came_to_from_far_away(rng):
     """Rounding is then that of the first residual, far above that of b."""
-    maps = complex_normal(rng, 3, 16, 16).astype(np.complex64)
+    maps = gauss(rng, 3, 16, 16).astype(np.complex64)
     A = MRI(rng.random((16, 16)) < 0.2, maps / np.linalg.norm(maps, axis=0))
-    far = complex_normal(rng, 16, 16).astype(np.complex64)
+    far = gauss(rng, 16, 16).astype(np.complex64)
     for b in (np.zeros_like(far), A.adjoint(A(1e-4 * far[::-1]))):
         found = conjugate_gradients(lambda x: A.adjoint(A(x)), b, far, 600)
         assert np.linalg.norm(found) < 1.01 * np.linalg.norm(far)
@@ -335,8 +331,8 @@ def test_iterations_are_compiled(name, framework, rng):
 def test_jax_takes_operators_apart_and_batches_iterations(rng):
     """Masks and maps may be arguments of a compiled function, images may be mapped."""
     jax = pytest.importorskip("jax")
-    mask, maps = rng.random((H, W)) < 0.5, complex_normal(rng, C, H, W)
-    y = MRI(mask, maps)(complex_normal(rng, 2, T, H, W))
+    mask, maps = rng.random((H, W)) < 0.5, gauss(rng, C, H, W)
+    y = MRI(mask, maps)(gauss(rng, 2, T, H, W))
     algorithm, R = FISTA(), Casorati(0.5)
 
     def two(mask, maps, y):
@@ -398,6 +394,10 @@ def test_bad_input_is_refused(make, error, message):
 ROWS = [(0.5 * i, i + 1) for i in range(4)]
 
 
+def values(dtype):
+    return draw(dtype, np.random.default_rng(0), 2, 5, 4)
+
+
 def body(calls, x, before, beta, shift):
     """Momentum, and a shift by rows: what the loops of the networks are made of."""
     calls.append(beta)
@@ -412,12 +412,6 @@ def expected(x):
         v = x + beta * (x - before)
         x, before = np.roll(v, (shift, -shift), (-2, -1)) * 0.5 + 1, x
     return x
-
-
-def values(dtype):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, 5, 4)) + 1j * rng.standard_normal((2, 5, 4))
-    return x.astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])

@@ -9,7 +9,8 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from hdf5_files import write_h5
+from array_frameworks import draw
+from hdf5_files import read_input, write_h5
 from PIL import Image
 from test_ismrmrd import header, lines
 from test_ismrmrd import write as write_ismrmrd
@@ -28,11 +29,6 @@ pydicom = pytest.importorskip("pydicom")
 nibabel = pytest.importorskip("nibabel")
 
 SIZE = (4, 18, 22)
-
-
-def read_input(path, **options):
-    source = source_of(path)
-    return source.task, source.read(source.task.options(**options))
 
 
 @pytest.fixture
@@ -90,6 +86,17 @@ def dicom_folder(folder, series, names=None, **values):
         prefix = names or "IM"
         dataset.save_as(folder / f"{prefix}{order[t]}")
     return folder
+
+
+def sequence(*items):
+    """A sequence of DICOM, of dicts; of a value that is a dict, another one."""
+    made = []
+    for item in items:
+        made.append(pydicom.Dataset())
+        for name, value in item.items():
+            value = sequence(value) if isinstance(value, dict) else value
+            setattr(made[-1], name, value)
+    return pydicom.Sequence(made)
 
 
 def test_a_dicom_folder_is_sorted_by_trigger_time(tmp_path, series):
@@ -199,27 +206,26 @@ def test_the_affine_is_that_of_ras(tmp_path, series):
 
 def test_a_file_of_several_frames(tmp_path, series):
     """As of enhanced MR: what frames have of their own is in groups of their own."""
-    from pydicom.dataset import Dataset
-    from pydicom.sequence import Sequence
-
+    measures = {"PixelSpacing": [1.5, 1.25], "SliceThickness": 8}
+    own = [
+        {
+            "PlanePositionSequence": {"ImagePositionPatient": [0.0, 0.0, 10.0]},
+            "CardiacSynchronizationSequence": {
+                "NominalCardiacTriggerDelayTime": 30.0 * (3 - t)
+            },
+            "PixelValueTransformationSequence": {
+                "RescaleSlope": t + 1,
+                "RescaleIntercept": 0,
+            },
+        }
+        for t in range(len(series))
+    ]
     dataset = dicom_dataset(
-        series, ImagePositionPatient=None, PixelSpacing=None, SliceThickness=None
+        series,
+        **dict.fromkeys(("ImagePositionPatient", *measures)),
+        SharedFunctionalGroupsSequence=sequence({"PixelMeasuresSequence": measures}),
+        PerFrameFunctionalGroupsSequence=sequence(*own),
     )
-    shared, measures = Dataset(), Dataset()
-    measures.PixelSpacing, measures.SliceThickness = [1.5, 1.25], 8
-    shared.PixelMeasuresSequence = Sequence([measures])
-    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
-    groups = []
-    for t in range(len(series)):
-        group, place, beat, scale = Dataset(), Dataset(), Dataset(), Dataset()
-        place.ImagePositionPatient = [0.0, 0.0, 10.0]
-        beat.NominalCardiacTriggerDelayTime = 30.0 * (3 - t)
-        scale.RescaleSlope, scale.RescaleIntercept = t + 1, 0
-        group.PlanePositionSequence = Sequence([place])
-        group.CardiacSynchronizationSequence = Sequence([beat])
-        group.PixelValueTransformationSequence = Sequence([scale])
-        groups.append(group)
-    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
     dataset.save_as(tmp_path / "many.dcm")
     scan = dicom.read_dicom(tmp_path / "many.dcm")
     factors = np.arange(1, 5)[:, None, None]
@@ -229,19 +235,14 @@ def test_a_file_of_several_frames(tmp_path, series):
 
 
 def test_magnitudes_and_phases_of_one_file_are_apart(tmp_path, series):
-    from pydicom.dataset import Dataset
-    from pydicom.sequence import Sequence
-
-    groups = []
-    for t in range(len(series)):
-        group, kind = Dataset(), Dataset()
-        kind.FrameType = ["ORIGINAL", "PRIMARY", "CINE", "NONE"]
-        kind.ComplexImageComponent = "PHASE" if t % 2 else "MAGNITUDE"
-        group.MRImageFrameTypeSequence = Sequence([kind])
-        groups.append(group)
-    dataset = dicom_dataset(series, ImageType=["ORIGINAL", "PRIMARY", "CINE", "MIXED"])
-    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
-    dataset.save_as(tmp_path / "both.dcm")
+    usual = ["ORIGINAL", "PRIMARY", "CINE"]
+    kinds = [
+        {"FrameType": [*usual, "NONE"], "ComplexImageComponent": component}
+        for component in ("MAGNITUDE", "PHASE", "MAGNITUDE", "PHASE")
+    ]
+    own = sequence(*({"MRImageFrameTypeSequence": kind} for kind in kinds))
+    values = {"ImageType": [*usual, "MIXED"], "PerFrameFunctionalGroupsSequence": own}
+    dicom_dataset(series, **values).save_as(tmp_path / "both.dcm")
     for k in range(2):
         found = dicom.read_dicom(tmp_path / "both.dcm", slice=k).array
         np.testing.assert_array_equal(found, series[k::2])
@@ -249,18 +250,11 @@ def test_magnitudes_and_phases_of_one_file_are_apart(tmp_path, series):
 
 @pytest.mark.parametrize("name", ["TemporalPositionIndex", "DimensionIndexValues"])
 def test_frames_of_a_file_are_in_the_order_it_says(tmp_path, series, name):
-    from pydicom.dataset import Dataset
-    from pydicom.sequence import Sequence
-
-    order, groups = [2, 0, 3, 1], []
-    dataset = dicom_dataset(series[order])
-    for t in order:
-        group, content = Dataset(), Dataset()
-        content.DimensionIndexValues = [1, 1]
-        setattr(content, name, t + 1 if name.startswith("T") else [1, t + 1])
-        group.FrameContentSequence = Sequence([content])
-        groups.append(group)
-    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    order = [2, 0, 3, 1]
+    places = [t + 1 if name.startswith("T") else [1, t + 1] for t in order]
+    contents = [{"DimensionIndexValues": [1, 1], name: place} for place in places]
+    own = sequence(*({"FrameContentSequence": content} for content in contents))
+    dataset = dicom_dataset(series[order], PerFrameFunctionalGroupsSequence=own)
     dataset.save_as(tmp_path / "many.dcm")
     np.testing.assert_array_equal(dicom.read_dicom(tmp_path / "many.dcm").array, series)
 
@@ -470,17 +464,12 @@ def write_bart(path, array, *sizes):
     return path
 
 
-def complex_array(rng, *shape):
-    parts = rng.standard_normal((2, *shape)).astype(np.float32)
-    return parts[0] + 1j * parts[1]
-
-
 def bart_shape(width, height, partitions=1, coils=1, frames=1, slices=1):
     return (width, height, partitions, coils, *[1] * 6, frames, 1, 1, slices, 1, 1)
 
 
 def test_k_space_of_bart(tmp_path, rng):
-    array = complex_array(rng, *bart_shape(20, 16, 1, 3, 4, 2))
+    array = draw("complex64", rng, *bart_shape(20, 16, 1, 3, 4, 2))
     array[:, ::3, ..., 1, :, :, :, :, :] = 0
     path = write_bart(tmp_path / "ksp.cfl", array)
     np.testing.assert_array_equal(read_cfl(path), array)
@@ -494,7 +483,7 @@ def test_k_space_of_bart(tmp_path, rng):
 
 
 def test_images_of_bart(tmp_path, rng):
-    array = complex_array(rng, *bart_shape(20, 16, 1, 1, 4))
+    array = draw("complex64", rng, *bart_shape(20, 16, 1, 1, 4))
     path = write_bart(tmp_path / "img.cfl", array)
     expected = np.squeeze(array).T
     scan = read_bart(path)
@@ -505,13 +494,13 @@ def test_images_of_bart(tmp_path, rng):
     _, problem = read_input(path, holds="kspace")
     assert isinstance(problem, Problem)
     assert problem.y.shape == (4, 16, 20)
-    volume = complex_array(rng, *bart_shape(20, 16, 3))
+    volume = draw("complex64", rng, *bart_shape(20, 16, 3))
     scan = read_bart(write_bart(tmp_path / "v.cfl", volume), slice=2)
     np.testing.assert_array_equal(scan.array, np.squeeze(volume)[..., 2].T[None])
 
 
 def test_bart_there_and_back(tmp_path, rng):
-    series = complex_array(rng, *SIZE)
+    series = draw("complex64", rng, *SIZE)
     save_cfl(tmp_path / "a.cfl", series)
     np.testing.assert_array_equal(read_bart(tmp_path / "a.cfl").array, series)
     assert read_cfl(tmp_path / "a.cfl").shape == bart_shape(22, 18, frames=4)
@@ -520,7 +509,7 @@ def test_bart_there_and_back(tmp_path, rng):
 
 
 def test_bart_that_cannot_be_true(tmp_path, rng):
-    array = complex_array(rng, *bart_shape(20, 16, 1, 3, 4))
+    array = draw("complex64", rng, *bart_shape(20, 16, 1, 3, 4))
     path = write_bart(tmp_path / "a.cfl", array)
     for text, complaint in (
         ("# Dimensions\n20 16 1 3 1 1 1 1 1 1 5\n", "bytes, but 20 x 16"),
@@ -560,7 +549,7 @@ def test_bart_that_cannot_be_true(tmp_path, rng):
 
 
 def test_a_slice_of_fastmri_is_a_frame(tmp_path, rng):
-    kspace = complex_array(rng, 3, 18, 16)
+    kspace = draw("complex64", rng, 3, 18, 16)
     kspace[..., 12:] = 0
     path = write_h5(
         tmp_path / "a.h5", kspace=kspace, reconstruction_esc=np.ones((3, 9, 9))
@@ -578,7 +567,7 @@ def test_a_slice_of_fastmri_is_a_frame(tmp_path, rng):
 
 
 def test_oversampling_and_mask_of_fastmri(tmp_path, rng):
-    kspace = complex_array(rng, 1, 2, 36, 16)
+    kspace = draw("complex64", rng, 1, 2, 36, 16)
     mask = np.arange(16) % 2 == 0
     path = write_h5(
         tmp_path / "a.h5",
@@ -597,7 +586,7 @@ def test_oversampling_and_mask_of_fastmri(tmp_path, rng):
 
 
 def test_ismrmrd_is_measured(tmp_path, rng):
-    kspace = complex_array(rng, 3, 1, 16, 18)
+    kspace = draw("complex64", rng, 3, 1, 16, 18)
     readouts = [*lines(kspace, slice=2), *lines(2 * kspace, slice=5)]
     path = write_ismrmrd(tmp_path / "a.h5", header(16, 18, centre=8), readouts)
     assert format_of(path).name == "ISMRMRD"

@@ -6,7 +6,8 @@ from functools import partial
 import h5py
 import numpy as np
 import pytest
-from hdf5_files import write_h5
+from array_frameworks import draw
+from hdf5_files import read_input, write_h5
 from scipy.io import savemat
 
 from svdinv.unroll.data import photograph
@@ -20,15 +21,9 @@ from svdinv.unroll.tasks.cine.task import Cine, CineOptions
 from svdinv.unroll.tasks.cine.training import unseen_series
 from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
 from svdinv.unroll.tasks.measured_files import read_measurement
-from svdinv.unroll.tasks.reading import files_of, read_all, source_of
+from svdinv.unroll.tasks.reading import files_of, read_all
 
 SIZE = (4, 24, 20)
-
-
-def read_input(path, **options):
-    """The task of an input, and what is read."""
-    source = source_of(path)
-    return source.task, source.read(source.task.options(**options))
 
 
 def measured(path):
@@ -41,8 +36,7 @@ def measured(path):
 
 @pytest.fixture
 def series(rng):
-    x = rng.standard_normal(SIZE) + 1j * rng.standard_normal(SIZE)
-    return x.astype(np.complex64)
+    return draw(np.complex64, rng, *SIZE)
 
 
 @pytest.fixture

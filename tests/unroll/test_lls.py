@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from array_frameworks import gauss
 from mri_reference import fourier, operators
 
 from svdinv.unroll.data.masks import radial_mask
@@ -20,11 +21,6 @@ from svdinv.unroll.torch import Network
 B, T, C = 2, 6, 3
 SMALL = {"cells": 3, "features": 4}
 SIZES = {"blocks that fit": (12, 8), "blocks that do not": (10, 7)}
-
-
-def gauss(rng, *shape):
-    parts = rng.standard_normal((2, *shape))
-    return parts[0] + 1j * parts[1]
 
 
 def problem(size, coils, seed=0):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import skimage.restoration
 import torch
+from array_frameworks import draw
 
 from svdinv.numpy import log_sum_threshold
 from svdinv.unroll.algorithms import non_local as algorithm
@@ -39,13 +40,6 @@ from svdinv.unroll.tasks.task import InputImage
 from svdinv.unroll.torch import Network
 
 SMALL = {"patch": 3, "stride": 2, "count": 5, "reach": 3}
-
-
-def draw(dtype, rng, *shape):
-    x = rng.standard_normal(shape)
-    if np.dtype(dtype).kind == "c":
-        x = x + 1j * rng.standard_normal(shape)
-    return x.astype(dtype)
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 11), (1, 3, 3), (1, 3, 20), (3, 4, 8)])

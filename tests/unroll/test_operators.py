@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from array_frameworks import draw
 from mri_reference import fourier
 from scipy.sparse import csr_array
 
@@ -84,13 +85,6 @@ DTYPES = ("float32", "float64", "complex64", "complex128")
 COMPILED = ("float32", "complex64")
 
 
-def draw(shape, dtype, rng):
-    x = rng.standard_normal(shape)
-    if np.dtype(dtype).kind == "c":
-        x = x + 1j * rng.standard_normal(shape)
-    return x.astype(dtype)
-
-
 def complexified(dtype):
     return np.result_type(dtype, np.complex64)
 
@@ -103,7 +97,7 @@ def test_adjoint_and_dtypes(name, dtype, arrays, rng):
         pytest.skip("JAX compiles each operation for each dtype")
     A, image, measurement, is_complex = CASES[name]
     result = complexified(dtype) if is_complex else np.dtype(dtype)
-    x, y = draw(image, dtype, rng), draw(measurement, result, rng)
+    x, y = draw(dtype, rng, *image), draw(result, rng, *measurement)
     both = A(arrays.array(x)), A.H(arrays.array(y))
     assert all(map(arrays.owns, both))
     Ax, AHy = map(arrays.numpy, both)
@@ -118,7 +112,7 @@ def test_adjoint_and_dtypes(name, dtype, arrays, rng):
 
 
 def test_parameters_of_the_framework_are_taken(arrays, rng):
-    x = draw((T, H, W), "complex128", rng)
+    x = draw("complex128", rng, T, H, W)
     A = MRI(arrays.array(MASKS), arrays.array(MAPS)) * Blur(arrays.array(KERNEL))
     expected = (MRI(MASKS, MAPS) * Blur(KERNEL))(x)
     np.testing.assert_allclose(arrays.numpy(A(arrays.array(x))), expected, atol=1e-12)
@@ -142,7 +136,7 @@ def test_fourier_is_the_centred_unitary_matrix(shape):
 
 
 def test_even_images_are_transformed_alike_everywhere(arrays, rng):
-    x = draw((2, 6, 4), "complex64", rng)
+    x = draw("complex64", rng, 2, 6, 4)
     found = arrays.numpy(Fourier()(arrays.array(x)))
     expected = fourier(x)
     assert found.dtype == np.complex64
@@ -260,7 +254,7 @@ def test_numpy_parameters_follow_the_data_to_its_device(name):
 def test_tensorflow_traces_unknown_shapes(name, rng):
     tf = pytest.importorskip("tensorflow")
     A, image, measurement, _ = CASES[name]
-    x, y = draw(image, "complex128", rng), draw(measurement, "complex128", rng)
+    x, y = draw("complex128", rng, *image), draw("complex128", rng, *measurement)
     stacked = isinstance(A, Gradient)  # how many differences, must be known
     inner = [n if name in ("dense", "gaussian") else None for n in image]
     outer = [n if stacked and i == 0 else None for i, n in enumerate(measurement)]
@@ -290,7 +284,7 @@ class Turned(Operator):
 
 
 def test_operators_of_ones_own(arrays, rng):
-    x = draw((2, 5, 5), "complex128", rng)
+    x = draw("complex128", rng, 2, 5, 5)
     A = Fourier() * Turned()
     assert A.unitary
     assert repr(A.H) == "(Fourier() * Turned()).H"
@@ -302,7 +296,7 @@ def test_operators_of_ones_own(arrays, rng):
 
 @pytest.mark.parametrize("A", [Sampling(MASK), MRI(MASK), Fourier()])
 def test_consistent_explains_the_measurement_and_moves_no_further(A, arrays, rng):
-    truth, x = draw((2, H, W), "complex128", rng)
+    truth, x = draw("complex128", rng, 2, H, W)
     y = A(truth)
     near = arrays.numpy(A.consistent(arrays.array(x), arrays.array(y)))
     np.testing.assert_allclose(A(near), y, atol=1e-12)
@@ -325,7 +319,7 @@ def test_sampling_does_not_look_at_the_other_entries(rng):
 def test_norm(arrays, rng):
     shape = (5, 4)
     matrix = rng.standard_normal((7, 20)) + 1j * rng.standard_normal((7, 20))
-    x = arrays.array(draw((2, *shape), "complex128", rng))
+    x = arrays.array(draw("complex128", rng, 2, *shape))
     found = operator_norm(Dense(matrix, shape), x, iterations=500, rtol=1e-9)
     assert isinstance(found, float)
     assert found == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-6)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from array_frameworks import gauss
 
 import svdinv.numpy
 from svdinv.unroll.algorithms import (
@@ -60,14 +61,10 @@ SCHEMES = {
 }
 
 
-def complex_normal(rng, *shape):
-    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
-
-
 @pytest.fixture
 def measured(rng):
-    A = MRI(rng.random((T, H, W)) < 0.5, complex_normal(rng, 2, H, W))
-    return A(complex_normal(rng, T, H, W)), A
+    A = MRI(rng.random((T, H, W)) < 0.5, gauss(rng, 2, H, W))
+    return A(gauss(rng, T, H, W)), A
 
 
 @pytest.mark.parametrize(
@@ -158,10 +155,10 @@ def test_momentum_that_has_just_been_reset_is_no_convergence(prior, rtol):
 
 @pytest.mark.parametrize(("rtol", "most"), [(1e-2, 10), (1e-4, 16), (5e-7, 30)])
 def test_where_momentum_is_reset_often_it_stops(rtol, most, rng):
-    maps = complex_normal(rng, 4, 24, 20)
+    maps = gauss(rng, 4, 24, 20)
     maps /= np.sqrt((abs(maps) ** 2).sum(axis=0))
     A = MRI(rng.random((T, 24, 20)) < 0.9, maps.astype(np.complex64))
-    y = A(complex_normal(rng, T, 24, 20).astype(np.complex64))
+    y = A(gauss(rng, T, 24, 20).astype(np.complex64))
     found = solve(Problem(y, A), Nuclear(0.05), rtol=rtol)
     assert found.converged
     assert found.iterations <= most

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from array_frameworks import gauss
 
 from svdinv.unroll import manual
 from svdinv.unroll import torch as faces
@@ -56,10 +57,6 @@ RECIPES = {
     for k in KINDS
 }
 each = pytest.mark.parametrize("name", RECIPES)
-
-
-def gauss(rng, *shape):
-    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
 
 
 def low_rank(rng, *shape):
