@@ -15,7 +15,7 @@ from svdinv.cli import main
 from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
 from svdinv.unroll.tasks.measured_files import write_problem
 from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions
-from svdinv.unroll.untrained import Fitting, residual
+from svdinv.unroll.untrained import Fitting, fitting, residual
 
 SHORT = ("--iterations", "10", "--threads", "1")
 
@@ -174,46 +174,29 @@ def test_it_goes_on_from_a_checkpoint(photo, tmp_path, capsys):
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_ctrl_c_keeps_the_best_so_far(photo, tmp_path, monkeypatch, capsys):
-    step = Fitting.step
-
-    def press(self):
-        if self.iteration == 4:
-            signal.raise_signal(signal.SIGINT)
-        return step(self)
-
-    monkeypatch.setattr(Fitting, "step", press)
-    assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 130
-    assert (
-        "Interrupted at iteration 5: this is the best image so"
-        in capsys.readouterr().out
-    )
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == PHOTO
-
-
-def test_ctrl_c_in_the_step_leaves_the_average(photo, tmp_path, monkeypatch, capsys):
-    from svdinv.unroll.untrained import fitting
-
-    def press(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fitting, "towards_data", press)
-    assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 130
-    assert "Interrupted at iteration 10" in capsys.readouterr().out
-    assert (tmp_path / "photo-fit-dip.png").exists()
-
-
-def test_ctrl_c_while_the_image_is_written(photo, tmp_path, monkeypatch, capsys):
-    save = Colour.save
+@pytest.mark.parametrize(
+    ("place", "name", "said"),
+    [
+        (Fitting, "step", "Interrupted at iteration 5: this is the best image so"),
+        (fitting, "towards_data", "Interrupted at iteration 10"),
+        (Colour, "save", "Interrupted after the image was written."),
+    ],
+)
+def test_ctrl_c_keeps_what_there_is(
+    place, name, said, photo, tmp_path, monkeypatch, capsys
+):
+    whole = getattr(place, name)
 
     def press(*given):
-        signal.raise_signal(signal.SIGINT)
-        save(*given)
+        if place is fitting:  # as from within it, which keeps the average
+            raise KeyboardInterrupt
+        if place is Colour or given[0].iteration == 4:
+            signal.raise_signal(signal.SIGINT)
+        return whole(*given)
 
-    monkeypatch.setattr(Colour, "save", press)
+    monkeypatch.setattr(place, name, press)
     assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 130
-    assert "Interrupted after the image was written." in capsys.readouterr().out
+    assert said in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == PHOTO
 
 

@@ -836,12 +836,7 @@ def test_hooks_see_what_a_convolution_returns():
     assert len(kept) == 2 * 3  # cells and convolutions
 
 
-# PyTorch says which of its operations it calls item by item.
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize("name", [*PUBLISHED, *CHOSEN[::5]])
-def test_gradients_of_each_item_by_vmap(name):
-    y, measurement = problem(RECIPES[name])
-    net = network(RECIPES[name])
+def check_gradients_of_each_item_by_vmap(net, y, *measurement):
     weights = {k: p.detach() for k, p in net.named_parameters()}
 
     def loss(weights, *inputs):
@@ -855,6 +850,14 @@ def test_gradients_of_each_item_by_vmap(name):
         expected = slope(weights, y[i], *(m[i] for m in measurement))
         one = {k: g[i] for k, g in found.items()}
         torch.testing.assert_close(one, expected, rtol=1e-9, atol=1e-12)
+
+
+# PyTorch says which of its operations it calls item by item.
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", [*PUBLISHED, *CHOSEN[::5]])
+def test_gradients_of_each_item_by_vmap(name):
+    y, measurement = problem(RECIPES[name])
+    check_gradients_of_each_item_by_vmap(network(RECIPES[name]), y, *measurement)
 
 
 def test_an_empty_batch_of_coils_with_noise():

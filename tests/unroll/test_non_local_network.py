@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from test_networks import check_gradients_of_each_item_by_vmap
 
 import svdinv.unroll.networks.non_local as module
 from svdinv.unroll import manual
@@ -48,21 +49,7 @@ def network(recipe, dtype=torch.float64):
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("recipe", [RECIPE, ALONE])
 def test_the_gradient_of_each_image_by_vmap(recipe):
-    net = network(recipe)
-    x, mask = problem(3, 3, 17, 16)
-    weights = {k: p.detach() for k, p in net.named_parameters()}
-
-    def loss(weights, *one):
-        one = tuple(array[None] for array in one)
-        return torch.func.functional_call(net, weights, one).square().sum()
-
-    slope = torch.func.grad(loss)
-    found = torch.vmap(slope, in_dims=(None, 0, 0))(weights, x, mask)
-    for i in range(3):
-        net.zero_grad()
-        net(x[i : i + 1], mask[i : i + 1]).square().sum().backward()
-        for name, p in net.named_parameters():
-            torch.testing.assert_close(found[name][i], p.grad, rtol=1e-8, atol=1e-10)
+    check_gradients_of_each_item_by_vmap(network(recipe), *problem(3, 3, 17, 16))
 
 
 @pytest.mark.parametrize("recipe", [replace(RECIPE, rounds=1), NOISY, ALONE])
