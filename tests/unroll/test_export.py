@@ -123,14 +123,6 @@ def test_a_series_with_coils_comes_back(with_coils, tmp_path):
         }
 
 
-def test_a_photograph_comes_back_without_its_truth(photo, tmp_path):
-    write_problem(tmp_path / "a.h5", Colour(), photo, truth=False)
-    task, problem = read_measurement(tmp_path / "a.h5")
-    assert task == Colour()
-    assert same(task, problem, photo)
-    assert problem.truth is None
-
-
 def test_names_of_options_that_are_taken_are_refused(photo, tmp_path):
     with pytest.raises(ValueError, match="kind"):
         write_problem(tmp_path / "a.h5", Colour(), photo, options={"kind": "x"})

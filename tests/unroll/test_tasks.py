@@ -22,7 +22,6 @@ from svdinv.unroll.tasks.colour.task import (
     channels_first,
     channels_last,
     parted,
-    sampled,
 )
 from svdinv.unroll.tasks.tomography.ct import Ct
 from svdinv.unroll.tasks.tomography.pet import Pet
@@ -253,16 +252,11 @@ def test_large_pictures_are_means_of_squares():
     np.testing.assert_allclose(small[2, 5], image[6:9, 15:18].mean((0, 1)), rtol=1e-6)
 
 
-def test_channels_and_cases():
+def test_channels():
     image = np.random.default_rng(0).random((5, 6, 3), dtype=np.float32)
     first = channels_first(image)
     assert first.shape == (3, 5, 6)
     np.testing.assert_array_equal(channels_last(first), image)
-    made = sampled("it", image, 0.5, seed=3)
-    assert (made.name, made.setting) == ("it", "rate 0.5")
-    assert 20 < made.A.mask.sum() < 70
-    np.testing.assert_array_equal(made.truth, first)
-    np.testing.assert_array_equal(made.y, first * made.A.mask)
 
 
 def test_decibels_are_those_of_images_that_can_be_shown():
