@@ -452,7 +452,8 @@ class Operators(Generic[Array, ArrayLike]):
         Perfect fits, planar points and repeated singular values are regular. With
         `reflection`, all of the values count as positive, and planar points, which a
         reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
-        gradient is 0 there.
+        gradient is 0 there. The second derivatives of its square, which has none, are lost
+        then; those of the mean squared distance, written with the motion, are not.
 
         Points P or Q on a line in space, any other points whose covariance has rank 1, or a
         reflection with s_{d-1} = s_d, leave a turn free: of points on a line, any turn
@@ -1695,13 +1696,16 @@ class Operators(Generic[Array, ArrayLike]):
         The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
         that do not depend on the basis where variances are equal, as for `eigh`.
 
-        Without epsilon, ZCA is sqrt(N) times the polar factor of X without its mean [1]_.
-        Singular values of that up to 64 eps of the largest count as 0, and the derivative
-        is that of changes which leave them 0. Errors are of the order of eps times the
-        condition number. With epsilon or a covariance, samples are multiplied by a function
-        of the covariance. Of many samples that is faster; errors are of the order of eps
-        times the ratio of the largest variance to the smallest, with epsilon in both, and
-        variances up to 64 eps of the largest count as 0.
+        ZCA is sqrt(N) times the polar factor of X without its mean [1]_; epsilon adds p
+        samples, the rows of sqrt(N epsilon) I. Errors are of the order of eps times the
+        ratio of the largest standard deviation to the smallest, with epsilon in both
+        variances. Deviations up to 64 eps of the largest count as 0, and the derivative is
+        that of changes which leave them 0. That in an array epsilon is 0 where it is 0.
+
+        With a given covariance, samples are multiplied by a function of it. Of many samples
+        that is faster; errors are of the order of eps times the ratio of the variances.
+        Without epsilon, those up to 64 eps of the largest count as 0. Second derivatives in
+        a covariance need variances that are distinct.
 
         References
         ----------

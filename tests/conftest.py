@@ -75,6 +75,14 @@ def pytest_collection_finish():
     gc.enable()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_forgotten():
+    """What JAX compiled for one file comes to gigabytes, and others need little of it."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+
+
 # MLX has single precision alone: tests that mind the dtype name it.
 @pytest.fixture(params=params(without=("mlx",)))
 def framework(request):
