@@ -77,7 +77,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs_are_forgotten():
-    """What JAX compiled for one file comes to gigabytes, and others need little of it."""
+    """What JAX compiles for one file comes to gigabytes, of little use to others."""
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
