@@ -329,7 +329,7 @@ def _polar(backend: Backend, X: Array) -> Array:
 
 
 def _with_ridge(backend: Backend, X: Array, C: Array, tau: Array) -> Array:
-    """X below sqrt(N tau) I, whose covariance is C + tau, with N + p samples."""
+    """The rows of sqrt(N tau) I, and those of X; their Gram matrix is N (C + tau)."""
     xp, positive = backend.xp, tau > 0
     root = xp.sqrt(xp.where(positive, tau, xp.ones_like(tau)))
     root = xp.where(positive, root, xp.zeros_like(root))
