@@ -77,10 +77,10 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs_are_forgotten():
-    """What JAX compiles for one file comes to gigabytes, of little use to others."""
+    """JAX keeps what it compiled: gigabytes, of which other files use little."""
     yield
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
 
 
 # MLX has single precision alone: tests that mind the dtype name it.

@@ -36,6 +36,7 @@ if kernels.variants():
         Reciprocal,
         Tikhonov,
         TopSubgradient,
+        Whitening,
     )
     from svdinv.core.hermitian import InverseSquareRoot, Power, SquareRoot
     from svdinv.core.hermitian_operations import (
@@ -574,6 +575,7 @@ def test_decomposition_and_map_in_one_call(variant, dtype):
             *((Hard(), taus, False), (Hard(), same, True), (Rank(2), None, False)),
             *((TopSubgradient(1), None, False), (TopSubgradient(None), None, False)),
             *((Tikhonov(), taus, False), (Tikhonov(0.4), taus, False)),
+            (Whitening(), abs(taus), False),
         ):
             (found,) = by_memory.by_kernel(
                 Apply(function, relative), (A, tau), memory, xp
@@ -594,7 +596,7 @@ def test_derivatives_of_functions_of_singular_values(variant, dtype):
     memory, eps = Single(2), np.finfo(dtype).eps
     rng = np.random.default_rng(8)
     of_tau = [RelativePull(Soft()), RelativePull(Hard()), Pull(Hard()), Pull(Soft())]
-    of_tau += [Pull(Tikhonov()), Pull(Tikhonov(0.4))]
+    of_tau += [Pull(Tikhonov()), Pull(Tikhonov(0.4)), Pull(Whitening())]
     alone = Rank(2), Rank(4), TopSubgradient(1), TopSubgradient(None), Reciprocal(0.4)
     for name, A in problems(dtype)[::3]:  # all shapes, all spectra
         factors = by_memory.by_kernel(Factorise(Soft()), (A, None), memory, xp)
@@ -608,7 +610,8 @@ def test_derivatives_of_functions_of_singular_values(variant, dtype):
         calls = [(operation, (A, tau, X, *factors)) for operation in of_tau]
         calls += [(Pull(f), (A, None, X, *factors)) for f in alone]
         calls += [
-            (Push(f), (A, tau, X, dtau, *factors)) for f in (Soft(), Hard(), Tikhonov())
+            (Push(f), (A, tau, X, dtau, *factors))
+            for f in (Soft(), Hard(), Tikhonov(), Whitening())
         ]
         y = np.sin(factors.S)
         D = normal(rng, (*y.shape, y.shape[-1]), y.dtype)

@@ -829,6 +829,17 @@ def test_auto_looks_where_it_can():
     assert counted == [3]
 
 
+@pytest.mark.parametrize("shape", [(None, None), (6, None), (None, None, None)])
+@pytest.mark.parametrize("kind", ["zca", "pca"])
+def test_whitening_of_any_number_of_features_in_a_graph(shape, kind):
+    X = np.random.default_rng(0).standard_normal((2, 6, 3))
+    X = X[0] if len(shape) == 2 else X
+    call = functools.partial(svdinv.tf.whiten, epsilon=0.1, kind=kind)
+    graph = tf.function(call, input_signature=[tf.TensorSpec(shape, tf.float64)])
+    for found, expected in zip(graph(X), call(tf.constant(X)), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-14)
+
+
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("shapes", [[(0, 3), (3, 0)], [(2, 3, 0), (0, 3, 2)]])
 def test_empty_arrays(shapes, graph):

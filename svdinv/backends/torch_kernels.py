@@ -174,8 +174,8 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
             return svd_in_double(A, _thin_svd, compat)
     factors = tuple(torch.linalg.svd(A, full_matrices=full_matrices))
     if torch.compiler.is_exporting():
-        # Sorting the strides of U, in columns, asks how large a number of rows is that
-        # is to stay unknown.
+        # U comes in column order. To sort its strides, an export would ask for the
+        # number of rows, which is to stay unknown.
         factors = tuple(x.contiguous() for x in factors)
     # As in `_own_svd`, but no value is looked at. What `isfinite` makes of a conjugate
     # that is none in memory, `vmap` has no rule for.

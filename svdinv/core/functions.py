@@ -45,6 +45,7 @@ __all__ = [
     "Threshold",
     "Tikhonov",
     "TopSubgradient",
+    "Whitening",
     "distinct_quotient",
     "proper_signs",
     "quotient",
@@ -493,6 +494,67 @@ class Tikhonov(SpectralFunction):
     def tau_second_derivative(self, s, y, tau, xp):
         u, v, _ = self._parts(s, first(s), tau, xp)
         return 2 * u * (3 * v**2 - u**2)
+
+
+@dataclass(frozen=True)
+class Whitening(SpectralFunction):
+    """s / sqrt(s^2 + tau), tau >= 0: the polar factor, regularised.
+
+    With r = sqrt(s^2 + tau), divided differences in which nothing cancels are those of
+    r, (a + b) / (r_a + r_b), and of 1 / r; f[a, b] is tau (1 / r_a + 1 / r_b) / P_ab
+    with P_ab = a b + r_a r_b + tau. An r at rounding level of the largest is cut.
+    """
+
+    has_tau = True
+
+    def _roots(
+        self, points: tuple[Array, ...], top: Array, tau: Array, xp: Namespace
+    ) -> tuple[list[Array], Array]:
+        """Find r, 1 where it is cut, and whether all are kept."""
+        roots, every = [], True
+        least = rounding_rtol(top, xp) ** 2 * (top * top + tau)
+        for s in points:
+            square = s * s + tau
+            kept = ~(square <= least)  # not NaN
+            roots.append(xp.sqrt(xp.where(kept, square, xp.ones_like(square))))
+            every = kept & every
+        return roots, every
+
+    def value(self, s, tau, xp):
+        (r,), kept = self._roots((s,), first(s), tau, xp)
+        return xp.where(kept, s / r, xp.zeros_like(r))
+
+    def difference(self, a, b, tau, xp):
+        (ra, rb), kept = self._roots((a.s, b.s), first(a.s, -2), tau, xp)
+        P = xp.where(kept, a.s * b.s + ra * rb + tau, xp.ones_like(ra * rb))
+        apart = partial(quotient, a.y, b.y, a.s, b.s, xp)
+        return _unless(kept, tau * (1 / ra + 1 / rb) / P, apart, xp)
+
+    def second_difference(self, points, d, tau, xp):
+        a, b, c = (point.s for point in points)
+        (ra, rb, rc), kept = self._roots((a, b, c), first(a, -3), tau, xp)
+        one = xp.ones_like(ra * rb * rc)
+        Pab, Pac = (
+            xp.where(kept, a * s + ra * r + tau, one) for s, r in ((b, rb), (c, rc))
+        )
+        slope = (b + c) / (rb + rc)
+        inside = slope / (rb * rc) * Pac + (1 / ra + 1 / rc) * (a + ra * slope)
+        apart = partial(extreme_difference, (a, b, c), d, xp)
+        return _unless(kept, -tau * inside / (Pab * Pac), apart, xp)
+
+    def tau_derivative(self, s, y, tau, xp):
+        (r,), _ = self._roots((s,), first(s), tau, xp)
+        return -y / (2 * r * r)
+
+    def tau_difference(self, a, b, tau, xp):
+        (ra, rb), kept = self._roots((a.s, b.s), first(a.s, -2), tau, xp)
+        inside = self.difference(a, b, tau, xp) - b.y * (a.s + b.s) / (rb * rb)
+        apart = partial(quotient, a.t, b.t, a.s, b.s, xp)
+        return _unless(kept, -inside / (2 * ra * ra), apart, xp)
+
+    def tau_second_derivative(self, s, y, tau, xp):
+        (r,), _ = self._roots((s,), first(s), tau, xp)
+        return 3 * y / (4 * r**4)
 
 
 def _unless(

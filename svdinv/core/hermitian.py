@@ -135,14 +135,18 @@ class _Root(HermitianFunction):
     """A function of positive semidefinite matrices.
 
     Eigenvalues up to rounding level of the largest modulus count as 0 in the
-    derivatives, and clearly negative ones are NaN.
+    derivatives, and clearly negative ones are NaN. Of matrices that are `ridged`, all
+    of whose eigenvalues mean something, positive ones up to a sixteenth of that do.
     """
+
+    ridged: bool = False
 
     def domain(self, w, xp):
         if known_equal(w.shape[-1], 0):
             return w  # has no largest
         level = rounding_rtol(w, xp) * xp.max(xp.abs(w), axis=-1, keepdims=True)
-        kept = xp.where(w > level, w, xp.zeros_like(w))
+        least = level / 16 if self.ridged else level
+        kept = xp.where(w > least, w, xp.zeros_like(w))
         return nan_unless(w >= -level, kept, xp)
 
 
@@ -196,6 +200,7 @@ class InverseSquareRoot(_Root):
     Clearly negative eigenvalues give NaN.
     """
 
+    ridged: bool = False
     degree: ClassVar[float] = -0.5
 
     def value(self, w, xp):

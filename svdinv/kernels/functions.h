@@ -8,7 +8,10 @@
 #include "consistent.h"
 
 /* With RELATIVE added, tau is a multiple of the largest value, or of 1 if that is 0. */
-enum { GIVEN, SOFT, HARD, RANK, LARGEST, RECIPROCAL, TIKHONOV, SAMPLED, RELATIVE = 8 };
+enum {
+  GIVEN, SOFT, HARD, RANK, LARGEST, RECIPROCAL, TIKHONOV, SAMPLED, WHITENING,
+  RELATIVE = 16
+};
 
 #define FUNCTION(task) ((int)(task)->number[0] & ~RELATIVE)
 #define IS_RELATIVE(task) ((int)(task)->number[0] & RELATIVE)
@@ -63,11 +66,13 @@ static V function_of(V *y, const V *s, const Task *task, const Array *from,
     return tau;
   }
   const V least = f == RECIPROCAL ? cut * top : tau;
-  const V size = cut * cut * (top * top + tau * tau);
+  const V added = f == WHITENING ? tau : tau * tau, size = cut * cut * (top * top + added);
   const I known = tau == tau;
   for (int i = 0; i < n; i++) {
-    const V x = s[i], square = x * x + tau * tau;
-    if (f == TIKHONOV) y[i] = safe_quotient(x, square, ~(square <= size));
+    const V x = s[i], square = x * x + added;
+    const I large = ~(square <= size);
+    if (f == TIKHONOV) y[i] = safe_quotient(x, square, large);
+    else if (f == WHITENING) y[i] = safe_quotient(x, root(square), large);
     else if (f == RECIPROCAL) y[i] = safe_quotient(fill(1), x, ~(x <= least));
     else if (f == RANK) y[i] = i < rank ? SELECT(x > zero, x, zero) : zero;
     else {
@@ -117,6 +122,30 @@ static void tikhonov_differences(V *minus, V *slope, const V *s, const V *u, V t
       minus[i * n + j] = minus[j * n + i] = less;
     }
   for (int i = 0; i < n; i++) slope[i] = -2 * u[i] * v[i];
+}
+
+/* The same of s / sqrt(s^2 + tau). */
+static void whitening_differences(V *minus, V *slope, const V *s, const V *y, V tau, T cut,
+                                  int n) {
+  const V size = cut * cut * (s[0] * s[0] + tau), one = fill(1);
+  V *r = slope; /* 0 where f is cut */
+  for (int i = 0; i < n; i++) {
+    const V square = s[i] * s[i] + tau;
+    r[i] = SELECT(~(square <= size), root(square), (V){0});
+  }
+  for (int i = 0; i < n; i++)
+    for (int j = 0; j <= i; j++) {
+      const I both = ~((r[i] == (V){0}) | (r[j] == (V){0}));
+      const V gap = s[i] - s[j], P = s[i] * s[j] + r[i] * r[j] + tau;
+      const V a = SELECT(both, r[i], one), b = SELECT(both, r[j], one);
+      const V inside = safe_quotient(tau * (1 / a + 1 / b), P, both);
+      const V apart = safe_quotient(y[i] - y[j], gap, ~(gap == (V){0}));
+      minus[i * n + j] = minus[j * n + i] = SELECT(both, inside, apart);
+    }
+  for (int i = 0; i < n; i++) {
+    const I kept = ~(r[i] == (V){0});
+    slope[i] = -safe_quotient(y[i], 2 * r[i] * r[i], kept);
+  }
 }
 
 /* D-, D+ and phi of a function with a jump at 0, as `coefficients` in spectral.py; `s`
@@ -173,6 +202,8 @@ static void divided_differences(V *minus, V *plus, V *phi, V *slope, V *s, const
   }
   if (f == TIKHONOV) {
     tikhonov_differences(minus, slope, s, y, tau, cutoff(task), n);
+  } else if (f == WHITENING) {
+    whitening_differences(minus, slope, s, y, tau, cutoff(task), n);
   } else if (f != SAMPLED) {
     const I every = f == RANK ? fill_int(-(n <= task->number[1])) : tau == (V){0};
     threshold_differences(minus, slope, s, y, every, f == SOFT, n);

@@ -25,6 +25,7 @@ from svdinv.core.functions import (
     ProperRotation,
     Reciprocal,
     Tikhonov,
+    Whitening,
     TopSubgradient,
 )
 from svdinv.core.hermitian import (
@@ -289,6 +290,8 @@ def knows(function: Any, A: Array, tau: Array | None) -> tuple[float, float] | N
         return _RECIPROCAL, function.rcond
     if kind is Tikhonov:
         return _TIKHONOV, function.rcond
+    if kind is Whitening:
+        return _WHITENING, 0.0
     return None
 
 
@@ -618,8 +621,8 @@ _CODES: dict[HermitianFunction, int] = {
 }
 # As in functions.h.
 _SOFT, _HARD, _RANK, _LARGEST = 1.0, 2.0, 3.0, 4.0
-_RECIPROCAL, _TIKHONOV, _SAMPLED = 5.0, 6.0, 7.0
-_RELATIVE, _GIVEN = 8.0, (0.0, 0.0)
+_RECIPROCAL, _TIKHONOV, _SAMPLED, _WHITENING = 5.0, 6.0, 7.0, 8.0
+_RELATIVE, _GIVEN = 16.0, (0.0, 0.0)
 _ONES = Polar()
 _STEPS = Polar, ProperRotation  # of which the values are given; no derived classes
 

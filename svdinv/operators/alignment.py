@@ -193,8 +193,8 @@ def kabsch(
     Perfect fits, planar points and repeated singular values are regular. With
     `reflection`, all of the values count as positive, and planar points, which a
     reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
-    gradient is 0 there. The second derivatives of its square, which has none, are lost
-    then; those of the mean squared distance, written with the motion, are not.
+    gradient is 0 there. Its square has the right gradient, too, but second derivatives
+    of 0: for these, write the mean squared distance with the motion.
 
     Points P or Q on a line in space, any other points whose covariance has rank 1, or a
     reflection with s_{d-1} = s_d, leave a turn free: of points on a line, any turn

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 from svdinv.core.backend import Backend
-from svdinv.core.functions import TopSubgradient
+from svdinv.core.functions import TopSubgradient, Whitening
 from svdinv.core.gauge import Gauge
 from svdinv.core.hermitian import InverseSquareRoot
 from svdinv.core.hermitian_operations import Eigh
@@ -41,7 +41,7 @@ from svdinv.operators._arguments import (
 from svdinv.operators._maps import with_tau
 from svdinv.operators._registry import operator
 from svdinv.operators.decompositions import phase_of_pivot
-from svdinv.operators.hermitian import powm
+from svdinv.operators.hermitian import hermitian_map, powm
 from svdinv.operators.least_squares import pinv
 
 Kind: TypeAlias = Literal["zca", "pca"]
@@ -89,16 +89,16 @@ def whiten(
     The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
     that do not depend on the basis where variances are equal, as for `eigh`.
 
-    ZCA is sqrt(N) times the polar factor of X without its mean [1]_; epsilon adds p
-    samples, the rows of sqrt(N epsilon) I. Errors are of the order of eps times the
-    ratio of the largest standard deviation to the smallest, with epsilon in both
-    variances. Deviations up to 64 eps of the largest count as 0, and the derivative is
-    that of changes which leave them 0. That in an array epsilon is 0 where it is 0.
+    ZCA is U f(S) V^H with f(s) = s / sqrt(s^2 / N + epsilon), of the singular values s
+    of X without its mean: sqrt(N) times the polar factor without epsilon [1]_. Errors
+    are of the order of eps times the ratio of the largest deviation to the smallest,
+    each with epsilon in its variance. Deviations up to 64 eps of the largest count as
+    0, and the derivative is that of changes which leave them 0.
 
     With a given covariance, samples are multiplied by a function of it. Of many samples
     that is faster; errors are of the order of eps times the ratio of the variances.
-    Without epsilon, those up to 64 eps of the largest count as 0. Second derivatives in
-    a covariance need variances that are distinct.
+    Variances with epsilon up to 4 eps of the largest count as 0, without it those up to
+    64 eps.
 
     References
     ----------
@@ -116,31 +116,30 @@ def whiten(
     )
     tau = per_batch(backend, epsilon, X, 2, "epsilon")
     centred, m = _centred(backend, X) if m is None else (X - m[..., None, :], m)
-    size = abs_max(backend.stop_gradient(centred), xp)
+    if C is None:
+        size = abs_max(backend.stop_gradient(centred), xp)
+    else:
+        size = xp.sqrt(abs_max(backend.stop_gradient(C), xp))
     centred, unit, tau = _scaled(backend, centred, size, tau)
-    added = None if _is_zero(epsilon) else tau
+    exact, sampled = _is_zero(epsilon), C is None
     if C is None:
         C = _covariance(backend, centred, centred)
         covariance = C * cast(unit, C, xp) * cast(unit, C, xp)
-        rows = centred if added is None else _with_ridge(backend, centred, C, added)
-        if kind == "zca":
-            p = 0 if added is None else centred.shape[-1]
-            white = _polar(backend, rows)[..., p:, :]
-            white = white * _count(backend, centred) ** 0.5
-            return Whitened(restore(white), restore(m), restore(covariance))
-        if added is None:  # with as many rows as columns, V has all of these
-            rows = xp.concat([rows, xp.zeros_like(C)], axis=-2)
-        scale, V = _components(backend, rows, _count(backend, centred, size), given)
     else:
         covariance, C = C, C * cast(1 / unit, C, xp) * cast(1 / unit, C, xp)
-        scale, V = _components_of(backend, C, added, given)
-    W = V * cast(scale, V, xp)[..., None, :]
-    if kind == "zca":
-        W = product(W, adjoint(V, xp), backend.call, xp)
-    elif not known_equal(V.shape[-1], 0):
-        phases = phase_of_pivot(backend, xp.matrix_transpose(V))
-        W = W * xp.matrix_transpose(phases)
-    white = product(centred, W, backend.call, xp)
+    if kind == "zca" and sampled:
+        white = _whitened(backend, centred, None if exact else tau)
+    else:
+        if kind == "zca":
+            root = InverseSquareRoot(ridged=not exact)
+            W = hermitian_map(backend, _with_ridge(backend, C, tau), root)
+        else:
+            scale, V = _components(backend, centred, C, tau, exact, sampled, given)
+            if not known_equal(V.shape[-1], 0):
+                rows = xp.matrix_transpose(V)
+                V = xp.matrix_transpose(rows * phase_of_pivot(backend, rows))
+            W = V * cast(scale, V, xp)[..., None, :]
+        white = product(centred, W, backend.call, xp)
     return Whitened(restore(white), restore(m), restore(covariance))
 
 
@@ -328,44 +327,42 @@ def _polar(backend: Backend, X: Array) -> Array:
     return with_tau(backend, X, TopSubgradient(None), None, False, "auto")
 
 
-def _with_ridge(backend: Backend, X: Array, C: Array, tau: Array) -> Array:
-    """The rows of sqrt(N tau) I, and those of X; their Gram matrix is N (C + tau)."""
-    xp, positive = backend.xp, tau > 0
-    root = xp.sqrt(xp.where(positive, tau, xp.ones_like(tau)))
-    root = xp.where(positive, root, xp.zeros_like(root))
-    root = cast(root * _count(backend, X, root) ** 0.5, X, xp)
-    return xp.concat([root[..., None] * identity_like(C, xp), X], axis=-2)
+def _whitened(backend: Backend, X: Array, tau: Array | None) -> Array:
+    """Whiten samples without a mean by ZCA, with tau added to variances, or none."""
+    if tau is None:
+        return _polar(backend, X) * _count(backend, X) ** 0.5
+    count = _count(backend, X, tau)
+    white = with_tau(backend, X, Whitening(), count * tau, False, "auto")
+    return white * _count(backend, X) ** 0.5
 
 
 def _components(
-    backend: Backend, X: Array, count: Any, given: Array
+    backend: Backend,
+    X: Array,
+    C: Array,
+    tau: Array,
+    exact: bool,
+    sampled: bool,
+    given: Array,
 ) -> tuple[Array, Array]:
     """Inverse deviations, the smallest first, and components in columns.
 
-    Of X^H X / count. Deviations that are rounding errors give 0.
+    Of C + tau or, if it is `sampled`, of X, whose covariance is C; `exact` says that
+    tau is 0. Deviations that are rounding errors give 0, and negative variances NaN.
     """
     xp = backend.xp
-    _, S, Vh = backend.call(in_precision(backend, SVD(), given, X), X)
-    lost = rounding_rtol(S, xp) * first(S) >= S
-    scale = count**0.5 / xp.where(lost, xp.ones_like(S), S)
-    return xp.where(lost, xp.zeros_like(S), scale), adjoint(Vh, xp)
-
-
-def _components_of(
-    backend: Backend, C: Array, tau: Array | None, given: Array
-) -> tuple[Array, Array]:
-    """Likewise of the covariance C + tau; clearly negative variances are NaN.
-
-    Where tau is 0, those that are rounding errors give 0.
-    """
-    xp = backend.xp
-    w, V = backend.call(in_precision(backend, Eigh(), given, C), -C)
-    kept = InverseSquareRoot().domain(-w, xp)
-    if tau is not None:
-        ridged = xp.maximum(-w, xp.zeros_like(w)) + tau
-        kept = xp.where((tau > 0) & (kept >= 0), ridged, kept)
-    root = xp.sqrt(xp.where(kept != 0, kept, xp.ones_like(kept)))
-    return xp.where(kept != 0, 1 / root, xp.zeros_like(root)), V
+    if sampled:
+        operation = in_precision(backend, SVD(), given, X)
+        # With as many rows as columns, V has all of these.
+        rows = xp.concat([X, xp.zeros_like(C)], axis=-2)
+        _, S, Vh = backend.call(operation, rows)
+        w, V = S * S / _count(backend, X, S) + tau, adjoint(Vh, xp)
+        w = xp.where(w <= rounding_rtol(w, xp) ** 2 * first(w), xp.zeros_like(w), w)
+    else:
+        w, V = backend.call(in_precision(backend, Eigh(), given, X), -C)
+        w = InverseSquareRoot(ridged=not exact).domain(tau - w, xp)
+    root = xp.sqrt(xp.where(w != 0, w, xp.ones_like(w)))
+    return xp.where(w != 0, 1 / root, xp.zeros_like(w)), V
 
 
 def _is_zero(number: Any) -> bool:
@@ -383,3 +380,8 @@ def _count(backend: Backend, X: Array, like: Array | None = None) -> Any:
     """Count the samples, in the dtype of X or of another array if it is no number."""
     n = lengths(backend, X)[0]
     return n if isinstance(n, int) else cast(n, X if like is None else like, backend.xp)
+
+
+def _with_ridge(backend: Backend, C: Array, tau: Array) -> Array:
+    ridge = cast(tau, C, backend.xp)[..., None]
+    return C + ridge * identity_like(C, backend.xp)

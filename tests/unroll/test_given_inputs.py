@@ -374,6 +374,7 @@ def _changes():
     yield {"kspace": coils, "maps": maps / 20}, r"are 0\.005 at most: .* by 0\.0707"
     yield {"kspace": kspace * (np.arange(20) % 5 == 0)}, "80% of the samples"
     yield {"truth": 0 * kspace}, "zero everywhere"
+    yield {"maps": maps}, "if the file has maps"
     yield {"kspace": None, "samples": np.ones(SIZE)}, r"must be \(3, H, W\)"
 
 

@@ -186,6 +186,14 @@ def test_solver_of_numpy_finds_the_same_image_and_gradient(recipe, tmp_path):
         assert gradient[name] == pytest.approx(float(parameter.grad), abs=1e-8), name
 
 
+def test_samples_without_noise_are_put_back_and_others_are_not():
+    truth, mask = problem(1, 3, 12, 12)
+    exact = network(RECIPE)(truth * mask, mask)
+    torch.testing.assert_close(exact[mask], truth[mask])
+    noisy = network(NOISY)(truth * mask, mask)
+    assert (noisy[mask] - truth[mask]).abs().max() > 1e-3
+
+
 def test_begins_with_the_network_inside_and_keeps_its_weights():
     inside = Refined(network=TLR(cells=2, features=3), features=(3, 4))
     recipe = replace(RECIPE, network=inside, cells=0)

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import array_api_compat as compat
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -357,6 +358,20 @@ def test_a_trace_that_would_hold_a_constant_is_refused():
             warnings.catch_warnings(action="ignore"),  # `torch.jit` is deprecated
         ):
             trace(lambda x: A(x))
+
+
+def test_functions_of_the_frameworks_own_arrays():
+    seen = []
+
+    def forward(x):
+        seen.append(compat.is_torch_array(x))
+        return x[0]
+
+    A = Wrapped(forward, lambda y: torch.stack([y, 0 * y]), (2, 3), (3,), arrays="own")
+    x = torch.ones(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(A, (x,))
+    assert seen
+    assert all(seen)
 
 
 @pytest.mark.parametrize("arrays", ["numpy", "own"])
