@@ -452,8 +452,8 @@ class Operators(Generic[Array, ArrayLike]):
         Perfect fits, planar points and repeated singular values are regular. With
         `reflection`, all of the values count as positive, and planar points, which a
         reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
-        gradient is 0 there. The second derivatives of its square, which has none, are lost
-        then; those of the mean squared distance, written with the motion, are not.
+        gradient is 0 there. Its square has the right gradient, too, but second derivatives
+        of 0: for these, write the mean squared distance with the motion.
 
         Points P or Q on a line in space, any other points whose covariance has rank 1, or a
         reflection with s_{d-1} = s_d, leave a turn free: of points on a line, any turn
@@ -1696,16 +1696,16 @@ class Operators(Generic[Array, ArrayLike]):
         The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
         that do not depend on the basis where variances are equal, as for `eigh`.
 
-        ZCA is sqrt(N) times the polar factor of X without its mean [1]_; epsilon adds p
-        samples, the rows of sqrt(N epsilon) I. Errors are of the order of eps times the
-        ratio of the largest standard deviation to the smallest, with epsilon in both
-        variances. Deviations up to 64 eps of the largest count as 0, and the derivative is
-        that of changes which leave them 0. That in an array epsilon is 0 where it is 0.
+        ZCA is U f(S) V^H with f(s) = s / sqrt(s^2 / N + epsilon), of the singular values s
+        of X without its mean: sqrt(N) times the polar factor without epsilon [1]_. Errors
+        are of the order of eps times the ratio of the largest deviation to the smallest,
+        each with epsilon in its variance. Deviations up to 64 eps of the largest count as
+        0, and the derivative is that of changes which leave them 0.
 
         With a given covariance, samples are multiplied by a function of it. Of many samples
         that is faster; errors are of the order of eps times the ratio of the variances.
-        Without epsilon, those up to 64 eps of the largest count as 0. Second derivatives in
-        a covariance need variances that are distinct.
+        Variances with epsilon up to 4 eps of the largest count as 0, without it those up to
+        64 eps.
 
         References
         ----------

@@ -25,8 +25,8 @@ from svdinv.core.functions import (
     ProperRotation,
     Reciprocal,
     Tikhonov,
-    Whitening,
     TopSubgradient,
+    Whitening,
 )
 from svdinv.core.hermitian import (
     HermitianFunction,
