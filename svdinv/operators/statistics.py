@@ -121,24 +121,23 @@ def whiten(
     else:
         size = xp.sqrt(abs_max(backend.stop_gradient(C), xp))
     centred, unit, tau = _scaled(backend, centred, size, tau)
-    exact, sampled = _is_zero(epsilon), C is None
+    ridged, sampled = not _is_zero(epsilon), C is None
     if C is None:
         C = _covariance(backend, centred, centred)
         covariance = C * cast(unit, C, xp) * cast(unit, C, xp)
     else:
         covariance, C = C, C * cast(1 / unit, C, xp) * cast(1 / unit, C, xp)
     if kind == "zca" and sampled:
-        white = _whitened(backend, centred, None if exact else tau)
+        white = _whitened(backend, centred, tau if ridged else None)
     else:
+        root = InverseSquareRoot(ridged)
         if kind == "zca":
-            root = InverseSquareRoot(ridged=not exact)
             W = hermitian_map(backend, _with_ridge(backend, C, tau), root)
+        elif sampled:
+            W = _to_components(backend, *_variances(backend, centred, C, tau, given))
         else:
-            scale, V = _components(backend, centred, C, tau, exact, sampled, given)
-            if not known_equal(V.shape[-1], 0):
-                rows = xp.matrix_transpose(V)
-                V = xp.matrix_transpose(rows * phase_of_pivot(backend, rows))
-            W = V * cast(scale, V, xp)[..., None, :]
+            w, V = backend.call(in_precision(backend, Eigh(), given, X), -C)
+            W = _to_components(backend, root.domain(tau - w, xp), V)
         white = product(centred, W, backend.call, xp)
     return Whitened(restore(white), restore(m), restore(covariance))
 
@@ -336,33 +335,32 @@ def _whitened(backend: Backend, X: Array, tau: Array | None) -> Array:
     return white * _count(backend, X) ** 0.5
 
 
-def _components(
-    backend: Backend,
-    X: Array,
-    C: Array,
-    tau: Array,
-    exact: bool,
-    sampled: bool,
-    given: Array,
+def _variances(
+    backend: Backend, X: Array, C: Array, tau: Array, given: Array
 ) -> tuple[Array, Array]:
-    """Inverse deviations, the smallest first, and components in columns.
+    """Variances of X with tau, the largest first, and components in columns.
 
-    Of C + tau or, if it is `sampled`, of X, whose covariance is C; `exact` says that
-    tau is 0. Deviations that are rounding errors give 0, and negative variances NaN.
+    Those that are rounding errors are 0.
     """
     xp = backend.xp
-    if sampled:
-        operation = in_precision(backend, SVD(), given, X)
-        # With as many rows as columns, V has all of these.
-        rows = xp.concat([X, xp.zeros_like(C)], axis=-2)
-        _, S, Vh = backend.call(operation, rows)
-        w, V = S * S / _count(backend, X, S) + tau, adjoint(Vh, xp)
-        w = xp.where(w <= rounding_rtol(w, xp) ** 2 * first(w), xp.zeros_like(w), w)
-    else:
-        w, V = backend.call(in_precision(backend, Eigh(), given, X), -C)
-        w = InverseSquareRoot(ridged=not exact).domain(tau - w, xp)
+    # With as many rows as columns, V has all of these.
+    rows = xp.concat([X, xp.zeros_like(C)], axis=-2)
+    _, S, Vh = backend.call(in_precision(backend, SVD(), given, X), rows)
+    w = S * S / _count(backend, X, S) + tau
+    lost = w <= rounding_rtol(w, xp) ** 2 * first(w)
+    return xp.where(lost, xp.zeros_like(w), w), adjoint(Vh, xp)
+
+
+def _to_components(backend: Backend, w: Array, V: Array) -> Array:
+    """Components over their deviations, in columns; 0 where the variance w is 0."""
+    xp = backend.xp
+    if known_equal(V.shape[-1], 0):
+        return V
+    rows = xp.matrix_transpose(V)
+    V = xp.matrix_transpose(rows * phase_of_pivot(backend, rows))
     root = xp.sqrt(xp.where(w != 0, w, xp.ones_like(w)))
-    return xp.where(w != 0, 1 / root, xp.zeros_like(w)), V
+    scale = xp.where(w != 0, 1 / root, xp.zeros_like(w))
+    return V * cast(scale, V, xp)[..., None, :]
 
 
 def _is_zero(number: Any) -> bool:
