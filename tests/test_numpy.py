@@ -111,6 +111,10 @@ ARRAY_FUNCTIONS = {
     "solve": lambda xp, a, b: xp.linalg.solve(a + 3 * xp.eye(3, dtype=a.dtype), b),
     "solve of a vector": lambda xp, a, b: xp.linalg.solve(
         a[0, ...] + 3 * xp.eye(3, dtype=a.dtype), b[0, 0, :]),
+    "solve of one for many": lambda xp, a, b: xp.linalg.solve(
+        a[0, ...] + 3 * xp.eye(3, dtype=a.dtype), b),
+    "solve of many for one": lambda xp, a, b: xp.linalg.solve(
+        a + 3 * xp.eye(3, dtype=a.dtype), b[:1, ...]),
     "inv": lambda xp, a, b: xp.linalg.inv(a + 3 * xp.eye(3, dtype=a.dtype)),
     "sign": lambda xp, a, b: xp.sign(a) * xp.real(b) if a.dtype == xp.complex128
     else xp.sign(a - 0.1) * b,
@@ -1032,6 +1036,13 @@ class TestCuPy:
                 for f in (function, getattr(svn, name))
             )  # fmt: skip
             assert ours == theirs
+
+    def test_memory_of_what_is_no_array_is_not_shared(self):
+        """CuPy's own function ends the process."""
+        from svdinv.backends.cupy_namespace import may_share_memory
+
+        assert not may_share_memory(None, None)
+        assert not may_share_memory(np.ones(3), np.ones(3))
 
     def test_the_namespace_has_all_that_core_uses(self):
         """Every function that core names exists in CuPy's namespace."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import cupy as compat
+from array_api_compat import is_cupy_array
 from array_api_compat.cupy import *  # noqa: F403
 
 from svdinv.core.approximate import svd_by_approximation, svd_in_double
@@ -31,6 +32,12 @@ def _own_svd(A: Any, full_matrices: bool = False) -> tuple[Any, ...]:
     unit = scaled(abs_max(A, compat), compat)[1]
     U, S, Vh = compat.linalg.svd(A / unit, full_matrices=full_matrices)
     return marked(A, (U, S * unit[..., 0], Vh), compat)
+
+
+def may_share_memory(x: Any, y: Any) -> bool:
+    """As CuPy's, which ends the process if one of them is no array of CuPy."""
+    arrays = is_cupy_array(x) and is_cupy_array(y)
+    return arrays and compat.may_share_memory(x, y)
 
 
 class _Linalg:

@@ -14,6 +14,7 @@ from operator import attrgetter, index
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from array_api_compat import device
 
 from svdinv.backends import numpy_functions
@@ -164,10 +165,10 @@ def _of_sum(
 
 def _of_diagonal(xp: Namespace, a: Array) -> Any:
     def back(g: Array) -> Array:
-        whole = xp.zeros(a.shape, dtype=g.dtype, device=device(g))
-        for i in range(g.shape[-1]):
-            whole[..., i, i] = g[..., i]
-        return whole
+        *batch, m, n = a.shape
+        whole = xp.zeros((*batch, m * n), dtype=g.dtype, device=device(g))
+        whole[..., : g.shape[-1] * n : n + 1] = g
+        return xp.reshape(whole, a.shape)
 
     return back
 
@@ -609,6 +610,9 @@ class TapedNamespace:
         """Solution x of a x = b."""
         if b.ndim == 1:
             return self.solution(a, b[:, None])[..., 0]
+        if a.shape[:-2] != b.shape[:-2]:  # CuPy's own does not broadcast
+            batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+            a, b = (self.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
 
         def push(x, y, dx):
             terms = [] if dx[1] is None else [dx[1]]

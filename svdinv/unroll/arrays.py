@@ -100,9 +100,11 @@ def backend(x: Array) -> Any:
 
 
 def like(x: Any, other: Array, xp: Namespace) -> Array:
-    """Cast `x` to the dtype of `other`, since not every framework mixes dtypes."""
+    """Cast `x`, or a number of NumPy, to the dtype and framework of `other`."""
     if isinstance(x, np.generic):  # the result of NumPy functions of 0-d arrays
         x = np.asarray(x)
+    if compat.is_numpy_array(x) and not compat.is_numpy_array(other):
+        x = xp.asarray(x, **on_device(other))
     return cast(x, other, xp)
 
 

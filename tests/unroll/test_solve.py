@@ -89,6 +89,17 @@ def test_every_framework_solves(name, arrays, measured, rng):
         first = {"state": expected.state}
 
 
+def test_numbers_of_numpy_are_parameters_and_weights(arrays, measured):
+    y, A = measured
+    options = {"algorithm": FISTA(), "iterations": 3}
+    expected = solve(Problem(y, A), Casorati(0.5), **options)
+    for number in (np.float64, np.float32, np.array):
+        step = {"step": number(expected.parameters["step"])}
+        R = Casorati(np.array(0.5))
+        found = solve(Problem(arrays.array(y), A), R, parameters=step, **options)
+        np.testing.assert_allclose(arrays.numpy(found.image), expected.image, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", SCHEMES)
 def test_resuming_is_as_if_there_had_been_no_end(name, measured):
     algorithm, R = SCHEMES[name]

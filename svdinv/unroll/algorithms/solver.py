@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from array_api_compat import is_numpy_array
@@ -23,7 +23,15 @@ from svdinv.unroll.algorithms.iterations import (
     LowRankPlusSparse,
     State,
 )
-from svdinv.unroll.arrays import Array, as_float, cast_like, is_complex, namespace, norm
+from svdinv.unroll.arrays import (
+    Array,
+    as_float,
+    cast_like,
+    is_complex,
+    namespace,
+    norm,
+    on_device,
+)
 from svdinv.unroll.fidelity import DataFidelity
 from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.priors import Prior
@@ -190,7 +198,7 @@ def solve(
             )
         if objective and usable and not hasattr(each, "value"):
             raise TypeError(f"prior needs value(x), or objective=False: {each!r}")
-    problem = problem.only_measured()
+    problem = _on_device(problem.only_measured())
     algorithm = _default_algorithm(problem, prior) if algorithm is None else algorithm
     if not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm must be an Algorithm, got {algorithm!r}")
@@ -227,6 +235,8 @@ def solve(
                 raise TypeError(f"parameter {name} must be a number, got {value!r}")
         elif not 0 < float(value) < math.inf:
             raise ValueError(f"parameter {name} must be positive, got {value!r}")
+        else:
+            passed[name] = float(value)  # of NumPy, too
     p = algorithm.with_defaults(passed, problem, like, prior)
     if x0 is None and state is None and not passed:
         first = algorithm.first_image(problem, like, p)
@@ -264,6 +274,20 @@ def solve(
         part = Solution(current["x"], history[:count], count, "interrupted", current, p)
         raise Interrupted(part) from interrupt
     return Solution(current["x"], history, count, stopped, current, p)
+
+
+def _on_device(problem: Problem) -> Problem:
+    """Convert arrays of NumPy once, which A would do each time that it is applied."""
+    y = problem.y
+    if is_numpy_array(untraced(y)):
+        return problem
+    xp = namespace(y)
+
+    def convert(x: Array) -> Array:
+        return xp.asarray(x, **on_device(y)) if is_numpy_array(x) else x
+
+    fidelity = problem.fidelity.replace_arrays(convert)
+    return replace(problem, A=problem.A.replace_arrays(convert), fidelity=fidelity)
 
 
 def _untraced(state: State) -> State:
