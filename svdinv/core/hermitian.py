@@ -135,8 +135,8 @@ class _Root(HermitianFunction):
     """A function of positive semidefinite matrices.
 
     Eigenvalues up to rounding level of the largest modulus count as 0 in the
-    derivatives, and clearly negative ones are NaN. Of matrices that are `ridged`, all
-    of whose eigenvalues mean something, positive ones up to a sixteenth of that do.
+    derivatives, and clearly negative ones are NaN. Where a ridge was added, which is
+    what `ridged` says, positive ones from a sixteenth of that level on are kept.
     """
 
     ridged: bool = False
