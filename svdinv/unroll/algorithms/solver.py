@@ -31,6 +31,7 @@ from svdinv.unroll.arrays import (
     namespace,
     norm,
     on_device,
+    to_numpy,
 )
 from svdinv.unroll.fidelity import DataFidelity
 from svdinv.unroll.interrupts import progress_bar
@@ -392,19 +393,22 @@ def _first_state(
 
 
 def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -> bool:
-    converged = True
-    if algorithm.is_slow(new):
-        rounding = 4 * eps(new["x"], namespace(new["x"]))
-        rtol = min(rtol, max(rtol / 10, rounding))
-    for name in algorithm.convergence_variables:
-        size = as_float(norm(new[name]))
+    names = algorithm.convergence_variables
+    norms = [norm(new[name]) for name in names]
+    norms += [norm(new[name] - old[name]) for name in names]
+    # All at once, since each number from a GPU is a wait for it.
+    found = to_numpy(namespace(new["x"]).stack(norms)).astype(float)
+    sizes, changes = found[: len(names)], found[len(names) :]
+    for name, size in zip(names, sizes, strict=True):
         if not math.isfinite(size):
             raise FloatingPointError(
                 f"{algorithm!r} diverged: {name!r} is not finite; its steps are too "
                 "large"
             )
-        converged &= as_float(norm(new[name] - old[name])) <= rtol * size
-    return converged
+    if algorithm.is_slow(new):
+        rounding = 4 * eps(new["x"], namespace(new["x"]))
+        rtol = min(rtol, max(rtol / 10, rounding))
+    return bool((changes <= rtol * sizes).all())
 
 
 def _check_start(x0: Array, y: Array) -> None:
