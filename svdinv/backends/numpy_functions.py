@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from inspect import signature
 from operator import mul
 from typing import Any
@@ -21,8 +22,8 @@ from svdinv.core.namespace import Array, Namespace, conj, is_complex, real
 ALIASES = {
     "power": "pow", "true_divide": "divide", "concatenate": "concat",
     "transpose": "permute_dims", "conjugate": "conj", "absolute": "abs",
-    "amax": "max", "swapaxes": "swap_axes", "positive": "copy", "arctan": "atan",
-    "arctan2": "atan2",
+    "amax": "max", "amin": "min", "swapaxes": "swap_axes", "positive": "copy",
+    "arctan": "atan", "arctan2": "atan2", "arcsin": "asin", "arccos": "acos",
 }  # fmt: skip
 
 
@@ -60,8 +61,11 @@ def _clipped(
 def norm(
     xp: Namespace, x: Array, ord: Any = None, axis: Any = None, keepdims: bool = False
 ) -> Array:
-    """Euclidean norm, whose derivative is 0 at 0."""
+    """Euclidean norm, whose derivative is 0 at 0, or the norm 1 or inf of vectors."""
     one = isinstance(axis, int | np.integer) or (axis is None and x.ndim == 1)
+    if one and ord in (1, math.inf):
+        of_sizes = xp.sum if ord == 1 else xp.max
+        return of_sizes(xp.abs(x), axis=axis, keepdims=keepdims)
     if not (ord is None or (ord == 2 if one else ord == "fro" and x.ndim == 2)):
         raise TypeError(
             f"no derivative of the norm with ord={ord!r} is known here, but of the "
@@ -158,6 +162,32 @@ def _padded(
     return array
 
 
+def _fourier_of_real(
+    xp: Namespace, a: Array, s: Any = None, axes: Any = None, norm: Any = None
+) -> Array:
+    """Fourier transform over several axes, of which the last loses half."""
+    if s is not None:
+        raise TypeError("no derivative of numpy.fft.rfftn with s is known here")
+    *others, last = listed(axes, a.ndim)
+    half = xp.fft.rfft(a, axis=last, norm=norm)
+    return xp.fft.fftn(half, axes=others, norm=norm)
+
+
+def _real_of_fourier(
+    xp: Namespace, a: Array, s: Any = None, axes: Any = None, norm: Any = None
+) -> Array:
+    """Inverse of `_fourier_of_real`; the last length is twice the half, or in `s`."""
+    *others, last = listed(axes, a.ndim)
+    if s is not None and [*s[:-1]] != [a.shape[i] for i in others]:
+        raise TypeError(
+            f"no derivative of numpy.fft.irfftn with s={tuple(s)} is known here of the "
+            f"shape {tuple(a.shape)}, all of whose axes but the last are to keep their "
+            "lengths"
+        )
+    whole = xp.fft.ifftn(a, axes=others, norm=norm)
+    return xp.fft.irfft(whole, n=s and s[-1], axis=last, norm=norm)
+
+
 def _repeated(xp: Namespace, a: Array, repeats: Any, axis: int | None = None) -> Array:
     n = a.size if axis is None else a.shape[axis]
     return taken(xp, a, xp.asarray(np.repeat(np.arange(n), repeats)), axis)
@@ -171,6 +201,54 @@ def taken(xp: Namespace, a: Array, indices: Any, axis: int | None = None) -> Arr
 
 def _along(a: Array, axis: int, places: Any) -> Array:
     return a[(*[slice(None)] * axis, places)]
+
+
+def _taken_along(
+    xp: Namespace, arr: Array, indices: Any, axis: int | None = -1
+) -> Array:
+    """Take elements along an axis by indices for each of its lines."""
+    arr, axis = (xp.reshape(arr, (-1,)), 0) if axis is None else (arr, axis)
+    axis = _within(axis, arr.ndim)
+    places = [
+        indices
+        if i == axis
+        else xp.reshape(xp.arange(n), (-1, *[1] * (arr.ndim - i - 1)))
+        for i, n in enumerate(arr.shape)
+    ]
+    return arr[tuple(places)]
+
+
+def _parts(
+    xp: Namespace, ary: Array, indices_or_sections: Any, axis: int = 0
+) -> list[Array]:
+    """Parts of equal length, or between indices."""
+    axis = _within(axis, ary.ndim)
+    n, places = ary.shape[axis], indices_or_sections
+    if isinstance(places, int | np.integer):
+        if n % places:
+            raise ValueError(f"an axis of {n} is not {places} parts of equal length")
+        places = range(n // places, n, n // places)
+    ends = zip([0, *places], [*places, n], strict=True)
+    return [_along(ary, axis, slice(*map(int, pair))) for pair in ends]
+
+
+def _average(
+    xp: Namespace,
+    a: Array,
+    axis: Any = None,
+    weights: Any = None,
+    *,
+    keepdims: bool = False,
+) -> Array:
+    if weights is None:
+        return xp.mean(a, axis=axis, keepdims=keepdims)
+    a, weights = as_arrays(xp, (a, weights))
+    if weights.shape != a.shape:  # of one axis
+        shape = [1] * a.ndim
+        shape[axis] = a.shape[axis]
+        weights = xp.reshape(weights, tuple(shape))
+    total = xp.sum(weights + xp.zeros_like(a), axis=axis, keepdims=keepdims)
+    return xp.sum(a * weights, axis=axis, keepdims=keepdims) / total
 
 
 def _moved(xp: Namespace, x: Array, source: Any, destination: Any) -> Array:
@@ -218,6 +296,12 @@ def _dot(xp: Namespace, a: Array, b: Array) -> Array:
 def _vdot(xp: Namespace, a: Array, b: Array) -> Array:
     a, b = (xp.reshape(x, (-1,)) for x in xp.arrays(a, b))
     return xp.sum(conj(a, xp) * b)
+
+
+def _power(xp: Namespace, a: Array, n: int) -> Array:
+    a = xp.linalg.inv(a) if n < 0 else a
+    eye = xp.eye(a.shape[-1], dtype=a.dtype, device=device(untraced(a)))
+    return reduce(xp.matmul, [a] * abs(n)) if n else xp.broadcast_to(eye, a.shape)
 
 
 def _diagonal(xp: Namespace, v: Array) -> Array:
@@ -288,8 +372,10 @@ def listed(axes: Any, ndim: int) -> tuple[int, ...]:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "angle": _angle,
+    "average": _average,
     "argsort": lambda xp, a, axis=-1, **order: xp.argsort(a, axis=axis, **order),
     "clip": _clipped,
+    "column_stack": lambda xp, tup: xp.concat(_rows(xp, tup, (-1, 1)), axis=1),
     "copy": lambda xp, x: xp.astype(x, x.dtype),
     "cumsum": _cumulative_sum,
     "diag": _diagonal,
@@ -306,7 +392,17 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "fft.ifft2": lambda xp, x, s=None, axes=(-2, -1), norm=None: xp.fft.ifftn(
         x, s=s, axes=axes, norm=norm
     ),
+    "fft.irfft2": lambda xp, a, s=None, axes=(-2, -1), norm=None: _real_of_fourier(
+        xp, a, s, axes, norm
+    ),
+    "fft.irfftn": _real_of_fourier,
+    "fft.rfft2": lambda xp, a, s=None, axes=(-2, -1), norm=None: _fourier_of_real(
+        xp, a, s, axes, norm
+    ),
+    "fft.rfftn": _fourier_of_real,
     "flatten": lambda xp, x: FUNCTIONS["copy"](xp, FUNCTIONS["ravel"](xp, x)),
+    "fliplr": lambda xp, m: xp.flip(m, axis=1),
+    "flipud": lambda xp, m: xp.flip(m, axis=0),
     "hstack": lambda xp, tup: xp.concat(
         arrays := _rows(xp, tup, (-1,)), axis=min(arrays[0].ndim, 2) - 1
     ),
@@ -314,8 +410,14 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "inner": _inner,
     "kron": _kronecker,
     "linalg.matmul": lambda xp, a, b: xp.matmul(a, b),
+    "linalg.matrix_norm": lambda xp, x, *, keepdims=False, ord="fro": norm(
+        xp, x, {"fro": None}.get(ord, ord), (-2, -1), keepdims
+    ),
+    "linalg.matrix_power": _power,
+    "linalg.multi_dot": lambda xp, arrays: reduce(xp.matmul, as_arrays(xp, arrays)),
     "linalg.norm": norm,
     "linalg.outer": _outer_of_vectors,
+    "linalg.vecdot": lambda xp, x1, x2, *, axis=-1: xp.vecdot(x1, x2, axis=axis),
     "linalg.trace": lambda xp, x: xp.sum(xp.linalg.diagonal(x), axis=-1),
     "moveaxis": _moved,
     "outer": _outer,
@@ -323,13 +425,21 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ravel": lambda xp, x: xp.reshape(x, (-1,)),
     "reciprocal": lambda xp, x: xp.divide(1.0, x),
     "repeat": _repeated,
+    "sort": lambda xp, a, axis=-1: _taken_along(
+        xp, a, xp.argsort(untraced(a), axis=axis), axis
+    ),
+    "split": _parts,
     "squeeze": lambda xp, x, axis=None: xp.reshape(x, _squeezed(x.shape, axis)),
     "std": std,
     "take": taken,
+    "take_along_axis": _taken_along,
     "tensordot": tensordot,
     "tile": _tiled,
     "trace": lambda xp, x: xp.sum(FUNCTIONS["diagonal"](xp, x), axis=-1),
     "var": var,
     "vdot": _vdot,
+    "vecdot": lambda xp, x1, x2, *, axis=-1: xp.sum(
+        xp.multiply(conj(x1, xp), x2), axis=axis
+    ),
     "vstack": lambda xp, tup: xp.concat(_rows(xp, tup, (1, -1)), axis=0),
 }

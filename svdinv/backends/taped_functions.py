@@ -91,6 +91,8 @@ _FACTORS: dict[str, tuple[float, ...] | Callable[..., tuple[Any, ...]]] = {
     "tan": lambda xp, a, y: (y * y + 1.0,),
     "atan": lambda xp, a, y: (xp.divide(1.0, a * a + 1.0),),
     "atan2": _of_angle,
+    "asin": lambda xp, a, y: (xp.divide(1.0, xp.sqrt(1.0 - a * a)),),
+    "acos": lambda xp, a, y: (xp.divide(-1.0, xp.sqrt(1.0 - a * a)),),
     "sinh": lambda xp, a, y: (xp.cosh(a),),
     "cosh": lambda xp, a, y: (xp.sinh(a),),
     "tanh": lambda xp, a, y: (1.0 - y * y,),
@@ -192,16 +194,26 @@ _DUAL = {
 }
 
 
-def _of_rfft(xp: Namespace, a: Array, *, axis: int = -1) -> Any:
+def _of_rfft(
+    xp: Namespace, a: Array, *, axis: int = -1, norm: str | None = None
+) -> Any:
     n = a.shape[axis]
 
     def back(g: Array) -> Array:
-        return xp.fft.irfft(_weighted(xp, g, axis, n, 0.5), n=n, axis=axis) * n
+        g = _weighted(xp, g, axis, n, 0.5)
+        return xp.fft.irfft(g, n=n, axis=axis, norm=_DUAL[norm])
 
     return back
 
 
-def _of_irfft(xp: Namespace, a: Array, *, n: int | None = None, axis: int = -1) -> Any:
+def _of_irfft(
+    xp: Namespace,
+    a: Array,
+    *,
+    n: int | None = None,
+    axis: int = -1,
+    norm: str | None = None,
+) -> Any:
     length = 2 * (a.shape[axis] - 1) if n is None else n
     if a.shape[axis] != length // 2 + 1:
         raise TypeError(
@@ -210,7 +222,8 @@ def _of_irfft(xp: Namespace, a: Array, *, n: int | None = None, axis: int = -1) 
         )
 
     def back(g: Array) -> Array:
-        return _weighted(xp, xp.fft.rfft(g, axis=axis), axis, length, 2.0) / length
+        g = xp.fft.rfft(g, axis=axis, norm=_DUAL[norm])
+        return _weighted(xp, g, axis, length, 2.0)
 
     return back
 
@@ -637,8 +650,9 @@ class TapedNamespace:
 
         return self._record(self.base.linalg.inv, push, pull, a)
 
-    def sum(self, a, axis=None, *, dtype=None, keepdims=False):
+    def sum(self, a, axis=None, *, dtype=None, keepdims=False, where=None):
         a = a if dtype is None else self.astype(a, dtype)
+        a = a if where is None else self.where(where, a, 0.0)
         return self._moving(self.base.sum, _of_sum, a, axis=axis, keepdims=keepdims)
 
     def mean(self, a, axis=None, *, keepdims=False):
