@@ -644,3 +644,37 @@ def test_an_operator_knows_the_precision_around_it(precision, monkeypatch):
         jax.jit(lambda A: face.svd(A).S)(A)
         face.eigh(A.astype(np.float64))
     assert asked == [precision] * 2
+
+
+NORMS = {
+    "svdvals": face.svdvals,
+    "nuclear_norm": face.nuclear_norm,
+    "spectral_norm": face.spectral_norm,
+    "ky_fan_norm": lambda A: face.ky_fan_norm(A, 2),
+    "schatten_norm": lambda A: face.schatten_norm(A, 1.5),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_values_alone_need_no_vectors(name):
+    """What is not differentiated decomposes as `jnp.linalg.svd` without vectors."""
+    f, A = NORMS[name], jnp.asarray(matrices((2, 70, 65), np.float64))
+    A = A.at[1].set(0)
+    traced = str(jax.make_jaxpr(f)(A))
+    assert "SingularValues" in traced
+    assert "Factorise" not in traced
+    assert "Factorise" in str(jax.make_jaxpr(jax.vjp, static_argnums=0)(f, A)) or (
+        name == "svdvals"
+    )
+    value, pullback = jax.vjp(f, A)
+    for found in (f(A), jax.jit(f)(A), jax.vmap(f)(A)):
+        np.testing.assert_allclose(found, value, rtol=1e-13, atol=1e-14)
+    g = jnp.cos(jnp.arange(value.size)).reshape(value.shape)
+    d = jnp.asarray(matrices(A.shape, np.float64, 1))
+    along = jax.jvp(jax.jit(f), (A,), (d,))[1]
+    (gA,) = pullback(g)
+    np.testing.assert_allclose(jnp.vdot(g, along), jnp.vdot(gA, d), rtol=1e-10)
+    for nothing in (jnp.ones((0, 3, 2)), jnp.ones((3, 0))):
+        if name != "ky_fan_norm":
+            assert jax.jit(f)(nothing).shape == f(nothing).shape
+    assert np.isnan(jax.jit(f)(A.at[0, 0, 0].set(jnp.nan))[0]).all()

@@ -1418,3 +1418,34 @@ def test_forward_mode_over_a_backward_pass_without_a_graph(function):
         (found,) = torch.autograd.grad(y, A, moving, retain_graph=True)
         tangent = forward_ad.unpack_dual(found).tangent
     torch.testing.assert_close(tangent, torch.autograd.grad(y, A, dG)[0])
+
+
+@pytest.mark.parametrize("p", [0.5, 1.5, 3.0])
+@pytest.mark.parametrize("shape", [(5, 4, 3), (70, 65), (2, 0, 3), (0, 3, 2)])
+def test_a_norm_without_gradient_is_that_with_it(p, shape):
+    A = matrices(shape)
+    A[..., 1:, :] *= 0
+    for M in (A, 1e200 * A, 0 * A):
+        with_it = svdinv.torch.schatten_norm(M.clone().requires_grad_(), p)
+        found = svdinv.torch.schatten_norm(M, p)
+        torch.testing.assert_close(found, with_it.detach(), rtol=1e-12, atol=0)
+
+
+def test_a_function_without_gradient_is_called_for_the_singular_values_alone():
+    """Its slopes, at eight points for each pair of them, would be for nothing."""
+    A = matrices((200, 150))
+    theta = torch.ones((), dtype=A.dtype, requires_grad=True)
+    shapes = []
+
+    def f(s):
+        shapes.append(tuple(s.shape))
+        return torch.tanh(theta * s)
+
+    with torch.no_grad():
+        expected = svdinv.torch.spectral_map(A, f)
+    assert shapes == [(150,)]
+    found = svdinv.torch.spectral_map(A, f)
+    assert len(shapes) > 2
+    torch.testing.assert_close(found.detach(), expected, rtol=0, atol=0)
+    (slope,) = torch.autograd.grad(found.sum(), theta)
+    assert slope != 0

@@ -12,7 +12,14 @@ from typing import Any
 from array_api_compat import device, to_device
 
 from svdinv.backends import tape
-from svdinv.backends.tape import Tape, Traced, check_plain, innermost, untraced
+from svdinv.backends.tape import (
+    Tape,
+    Traced,
+    check_plain,
+    innermost,
+    is_moving,
+    untraced,
+)
 from svdinv.backends.taped_functions import TapedNamespace
 from svdinv.core.backend import Backend, number_within
 from svdinv.core.degenerate import Repeated
@@ -134,6 +141,9 @@ class ArrayBackend(Backend):
             tuple(None if x is None else tape.constant(x) for x in group)
             for group in groups
         )
+
+    def is_constant(self, *x: Array) -> bool:
+        return not is_moving(x)
 
     def by_kernel(self, operation: Operation, *x: Any) -> Any:
         if self.memory is None:

@@ -32,6 +32,7 @@ from svdinv.core.operation import (
     rebuilt,
     some,
 )
+from svdinv.core.svd_operations import SingularValues
 from svdinv.kernels.rules import RULES
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -97,6 +98,7 @@ class _OnCPU(_Namespace):
         """As `jax.numpy.linalg`."""
 
         svd, eigh = staticmethod(jax_kernels.svd), staticmethod(jax_kernels.eigh)
+        svdvals = staticmethod(jax_kernels.svdvals)
         qr = staticmethod(jnp.linalg.qr)
 
     decomposes_quickly = staticmethod(jax_kernels.decomposes_quickly)
@@ -410,6 +412,34 @@ class JAXBackend(Backend):
             on_cpu = all(t is None or _is_on_cpu(t) for t in x)
             return operation.value(x, xp_on_cpu if on_cpu else xp)
         return _bind(operation, *x)
+
+    def is_constant(self, *x: Any) -> bool:
+        return not any(isinstance(t, jax.core.Tracer) for t in x)
+
+    def unless_differentiated(
+        self,
+        operation: SingularValues,
+        f: Callable[[Any], Any],
+        otherwise: Callable[[Any], Any],
+        A: Any,
+    ) -> Any:
+        """See `Backend`; what JAX traces may be differentiated later."""
+        # XLA's singular values of tall matrices take longer than a Gram matrix.
+        if operation.method == "auto" and jax_kernels.tall(A):
+            return otherwise(A)
+
+        def value(A: Any) -> Any:
+            return f(*_bind(operation, A))
+
+        if self.is_constant(A):
+            return value(A)
+        differentiable = jax.custom_jvp(value)
+        differentiable.defjvp(
+            lambda primals, tangents: jax.jvp(
+                _in_full_precision(otherwise), primals, tangents
+            )
+        )
+        return differentiable(A)
 
     def eps_of_products(self, A: Any, inside: bool) -> float | None:
         if A.dtype not in (jnp.float32, jnp.complex64):

@@ -23,7 +23,8 @@ from svdinv import kernels
 from svdinv.core.guarded import independent, marked
 from svdinv.core.operation import Operation, filled, present
 from svdinv.core.spectral_operations import Map, RelativeMap
-from svdinv.kernels.rules import Array, Decompose, Plan, Tall, plan
+from svdinv.core.svd_operations import SingularValues
+from svdinv.kernels.rules import Array, Decompose, Plan, Tall, plan, values_plan
 
 _TARGET = "svdinv_kernels"
 # Elements from which XLA is faster with the product U diag(y) V^H.
@@ -51,6 +52,12 @@ class Namespace:
             known = jnp.where(jnp.isfinite(A), A, jnp.nan)
             factors = jnp.linalg.svd(known, full_matrices=full_matrices)
             return marked(A, tuple(factors), jnp)
+
+        @staticmethod
+        def svdvals(A: Any) -> Any:
+            known = jnp.where(jnp.isfinite(A), A, jnp.nan)
+            S = jnp.linalg.svd(known, compute_uv=False)
+            return marked(A, (S,), jnp)[0]
 
         @staticmethod
         def eigh(A: Any) -> tuple[Any, ...]:
@@ -222,9 +229,23 @@ def eigh(A: Any) -> Any:
     return value(Decompose("eigh"), (A,), Namespace())
 
 
+def svdvals(A: Any) -> Any:
+    """Singular values, as `jax.numpy.linalg.svdvals`."""
+    arrays = (Array(A.shape, A.dtype.name),)
+    found = values_plan(SingularValues(), arrays) if is_loaded() else None
+    return (
+        Namespace.linalg.svdvals(A) if found is None else _called(found, (A,), jnp)[0]
+    )
+
+
+def tall(A: Any) -> bool:
+    """Whether there are kernels for the Gram matrix of matrices of a shape."""
+    return is_loaded() and _supports("tall_gram", A)
+
+
 def tall_values(A: Any) -> Any:
     """See `svdinv.core.namespace`."""
-    if not is_loaded() or not _supports("tall_gram", A):
+    if not tall(A):
         return None
     return value(Tall("eigen"), (A, *value(Tall("gram"), (A,), jnp)), jnp)
 

@@ -14,6 +14,7 @@ from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_calls import (
     call,
     inside_transform,
+    is_constant,
     is_recorded,
     value_by_kernel,
 )
@@ -69,6 +70,7 @@ class TorchBackend(Backend):
     call = staticmethod(call)
 
     by_kernel = staticmethod(value_by_kernel)
+    is_constant = staticmethod(is_constant)
 
     def evaluate(self, operation: Operation, *x: Any) -> Any:
         x = tuple(t if t is None else t.detach() for t in x)

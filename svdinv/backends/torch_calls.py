@@ -13,7 +13,7 @@ from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from svdinv.backends import torch_namespace as xp
-from svdinv.backends.torch_kernels import memory
+from svdinv.backends.torch_kernels import is_eager, memory
 from svdinv.backends.torch_namespace import constant, full_precision
 from svdinv.backends.torch_node import as_node, cotangents, first, is_node
 from svdinv.core.operation import Operation, in_front, padded, some
@@ -55,6 +55,11 @@ def _by_arrays(operation: Operation, *x: Any) -> tuple[Any, ...]:
 def is_recorded(x: Any) -> bool:
     """Whether autograd has to know of what is computed from these tensors."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in x if t is not None)
+
+
+def is_constant(*x: Any) -> bool:
+    """See `Backend`."""
+    return is_eager() and forward_ad._current_level < 0 and not is_recorded(x)
 
 
 def _split(ctx: Any, saved: tuple[Any, ...]) -> tuple[Any, Any]:

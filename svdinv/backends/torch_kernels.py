@@ -28,7 +28,7 @@ def is_eager_cpu(*x: Tensor | None) -> bool:
     return memory.key(x) is not None
 
 
-def _is_eager() -> bool:
+def is_eager() -> bool:
     """Whether nothing traces, transforms or watches what is computed."""
     c = torch._C
     return not (
@@ -54,7 +54,7 @@ class TorchMemory:
         return None
 
     def key(self, x: Any) -> Hashable:
-        if not _is_eager():
+        if not is_eager():
             return None
         recorded = torch.is_grad_enabled()
         found: list[Any] = []
@@ -148,7 +148,7 @@ _MOST_BYTES, _LEAST_ELEMENTS = 1152, 2**15
 
 def runs_kernels(*x: Tensor) -> bool:
     """See `svdinv.core.namespace`; of what is recorded by autograd, too."""
-    eager = _is_eager() and forward_ad._current_level < 0 and bool(variants())
+    eager = is_eager() and forward_ad._current_level < 0 and bool(variants())
     return eager and all(type(t) in _TYPES and t.is_cpu for t in x)
 
 
@@ -201,7 +201,7 @@ def _is_single_on_gpu(A: Tensor) -> bool:
     if not A.is_cuda or A.dtype not in (torch.float32, torch.complex64):
         return False
     recorded = torch.is_grad_enabled() and A.requires_grad
-    if type(A) not in _TYPES or recorded or not _is_eager() or not A.numel():
+    if type(A) not in _TYPES or recorded or not is_eager() or not A.numel():
         return False
     preferred = torch.backends.cuda.preferred_linalg_library()
     return torch.version.cuda is not None and preferred != torch._C._LinalgBackend.Magma

@@ -9,6 +9,7 @@ from typing import Any
 
 from svdinv.core.namespace import Array, DType, Namespace, cast, real
 from svdinv.core.operation import Operation
+from svdinv.core.svd_operations import SingularValues
 
 __all__ = ["Backend", "number_within"]
 
@@ -66,6 +67,24 @@ class Backend(ABC):
     def by_kernel(self, operation: Operation, *x: Any) -> Any:
         """Value by one kernel, if there is one and no derivative will be asked for."""
         return None
+
+    def is_constant(self, *x: Array) -> bool:
+        """Whether no derivative in these arrays will be asked for, as far as known."""
+        return False
+
+    def unless_differentiated(
+        self,
+        operation: SingularValues,
+        f: Callable[[Array], Any],
+        otherwise: Callable[[Array], Any],
+        A: Array,
+    ) -> Any:
+        """Value of ``f(S)``, where no derivative is asked for, else ``otherwise(A)``.
+
+        Also ``otherwise(A)`` where that is not known.
+        """
+        y = self.by_kernel(operation, A)
+        return otherwise(A) if y is None else f(*y)
 
     @abstractmethod
     def asarray(self, x: Any, name: str) -> Array:

@@ -158,13 +158,18 @@ def factorise(
 
 
 def cheapest(
-    A: Array, selection: Selection, xp: Namespace, svd: Decomposition | None = None
+    A: Array,
+    selection: Selection,
+    xp: Namespace,
+    svd: Decomposition | None = None,
+    tried: bool = False,
 ) -> SVDFactors | GramFactors:
     """Factors of A without kernels for its SVD, by what is accurate enough.
 
-    `svd` is the thin SVD of the framework itself, by default `xp.linalg.svd`.
+    `svd` is the thin SVD of the framework itself, by default `xp.linalg.svd`. The Gram
+    matrix may have been `tried` by kernels, in vain.
     """
-    found = _cheaper(A, selection, xp)
+    found = _cheaper(A, selection, xp, tried)
     return _decomposed(A, False, xp, svd) if found is None else found
 
 
@@ -395,7 +400,7 @@ def _with_image(A: Array, S: Array, V: Array, image: Array, xp: Namespace) -> An
 
 
 def _cheaper(
-    A: Array, selection: Selection, xp: Namespace
+    A: Array, selection: Selection, xp: Namespace, tried: bool
 ) -> SVDFactors | GramFactors | None:
     """Factors without an SVD of A, if that is faster and accurate enough."""
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
@@ -405,6 +410,8 @@ def _cheaper(
     small = work < MIN_GRAM_WORK
     if small and not tall:
         return None  # little to gain
+    if tried:
+        return _by_triangle(A, selection, xp) if many else None
     values = tall_values(A, xp) if tall else None
     if values is None and small and not many:
         return None

@@ -142,7 +142,12 @@ class SVD(Decomposition):
 
 @dataclass(frozen=True)
 class SingularValues(Operation):
-    """A -> S, without a derivative: half the work, or less, of an SVD."""
+    """A -> S, without a derivative: half the work, or less, of an SVD.
+
+    `method` is that of the operator: "auto" if a Gram matrix may be enough.
+    """
+
+    method: str = "svd"
 
     def value(self, x, xp):
         return (xp.linalg.svdvals(x[0]),)

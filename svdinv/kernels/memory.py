@@ -209,7 +209,8 @@ class _Factorised:
         selection = Selection(f.function, tau, f.relative)
         factors = None if self._steps is None else self._tall(A, selection, memory, xp)
         if factors is None:
-            factors = cheapest(A, selection, xp, lambda A: self._svd((A,)))
+            tried = self._steps is not None
+            factors = cheapest(A, selection, xp, lambda A: self._svd((A,)), tried)
         if not isinstance(f, Apply):
             return factors
         key = type(factors), memory.key(factors)

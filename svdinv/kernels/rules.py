@@ -587,7 +587,7 @@ def _tall(operation: Tall, x: Any) -> Plan | None:
     return _plan(kind, A.shape, A.dtype, operands, results, double=True)
 
 
-def _values(operation: SingularValues, x: Any) -> Plan | None:
+def values_plan(operation: SingularValues, x: Any) -> Plan | None:
     """Plan an SVD that is faster than S alone by LAPACK: not of one large matrix."""
     plan = _decompose(Decompose("svd"), x)
     if plan is None:
@@ -654,7 +654,7 @@ DECOMPOSITIONS: dict[type, Callable[[Any, Any], Plan | None]] = {
     Factorise: _factors,
     FactoriseHermitian: _factors,
     Apply: _apply,
-    SingularValues: _values,
+    SingularValues: values_plan,
 }
 """Rules that save the way through `Decompose`, where arrays have values."""
 

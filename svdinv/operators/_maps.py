@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from svdinv.core.backend import Backend
@@ -21,7 +22,7 @@ from svdinv.operators._arguments import threshold_values
 
 # f(c s, c tau) = c f(s, tau) for c > 0.
 _HOMOGENEOUS = Soft, Hard, Firm
-_VALUES = SingularValues()
+_VALUES = {method: SingularValues(method) for method in ("auto", "svd")}
 
 
 def threshold(
@@ -87,18 +88,31 @@ def without_tau(
     return restore(with_tau(backend, A, function, None, False, method))
 
 
-def values_alone(backend: Backend, A: Array) -> Array | None:
-    """Singular values, if no derivative will be asked for and that is known."""
-    found = backend.by_kernel(_VALUES, A)
-    return None if found is None else found[0]
+def of_values(
+    backend: Backend,
+    A: Array,
+    f: Callable[[Array], Array],
+    otherwise: Callable[[Array], Array],
+    method: str = "svd",
+) -> Array:
+    """f(S) of singular values alone, or ``otherwise(A)`` that has a derivative."""
+    operation = _VALUES.get(method)
+    if operation is None:
+        return otherwise(A)
+    return backend.unless_differentiated(operation, f, otherwise, A)
 
 
 def sum_of_largest(backend: Backend, A: Any, count: int | None, method: str) -> Array:
     """Sum of the `count` largest singular values, or of all."""
     check_method(method)
     A, restore = backend.matrices(A, "A")
-    S = values_alone(backend, A) if method in ("auto", "svd") else None
-    if S is not None:
-        return restore(backend.xp.sum(S if count is None else S[..., :count], axis=-1))
-    factors = backend.evaluate(Factorise(TopSubgradient(count), method=method), A, None)
-    return restore(leading_sum(A, count, factors, backend.call, backend.xp))
+
+    def total(S: Array) -> Array:
+        return backend.xp.sum(S if count is None else S[..., :count], axis=-1)
+
+    def differentiable(A: Array) -> Array:
+        function = TopSubgradient(count)
+        factors = backend.evaluate(Factorise(function, method=method), A, None)
+        return leading_sum(A, count, factors, backend.call, backend.xp)
+
+    return restore(of_values(backend, A, total, differentiable, method))

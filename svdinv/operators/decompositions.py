@@ -24,7 +24,7 @@ from svdinv.operators._arguments import (
     in_precision,
     shorter,
 )
-from svdinv.operators._maps import values_alone
+from svdinv.operators._maps import of_values
 from svdinv.operators._products import Products, is_product
 from svdinv.operators._registry import operator
 
@@ -71,9 +71,14 @@ def svdvals(backend: Backend, A: Array) -> Array:
 
     {raises}.
     """
-    checked, restore = backend.matrices(A, "A", any_rank=True)
-    S = values_alone(backend, checked)
-    return svd(backend, A, "A").S if S is None else restore(S)
+    given = backend.asarray(A, "A")
+    A, restore = backend.matrices(given, "A", any_rank=True)
+
+    def differentiable(A: Array) -> Array:
+        operation = in_precision(backend, _USUAL, given, A, inside=False)
+        return backend.call(operation, A)[1]
+
+    return restore(of_values(backend, A, lambda S: S, differentiable))
 
 
 @operator

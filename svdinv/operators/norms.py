@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from svdinv.core.backend import Backend
 from svdinv.core.factors import Method, check_method
@@ -10,7 +11,7 @@ from svdinv.core.functions import Power
 from svdinv.core.namespace import Array, cast, first
 from svdinv.core.spectral_operations import Factorise, Sum
 from svdinv.operators._arguments import as_integer, as_number, shorter
-from svdinv.operators._maps import sum_of_largest
+from svdinv.operators._maps import of_values, sum_of_largest
 from svdinv.operators._registry import operator
 
 
@@ -119,17 +120,29 @@ def schatten_norm(
             f"got {p}"
         )
     power = Power(p - 1)
-    factors = backend.evaluate(Factorise(power, method=method), A, None)
-    # Over s_1, whose derivative cancels: powers of s over- and underflow.
-    S = factors.S
-    top = xp.sum(first(S), axis=-1, keepdims=True)  # a number, if S is empty
-    top = xp.where(top > 0, top, xp.ones_like(top))
-    factors = factors._replace(S=S / top)
-    powers = power.value(S / top, None, xp) * (S / top)
-    total = xp.sum(powers, axis=-1) / p
-    scaled = A / cast(top[..., None], A, xp)
-    total = p * backend.call(Sum(power, type(factors)), scaled, total, *factors)[0]
-    positive = total != 0  # NaN included
-    root = xp.where(positive, total, xp.ones_like(total)) ** (1 / p)
-    norm = xp.sum(top, axis=-1) * root  # sums, because there may be nothing
-    return restore(xp.where(positive, norm, xp.zeros_like(root)))
+
+    def norm(S: Array, differentiable: Callable[[Array, Array], Array]) -> Array:
+        # Over s_1, whose derivative cancels: powers of s over- and underflow.
+        top = xp.sum(first(S), axis=-1, keepdims=True)  # a number, if S is empty
+        top = xp.where(top > 0, top, xp.ones_like(top))
+        powers = power.value(S / top, None, xp) * (S / top)
+        total = p * differentiable(xp.sum(powers, axis=-1) / p, top)
+        positive = total != 0  # NaN included
+        root = xp.where(positive, total, xp.ones_like(total)) ** (1 / p)
+        size = xp.sum(top, axis=-1) * root  # sums, because there may be nothing
+        return xp.where(positive, size, xp.zeros_like(root))
+
+    def with_derivative(A: Array) -> Array:
+        factors = backend.evaluate(Factorise(power, method=method), A, None)
+
+        def linked(total: Array, top: Array) -> Array:
+            scaled = A / cast(top[..., None], A, xp)
+            unit = factors._replace(S=factors.S / top)
+            return backend.call(Sum(power, type(factors)), scaled, total, *unit)[0]
+
+        return norm(factors.S, linked)
+
+    def value(S: Array) -> Array:
+        return norm(S, lambda total, top: total)
+
+    return restore(of_values(backend, A, value, with_derivative, method))

@@ -415,12 +415,8 @@ def spectral_map(
         )
     if is_complex(y, xp):
         raise TypeError(f"f must return real numbers, returned {y.dtype}")
-    if df is None:  # which is to be checked
-        found = backend.by_kernel(Recompose(), A, y, None, U, S, Vh)
-        if found is not None:
-            return restore(found[0])
-    slope = backend.slope(f) if df is None else df
-    if slope is None:
+    slope = backend.slope(f) if df is None else df  # which is to be checked
+    if slope is None or (df is None and backend.is_constant(A, y)):
         return restore(backend.call(Recompose(), A, y, None, U, S, Vh)[0])
     nodes = difference_nodes(S, backend.parameter(NODES, S), xp)
     slopes = slope(nodes)

@@ -380,6 +380,11 @@ def test_damaged_files_are_refused(tmp_path):
             1e5 * np.exp(-made["sinogram"] / made["sinogram"].max()),
             "not intensities",
         ),
+        (
+            "sinogram",
+            made["sinogram"] * (np.arange(34) != 15),
+            r"detectors that measure 0 in all views, \[15\], between others",
+        ),
         ("weights", made["sinogram"], "weights would not be used: ct reads angles"),
     )
     refused(tmp_path / "d.h5", made, changes)

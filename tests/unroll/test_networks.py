@@ -1053,3 +1053,9 @@ def test_samples_are_kept_exactly_and_every_weight_learns(changes):
     for name, weight in net.named_parameters():
         assert weight.grad.isfinite().all(), name
         assert weight.grad.abs().max() > 0, name
+
+
+def test_a_learned_prior_names_the_channels_that_it_is_for():
+    network = Network(Unrolled(prior=Convolved(), images="image"))
+    with pytest.raises(ValueError, match="must have 3 channels, got shape"):
+        network(torch.ones(2, 1, 8, 8), torch.ones(2, 1, 8, 8, dtype=torch.bool))

@@ -12,6 +12,7 @@ from array_frameworks import gauss
 import svdinv.numpy
 from svdinv.unroll.algorithms import (
     ADMM,
+    EM,
     FISTA,
     ISTA,
     PDHG,
@@ -459,7 +460,14 @@ R = Casorati(1.0)
             ValueError,
             "parameter step must be positive",
         ),
-        (lambda: solve(Problem(Y, A), None), TypeError, "cannot use None"),
+        *(
+            (
+                lambda A=A, x0=x0: solve(Problem(Y, A, PoissonKL()), None, x0=x0),
+                ValueError,
+                "no positive element",
+            )
+            for A, x0 in ((A, 0 * Y), (A, -Y), (-1.0 * A, None))
+        ),
         *(
             (
                 lambda wrong=wrong, algorithm=algorithm: solve(
@@ -560,6 +568,78 @@ def test_the_norm_of_the_operator_is_of_no_account(name):
         known.append((found.objective[-1] / c**2, found.image))
         np.testing.assert_allclose(known[-1][0], known[0][0], rtol=1e-6)
         np.testing.assert_allclose(known[-1][1], known[0][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e3])
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_units_of_weighted_data_are_of_no_account(unit, spread, nonnegative, rng):
+    """Nor is the factor that they have in the objective, for steps and convergence."""
+    x = np.zeros((12, 10))
+    x[3:8, 2:7] = 1
+    A = Blur(np.ones((3, 3)) / 9)
+    noise = 0.05 * (1 + spread * rng.random(x.shape))
+    y = A(x) + noise * rng.standard_normal(x.shape)
+    algorithm = PDHG(nonnegative=nonnegative)
+
+    def image(c):
+        weight = (c * noise) ** -2.0 if spread else (c * 0.05) ** -2.0
+        problem = Problem(c * y, A, L2(weight))
+        found = solve(problem, TotalVariation(20 / c), algorithm=algorithm)
+        return found.image / c
+
+    due = image(1.0)
+    assert np.linalg.norm(due - x) < 0.3 * np.linalg.norm(x)
+    np.testing.assert_allclose(image(unit), due, rtol=1e-9, atol=1e-12)
+
+
+def test_without_a_prior_it_is_least_squares_or_maximum_likelihood(rng):
+    A = Dense(rng.random((12, 6)) + np.eye(12, 6), (6,))
+    x = rng.random(6) + 0.5
+    y = A(x) + 0.01 * rng.standard_normal(12)
+    least = np.linalg.lstsq(A.matrix, y)[0]
+    for algorithm in (None, ADMM(), PDHG()):
+        found = solve(
+            Problem(y, A), None, algorithm=algorithm, iterations=20000, rtol=0
+        )
+        np.testing.assert_allclose(found.image, least, rtol=1e-6)
+    counts = rng.poisson(20 * A(x)).astype(float)
+    how = {"iterations": 1500, "rtol": 0}
+    found, em = (
+        solve(Problem(counts, A, PoissonKL()), None, algorithm=algorithm, **how)
+        for algorithm in (None, EM())
+    )
+    np.testing.assert_array_equal(found.image, em.image)
+    slope = A.H(1 - counts / A(em.image))
+    assert slope.min() > -1e-6
+    np.testing.assert_allclose(slope * em.image, 0, atol=1e-6)
+
+
+def test_images_of_counts_are_nonnegative(rng):
+    """Else some expected counts are negative, and the objective is infinite."""
+    x = np.zeros((12, 10))
+    x[3:8, 2:7] = 3
+    A = Dense(rng.random((90, x.size)) / 10, x.shape)
+    counts = rng.poisson(A(x)).astype(float)
+    found = solve(Problem(counts, A, PoissonKL()), TotalVariation(0.1), iterations=500)
+    assert found.image.min() >= 0
+    assert np.isfinite(found.objective[-1])
+
+
+def test_a_constraint_beside_the_proximal_operator_of_ones_own_prior(rng):
+    """The projection after the proximal operator would be that of another sum."""
+    B = rng.standard_normal((7, 6))
+    y = rng.standard_normal(6)
+    own = SimpleNamespace(
+        value=lambda x: np.sum((B @ x) ** 2) / 2,
+        prox=lambda x, step: np.linalg.solve(np.eye(6) + step * B.T @ B, x),
+    )
+    how = {"algorithm": PDHG(nonnegative=True), "iterations": 3000, "rtol": 0}
+    x = solve(Problem(y, Identity()), own, **how).image
+    slope = x - y + B.T @ (B @ x)
+    assert 0 < np.count_nonzero(x) < 6
+    assert slope.min() > -1e-9
+    np.testing.assert_allclose(slope * x, 0, atol=1e-9)
 
 
 @pytest.mark.parametrize("c", [1e-3, 1.0, 24.0])

@@ -97,8 +97,8 @@ class Algorithm:
         raise NotImplementedError
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
-        """Return the algorithm for a prior, and the `prox` for its `iterate`."""
-        return self, prior.prox
+        """Return the algorithm for a prior or None, and the `prox` for `iterate`."""
+        return self, _unchanged if prior is None else prior.prox
 
     def default_parameters(self, problem: Problem, x: Array, prior: Any) -> Parameters:
         """Return default parameters for which the algorithm converges.
@@ -427,18 +427,22 @@ class PDHG(Algorithm):
             return replace(self, transform=None if unneeded else K), prox
         if self.transform is not None:
             raise TypeError(f"{self!r} needs a prior with split()")
-        return self, prior.prox
+        if self.nonnegative and prior is not None:
+            return replace(self, transform=Identity()), prior.prox
+        return super().bind(prior)
 
     def default_parameters(self, problem: Problem, x: Array, prior: Any) -> Parameters:
         """Return steps in the ratio of the image to its dual variables.
 
         The bound of Chambolle & Pock is smallest if the steps have the ratio of the
         squared distances from the start to the solution. `transform_dual` is bounded by
-        the weight; the geometric mean of that ratio and equal steps works well.
+        the weight; the geometric mean of that ratio and equal steps works well. Dual
+        variables are proportional to the weight of `L2`, of which the mean is taken.
         """
         squared = total = _squared_norm(problem.A, x)
+        unit = _mean_weight(problem.fidelity)
         if self.transform is None:
-            return {"step": total**-0.5, "dual_step": total**-0.5}
+            return {"step": total**-0.5 / unit, "dual_step": total**-0.5 * unit}
         of_transform = squared if isinstance(problem.fidelity, L2) else 1.0
         total += of_transform * _squared_norm(self.transform, x)
         ratio = 1.0
@@ -449,11 +453,12 @@ class PDHG(Algorithm):
         weight = as_float(weight) if single else 0.0
         size = as_float(norm(x)) / math.sqrt(max(math.prod(x.shape), 1))
         if weight > 0 and size > 0:  # x is A^H y, of |A|^2 times the size of the image
-            ratio = min(max(size / weight, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
+            ratio = size * unit / weight
+            ratio = min(max(ratio, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
         length = (total * of_transform) ** -0.5
         return {
-            "step": length * ratio**0.5,
-            "dual_step": length / ratio**0.5 * of_transform,
+            "step": length * ratio**0.5 / unit,
+            "dual_step": length / ratio**0.5 * of_transform * unit,
             "transform_ratio": of_transform,
         }
 
@@ -606,6 +611,21 @@ def _lipschitz(problem: Problem, x: Array) -> float:
             "is no default step: pass one, or use PDHG"
         )
     return _squared_norm(problem.A.derivative(x), x) * curvature
+
+
+def _mean_weight(fidelity: Any) -> float:
+    """Return the mean of the positive weights of `L2`; 1 for other fidelities."""
+    weight: Any = fidelity.weight if isinstance(fidelity, L2) else None
+    if not hasattr(weight, "dtype"):
+        return float(weight or 1.0)
+    xp = namespace(weight)
+    count = xp.sum(xp.astype(weight > 0, weight.dtype))
+    return as_float(xp.sum(weight)) / as_float(count)
+
+
+def _unchanged(x: Array, step: Any) -> Array:
+    """Apply the proximal operator of zero."""
+    return x
 
 
 def _squared_norm(A: Operator, x: Array) -> float:

@@ -15,6 +15,7 @@ from svdinv.backends.tape import untraced
 from svdinv.core.namespace import real
 from svdinv.core.tolerances import eps
 from svdinv.operators._arguments import as_integer
+from svdinv.unroll.algorithms.em import EM
 from svdinv.unroll.algorithms.iterations import (
     FISTA,
     PDHG,
@@ -33,7 +34,7 @@ from svdinv.unroll.arrays import (
     on_device,
     to_numpy,
 )
-from svdinv.unroll.fidelity import DataFidelity
+from svdinv.unroll.fidelity import DataFidelity, PoissonKL
 from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.priors import Prior
 from svdinv.unroll.problem import Problem
@@ -124,13 +125,15 @@ def solve(
         Data, forward operator and data fidelity D.
     prior : Prior, pair of them or None
         R; for `LowRankPlusSparse` the priors of the low-rank and of the sparse part;
-        may be None for `EM`. Any object with ``value(x)`` and ``prox(x, step)`` works,
+        with None, R is 0. Any object with ``value(x)`` and ``prox(x, step)`` works,
         or with ``value``, ``gradient(x)`` and ``lipschitz(x)``, the constant of that,
         or with ``value`` and ``split()``, as of `Prior`.
     algorithm : Algorithm, optional
         By default `LowRankPlusSparse` for a pair, `PDHG` for `TotalVariation` and for a
         prior that has ``split`` but no ``prox``, `GradientDescent` for one with
-        ``gradient`` and ``lipschitz``, else `FISTA` with restarts.
+        ``gradient`` and ``lipschitz``, else `FISTA` with restarts. For a data fidelity
+        without gradient steps `PDHG`, for `PoissonKL` with ``nonnegative``, or `EM` if
+        there is no prior.
     iterations : int
         Maximum number of iterations.
     rtol : float
@@ -341,19 +344,21 @@ def _default_algorithm(problem: Problem, prior: Any) -> Algorithm:
     if isinstance(prior, Sequence):
         return LowRankPlusSparse()
     fidelity = problem.fidelity
+    if prior is None and isinstance(fidelity, PoissonKL):
+        return EM()
     unbounded = not math.isfinite(fidelity.lipschitz(problem.y))
     if unbounded and type(fidelity).prox is DataFidelity.prox:
         raise TypeError(
             f"{fidelity!r} must have a prox, or for gradient steps a finite "
             "lipschitz(y)"
         )
-    has_prox = _defines(prior, "prox")
+    has_prox = prior is None or _defines(prior, "prox")
     if unbounded and not (has_prox or _defines(prior, "split")):
         raise TypeError(f"{prior!r} has no prox, which {fidelity!r} needs")
     from svdinv.unroll.priors import TotalVariation
 
     if isinstance(prior, TotalVariation) or unbounded:
-        return PDHG()
+        return PDHG(nonnegative=isinstance(fidelity, PoissonKL))
     if hasattr(prior, "gradient") and hasattr(prior, "lipschitz"):
         return GradientDescent()
     only_split = _defines(prior, "split") and not has_prox

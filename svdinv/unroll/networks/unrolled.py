@@ -182,7 +182,7 @@ class Convolved(LearnedPrior):
     features : int
         Width of the hidden convolutions.
     channels : int
-        Channels of real images.
+        Channels of real images, 3 unless it is passed.
     threshold : float
         Initial value of c, for thresholds ``sigmoid(c) * s_1``.
     """
@@ -211,6 +211,7 @@ class Convolved(LearnedPrior):
         xp = namespace(v)
         if is_complex(v, xp):
             return low_rank_parts(v, layers)
+        check_image(v, "B C H W", channels=self.channels)
         share = fraction(layers.threshold, xp)
         return v + layers.synthesis(layers.svt(layers.analysis(v), share))
 

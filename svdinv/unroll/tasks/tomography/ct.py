@@ -285,6 +285,10 @@ class Ct(FinerTask):
             rule = "must have line integrals -log(I / I0), not intensities I"
             why = "its outermost detectors measure the most"
             raise file.error("sinogram", f"{rule}: {why}")
+        dead = _dead_detectors(sinogram)
+        if dead and self.channels and not is_limited(angles):
+            rule = f"has detectors that measure 0 in all views, {dead}, between others"
+            raise file.error("sinogram", f"{rule}: interpolate them")
         truth = file.truth((len(sinogram), *geometry[:2]), "of the image")
         order = by_angle(angles)
         sinogram, angles = sinogram[:, order], angles[order]
@@ -515,6 +519,15 @@ def _is_transmitted(sinogram: NDArray[Any]) -> bool:
     least, most = sinogram.min(-1), sinogram.max(-1)
     brightest = ((outside > 0.9 * most) & (least < 0.7 * most)).mean() > 0.5
     return bool(brightest and outside.std() < 0.1 * outside.mean())
+
+
+def _dead_detectors(sinogram: NDArray[Any]) -> list[int]:
+    """List detectors that measure 0 in all views, between others that do not.
+
+    Rays all around at one distance from the centre cross all that lies farther out.
+    """
+    lit = np.flatnonzero(sinogram.any(axis=(0, 1)))
+    return sorted(set(range(lit[0], lit[-1])) - set(lit.tolist()))
 
 
 def _inverted(problem: Problem, window: Window) -> Any:
