@@ -138,7 +138,8 @@ class Operators(Generic[Array, ArrayLike]):
         """Eigendecomposition of Hermitian matrices that can be differentiated everywhere.
 
         Where eigenvalues are equal or nearly so, the gradient is exact for losses in
-        V f(w) V^H with any function f and any penalty on w; other libraries return NaN.
+        V f(w) V^H with one smooth f that is not 0 there, and any penalty on w; other
+        libraries return NaN or leave terms out.
 
         Parameters
         ----------
@@ -220,11 +221,11 @@ class Operators(Generic[Array, ArrayLike]):
 
         Notes
         -----
-        At repeated eigenvalues the gradient is exact for losses in V f(w) V^H with any
-        function f, as density matrices are, and any penalty on w. Where B is singular, the
-        null space of the divided B counts as eigenvectors of eigenvalue 0 with V = 0: what
-        belongs to eigenvalues up to 64 eps of the largest, 7.6e-6 of it in single
-        precision. So do variables whose root of B_ii is below eps of the largest.
+        At repeated eigenvalues the gradient is exact for losses in V f(w) V^H with one
+        smooth f that is not 0 there, as density matrices are, and any penalty on w. Where B
+        is singular, the null space of the divided B counts as eigenvectors of eigenvalue 0
+        with V = 0: what belongs to eigenvalues up to 64 eps of the largest, 7.6e-6 of it in
+        single precision. So do variables whose root of B_ii is below eps of the largest.
         Second derivatives are those of `eigh`, exact for distinct eigenvalues.
         """
 
@@ -272,7 +273,7 @@ class Operators(Generic[Array, ArrayLike]):
         relative : bool, optional
             Whether tau is a multiple of the largest singular value of each matrix, as for
             `svt`.
-        method : {"auto", "svd", "gram", "matmul"}, optional
+        method : {"auto", "svd", "gram"}, optional
             As for `svt`.
 
         Returns
@@ -331,7 +332,8 @@ class Operators(Generic[Array, ArrayLike]):
         """Proximal operator of tau times the sum of Huber's function of s.
 
         Singular values up to delta + tau are divided by 1 + tau / delta, larger ones are
-        lessened by tau: `svt` without a kink at 0, after which the rank is full.
+        lessened by tau. The penalty is smooth at 0, so that no value becomes 0 and the rank
+        stays; the kink is at delta + tau.
 
         Parameters
         ----------
@@ -342,7 +344,7 @@ class Operators(Generic[Array, ArrayLike]):
         delta : float
             Where Huber's function turns from a parabola into a line, in units of A;
             above 0. With infinity the penalty is 0, and A is returned.
-        method : {"auto", "svd", "gram", "matmul"}, optional
+        method : {"auto", "svd", "gram"}, optional
             As for `svt`.
 
         Returns
@@ -505,7 +507,7 @@ class Operators(Generic[Array, ArrayLike]):
             Matrices, shape (..., m, n), real or complex.
         k : int
             From 1 to min(m, n).
-        method : {"auto", "svd", "gram", "matmul"}, optional
+        method : {"auto", "svd", "gram"}, optional
             As for `svt`.
 
         Returns
@@ -592,7 +594,7 @@ class Operators(Generic[Array, ArrayLike]):
         epsilon : float
             Singular value, in units of A, at which the penalty turns from linear to
             logarithmic; above 0.
-        method : {"auto", "svd", "gram", "matmul"}, optional
+        method : {"auto", "svd", "gram"}, optional
             As for `svt`.
 
         Returns
@@ -659,7 +661,7 @@ class Operators(Generic[Array, ArrayLike]):
             With `multiplets`, highest rank: a multiplet that the rank would cut is kept if
             it ends there or before, and left out otherwise. Default: the rank, and with
             ``"keep"`` min(m, n).
-        method : {"auto", "svd", "gram", "matmul"}, optional
+        method : {"auto", "svd", "gram"}, optional
             As for `svt`.
 
         Returns
@@ -714,8 +716,9 @@ class Operators(Generic[Array, ArrayLike]):
 
         Notes
         -----
-        The derivative is that of `pinv`, at fixed rank; with damping above 0 it exists
-        everywhere, in `damping` too. Without damping x is refined by its residual, once
+        The derivative is that of `pinv`, at fixed rank. With damping above 64 eps s_1, and
+        the default `rcond`, it exists everywhere, in `damping` too; with smaller damping
+        the values cut off count as 0. Without damping x is refined by its residual, once
         (N. J. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, ch. 20): the
         product with the pseudo-inverse would leave one of eps times the condition number.
         """
@@ -729,7 +732,7 @@ class Operators(Generic[Array, ArrayLike]):
         ----------
         A : array
             Matrices, shape (..., m, n), real or complex.
-        method : {"auto", "svd", "gram", "matmul"}, optional
+        method : {"auto", "svd", "gram"}, optional
             As for `svt`.
 
         Returns
@@ -911,10 +914,10 @@ class Operators(Generic[Array, ArrayLike]):
 
         Notes
         -----
-        There is a gradient in p as well, V w^p log(w) V^H. Where eigenvalues are 0, that in
-        A is exact for changes that keep the rank; for p < 1 there is none between two
-        eigenvalues of 0, and that term is left out. In all derivatives eigenvalues up to
-        64 eps of the largest count as 0, 7.6e-6 of it in single precision.
+        There is a gradient in p as well, V w^p log(w) V^H. Where A is singular, that in A
+        is exact for changes that keep the rank. For others there is none if p < 1, and the
+        infinite term is left out. In all derivatives eigenvalues up to 64 eps of the
+        largest count as 0, 7.6e-6 of it in single precision.
         """
 
     def procrustes(self, A: ArrayLike, B: ArrayLike) -> Array:
@@ -1044,9 +1047,9 @@ class Operators(Generic[Array, ArrayLike]):
         Notes
         -----
         Elements and singular values at a threshold have no derivative; the iterates are
-        continuous there. The default penalty has none where s_1 is repeated. Values hold
-        for matrices of any size; derivatives where s_1, its inverse, and both times 100 are
-        numbers of full precision.
+        continuous there. The default penalty has none where s_1 is repeated. Values are
+        right for A of any scale. Derivatives are right where s_1, 1 / s_1 and 100 times
+        either are normal floating-point numbers.
 
         Thresholds are divided by mu. Were it to grow on, as in [2]_, L and S would stop
         beside the minimum, with L + S = A to rounding, and with derivatives of elements of
@@ -1076,10 +1079,10 @@ class Operators(Generic[Array, ArrayLike]):
             Matrices, shape (..., m, n), real or complex.
         p : float
             Positive, or infinity for the spectral norm; 1 is the nuclear norm and 2
-            the Frobenius norm. Below 1 it is no norm, but a common penalty, of which the
-            size grows as r^(1/p) with the rank r: at least 1/128 in single precision and
-            1/1024 in double.
-        method : {"auto", "svd", "gram", "matmul"}, optional
+            the Frobenius norm. Below 1 it is no norm, but a common penalty, which grows as
+            r^(1/p) with the rank r. At least 1/128 in single precision and 1/1024 in
+            double.
+        method : {"auto", "svd", "gram"}, optional
             As for `svt`.
 
         Returns
@@ -1118,7 +1121,7 @@ class Operators(Generic[Array, ArrayLike]):
             batch shape (...). p = 1 is `svt`; p = 2 divides A by 1 + 2 tau.
         p : float
             1/2, 2/3, 1 or 2, where the solution has a closed form or nearly one.
-        method : {"auto", "svd", "gram", "matmul"}, optional
+        method : {"auto", "svd", "gram"}, optional
             As for `svt`.
 
         Returns
@@ -1187,7 +1190,7 @@ class Operators(Generic[Array, ArrayLike]):
         ----------
         A : array
             Matrices, shape (..., m, n), real or complex.
-        method : {"auto", "svd", "gram", "matmul"}, optional
+        method : {"auto", "svd", "gram"}, optional
             As for `svt`.
 
         Returns
@@ -1231,6 +1234,8 @@ class Operators(Generic[Array, ArrayLike]):
             `svt`.
         method : {"auto", "svd", "gram", "matmul"}, optional
             As for `svt`.
+            ``"matmul"`` is for `svdinv.core.thresholds.Soft` and
+            `svdinv.core.functions.Polar` alone.
 
         Returns
         -------
@@ -1265,9 +1270,10 @@ class Operators(Generic[Array, ArrayLike]):
 
         Notes
         -----
-        The derivative contains 1 / (sqrt(w_i) + sqrt(w_j)): between two eigenvalues of 0
-        there is none, and that term is left out. In it, but not in the root, those up to
-        64 eps of the largest count as 0, 7.6e-6 of it in single precision.
+        The derivative contains 1 / (sqrt(w_i) + sqrt(w_j)). Where A is singular, it is
+        exact for changes that keep the rank; for others the infinite term is left out. In
+        the derivative, but not in the root, eigenvalues up to 64 eps of the largest count
+        as 0, 7.6e-6 of it in single precision.
         """
 
     def sure(
@@ -1493,7 +1499,7 @@ class Operators(Generic[Array, ArrayLike]):
         relative : bool, optional
             Whether tau is a multiple of the largest singular value of each matrix, as for
             `svt`.
-        method : {"auto", "svd", "gram", "matmul"}, optional
+        method : {"auto", "svd", "gram"}, optional
             As for `svt`.
 
         Returns
@@ -1538,16 +1544,16 @@ class Operators(Generic[Array, ArrayLike]):
             The gradient goes through that value as well; where it is repeated, as
             the subgradient of least norm.
         method : {"auto", "svd", "gram", "matmul"}, optional
-            How. ``"gram"`` takes the eigenvectors of the Gram matrix, in double
-            precision where that is at hand, and is accurate only if kept values are above
-            about sqrt(eps) s_1, which is not checked; ``"matmul"`` takes matrix
-            products alone, meant for GPUs. ``"auto"`` takes the Gram matrix where it
-            is faster and, judged by its singular values, accurate; in PyTorch of other
-            tall or wide matrices the triangle of the QR decomposition; and the SVD
-            elsewhere: for small inputs, on GPUs, and in traced or compiled functions,
-            where nothing can be judged, but for tall matrices in JAX's on the CPU. Of
-            matrices known to be spread over devices it takes two Gram matrices where one
-            does not do.
+            How. ``"gram"`` takes the eigenvectors of the Gram matrix, in double precision
+            where that is at hand, and is accurate only if kept values are above about
+            sqrt(eps) s_1, which is not checked; ``"matmul"`` takes matrix products alone,
+            meant for GPUs, with one tau for each matrix. ``"auto"`` takes the Gram matrix
+            where it is faster and, judged by its singular values, accurate; in PyTorch of
+            other tall or wide matrices the triangle of the QR decomposition; and the SVD
+            elsewhere: for small inputs, on GPUs, and in traced or compiled functions, where
+            nothing can be judged, but for tall matrices in JAX's on the CPU. Of matrices
+            known to be spread over devices it takes two Gram matrices where one does not
+            do.
 
         Returns
         -------
@@ -1828,14 +1834,15 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
             If false, return S alone.
         repeated : str, optional
             Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
-            losses in U f(S) Vh with any penalty on S), ``"minimum-norm"`` (Zhang and
-            Hu, arXiv:2411.14141), or for comparison ``"drop"``, ``"clip"``,
-            ``"taylor"``, ``"lorentz"`` and ``"none"``.
+            losses in U f(S) Vh with one smooth f that is not 0 there, and any penalty on
+            S), ``"minimum-norm"`` (Zhang and Hu, arXiv:2411.14141), or for comparison
+            ``"drop"``, ``"clip"``, ``"taylor"``, ``"lorentz"`` and ``"none"``.
             `jvp` takes ``"minimum-norm"`` for ``"consistent"``, which is not linear.
         rtol : float, optional
             Gap, relative to the largest singular value, up to which the rule acts; for
             ``"consistent"`` relative to a power of two near it. Default: sqrt(eps) for
-            ``"consistent"``, 64 eps for the others.
+            ``"consistent"``; 64 eps for ``"minimum-norm"``, ``"drop"`` and ``"clip"``. The
+            other rules do not use it.
         gauge : {"ignore", "warn", "error"} or callable, optional
             What to do in the backward pass if the loss depends on the arbitrary phase
             or basis of the singular vectors. A callable, such as a

@@ -113,15 +113,16 @@ def svd(
         If false, return S alone.
     repeated : str, optional
         Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
-        losses in U f(S) Vh with any penalty on S), ``"minimum-norm"`` (Zhang and
-        Hu, arXiv:2411.14141), or for comparison ``"drop"``, ``"clip"``,
-        ``"taylor"``, ``"lorentz"`` and ``"none"``.
+        losses in U f(S) Vh with one smooth f that is not 0 there, and any penalty on
+        S), ``"minimum-norm"`` (Zhang and Hu, arXiv:2411.14141), or for comparison
+        ``"drop"``, ``"clip"``, ``"taylor"``, ``"lorentz"`` and ``"none"``.
         Forward mode takes ``"minimum-norm"`` for ``"consistent"``, which is
         not linear.
     rtol : float, optional
         Gap, relative to the largest singular value, up to which the rule acts; for
         ``"consistent"`` relative to a power of two near it. Default: sqrt(eps) for
-        ``"consistent"``, 64 eps for the others.
+        ``"consistent"``; 64 eps for ``"minimum-norm"``, ``"drop"`` and ``"clip"``. The
+        other rules do not use it.
     gauge : {"ignore", "warn", "error"} or callable, optional
         What to do in the backward pass if the loss depends on the arbitrary phase
         or basis of the singular vectors. A callable, such as a

@@ -177,7 +177,7 @@ class SchattenProx(keras.layers.Layer):
     p : float
         1/2, 2/3, 1 or 2.
     threshold : float or nested list
-        First weight of the penalty, positive, in units of the input to 2 - p.
+        First weight of the penalty, positive, in units of the input to the power 2 - p.
     channels, method, data_format, **kwargs
         As for `SingularValueThreshold`.
     """

@@ -212,7 +212,7 @@ class SchattenProx(Threshold):
     p : float
         1/2, 2/3, 1 or 2.
     threshold : float or {array}
-        First weight of the penalty, positive, in units of the input to 2 - p.
+        First weight of the penalty, positive, in units of the input to the power 2 - p.
     channels, {options}
         As for `SingularValueThreshold`.{see_also}
     """

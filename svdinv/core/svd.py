@@ -103,7 +103,8 @@ def svd_pullback(
         Gap, relative to the largest singular value, up to which the rule acts; for
         ``"consistent"`` relative to a power of two near it. Default: sqrt(eps) for
         ``"consistent"``, which then still takes the plain quotient where that is
-        better, and 64 eps for the others.
+        better, and 64 eps for ``"minimum-norm"``, ``"drop"`` and ``"clip"``. The
+        other rules do not use it.
     epsilon : float, optional
         Relative precision of the cotangents, for ``"consistent"``. Default: that of
         their dtype.

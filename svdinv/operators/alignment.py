@@ -57,7 +57,7 @@ def polar(
     special : bool, optional
         Whether the factor is to have the determinant 1, for real square A: where
         U V^T is a reflection, the last column of U is turned [1]_.
-    {method}
+    {method_or_products}
         With `special`, ``"auto"`` or ``"svd"``.
 
     {like_A}

@@ -77,7 +77,8 @@ def eigh(
     """Eigendecomposition of Hermitian matrices that can be differentiated everywhere.
 
     Where eigenvalues are equal or nearly so, the gradient is exact for losses in
-    V f(w) V^H with any function f and any penalty on w; other libraries return NaN.
+    V f(w) V^H with one smooth f that is not 0 there, and any penalty on w; other
+    libraries return NaN or leave terms out.
 
     Parameters
     ----------
@@ -176,11 +177,11 @@ def eigh_generalized(
 
     Notes
     -----
-    At repeated eigenvalues the gradient is exact for losses in V f(w) V^H with any
-    function f, as density matrices are, and any penalty on w. Where B is singular, the
-    null space of the divided B counts as eigenvectors of eigenvalue 0 with V = 0: what
-    belongs to eigenvalues up to 64 eps of the largest, 7.6e-6 of it in single
-    precision. So do variables whose root of B_ii is below eps of the largest.
+    At repeated eigenvalues the gradient is exact for losses in V f(w) V^H with one
+    smooth f that is not 0 there, as density matrices are, and any penalty on w. Where B
+    is singular, the null space of the divided B counts as eigenvectors of eigenvalue 0
+    with V = 0: what belongs to eigenvalues up to 64 eps of the largest, 7.6e-6 of it in
+    single precision. So do variables whose root of B_ii is below eps of the largest.
     Second derivatives are those of `eigh`, exact for distinct eigenvalues.
     """
     xp = backend.xp
@@ -376,10 +377,10 @@ def powm(backend: Backend, A: Array, p: float | Array) -> Array:
 
     Notes
     -----
-    There is a gradient in p as well, V w^p log(w) V^H. Where eigenvalues are 0, that in
-    A is exact for changes that keep the rank; for p < 1 there is none between two
-    eigenvalues of 0, and that term is left out. In all derivatives eigenvalues up to
-    64 eps of the largest count as 0, 7.6e-6 of it in single precision.
+    There is a gradient in p as well, V w^p log(w) V^H. Where A is singular, that in A
+    is exact for changes that keep the rank. For others there is none if p < 1, and the
+    infinite term is left out. In all derivatives eigenvalues up to 64 eps of the
+    largest count as 0, 7.6e-6 of it in single precision.
     """
     given = backend.asarray(A, "A")
     A, restore = _square(backend, given)
@@ -408,9 +409,10 @@ def sqrtm(backend: Backend, A: Array) -> Array:
 
     Notes
     -----
-    The derivative contains 1 / (sqrt(w_i) + sqrt(w_j)): between two eigenvalues of 0
-    there is none, and that term is left out. In it, but not in the root, those up to
-    64 eps of the largest count as 0, 7.6e-6 of it in single precision.
+    The derivative contains 1 / (sqrt(w_i) + sqrt(w_j)). Where A is singular, it is
+    exact for changes that keep the rank; for others the infinite term is left out. In
+    the derivative, but not in the root, eigenvalues up to 64 eps of the largest count
+    as 0, 7.6e-6 of it in single precision.
     """
     return powm(backend, A, 0.5)
 

@@ -99,8 +99,9 @@ def lstsq(
 
     Notes
     -----
-    The derivative is that of `pinv`, at fixed rank; with damping above 0 it exists
-    everywhere, in `damping` too. Without damping x is refined by its residual, once
+    The derivative is that of `pinv`, at fixed rank. With damping above 64 eps s_1, and
+    the default `rcond`, it exists everywhere, in `damping` too; with smaller damping
+    the values cut off count as 0. Without damping x is refined by its residual, once
     (N. J. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, ch. 20): the
     product with the pseudo-inverse would leave one of eps times the condition number.
     """

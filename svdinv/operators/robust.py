@@ -65,7 +65,7 @@ def robust_pca(
     report : callable, optional
         Called after each iteration with its number, from 1, and the size of A - L - S
         relative to that of A, shape (...).
-    {method}
+    {method_or_products}
 
     Returns
     -------
@@ -83,9 +83,9 @@ def robust_pca(
     Notes
     -----
     Elements and singular values at a threshold have no derivative; the iterates are
-    continuous there. The default penalty has none where s_1 is repeated. Values hold
-    for matrices of any size; derivatives where s_1, its inverse, and both times 100 are
-    numbers of full precision.
+    continuous there. The default penalty has none where s_1 is repeated. Values are
+    right for A of any scale. Derivatives are right where s_1, 1 / s_1 and 100 times
+    either are normal floating-point numbers.
 
     Thresholds are divided by mu. Were it to grow on, as in [2]_, L and S would stop
     beside the minimum, with L + S = A to rounding, and with derivatives of elements of

@@ -77,16 +77,16 @@ def svt(
         The gradient goes through that value as well; where it is repeated, as
         the subgradient of least norm.
     method : {"auto", "svd", "gram", "matmul"}, optional
-        How. ``"gram"`` takes the eigenvectors of the Gram matrix, in double
-        precision where that is at hand, and is accurate only if kept values are above
-        about sqrt(eps) s_1, which is not checked; ``"matmul"`` takes matrix
-        products alone, meant for GPUs. ``"auto"`` takes the Gram matrix where it
-        is faster and, judged by its singular values, accurate; in PyTorch of other
-        tall or wide matrices the triangle of the QR decomposition; and the SVD
-        elsewhere: for small inputs, on GPUs, and in traced or compiled functions,
-        where nothing can be judged, but for tall matrices in JAX's on the CPU. Of
-        matrices known to be spread over devices it takes two Gram matrices where one
-        does not do.
+        How. ``"gram"`` takes the eigenvectors of the Gram matrix, in double precision
+        where that is at hand, and is accurate only if kept values are above about
+        sqrt(eps) s_1, which is not checked; ``"matmul"`` takes matrix products alone,
+        meant for GPUs, with one tau for each matrix. ``"auto"`` takes the Gram matrix
+        where it is faster and, judged by its singular values, accurate; in PyTorch of
+        other tall or wide matrices the triangle of the QR decomposition; and the SVD
+        elsewhere: for small inputs, on GPUs, and in traced or compiled functions, where
+        nothing can be judged, but for tall matrices in JAX's on the CPU. Of matrices
+        known to be spread over devices it takes two Gram matrices where one does not
+        do.
 
     Returns
     -------
@@ -263,7 +263,8 @@ def huber_threshold(
     """Proximal operator of tau times the sum of Huber's function of s.
 
     Singular values up to delta + tau are divided by 1 + tau / delta, larger ones are
-    lessened by tau: `svt` without a kink at 0, after which the rank is full.
+    lessened by tau. The penalty is smooth at 0, so that no value becomes 0 and the rank
+    stays; the kink is at delta + tau.
 
     Parameters
     ----------
@@ -342,7 +343,9 @@ def spectral_operator(
     tau : float or array, optional
         Its parameter >= 0, broadcasting to the batch shape (...), if it has one.
     {relative}
-    {method}
+    {method_or_products}
+        ``"matmul"`` is for `svdinv.core.thresholds.Soft` and
+        `svdinv.core.functions.Polar` alone.
 
     {like_A}
     {raises}, and if `function` is no spectral function, or tau is given to one

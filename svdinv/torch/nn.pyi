@@ -230,7 +230,7 @@ class SchattenProx(nn.Module):
     p : float
         1/2, 2/3, 1 or 2.
     threshold : float or array
-        First weight of the penalty, positive, in units of the input to 2 - p.
+        First weight of the penalty, positive, in units of the input to the power 2 - p.
     channels, trainable, method : optional
         As for `SingularValueThreshold`.
 
