@@ -1165,6 +1165,14 @@ def test_products_are_not_rounded():
         assert torch.get_float32_matmul_precision() == "medium"
 
 
+@pytest.fixture
+def _flags_may_be_set():
+    """What PyTorch's own tests import forbids it to the whole process."""
+    with getattr(torch.backends, "__allow_nonbracketed_mutation")():
+        yield
+
+
+@pytest.mark.usefixtures("_flags_may_be_set")
 def test_an_inherited_precision_stays_inherited():
     library = torch.backends.mkldnn.matmul
     before = torch.backends.fp32_precision, library.fp32_precision

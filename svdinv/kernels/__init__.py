@@ -55,7 +55,7 @@ _MOST_WORK = 2**18
 _OF_PRODUCTS = "map", "spectral", "derivative", "hermitian", "svd_pull", "eigh_pull"
 # The same for one matrix alone, of which no lane is empty, and whose U diag(y) V^H is
 # two products, as by a BLAS.
-_LARGEST_ONE, _MOST_ELEMENTS_ONE, _MOST_WORK_ONE = 128, 2**16, 2**20
+_LARGEST_ONE, _MOST_ELEMENTS_ONE, _MOST_WORK_ONE = 128, 2**16, 2**21
 # Values of which close ones are looked for, in memory for three matrices of them.
 _MOST_CLUSTERED = 4096
 _TALL_ROWS = 1024  # of one block, as in tall.h
