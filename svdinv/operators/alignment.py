@@ -39,7 +39,7 @@ from svdinv.operators._arguments import (
     check_compatible,
     two_matrices,
 )
-from svdinv.operators._maps import without_tau
+from svdinv.operators._maps import with_tau, without_tau
 from svdinv.operators._registry import operator
 
 
@@ -128,13 +128,13 @@ def procrustes(backend: Backend, A: Array, B: Array) -> Array:
     xp = backend.xp
     A, B, restore = two_matrices(backend, A, B, "A", "B")
     check_compatible(backend, A, B, "A", "B")
-    for_a, for_b = (
-        binary_scale(abs_max(backend.stop_gradient(x), xp), xp) for x in (A, B)
-    )
-    A, B = A / cast(for_a, A, xp), B / cast(for_b, B, xp)
-    C = product(adjoint(A, xp), B, backend.call, xp)
-    factors = backend.evaluate(Factorise(Polar(), method="svd"), C, None)
-    return restore(backend.call(Map(Polar()), C, None, *factors)[0])
+
+    def scaled(X: Array) -> Array:
+        size = abs_max(backend.stop_gradient(X), xp)
+        return X if is_usual(size, xp) else X / cast(binary_scale(size, xp), X, xp)
+
+    C = product(adjoint(scaled(A), xp), scaled(B), backend.call, xp)
+    return restore(with_tau(backend, C, Polar(), None, False, "svd"))
 
 
 @operator
