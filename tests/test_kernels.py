@@ -1743,3 +1743,21 @@ def test_numbers_of_functions_that_no_matrix_has():
     for shape in ((20, 4, 3), (300, 200)):
         zero = np.zeros(shape)
         np.testing.assert_array_equal(svn.svt(zero, np.inf, relative=True), zero)
+
+
+@pytest.mark.parametrize("shape", [(20000, 16), (16, 20000), (4, 9000, 8)])
+def test_a_gram_matrix_in_vain_is_not_computed_again(shape, monkeypatch):
+    """Of singular values below 1e-4 s_1 the first attempt tells nothing."""
+    torch = pytest.importorskip("torch")
+    import svdinv.torch
+    from svdinv.core import factors
+
+    def refused(*x):
+        raise AssertionError("a second attempt")
+
+    monkeypatch.setattr(factors, "tall_values", refused)
+    k = min(shape[-2:])
+    U, _, Vh = np.linalg.svd(np.random.default_rng(0).standard_normal(shape), False)
+    A = torch.from_numpy(((U * np.logspace(0, -5, k)) @ Vh).astype(np.float32))
+    due = torch.from_numpy(U @ Vh).float()
+    torch.testing.assert_close(svdinv.torch.polar(A), due, rtol=0, atol=2e-2)

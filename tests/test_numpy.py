@@ -249,18 +249,20 @@ OF_NUMPY = {
         np.average(A, axis=1)
         + np.average(A, weights=A.real**2 + 1, keepdims=True)[0]
         + np.average(A, axis=2, weights=[1, 2, 3])
+        + np.average(A, axis=(2, 0), weights=np.arange(6.0).reshape(3, 2))
     ),
     "sums of some": lambda A: np.sum(A, axis=1, where=A.real > 0) * np.amin(abs(A)),
     "norms 1 and inf": lambda A: (
         np.linalg.norm(A, 1, axis=2) * np.linalg.norm(A[0, 0], np.inf)
         + np.linalg.matrix_norm(A)[:, None] * np.linalg.vecdot(A[0], A)
     ),
-    "products of several": lambda A: (
-        np.linalg.multi_dot([A[0], A[1], A[0, 0]]) * np.linalg.matrix_power(A, 3)
-        + np.linalg.matrix_power(A / 9 + np.eye(3), -2)
-        + np.linalg.matrix_power(A, 0)
+    "products of vectors": lambda A: (
+        np.vecdot(A[0, 0], A[1], axis=0) * np.vecdot(A[1], A) + np.vecdot([1, 2, 3], A)
     ),
-    "inverse sines": lambda A: np.arcsin(A / 5) * np.arccos(A / 4),
+    "inverse sines": lambda A: (
+        np.arcsin(A / 5) * np.arccos(A / 4)
+        + np.arccos((A + 4j) * (1 + 0j)) * np.arcsin(3 - 2j + A)
+    ),
     "Fourier transforms of real arrays": lambda A: (
         np.fft.irfft2(np.fft.rfft2(A.real, norm="ortho") * A[0, 0, 0], s=(3, 3))
         + np.fft.irfftn(np.fft.rfftn(A[:, :, :2].real, norm="forward") * A[:, :, :2])
@@ -367,11 +369,25 @@ def test_functions_of_numpy_with_arguments_that_have_no_derivative():
         ),
         (lambda A: np.add(A, 1, dtype=complex), r"numpy\.add with these arguments"),
         (lambda A: np.max(A, 0, None, True), r"numpy\.max with these arguments"),
+        (lambda A: np.sum(A, where=np.ones((3, 3))), "a mask of bool"),
         (lambda A: sum(A.sum()), "without axes"),
         (lambda A: len(A.sum()), "without axes"),
     ):
         with pytest.raises(TypeError, match=message):
             svn.vjp(f, np.eye(3))
+    for f in (
+        lambda A: np.sum(A, where=np.ones((2, 3, 3), bool)),
+        lambda A: np.split(A, 2)[0],
+        lambda A: np.average(A, weights=np.ones(3)),
+        lambda A: np.average(A, axis=0, weights=np.ones((1, 3))),
+        lambda A: np.vecdot(A, A[:, :1]),
+        lambda A: np.take_along_axis(A, np.zeros(3, int), 0),
+    ):
+        for evaluate in (f, lambda A, f=f: svn.vjp(f, A)):
+            with pytest.raises((TypeError, ValueError)):
+                evaluate(np.eye(3))
+    with pytest.raises(ZeroDivisionError):
+        svn.vjp(lambda A: np.average(A, weights=np.diag([1.0, -1, 0])), np.eye(3))
     with pytest.raises(ValueError, match="axis 0 of shape"):
         svn.vjp(lambda A: np.squeeze(A, 0), np.eye(3))
     with pytest.raises(ValueError, match="axis 5 is out of bounds"):

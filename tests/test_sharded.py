@@ -93,6 +93,9 @@ class TestJAX:
         assert in_jax["auto"]["value"] < 1e-13
         assert in_jax["auto"]["gradient"] < 1e-13
 
+    def test_norms_alone_do_not_gather_either(self, in_jax):
+        assert in_jax["norms"] < 1e-13
+
     def test_rows_of_zeros_change_nothing(self, in_jax):
         assert in_jax["filled"] < 1e-13
 

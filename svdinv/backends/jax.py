@@ -424,16 +424,18 @@ class JAXBackend(Backend):
         A: Any,
     ) -> Any:
         """See `Backend`; what JAX traces may be differentiated later."""
-        # XLA's singular values of tall matrices take longer than a Gram matrix.
-        if operation.method == "auto" and jax_kernels.tall(A):
+        # Singular values of tall matrices take XLA longer than a Gram matrix, and those
+        # of spread ones are computed on one device.
+        by_gram = operation.method == "auto"
+        if by_gram and (jax_kernels.tall(A) or xp.is_spread(A)):
             return otherwise(A)
 
-        def value(A: Any) -> Any:
+        def of_singular_values(A: Any) -> Any:
             return f(*_bind(operation, A))
 
         if self.is_constant(A):
-            return value(A)
-        differentiable = jax.custom_jvp(value)
+            return of_singular_values(A)
+        differentiable = jax.custom_jvp(of_singular_values)
         differentiable.defjvp(
             lambda primals, tangents: jax.jvp(
                 _in_full_precision(otherwise), primals, tangents

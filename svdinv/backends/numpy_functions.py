@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import reduce
 from inspect import signature
 from operator import mul
 from typing import Any
@@ -61,17 +60,30 @@ def _clipped(
 def norm(
     xp: Namespace, x: Array, ord: Any = None, axis: Any = None, keepdims: bool = False
 ) -> Array:
-    """Euclidean norm, whose derivative is 0 at 0, or the norm 1 or inf of vectors."""
+    """Euclidean norm, whose derivative is 0 at 0, or a norm of vectors."""
     one = isinstance(axis, int | np.integer) or (axis is None and x.ndim == 1)
-    if one and ord in (1, math.inf):
-        of_sizes = xp.sum if ord == 1 else xp.max
-        return of_sizes(xp.abs(x), axis=axis, keepdims=keepdims)
-    if not (ord is None or (ord == 2 if one else ord == "fro" and x.ndim == 2)):
+    if one and ord is not None:
+        return vector_norm(xp, x, axis=axis, keepdims=keepdims, ord=ord)
+    if not (ord is None or (ord == "fro" and x.ndim == 2)):
         raise TypeError(
             f"no derivative of the norm with ord={ord!r} is known here, but of the "
             "Euclidean norm; those of matrices are nuclear_norm and spectral_norm"
         )
     return _root(xp, xp.sum(_squares(x, xp), axis=axis, keepdims=keepdims))
+
+
+def vector_norm(
+    xp: Namespace, x: Array, *, axis: Any = None, keepdims: bool = False, ord: Any = 2
+) -> Array:
+    """Norm 1, 2 or inf of all elements along some axes."""
+    if ord == 2:
+        return norm(xp, x, None, axis, keepdims)
+    if ord not in (1, math.inf):
+        raise TypeError(
+            f"no derivative of the norm with ord={ord!r} of vectors is known here, but "
+            "with 1, 2 and inf"
+        )
+    return (xp.sum if ord == 1 else xp.max)(xp.abs(x), axis=axis, keepdims=keepdims)
 
 
 def _squares(x: Array, xp: Namespace) -> Array:
@@ -166,9 +178,12 @@ def _fourier_of_real(
     xp: Namespace, a: Array, s: Any = None, axes: Any = None, norm: Any = None
 ) -> Array:
     """Fourier transform over several axes, of which the last loses half."""
-    if s is not None:
-        raise TypeError("no derivative of numpy.fft.rfftn with s is known here")
-    *others, last = listed(axes, a.ndim)
+    *others, last = _of_lengths(a, s, axes)
+    if s is not None and [*s] != [a.shape[i] for i in (*others, last)]:
+        raise TypeError(
+            f"no derivative of numpy.fft.rfftn with s={tuple(s)} is known here of the "
+            f"shape {tuple(a.shape)}: pad the array, or take part of it"
+        )
     half = xp.fft.rfft(a, axis=last, norm=norm)
     return xp.fft.fftn(half, axes=others, norm=norm)
 
@@ -177,7 +192,7 @@ def _real_of_fourier(
     xp: Namespace, a: Array, s: Any = None, axes: Any = None, norm: Any = None
 ) -> Array:
     """Inverse of `_fourier_of_real`; the last length is twice the half, or in `s`."""
-    *others, last = listed(axes, a.ndim)
+    *others, last = _of_lengths(a, s, axes)
     if s is not None and [*s[:-1]] != [a.shape[i] for i in others]:
         raise TypeError(
             f"no derivative of numpy.fft.irfftn with s={tuple(s)} is known here of the "
@@ -185,7 +200,15 @@ def _real_of_fourier(
             "lengths"
         )
     whole = xp.fft.ifftn(a, axes=others, norm=norm)
-    return xp.fft.irfft(whole, n=s and s[-1], axis=last, norm=norm)
+    n = None if s is None else int(s[-1])
+    return xp.fft.irfft(whole, n=n, axis=last, norm=norm)
+
+
+def _of_lengths(a: Array, s: Any, axes: Any) -> tuple[int, ...]:
+    """Return the axes of a transform: all, or the last ones of given lengths."""
+    if axes is not None or s is None:
+        return listed(axes, a.ndim)
+    return tuple(range(a.ndim)[-len(s) :])
 
 
 def _repeated(xp: Namespace, a: Array, repeats: Any, axis: int | None = None) -> Array:
@@ -209,6 +232,12 @@ def _taken_along(
     """Take elements along an axis by indices for each of its lines."""
     arr, axis = (xp.reshape(arr, (-1,)), 0) if axis is None else (arr, axis)
     axis = _within(axis, arr.ndim)
+    indices = untraced(indices)
+    if not xp.isdtype(indices.dtype, "integral") or indices.ndim != arr.ndim:
+        raise ValueError(
+            f"indices must be integers with {arr.ndim} axes, as the array has, got "
+            f"{indices.dtype} and {indices.ndim}"
+        )
     places = [
         indices
         if i == axis
@@ -218,18 +247,22 @@ def _taken_along(
     return arr[tuple(places)]
 
 
-def _parts(
-    xp: Namespace, ary: Array, indices_or_sections: Any, axis: int = 0
-) -> list[Array]:
-    """Parts of equal length, or between indices."""
+def in_order(
+    xp: Namespace, a: Array, axis: int | None = -1, descending: bool = False
+) -> Array:
+    """Sort along an axis, or all elements."""
+    a, axis = (xp.reshape(a, (-1,)), 0) if axis is None else (a, axis)
+    places = xp.argsort(untraced(a), axis=axis)
+    places = xp.flip(places, axis=axis) if descending else places
+    return _taken_along(xp, a, places, axis)
+
+
+def _parts(xp: Namespace, ary: Array, indices: Any, axis: int = 0) -> list[Array]:
+    """Parts of equal length, or between indices, as NumPy finds them."""
     axis = _within(axis, ary.ndim)
-    n, places = ary.shape[axis], indices_or_sections
-    if isinstance(places, int | np.integer):
-        if n % places:
-            raise ValueError(f"an axis of {n} is not {places} parts of equal length")
-        places = range(n // places, n, n // places)
-    ends = zip([0, *places], [*places, n], strict=True)
-    return [_along(ary, axis, slice(*map(int, pair))) for pair in ends]
+    parts = np.split(np.arange(ary.shape[axis]), indices)
+    ends = (slice(int(p[0]), int(p[-1]) + 1) if len(p) else slice(0) for p in parts)
+    return [_along(ary, axis, part) for part in ends]
 
 
 def _average(
@@ -243,11 +276,20 @@ def _average(
     if weights is None:
         return xp.mean(a, axis=axis, keepdims=keepdims)
     a, weights = as_arrays(xp, (a, weights))
-    if weights.shape != a.shape:  # of one axis
-        shape = [1] * a.ndim
-        shape[axis] = a.shape[axis]
+    if weights.shape != a.shape:
+        axes = [_within(i, a.ndim) for i in listed(axis, a.ndim)]
+        if axis is None or weights.shape != tuple(a.shape[i] for i in axes):
+            raise ValueError(
+                f"weights must have the shape {tuple(a.shape)} of the array, or the "
+                f"lengths of its axes {axis}, got shape {tuple(weights.shape)}"
+            )
+        order = sorted(range(len(axes)), key=axes.__getitem__)
+        weights = xp.permute_dims(weights, tuple(order))
+        shape = (n if i in axes else 1 for i, n in enumerate(a.shape))
         weights = xp.reshape(weights, tuple(shape))
     total = xp.sum(weights + xp.zeros_like(a), axis=axis, keepdims=keepdims)
+    if bool((untraced(total) == 0).any()):
+        raise ZeroDivisionError("weights sum to zero")
     return xp.sum(a * weights, axis=axis, keepdims=keepdims) / total
 
 
@@ -298,12 +340,6 @@ def _vdot(xp: Namespace, a: Array, b: Array) -> Array:
     return xp.sum(conj(a, xp) * b)
 
 
-def _power(xp: Namespace, a: Array, n: int) -> Array:
-    a = xp.linalg.inv(a) if n < 0 else a
-    eye = xp.eye(a.shape[-1], dtype=a.dtype, device=device(untraced(a)))
-    return reduce(xp.matmul, [a] * abs(n)) if n else xp.broadcast_to(eye, a.shape)
-
-
 def _diagonal(xp: Namespace, v: Array) -> Array:
     """Matrix of a diagonal, or diagonal of a matrix."""
     if v.ndim not in (1, 2):
@@ -326,6 +362,15 @@ def _kronecker(xp: Namespace, a: Array, b: Array) -> Array:
 def _tiled(xp: Namespace, A: Array, reps: Any) -> Array:
     ones = xp.ones(listed(reps, 1), dtype=A.dtype, device=device(untraced(A)))
     return _kronecker(xp, ones, A)
+
+
+def _vecdot(xp: Namespace, x1: Array, x2: Array, *, axis: int = -1) -> Array:
+    x1, x2 = (_moved(xp, x, axis, -1) for x in as_arrays(xp, (x1, x2)))
+    if x1.shape[-1] != x2.shape[-1]:
+        raise ValueError(
+            f"vecdot needs axes of one length, got {x1.shape[-1]} and {x2.shape[-1]}"
+        )
+    return xp.sum(xp.multiply(conj(x1, xp), x2), axis=-1)
 
 
 def _outer(xp: Namespace, a: Array, b: Array) -> Array:
@@ -413,11 +458,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "linalg.matrix_norm": lambda xp, x, *, keepdims=False, ord="fro": norm(
         xp, x, {"fro": None}.get(ord, ord), (-2, -1), keepdims
     ),
-    "linalg.matrix_power": _power,
-    "linalg.multi_dot": lambda xp, arrays: reduce(xp.matmul, as_arrays(xp, arrays)),
     "linalg.norm": norm,
     "linalg.outer": _outer_of_vectors,
-    "linalg.vecdot": lambda xp, x1, x2, *, axis=-1: xp.vecdot(x1, x2, axis=axis),
+    "linalg.vecdot": _vecdot,
     "linalg.trace": lambda xp, x: xp.sum(xp.linalg.diagonal(x), axis=-1),
     "moveaxis": _moved,
     "outer": _outer,
@@ -425,9 +468,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ravel": lambda xp, x: xp.reshape(x, (-1,)),
     "reciprocal": lambda xp, x: xp.divide(1.0, x),
     "repeat": _repeated,
-    "sort": lambda xp, a, axis=-1: _taken_along(
-        xp, a, xp.argsort(untraced(a), axis=axis), axis
-    ),
     "split": _parts,
     "squeeze": lambda xp, x, axis=None: xp.reshape(x, _squeezed(x.shape, axis)),
     "std": std,
@@ -438,8 +478,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "trace": lambda xp, x: xp.sum(FUNCTIONS["diagonal"](xp, x), axis=-1),
     "var": var,
     "vdot": _vdot,
-    "vecdot": lambda xp, x1, x2, *, axis=-1: xp.sum(
-        xp.multiply(conj(x1, xp), x2), axis=axis
-    ),
+    "vecdot": _vecdot,
     "vstack": lambda xp, tup: xp.concat(_rows(xp, tup, (1, -1)), axis=0),
 }

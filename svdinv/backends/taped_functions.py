@@ -69,6 +69,11 @@ def _of_angle(xp: Namespace, a: Array, b: Array, y: Array) -> tuple[Array, Array
     return tuple(xp.divide(xp.divide(x, size), size) for x in (b, -a))
 
 
+def _of_circle(xp: Namespace, a: Array, function: Any, y: Array) -> Array:
+    """Take the root of 1 - a^2, of complex numbers on the branch of y."""
+    return function(y) if is_complex(y, xp) else xp.sqrt((1.0 - a) * (1.0 + a))
+
+
 # The derivative in each argument: numbers, or functions of the namespace, of the
 # arguments and of the result.
 _FACTORS: dict[str, tuple[float, ...] | Callable[..., tuple[Any, ...]]] = {
@@ -91,8 +96,8 @@ _FACTORS: dict[str, tuple[float, ...] | Callable[..., tuple[Any, ...]]] = {
     "tan": lambda xp, a, y: (y * y + 1.0,),
     "atan": lambda xp, a, y: (xp.divide(1.0, a * a + 1.0),),
     "atan2": _of_angle,
-    "asin": lambda xp, a, y: (xp.divide(1.0, xp.sqrt(1.0 - a * a)),),
-    "acos": lambda xp, a, y: (xp.divide(-1.0, xp.sqrt(1.0 - a * a)),),
+    "asin": lambda xp, a, y: (xp.divide(1.0, _of_circle(xp, a, xp.cos, y)),),
+    "acos": lambda xp, a, y: (xp.divide(-1.0, _of_circle(xp, a, xp.sin, y)),),
     "sinh": lambda xp, a, y: (xp.cosh(a),),
     "cosh": lambda xp, a, y: (xp.sinh(a),),
     "tanh": lambda xp, a, y: (1.0 - y * y,),
@@ -131,9 +136,7 @@ _COMPOSED: dict[str, Callable[..., Array]] = {
     "fft.ifftshift": _shift(-1),
     "linalg.inv": lambda xp, a: xp.inverse(a),
     "linalg.solve": lambda xp, a, b: xp.solution(*xp.arrays(a, b)),
-    "linalg.vector_norm": lambda xp, x, *, axis=None, keepdims=False, ord=2: (
-        numpy_functions.norm(xp, x, None if ord == 2 else ord, axis, keepdims)
-    ),
+    "linalg.vector_norm": numpy_functions.vector_norm,
     "std": numpy_functions.std,
     "var": numpy_functions.var,
 }
@@ -650,9 +653,17 @@ class TapedNamespace:
 
         return self._record(self.base.linalg.inv, push, pull, a)
 
-    def sum(self, a, axis=None, *, dtype=None, keepdims=False, where=None):
+    def sum(self, a, axis=None, *, dtype=None, keepdims=False, where=True):
         a = a if dtype is None else self.astype(a, dtype)
-        a = a if where is None else self.where(where, a, 0.0)
+        if where is not True:
+            mask, shape = np.asarray(False) if where is False else where, tuple(a.shape)
+            if not self.isdtype(mask.dtype, "bool"):
+                raise TypeError(f"where must be a mask of bool, got {mask.dtype}")
+            if np.broadcast_shapes(mask.shape, shape) != shape:
+                raise ValueError(
+                    f"where must broadcast to the shape {shape}, got {mask.shape}"
+                )
+            a = self.where(mask, a, 0.0)
         return self._moving(self.base.sum, _of_sum, a, axis=axis, keepdims=keepdims)
 
     def mean(self, a, axis=None, *, keepdims=False):
@@ -732,6 +743,13 @@ class TapedNamespace:
             return whole
 
         return self.linear(lambda x: x[key], back, a)
+
+    def sort(
+        self, a, axis=-1, kind=None, *, stable=None, descending=False
+    ):  # of equal ones any order is as good
+        if is_moving(a):
+            return numpy_functions.in_order(self, a, axis, descending)
+        return self._constant(self.base.sort, a, axis=axis, descending=descending)
 
     def take(self, a, indices, *, axis=None):
         if is_moving(a):

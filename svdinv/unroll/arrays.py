@@ -257,7 +257,8 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     # "resolve_..." is for PyTorch, where conjugation may be lazy, "get" for CuPy.
     for move in ("detach", "resolve_conj", "resolve_neg", "cpu", "get"):
         x = getattr(x, move)() if hasattr(x, move) else x
-    return np.asarray(x)
+    # PyTorch's bfloat16 is none of NumPy's, nor of ml_dtypes'.
+    return np.asarray(x.float() if str(x.dtype) == "torch.bfloat16" else x)
 
 
 def short_repr(fields: Any) -> str:

@@ -17,6 +17,7 @@ import array_api_compat as compat
 
 from svdinv.backends.tape import check_plain, untraced
 from svdinv.core.namespace import is_complex, real, safe_divide
+from svdinv.core.tolerances import eps
 from svdinv.unroll.arrays import (
     Array,
     as_float,
@@ -242,9 +243,15 @@ class PoissonKL(_OfOneParameter):
             _largest("background", self.background, y)
 
     def distance(self, z: Array, y: Array) -> Array:
-        """Return the divergence, infinite for positive counts with mean 0."""
+        """Return the divergence, infinite for positive counts with mean 0.
+
+        A mean that is negative by a rounding error of the largest counts as 0.
+        """
         xp = namespace(z)
         mean, counted = self.expected(z), y > 0
+        known = untraced(mean)
+        rounding = xp.max(xp.abs(known)) * (64 * eps(known, xp))
+        mean = xp.where((known < 0) & (known >= -rounding), 0 * mean, mean)
         one = xp.ones_like(mean)
         valid = counted & (mean > 0)
         ratio = xp.where(valid, y, one) / xp.where(valid, mean, one)

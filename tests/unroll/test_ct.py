@@ -353,6 +353,20 @@ def test_pictures_are_densities(tmp_path):
     assert source_of(str(tmp_path / "a.png")).task.kind == "colour"
 
 
+def test_a_small_object_off_the_centre_leaves_detectors_dark(tmp_path):
+    """Between few views; this is no damage."""
+    y, x = np.mgrid[:64, :64] - 31.5
+    image = (np.hypot(x + 19, y + 13) < 2).astype(np.float32)[None]
+    for views in (8, 12):
+        options = CtOptions(views=views, noise=0)
+        made = Ct().measure(InputImage("dot", image), options)
+        seen = np.flatnonzero(made.y.any(axis=(0, 1)))
+        assert len(seen) < np.ptp(seen)
+        path = tmp_path / f"{views}.h5"
+        write_problem(path, Ct(), made)
+        assert read_measurement(path)[1].y.shape == made.y.shape
+
+
 def test_damaged_files_are_refused(tmp_path):
     path = challenge(tmp_path / "a.mat", angles=np.arange(7.0))
     with pytest.raises(ValueError, match="must have a row for each of 7 angles"):
@@ -383,7 +397,7 @@ def test_damaged_files_are_refused(tmp_path):
         (
             "sinogram",
             made["sinogram"] * (np.arange(34) != 15),
-            r"detectors that measure 0 in all views, \[15\], between others",
+            r"dead detectors, \[15\], which measure 0 in all views: interpolate",
         ),
         ("weights", made["sinogram"], "weights would not be used: ct reads angles"),
     )

@@ -570,6 +570,17 @@ def test_the_norm_of_the_operator_is_of_no_account(name):
         np.testing.assert_allclose(known[-1][1], known[0][1], atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_of_torch(dtype):
+    torch = pytest.importorskip("torch")
+    kind = getattr(torch, dtype)
+    y = torch.linspace(0, 1, 300 * 300).reshape(300, 300).to(kind)
+    problem = Problem(y, Identity(), L2(torch.ones_like(y)))
+    found = solve(problem, TotalVariation(0.1), iterations=5, objective=False)
+    assert found.image.dtype == kind
+    assert torch.isfinite(found.image).all()
+
+
 @pytest.mark.parametrize("unit", [1e-4, 1e3])
 @pytest.mark.parametrize("spread", [0.0, 0.5])
 @pytest.mark.parametrize("nonnegative", [False, True])
@@ -585,8 +596,8 @@ def test_units_of_weighted_data_are_of_no_account(unit, spread, nonnegative, rng
     def image(c):
         weight = (c * noise) ** -2.0 if spread else (c * 0.05) ** -2.0
         problem = Problem(c * y, A, L2(weight))
-        found = solve(problem, TotalVariation(20 / c), algorithm=algorithm)
-        return found.image / c
+        how = {"algorithm": algorithm, "iterations": 150, "rtol": 0}
+        return solve(problem, TotalVariation(20 / c), **how).image / c
 
     due = image(1.0)
     assert np.linalg.norm(due - x) < 0.3 * np.linalg.norm(x)
@@ -604,7 +615,7 @@ def test_without_a_prior_it_is_least_squares_or_maximum_likelihood(rng):
         )
         np.testing.assert_allclose(found.image, least, rtol=1e-6)
     counts = rng.poisson(20 * A(x)).astype(float)
-    how = {"iterations": 1500, "rtol": 0}
+    how = {"iterations": 4000, "rtol": 0, "objective": False}
     found, em = (
         solve(Problem(counts, A, PoissonKL()), None, algorithm=algorithm, **how)
         for algorithm in (None, EM())
@@ -619,8 +630,9 @@ def test_images_of_counts_are_nonnegative(rng):
     """Else some expected counts are negative, and the objective is infinite."""
     x = np.zeros((12, 10))
     x[3:8, 2:7] = 3
-    A = Dense(rng.random((90, x.size)) / 10, x.shape)
-    counts = rng.poisson(A(x)).astype(float)
+    A = Blur(np.ones((3, 3)) / 9)  # of zeros it makes rounding errors of either sign
+    assert A(x).min() < 0
+    counts = rng.poisson(np.maximum(A(x), 0)).astype(float)
     found = solve(Problem(counts, A, PoissonKL()), TotalVariation(0.1), iterations=500)
     assert found.image.min() >= 0
     assert np.isfinite(found.objective[-1])

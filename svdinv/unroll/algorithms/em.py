@@ -17,7 +17,7 @@ from svdinv.unroll.fidelity import PoissonKL, positive_root
 from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.problem import Problem
 
-_LEAST = 1e-3  # minimum relative to the mean of the first image: zeros would remain 0
+_LEAST = 1e-3  # minimum relative to the mean of the first image
 
 
 _Subset: TypeAlias = tuple[Operator, Array, Any]  # with counts and background
@@ -52,7 +52,8 @@ class EM(Algorithm):
     def start(self, problem: Problem, x: Array | None = None) -> State:
         """Return a positive first image and the sensitivities of the subsets.
 
-        By default the image is constant, with the measured total count. Raises
+        By default the image is constant, with the measured total count. Elements below
+        a thousandth of the mean are raised to that, since zeros would remain 0. Raises
         TypeError if the data fidelity is not `PoissonKL`, ValueError if there are
         counts but no positive element, and errors of the fidelity's `check`.
         """

@@ -18,6 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
+
+from svdinv.backends.tape import untraced
 from svdinv.core.namespace import is_complex, safe_divide
 from svdinv.core.tolerances import eps
 from svdinv.unroll.arrays import (
@@ -29,6 +32,7 @@ from svdinv.unroll.arrays import (
     namespace,
     norm,
     times,
+    to_numpy,
 )
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.operators import Identity, Operator, operator_norm
@@ -142,8 +146,7 @@ class GradientDescent(Algorithm):
         """Return the algorithm and the gradient of R; TypeError if `prior` has none."""
         if not hasattr(prior, "gradient"):
             raise TypeError(
-                "GradientDescent needs a prior with a gradient; for the proximal "
-                f"operator of {prior!r} use ISTA"
+                f"GradientDescent needs a prior with a gradient; for {prior!r} use ISTA"
             )
         return self, prior.gradient
 
@@ -437,10 +440,11 @@ class PDHG(Algorithm):
         The bound of Chambolle & Pock is smallest if the steps have the ratio of the
         squared distances from the start to the solution. `transform_dual` is bounded by
         the weight; the geometric mean of that ratio and equal steps works well. Dual
-        variables are proportional to the weight of `L2`, of which the mean is taken.
+        variables are proportional to the weight of `L2`, of which a mean is taken.
         """
         squared = total = _squared_norm(problem.A, x)
-        unit = _mean_weight(problem.fidelity)
+        differences = not isinstance(self.transform, Identity | None)
+        unit = _usual_weight(problem.fidelity, differences)
         if self.transform is None:
             return {"step": total**-0.5 / unit, "dual_step": total**-0.5 * unit}
         of_transform = squared if isinstance(problem.fidelity, L2) else 1.0
@@ -613,14 +617,18 @@ def _lipschitz(problem: Problem, x: Array) -> float:
     return _squared_norm(problem.A.derivative(x), x) * curvature
 
 
-def _mean_weight(fidelity: Any) -> float:
-    """Return the mean of the positive weights of `L2`; 1 for other fidelities."""
+def _usual_weight(fidelity: Any, differences: bool) -> float:
+    """Return the mean of the positive weights of `L2`; 1 for other fidelities.
+
+    Of priors of `differences`, which carry an error to where weights are large, the
+    arithmetic mean, of others the geometric one, was found to need fewer iterations.
+    """
     weight: Any = fidelity.weight if isinstance(fidelity, L2) else None
     if not hasattr(weight, "dtype"):
         return float(weight or 1.0)
-    xp = namespace(weight)
-    count = xp.sum(xp.astype(weight > 0, weight.dtype))
-    return as_float(xp.sum(weight)) / as_float(count)
+    w = to_numpy(untraced(weight)).astype(float)
+    w = w[w > 0]
+    return float(np.mean(w) if differences else np.exp(np.mean(np.log(w))))
 
 
 def _unchanged(x: Array, step: Any) -> Array:

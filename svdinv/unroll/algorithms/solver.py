@@ -125,9 +125,10 @@ def solve(
         Data, forward operator and data fidelity D.
     prior : Prior, pair of them or None
         R; for `LowRankPlusSparse` the priors of the low-rank and of the sparse part;
-        with None, R is 0. Any object with ``value(x)`` and ``prox(x, step)`` works,
-        or with ``value``, ``gradient(x)`` and ``lipschitz(x)``, the constant of that,
-        or with ``value`` and ``split()``, as of `Prior`.
+        with None, R is 0, but for `GradientDescent`. Any object works that has
+        ``value(x)`` and ``prox(x, step)``, or ``value``, ``gradient(x)`` and
+        ``lipschitz(x)``, the constant of that, or ``value`` and ``split()``, as of
+        `Prior`.
     algorithm : Algorithm, optional
         By default `LowRankPlusSparse` for a pair, `PDHG` for `TotalVariation` and for a
         prior that has ``split`` but no ``prox``, `GradientDescent` for one with

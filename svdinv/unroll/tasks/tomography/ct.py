@@ -286,8 +286,8 @@ class Ct(FinerTask):
             why = "its outermost detectors measure the most"
             raise file.error("sinogram", f"{rule}: {why}")
         dead = _dead_detectors(sinogram)
-        if dead and self.channels and not is_limited(angles):
-            rule = f"has detectors that measure 0 in all views, {dead}, between others"
+        if dead and self.channels:
+            rule = f"has dead detectors, {dead}, which measure 0 in all views"
             raise file.error("sinogram", f"{rule}: interpolate them")
         truth = file.truth((len(sinogram), *geometry[:2]), "of the image")
         order = by_angle(angles)
@@ -522,12 +522,13 @@ def _is_transmitted(sinogram: NDArray[Any]) -> bool:
 
 
 def _dead_detectors(sinogram: NDArray[Any]) -> list[int]:
-    """List detectors that measure 0 in all views, between others that do not.
+    """List detectors that measure 0 in all views, unlike both of their neighbours.
 
-    Rays all around at one distance from the centre cross all that lies farther out.
+    These measure something in most views, so that the object is no small one.
     """
-    lit = np.flatnonzero(sinogram.any(axis=(0, 1)))
-    return sorted(set(range(lit[0], lit[-1])) - set(lit.tolist()))
+    lit = (sinogram != 0).mean(axis=(0, 1))
+    dead = (lit[1:-1] == 0) & (np.minimum(lit[:-2], lit[2:]) > 0.5)
+    return (1 + np.flatnonzero(dead)).tolist()
 
 
 def _inverted(problem: Problem, window: Window) -> Any:
