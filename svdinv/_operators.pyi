@@ -2050,17 +2050,16 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
 
         With the name and the arguments of `jax.vjp`. The function is composed of the
         operators of this module, of Python's operators, of slices (of arrays of NumPy
-        and CuPy also integer arrays and masks as indices), and of the array
-        functions of the namespace of its arguments, or NumPy's, of CuPy's arrays too,
-        whose own functions take nothing that is traced:
+        and CuPy also integer arrays and masks as indices, sort and take_along_axis), and
+        of the array functions of the namespace of its arguments, or NumPy's, of CuPy's
+        arrays too, whose own functions take nothing that is traced:
         elementwise ones (sqrt, square, reciprocal, exp, expm1, log, log1p, log2, log10,
         sin, cos, tan, asin, acos, atan, atan2, sinh, cosh, tanh, pow, abs, hypot, sign,
         maximum, minimum, where, real, imag, conj, angle), sum, cumsum, diff, mean, average,
         var, std, max, min, matmul, products of vectors, einsum of a string, tensordot,
-        inner, kron, multi_dot, matrix_power, solve, inv, the Euclidean norm, and the norms
-        1 and inf of vectors, reshape, permute_dims, broadcast_to, concat, stack, hstack,
-        vstack, column_stack, split, pad, repeat, tile, take, take_along_axis, sort, roll,
-        flip, tril, triu, diagonal, diag, astype, the
+        inner, vecdot, kron, solve, inv, the Euclidean norm, the norms 1 and inf of vectors,
+        reshape, permute_dims, broadcast_to, concat, stack, hstack, vstack, column_stack,
+        split, pad, repeat, tile, take, roll, flip, tril, triu, diagonal, diag, astype, the
         Fourier transforms and their shifts; and of those that `linear` makes.
 
         Parameters
