@@ -15,7 +15,6 @@ from svdinv.backends.tape import untraced
 from svdinv.core.namespace import real
 from svdinv.core.tolerances import eps
 from svdinv.operators._arguments import as_integer
-from svdinv.unroll.algorithms.em import EM
 from svdinv.unroll.algorithms.iterations import (
     FISTA,
     PDHG,
@@ -346,6 +345,8 @@ def _default_algorithm(problem: Problem, prior: Any) -> Algorithm:
         return LowRankPlusSparse()
     fidelity = problem.fidelity
     if prior is None and isinstance(fidelity, PoissonKL):
+        from svdinv.unroll.algorithms.em import EM
+
         return EM()
     unbounded = not math.isfinite(fidelity.lipschitz(problem.y))
     if unbounded and type(fidelity).prox is DataFidelity.prox:
