@@ -218,8 +218,15 @@ def _repeated(xp: Namespace, a: Array, repeats: Any, axis: int | None = None) ->
 
 def taken(xp: Namespace, a: Array, indices: Any, axis: int | None = None) -> Array:
     """Take slices along an axis, or elements of all."""
-    a, axis = (xp.reshape(a, (-1,)), 0) if axis is None else (a, _within(axis, a.ndim))
+    a, axis = _lines(xp, a, axis)
     return _along(a, axis, indices)
+
+
+def _lines(xp: Namespace, a: Array, axis: int | None) -> tuple[Array, int]:
+    """Return an array and an axis; all elements in one if the axis is None."""
+    if axis is None:
+        return xp.reshape(a, (-1,)), 0
+    return a, _within(axis, a.ndim)
 
 
 def _along(a: Array, axis: int, places: Any) -> Array:
@@ -230,8 +237,7 @@ def _taken_along(
     xp: Namespace, arr: Array, indices: Any, axis: int | None = -1
 ) -> Array:
     """Take elements along an axis by indices for each of its lines."""
-    arr, axis = (xp.reshape(arr, (-1,)), 0) if axis is None else (arr, axis)
-    axis = _within(axis, arr.ndim)
+    arr, axis = _lines(xp, arr, axis)
     indices = untraced(indices)
     if not xp.isdtype(indices.dtype, "integral") or indices.ndim != arr.ndim:
         raise ValueError(
@@ -251,7 +257,7 @@ def in_order(
     xp: Namespace, a: Array, axis: int | None = -1, descending: bool = False
 ) -> Array:
     """Sort along an axis, or all elements."""
-    a, axis = (xp.reshape(a, (-1,)), 0) if axis is None else (a, axis)
+    a, axis = _lines(xp, a, axis)
     places = xp.argsort(untraced(a), axis=axis)
     places = xp.flip(places, axis=axis) if descending else places
     return _taken_along(xp, a, places, axis)
