@@ -7,6 +7,7 @@ from typing import Any
 import deepinv
 import torch
 
+from svdinv.adapters.proximal import check_prior, prox_of_images
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.priors import Prior as Penalty
 
@@ -20,11 +21,17 @@ class Prior(deepinv.optim.Prior):
     ----------
     prior : svdinv.unroll.priors.Prior
         Such as `Nuclear`, `WeightedNuclear`, `Schatten`, `Casorati`, `LocalLowRank` or
-        `TensorNuclear`, of images (C, H, W), (C, T, H, W) and so on.
+        `TensorNuclear`, of images (C, H, W), (C, T, H, W) and so on. A `weight` that is
+        a Parameter is one of this module.
     two_channels : bool, optional
-        Whether images are complex, with real and imaginary parts as their two channels:
-        (B, 2, H, W) or (B, 2, T, H, W), as DeepInverse has them in MRI. Complex tensors
-        need no such option.
+        Whether images are complex, with real and imaginary parts as their two channels,
+        as DeepInverse has them in MRI: (B, 2, H, W), which are images (1, H, W), or
+        (B, 2, T, H, W). Complex tensors need no such option.
+
+    Raises
+    ------
+    TypeError
+        If `prior` has no proximal operator.
     """
 
     explicit_prior: bool
@@ -32,8 +39,10 @@ class Prior(deepinv.optim.Prior):
     def __init__(self, prior: Penalty, *, two_channels: bool = False) -> None:
         super().__init__()
         self.explicit_prior = True
-        self.prior = prior
+        self.prior = check_prior(prior)
         self.two_channels = two_channels
+        if isinstance(prior.weight, torch.nn.Parameter):
+            self.weight = prior.weight
 
     def fn(self, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         """Return the value of the prior for each image of a batch, shape (B,)."""
@@ -50,7 +59,7 @@ class Prior(deepinv.optim.Prior):
         x : Tensor, shape (B, ...)
             Images, real or complex.
         gamma : float, Tensor or sequence of float
-            Step: one number, or one for each image.
+            Step: one number, or one for each image, of shape (B,) or (B, 1, ...).
 
         Returns
         -------
@@ -63,23 +72,18 @@ class Prior(deepinv.optim.Prior):
             If there are neither one nor B steps.
         """
         z = self._seen(x)
-        one = isinstance(gamma, (int, float))
-        if not one:
+        if not isinstance(gamma, (int, float)):
             gamma = torch.as_tensor(gamma, device=x.device)
-            one = gamma.numel() == 1
-            gamma = gamma.reshape(()) if one else gamma
-        if one:
-            z = self.prior.prox(z, gamma)
-        elif gamma.numel() == len(x):
-            pairs = zip(z, gamma.reshape(-1), strict=True)
-            z = torch.stack([self.prior.prox(image, step) for image, step in pairs])
-        else:
-            raise ValueError(
-                f"gamma must be one number or {len(x)}, got {tuple(gamma.shape)}"
-            )
+            if gamma.numel() != 1:
+                if gamma.numel() != len(x) or len(gamma) != len(x):
+                    raise ValueError(
+                        f"gamma must be one number or {len(x)}, got {(*gamma.shape,)}"
+                    )
+                gamma = gamma.reshape(-1, *(1,) * (z.ndim - 1))
+        z = prox_of_images(self.prior, z, gamma, "gamma")
         if not self.two_channels:
             return z
-        return torch.stack([z.real, z.imag], 1).to(x.dtype)
+        return torch.stack([z.real, z.imag], 1).to(x.dtype).reshape(x.shape)
 
     def _seen(self, x: torch.Tensor) -> torch.Tensor:
         if not self.two_channels:
@@ -90,7 +94,9 @@ class Prior(deepinv.optim.Prior):
             )
         if x.dtype == torch.bfloat16:  # which has no complex type
             x = x.float()
-        return torch.complex(x[:, 0], x[:, 1])
+        z = torch.complex(x[:, 0], x[:, 1])
+        # Without an axis of channels, a prior of series would take the batch for time.
+        return z[:, None] if x.ndim == 4 else z
 
 
 class Denoiser(deepinv.models.Denoiser):
@@ -121,17 +127,20 @@ class Physics(Operator):
     Parameters
     ----------
     physics : deepinv.physics.Physics
-        Its noise is left out. One that is not linear gets its derivative from
-        automatic differentiation.
+        Its `A` alone, without the noise and the sensor. One that is not linear gets its
+        derivative from automatic differentiation.
 
     Raises
     ------
     TypeError
-        If the physics is stacked, and so returns a list of tensors.
+        If `physics` is none, or is stacked, and so returns a list of tensors.
     """
 
     def __init__(self, physics: deepinv.physics.Physics) -> None:
-        if isinstance(physics, deepinv.physics.StackedPhysics):
+        if not isinstance(physics, deepinv.physics.Physics):
+            raise TypeError(f"physics must be a Physics of DeepInverse, got {physics}")
+        parts = (physics, *getattr(physics, "physics_list", ()))  # of composed ones
+        if any(isinstance(part, deepinv.physics.StackedPhysics) for part in parts):
             raise TypeError(
                 "physics must return one tensor, not a list: pass each of a stacked "
                 "physics, and combine them by svdinv.unroll.operators.Stack"
@@ -140,7 +149,7 @@ class Physics(Operator):
         self.linear = isinstance(physics, deepinv.physics.LinearPhysics)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Measure images, without noise."""
+        """Measure images, without noise and sensor."""
         return self.physics.A(x)
 
     def adjoint(self, y: torch.Tensor) -> torch.Tensor:
@@ -181,7 +190,14 @@ def to_physics(operator: Operator, **options: Any) -> deepinv.physics.Physics:
     -------
     deepinv.physics.Physics
         A `LinearPhysics` if the operator is linear.
+
+    Raises
+    ------
+    TypeError
+        If `operator` is none of svdinv.
     """
+    if not isinstance(operator, Operator):
+        raise TypeError(f"operator must be an Operator of svdinv, got {operator!r}")
 
     def A(x: torch.Tensor, **_: Any) -> torch.Tensor:
         return operator.forward(x)

@@ -10,6 +10,7 @@ from mrpro.operators.Functional import (
     throw_if_negative_or_complex,
 )
 
+from svdinv.adapters.proximal import check_prior, prox_of_images
 from svdinv.unroll.priors import Prior
 
 __all__ = ["Functional"]
@@ -21,23 +22,31 @@ class Functional(ProximableFunctional):
     Parameters
     ----------
     prior : svdinv.unroll.priors.Prior
-        The prior. MRpro's images are (..., coils, z, y, x); `Casorati` and others of
-        series take the last three axes as frames, y and x.
+        The prior. A `weight` that is a Parameter is one of this module.
+    time : int, optional
+        Axis of the frames of a series, such as 0 of MRpro's (time, coils, z, y, x). It
+        is moved before y and x, where `Casorati` and others of series expect it.
+
+    Raises
+    ------
+    TypeError
+        If `prior` has no proximal operator.
     """
 
-    def __init__(self, prior: Prior) -> None:
+    def __init__(self, prior: Prior, *, time: int | None = None) -> None:
         super().__init__()
-        self.prior = prior
+        self.prior, self.time = check_prior(prior), time
+        if isinstance(prior.weight, torch.nn.Parameter):
+            self.weight = prior.weight
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
         """Return the value of the prior, in a tuple."""
-        return (self.prior.value(x),)
+        return (self.prior.value(self._series(x)),)
 
     def prox(self, x: torch.Tensor, sigma: Any = 1.0) -> tuple[torch.Tensor]:
         """Apply the proximal operator of `sigma` times the prior.
 
-        `sigma` is a number or broadcasts to x, such as (2, 1, 1, 1) for two series: a
-        step for each image or series.
+        `sigma` is a number, or broadcasts to x with a step for each image or series.
 
         Raises
         ------
@@ -46,26 +55,10 @@ class Functional(ProximableFunctional):
             axes that the prior takes together.
         """
         throw_if_negative_or_complex(sigma)
-        several = isinstance(sigma, torch.Tensor) and sigma.numel() > 1
-        if not several:
-            step = sigma.reshape(()) if isinstance(sigma, torch.Tensor) else sigma
-            return (self.prior.prox(x, step),)
-        # The prior's steps have axes of their own: one for each of its matrices.
-        extra = x.ndim - sigma.ndim
-        varies = [extra + axis for axis, n in enumerate(sigma.shape) if n > 1]
-        if extra < 0 or varies[-1] >= x.ndim - 2:
-            raise ValueError(
-                f"sigma must have a step for each image at most, got {sigma.shape} for "
-                f"{x.shape}"
-            )
-        kept = x.shape[: varies[-1] + 1]
-        steps = sigma.reshape(sigma.shape[: len(kept) - extra]).expand(kept).reshape(-1)
-        parts = zip(x.flatten(0, len(kept) - 1), steps, strict=True)
-        try:
-            found = [self.prior.prox(*each) for each in parts]
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"sigma must not vary along axes that the prior takes together, got "
-                f"{tuple(sigma.shape)} for {tuple(x.shape)}: {error}"
-            ) from error
-        return (torch.stack(found).view(x.shape),)
+        if isinstance(sigma, torch.Tensor):
+            sigma = self._series(sigma[(None,) * (x.ndim - sigma.ndim)])
+        z = prox_of_images(self.prior, self._series(x), sigma, "sigma")
+        return (z if self.time is None else z.movedim(-3, self.time),)
+
+    def _series(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.time is None else x.movedim(self.time, -3)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyproximal
 
+from svdinv.adapters.proximal import check_prior
+from svdinv.operators._arguments import as_shape
 from svdinv.unroll.arrays import Array, as_float
 from svdinv.unroll.priors import Prior
 
@@ -24,12 +26,17 @@ class Prox(pyproximal.ProxOperator):
         The prior.
     dims : sequence of int
         Shape of the image, or of a batch, that the vectors of PyProximal stand for.
+
+    Raises
+    ------
+    TypeError
+        If `prior` has no proximal operator, or `dims` is not a sequence of integers.
     """
 
     def __init__(self, prior: Prior, dims: Sequence[int]) -> None:
         super().__init__(None, False)
-        self.prior = prior
-        self.dims = tuple(dims)
+        self.prior = check_prior(prior)
+        self.dims = as_shape(dims, "dims")
 
     def __call__(self, x: Array) -> float:
         """Return the value of the prior."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import scico.functional
 
+from svdinv.adapters.proximal import check_prior, prox_of_images
 from svdinv.unroll.arrays import Array
 from svdinv.unroll.priors import Prior
 
@@ -19,6 +20,11 @@ class Functional(scico.functional.Functional):
     ----------
     prior : svdinv.unroll.priors.Prior
         The prior.
+
+    Raises
+    ------
+    TypeError
+        If `prior` has no proximal operator.
     """
 
     has_eval = True
@@ -26,12 +32,12 @@ class Functional(scico.functional.Functional):
 
     def __init__(self, prior: Prior) -> None:
         super().__init__()
-        self.prior = prior
+        self.prior = check_prior(prior)
 
     def __call__(self, x: Array) -> Array:
         """Return the value of the prior."""
         return self.prior.value(x)
 
     def prox(self, v: Array, lam: Any = 1.0, **options: Any) -> Array:
-        """Apply the proximal operator of `lam` times the prior."""
-        return self.prior.prox(v, lam)
+        """Apply the proximal operator of `lam`, a step or one an image, times R."""
+        return prox_of_images(self.prior, v, lam, "lam")

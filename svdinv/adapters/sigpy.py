@@ -7,6 +7,7 @@ from typing import Any
 
 import sigpy.prox
 
+from svdinv.adapters.proximal import check_prior, prox_of_images
 from svdinv.unroll.arrays import Array
 from svdinv.unroll.priors import Prior
 
@@ -23,15 +24,20 @@ class Prox(sigpy.prox.Prox):
     shape : sequence of int
         Shape of an image.
 
+    Raises
+    ------
+    TypeError
+        If `prior` has no proximal operator.
+
     Notes
     -----
-    SigPy's step `alpha` is a number, or an array that broadcasts to the batch shape of
-    the prior's matrices.
+    SigPy's step `alpha` is a number, or an array that broadcasts to the images, with a
+    step for each image.
     """
 
     def __init__(self, prior: Prior, shape: Sequence[int]) -> None:
         super().__init__(shape, repr_str=type(prior).__name__)
-        self.prior = prior
+        self.prior = check_prior(prior)
 
     def _prox(self, alpha: Any, input: Array) -> Array:
-        return self.prior.prox(input, alpha)
+        return prox_of_images(self.prior, input, alpha, "alpha")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -237,3 +237,9 @@ def as_integer(value: Any, name: str, least: float) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
+
+
+def as_shape(value: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a sequence of integers, got {value!r}")
+    return tuple(as_integer(n, name, 1) for n in value)

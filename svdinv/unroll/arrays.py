@@ -227,6 +227,18 @@ def times(factor: Any, x: Array, xp: Namespace) -> Array:
     return (like(factor, x, xp) if hasattr(factor, "dtype") else factor) * x
 
 
+def nonnegative(value: Any, name: str) -> Any:
+    """Return a number >= 0, or else raise ValueError, or an array with its 0 or more.
+
+    NaN in arrays stays, and the derivative at 0 is 1.
+    """
+    if hasattr(value, "dtype"):
+        return namespace(value).where(value >= 0, value, 0 * value)
+    if not value >= 0:
+        raise ValueError(f"{name} must not be negative or NaN, got {value}")
+    return value
+
+
 def root(x: Array, xp: Namespace) -> Array:
     """Return the square root, with derivative 0 at 0."""
     one = xp.ones_like(x)

@@ -11,10 +11,13 @@ import pytest
 from svdinv.unroll.operators import Fourier, Operator, Sampling, dot_test
 from svdinv.unroll.priors import (
     Casorati,
+    HuberVariation,
     LocalLowRank,
     Nuclear,
     Schatten,
+    Sparse,
     TensorNuclear,
+    TotalVariation,
     WeightedNuclear,
 )
 
@@ -91,6 +94,55 @@ class TestDeepInverse:
             found = call(half)
             assert found.dtype == torch.bfloat16
             torch.testing.assert_close(found, call(half.double()).bfloat16())
+
+    @pytest.mark.parametrize(
+        "prior", [*PRIORS.values(), TotalVariation(0.7, axes=(-3, -2, -1))]
+    )
+    def test_images_of_a_batch_are_apart(self, ours, prior):
+        """Those of two channels too, which have no axis of frames."""
+        torch = pytest.importorskip("torch")
+        x = torch.asarray(series(float))  # (B, 2, H, W)
+        theirs = ours.Prior(prior, two_channels=True)
+        z = theirs.prox(x, gamma=0.8)
+        each = [theirs.prox(one[None], gamma=0.8)[0] for one in x]
+        torch.testing.assert_close(z, torch.stack(each))
+        torch.testing.assert_close(
+            theirs.prox(x, gamma=[0.8] * 3), z, atol=1e-6, rtol=0
+        )
+        values = [theirs.fn(one[None])[0] for one in x]
+        torch.testing.assert_close(theirs.fn(x), torch.stack(values))
+
+    def test_steps_are_those_of_images_not_of_channels(self, ours):
+        torch = pytest.importorskip("torch")
+        x = torch.ones(3, 3, 5, 4)
+        with pytest.raises(ValueError, match="gamma must be one number or 3"):
+            ours.Prior(Nuclear(1.0)).prox(x, gamma=torch.ones(1, 3, 1, 1))
+        assert ours.Prior(Nuclear(1.0)).prox(x[:0], gamma=torch.ones(0)).shape[0] == 0
+
+    def test_a_learned_weight_is_a_parameter(self, ours):
+        torch = pytest.importorskip("torch")
+        weight = torch.nn.Parameter(torch.tensor(0.7))
+        denoiser = ours.Denoiser(Nuclear(weight))
+        assert list(denoiser.state_dict()) == ["prior.weight"]
+        denoiser(torch.ones(1, 1, 4, 4), 0.1).sum().backward()
+        assert weight.grad < 0
+
+    def test_its_priors_are_none_of_svdinv(self, ours):
+        """Their `prox` would take the step for another argument."""
+        torch = pytest.importorskip("torch")
+        from svdinv.unroll.algorithms import solve
+        from svdinv.unroll.operators import Identity
+        from svdinv.unroll.problem import Problem
+
+        problem = Problem(torch.ones(1, 1, 4, 4), Identity())
+        with pytest.raises(TypeError, match=r"prior must have prox\(x, step\)"):
+            solve(problem, ours.Prior(Nuclear(1.0)), objective=False)
+
+    def test_what_is_no_physics_or_operator(self, ours):
+        with pytest.raises(TypeError, match="physics must be a Physics"):
+            ours.Physics(3)
+        with pytest.raises(TypeError, match="operator must be an Operator"):
+            ours.to_physics(3)
 
     def test_the_gradient_is_the_subgradient(self, ours):
         torch = pytest.importorskip("torch")
@@ -174,8 +226,9 @@ class TestDeepInverse:
         blur = deepinv.physics.Blur(torch.ones(1, 1, 3, 3) / 9, padding="circular")
         assert dot_test(ours.Physics(half * blur), x) < 1e-6
         both = deepinv.physics.stack(*(deepinv.physics.Denoising() for _ in range(2)))
-        with pytest.raises(TypeError, match="physics must return one tensor"):
-            ours.Physics(both)
+        for stacked in (both, both * half):
+            with pytest.raises(TypeError, match="physics must return one tensor"):
+                ours.Physics(stacked)
 
     @pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
     def test_what_is_not_linear_has_its_derivative(self, ours):
@@ -238,6 +291,31 @@ def test_an_algorithm_of_sigpy():
     np.testing.assert_allclose(app.run(), Nuclear(1.0).prox(x, 1.0), atol=1e-4)
 
 
+@pytest.mark.parametrize("prior", [*PRIORS.values(), Sparse(0.7), TotalVariation(0.7)])
+def test_sigpy_with_a_step_for_each(prior):
+    ours, x = adapter("sigpy"), series()
+    alpha = np.array([0.3, 0.6, 0.9])
+    found = ours.Prox(prior, SHAPE)(alpha.reshape(3, 1, 1, 1), x)
+    expected = [prior.prox(*each) for each in zip(x, alpha, strict=True)]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    for wrong in (alpha, np.ones(SHAPE)):
+        with pytest.raises(RuntimeError) as error:
+            ours.Prox(prior, SHAPE)(wrong, x)
+        assert "alpha must be one number" in str(error.value.__cause__)
+
+
+@pytest.mark.parametrize("prior", [3.0, Nuclear, HuberVariation(1.0, delta=0.1)])
+@pytest.mark.parametrize(
+    "package", ["deepinv", "sigpy", "pyproximal", "scico", "mrpro"]
+)
+def test_what_has_no_proximal_operator(prior, package):
+    ours = adapter(package)
+    make = getattr(ours, ours.__all__[-2 if package == "deepinv" else 0])
+    shape = [SHAPE] if package in ("sigpy", "pyproximal") else []
+    with pytest.raises(TypeError, match="prior must have a proximal operator"):
+        make(prior, *shape)
+
+
 @priors
 def test_pyproximal(prior, monkeypatch):
     monkeypatch.setenv("CUPY_PYLOPS", "0")  # it fails on a CuPy without a GPU
@@ -289,6 +367,16 @@ def test_mrpro(prior):
     np.testing.assert_allclose(back, given, atol=1e-12)
     with pytest.raises(ValueError, match="positive"):
         theirs.prox(given, -1.0)
+    # Time in front of coils and z, as in MRpro.
+    frames = given[0].reshape(2, 1, 1, 6, 5)
+    theirs = ours.Functional(prior, time=0)
+    expected = prior.prox(x[0], 0.9)
+    for sigma in (0.9, torch.full((1, 1, 1, 1), 0.9, dtype=torch.float64)):
+        (z,) = theirs.prox(frames, sigma)
+        np.testing.assert_allclose(z.reshape(2, 6, 5), expected, atol=1e-12)
+    np.testing.assert_allclose(theirs(frames)[0], prior.value(x[0]))
+    learned = Nuclear(torch.nn.Parameter(torch.tensor(0.7)))
+    assert list(ours.Functional(learned).state_dict()) == ["weight"]
 
 
 @priors
@@ -304,7 +392,7 @@ def test_mrpro_with_a_step_for_each(prior, shape):
     for place in np.ndindex(2, 3):
         expected = prior.prox(x[place], steps[place])
         np.testing.assert_allclose(z[place], expected, atol=1e-12)
-    with pytest.raises(ValueError, match="a step for each image at most"):
+    with pytest.raises(ValueError, match="sigma must be one number, or have one for"):
         ours.Functional(prior).prox(torch.asarray(x), torch.ones(x.shape))
     frames = torch.ones(2, 3, 2, 1, 1)
     if isinstance(prior, (Casorati, LocalLowRank, TensorNuclear)):

@@ -7,6 +7,7 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from inspect import Parameter, ismethod, signature
 from typing import Any, Literal, TypeAlias
 
 from array_api_compat import is_numpy_array
@@ -215,6 +216,7 @@ def solve(
             raise TypeError(
                 f"{algorithm!r} needs a prox, which {prior!r} does not have"
             )
+        _check_step(each, prior)
     if x0 is None and not problem.A.linear:
         raise ValueError(f"x0 is required if A is not linear: {problem.A!r}")
     if x0 is not None:
@@ -296,6 +298,16 @@ def _on_device(problem: Problem) -> Problem:
 
 def _untraced(state: State) -> State:
     return {name: untraced(array) for name, array in state.items()}
+
+
+def _check_step(prox: Any, prior: Any) -> None:
+    """Raise TypeError if a step would be one of ``*args``, as in DeepInverse."""
+    if ismethod(prox):
+        kinds = [p.kind for p in signature(prox).parameters.values()]
+        if kinds[1:2] == [Parameter.VAR_POSITIONAL]:
+            raise TypeError(
+                f"prior must have prox(x, step), {prior!r} has prox{signature(prox)}"
+            )
 
 
 def _checked(prox: Any, prior: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from svdinv.backends.tape import check_plain
+from svdinv.operators._arguments import as_shape
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
@@ -267,7 +268,7 @@ class Dense(Operator):
     Raises
     ------
     TypeError
-        If `matrix` is not an array.
+        If `matrix` is not an array, or `image_shape` is not integers.
     ValueError
         If `matrix` is not a matrix with one column for each element of the image.
 
@@ -283,7 +284,7 @@ class Dense(Operator):
             raise TypeError(f"matrix must be an array, got {got}{hint}")
         check_plain(matrix, "matrix")
         self.matrix = matrix
-        self.image_shape = tuple(int(n) for n in image_shape)
+        self.image_shape = as_shape(image_shape, "image_shape")
         size, shape = math.prod(self.image_shape), tuple(matrix.shape)
         if len(shape) != 2 or shape[1] != size or not self.image_shape:
             raise ValueError(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from svdinv.core.namespace import cast
 from svdinv.core.operation import Operation
+from svdinv.operators._arguments import as_shape
 from svdinv.unroll.arrays import (
     Array,
     backend,
@@ -74,8 +75,8 @@ class _OfFunctions(Operator):
         for name, function in functions.items():
             if not callable(function):
                 raise TypeError(f"{name} must be a function, got {function!r}")
-        self.image_shape = tuple(int(n) for n in image_shape)
-        self.data_shape = tuple(int(n) for n in data_shape)
+        self.image_shape = as_shape(image_shape, "image_shape")
+        self.data_shape = as_shape(data_shape, "data_shape")
         if not (self.image_shape and self.data_shape):
             raise ValueError("image_shape and data_shape must have at least one axis")
 
@@ -101,6 +102,8 @@ class Wrapped(_OfFunctions):
     arrays : {"numpy", "own"}
         Arrays that the functions accept: NumPy arrays, for data of any framework and
         device; or arrays of the framework of the data, which they must not change.
+        Derivatives are with respect to images and data alone, not to parameters within
+        the functions: for these, write a subclass of `Operator`.
     batched : bool
         Whether `forward` maps n images at once, ``(n, *image_shape)`` to
         ``(n, *data_shape)``, and `adjoint` n data to images, for any n.
@@ -108,9 +111,9 @@ class Wrapped(_OfFunctions):
     Raises
     ------
     TypeError
-        If `forward` or `adjoint` is not a function.
+        If `forward` or `adjoint` is not a function, or a shape not integers.
     ValueError
-        If a shape is empty, or `arrays` is neither of the two.
+        If a shape is empty or not positive, or `arrays` is neither of the two.
 
     See Also
     --------

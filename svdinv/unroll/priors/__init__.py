@@ -30,6 +30,7 @@ from svdinv.unroll.arrays import (
     is_complex,
     join_complex,
     namespace,
+    nonnegative,
     operators,
     short_repr,
     times,
@@ -107,8 +108,17 @@ class Prior:
         """Return R(x), a real 0-d array."""
         raise NotImplementedError
 
+    def threshold(self, step: Any) -> Any:
+        """Return ``step * weight``; ValueError if a number is negative or NaN.
+
+        Arrays may be learned, and their values unknown: negative ones act as 0.
+        """
+        if isinstance(step, numbers.Real) and not step >= 0:
+            raise ValueError(f"step must be >= 0, got {step}")
+        return nonnegative(step * self.weight, "step * weight")
+
     def prox(self, x: Array, step: Any) -> Array:
-        """Apply the proximal operator of ``step R``."""
+        """Apply the proximal operator of ``step R``, for one step >= 0."""
         raise NotImplementedError(f"{self!r} has no proximal operator")
 
     def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
@@ -128,7 +138,7 @@ class Casorati(Prior):
 
     def prox(self, x: Array, step: Any) -> Array:
         xp = namespace(x)
-        matrices = operators(x).svt(casorati(x, xp), step * self.weight)
+        matrices = operators(x).svt(casorati(x, xp), self.threshold(step))
         return from_casorati(matrices, x, xp)
 
 
@@ -142,7 +152,7 @@ class Nuclear(Prior):
         return nuclear(x, self.weight)
 
     def prox(self, x: Array, step: Any) -> Array:
-        return operators(x).svt(x, step * self.weight)
+        return operators(x).svt(x, self.threshold(step))
 
 
 @dataclass(frozen=True)
@@ -189,7 +199,7 @@ class WeightedNuclear(Prior):
         self._check_number(x)
         tau = self._weights_like(xp.real(x) if is_complex(x, xp) else x)
         tau = xp.reshape(tau, (1,) * (len(x.shape) - 2) + (len(self.weights),))
-        return operators(x).svt(x, times(step * self.weight, tau, xp))
+        return operators(x).svt(x, times(self.threshold(step), tau, xp))
 
     def _check_number(self, x: Array) -> None:
         lengths = x.shape[-2:]  # of which a graph may not know all
@@ -238,7 +248,7 @@ class Schatten(Prior):
         return times(self.weight, total, xp)
 
     def prox(self, x: Array, step: Any) -> Array:
-        return operators(x).schatten_prox(x, step * self.weight, self.p)
+        return operators(x).schatten_prox(x, self.threshold(step), self.p)
 
 
 @dataclass(frozen=True)
@@ -283,7 +293,7 @@ class LocalLowRank(Prior):
 
     def prox(self, x: Array, step: Any) -> Array:
         return operators(x).local_low_rank(
-            x, step * self.weight, self.block, stride=self.stride, shift=self.shift
+            x, self.threshold(step), self.block, stride=self.stride, shift=self.shift
         )
 
 
@@ -390,7 +400,7 @@ class NonLocalLowRank(Prior):
     def _threshold(self, x: Array, step: Any) -> Array:
         from svdinv.unroll.priors.gram_route import log_sum_by_gram
 
-        threshold, tau = operators(x).log_sum_threshold, step * self.weight
+        threshold, tau = operators(x).log_sum_threshold, self.threshold(step)
         use_gram = isinstance(tau, float | int)
         parts = []
         for part in self.groups.parts(x):
@@ -433,7 +443,7 @@ class TensorNuclear(Prior):
         return nuclear(slices, self.weight) / x.shape[self.axis]
 
     def prox(self, x: Array, step: Any) -> Array:
-        return operators(x).tsvt(x, step * self.weight, self.axis)
+        return operators(x).tsvt(x, self.threshold(step), self.axis)
 
 
 def nuclear(matrices: Array, weight: Any) -> Array:

@@ -15,6 +15,7 @@ from svdinv.unroll.arrays import (
     is_complex,
     like,
     namespace,
+    nonnegative,
     operators,
     root,
     times,
@@ -57,7 +58,7 @@ class Sparse(Prior):
     def prox(self, x: Array, step: Any) -> Array:
         xp = namespace(x)
         coefficients = self.transform.forward(x)
-        z = self.transform.adjoint(shrink(coefficients, step * self.weight))
+        z = self.transform.adjoint(shrink(coefficients, self.threshold(step)))
         return xp.real(z) if is_complex(z, xp) and not is_complex(x, xp) else z
 
 
@@ -128,7 +129,7 @@ class TotalVariation(Prior):
         return times(self.weight, xp.sum(_size(d, self._joint, xp)), xp)
 
     def prox(self, x: Array, step: Any) -> Array:
-        xp, D, tau = namespace(x), self.differences, step * self.weight
+        xp, D, tau = namespace(x), self.differences, self.threshold(step)
         slope = 1 / D.norm_bound**2
         dual = extrapolated = xp.zeros_like(D.forward(x))
         momentum = 1.0
@@ -142,7 +143,7 @@ class TotalVariation(Prior):
 
     def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
         """Return the differences, and soft thresholding of their magnitudes."""
-        return self.differences, lambda d, step: self._shrink(d, step * self.weight)
+        return self.differences, lambda d, step: self._shrink(d, self.threshold(step))
 
     @property
     def _joint(self) -> int | None:
@@ -196,7 +197,7 @@ class Tikhonov(Prior):
         """Shrink the image; ValueError if the transform is not unitary."""
         if not self.transform.unitary:
             raise ValueError(f"prox needs a unitary transform, not {self.transform!r}")
-        return times(1 / (1 + step * self.weight), x, namespace(x))
+        return times(1 / (1 + self.threshold(step)), x, namespace(x))
 
 
 @dataclass(frozen=True)
@@ -260,14 +261,15 @@ def shrink(x: Array, tau: Any, axis: int | None = None) -> Array:
     """Soft-threshold magnitudes, ``x max(1 - tau / |x|, 0)``.
 
     This is the proximal operator of tau times the sum of magnitudes, for real or
-    complex arrays; its derivatives are finite at x = 0. The threshold, >= 0, broadcasts
-    to the magnitudes, of single elements or with `axis` of vectors along that axis.
+    complex arrays; its derivatives are finite at x = 0. The threshold broadcasts to the
+    magnitudes, of single elements or with `axis` of vectors along that axis. Numbers
+    below 0 raise ValueError; arrays with values below 0 act as 0 there.
     """
     check_floating("x", x)
     xp = namespace(x)
     size = _size(x, axis, xp)
-    tau = like(tau, size, xp) if hasattr(tau, "dtype") else tau
-    kept = size > tau
+    tau = nonnegative(like(tau, size, xp) if hasattr(tau, "dtype") else tau, "tau")
+    kept = xp.logical_not(size <= tau)  # also where tau is NaN, as the result is then
     one = xp.ones_like(size)
     factor = xp.where(kept, one - tau / xp.where(kept, size, one), xp.zeros_like(size))
     return like(factor, x, xp) * x
