@@ -7,6 +7,7 @@ checks them all before any work begins. Expensive imports are deferred until nee
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     output was closed, as by ``head``.
     """
     words = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # names may have characters of others
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser(words)
     previous = _interrupt_on_sigterm()
     try:
@@ -61,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has ended
         _discard_output()
         return _CLOSED
+    except UnicodeEncodeError as error:
+        text = ascii(error.object[:200])
+        complain(f"svdinv {words[0]}: a name must be valid UTF-8: {text}")
+        return 2
     except ImportError as error:
         complain(f"svdinv {words[0]}: {error}")
         return 2

@@ -75,6 +75,16 @@ class Parser(argparse.ArgumentParser):
             declare(self, list(args or ()))
         return super().parse_known_args(args, namespace)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; exit for unknown words, with the option most similar to one."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [f for a in parsed.parser._actions for f in a.option_strings]
+            word = unknown[0].partition("=")[0]
+            hint = near(word, flags) if word.startswith("-") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with code 2."""
         complain(f"{self.prog}: {message}")
@@ -365,9 +375,16 @@ def check_open(source: str, problem: Problem) -> None:
 
 
 def check_network(
-    network: Any, task: Task, source: str, given: Any, argument: str = "--weights"
+    network: Any,
+    task: Task,
+    source: str,
+    given: Problem,
+    argument: str = "--weights",
 ) -> None:
-    """Raise ValueError if a network is for another task or number of channels."""
+    """Raise ValueError if a network is for another task or number of channels.
+
+    These are the first axis of data.
+    """
     from svdinv.unroll.inference import task_of_network
 
     trained = task_of_network(network)
@@ -376,16 +393,23 @@ def check_network(
             f"argument {argument}: these are for {trained.kind}, but {source} is of "
             f"the kind {task.kind}"
         )
+    count = len(given.y)
+    least = getattr(network.recipe, "least_channels", 1)
+    if count < least:
+        raise ValueError(
+            f"argument {argument}: these are for {least} channels or more, but "
+            f"{source} has {count}"
+        )
     channels = getattr(network.recipe, "channels", None)
     any_number = getattr(network.recipe, "along_time", False)
     if channels is None or task.channels is not None or any_number:
         return
-    # Channels are the first axis of data and images.
-    count = len(given.y if hasattr(given, "y") else given.image)
     if count != channels:
+        what = "frame" if task.moving else "channel"
+        wanted = f"{channels} {what}{'s' * (channels != 1)}"
         raise ValueError(
-            f"argument {argument}: these are for images with {channels} channels, but "
-            f"{source} has {count}"
+            f"argument {argument}: these are for images with {wanted}, but {source} "
+            f"has {count}"
         )
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _PICTURES = ("numpy", "PIL", "skimage", "sklearn")
 _FILES = ("numpy", "h5py")
-_HDF5 = (".h5", ".hdf5")
 
 _EPILOG = """\
 examples:
@@ -251,16 +250,17 @@ def _write(arguments: argparse.Namespace) -> None:
     parser, source = arguments.parser, arguments.source
     need(parser, _FILES, "mri")
 
+    from svdinv.unroll.formats.table import HDF5_SUFFIXES
     from svdinv.unroll.tasks.measured_files import write_problem
     from svdinv.unroll.tasks.reading import source_of
 
-    if arguments.output.suffix.lower() not in _HDF5:
+    if arguments.output.suffix.lower() not in HDF5_SUFFIXES:
         parser.error(f"argument --output: must end in .h5, got {arguments.output}")
     if is_read(arguments, arguments.output, source):
         parser.error(f"argument --output: would replace {arguments.output}")
 
     def check(*read: Any) -> None:
-        if source_of(source).measured and Path(source).suffix.lower() in _HDF5:
+        if source_of(source).measured and Path(source).suffix.lower() in HDF5_SUFFIXES:
             raise ValueError(
                 f"argument INPUT: {source} is measured data in an .h5 file"
             )

@@ -15,6 +15,7 @@ from svdinv.cli.arguments import (
     positive,
     positive_number,
     rate,
+    seed,
     writable_folder,
 )
 
@@ -56,7 +57,7 @@ def add(commands: Subparsers, help: str) -> None:
     )
     photo = "photograph to reconstruct: a built-in one or a picture file"
     demo.option("--photo NAME_OR_PATH", photo, default="chelsea")
-    demo.option("--seed", "seed of the random generators", natural, 0)
+    demo.option("--seed", "seed of the random generators", seed, 0)
     demo.option("--steps", "training steps; 0 for none", natural, 200)
     demo.option(
         "--minutes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from svdinv.cli.arguments import (
     Subparsers,
     add_computing,
     add_task_options,
+    announce,
     begin,
     check_network,
     filled,
@@ -86,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation import RESULTS, TABLE, evaluate
+    from svdinv.unroll.formats.atomic import holding
     from svdinv.unroll.inference import device_of, open_network, task_of_network
     from svdinv.unroll.plugins import naming
     from svdinv.unroll.tasks.registry import check_reads, entries
@@ -93,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         device = device_of(arguments.device)
-        network = None
+        network, note = None, ""
         tasks = entries()
         if arguments.weights in tasks and arguments.weights not in pretrained.names():
             task: Task = tasks[arguments.weights].load()()
@@ -111,10 +114,17 @@ def run(arguments: argparse.Namespace) -> int:
             images = _images(arguments, task, settings[0])
             # Checks masks and other options with one image of each shape.
             shapes = {x.image.shape: x for x in images if isinstance(x, InputImage)}
-            for options, image in itertools.product(settings, shapes.values()):
+            measured = [x for x in images if not isinstance(x, InputImage)]
+            simulated = (
                 task.measure(image, options)
-        for image in images if network else ():
-            check_network(network, task, image.name, image, "NAME|PATH")
+                for options, image in itertools.product(settings, shapes.values())
+            )
+            for problem in itertools.chain(measured, simulated):
+                if network is None:
+                    continue
+                check_network(network, task, problem.name, problem, "NAME|PATH")
+                if not task.suits_network(problem, network.recipe):
+                    note = "; the network was not trained for such data"
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     output = writable_folder(parser, "--output", arguments.output)
@@ -127,23 +137,27 @@ def run(arguments: argparse.Namespace) -> int:
     if network is not None:
         weights = sum(p.numel() for p in network.parameters())
         what = f"{type(network.recipe).__name__} with {weights:,} weights"
-    print(
-        f"{arguments.weights}: {what}, on {count} image{'s' * (count != 1)}, "
-        f"seed {arguments.seed}",
-        flush=True,
-    )
-    evaluation = evaluate(
-        task,
-        images,
-        settings,
-        output,
-        title=f"Evaluation of {arguments.weights}, seed {arguments.seed}",
-        network=network,
-        baselines=arguments.baselines,
-        ensemble=arguments.ensemble,
-        device=device,
-        panels=arguments.panels,
-    )
+    with contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(holding(output))
+        except BlockingIOError:
+            parser.error(f"argument --output: another command writes to {output}")
+        announce(
+            f"{arguments.weights}: {what}, on {count} image{'s' * (count != 1)}, "
+            f"seed {arguments.seed}{note}"
+        )
+        evaluation = evaluate(
+            task,
+            images,
+            settings,
+            output,
+            title=f"Evaluation of {arguments.weights}, seed {arguments.seed}",
+            network=network,
+            baselines=arguments.baselines,
+            ensemble=arguments.ensemble,
+            device=device,
+            panels=arguments.panels,
+        )
     if evaluation.rows:
         pictures = f", {output / 'panel-*.png'}" if arguments.panels else ""
         written = f"{output / RESULTS}, {output / TABLE}{pictures}"

@@ -274,6 +274,8 @@ def _check_outputs(arguments: argparse.Namespace, outputs: list[Files]) -> None:
         for path in filter(None, written):
             if is_read(arguments, path, *arguments.inputs):
                 raise ValueError(f"argument --output: would replace {path}")
+            if path.is_dir():
+                raise ValueError(f"argument --output: {path} is a folder")
             if path in paths:
                 raise ValueError(
                     f"argument INPUT: two inputs would be written to {path}"

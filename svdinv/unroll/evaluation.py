@@ -95,9 +95,11 @@ def label(values: Mapping[str, float]) -> str:
     """Format the first metric of an image and its SSIM."""
     if not values:
         return ""
-    name, first = next(iter(values.items()))
-    decibels = f"{name.partition(' ')[0]} {first:.2f} dB"
-    return f"{decibels}, SSIM {values['SSIM']:.3f}" if "SSIM" in values else decibels
+    metric, first = next(iter(values.items()))
+    name, _, unit = metric.partition(" / ")
+    text = f"{name} {first:.2f} {unit}" if unit else f"{name} {first:.3f}"
+    other = "SSIM" in values and metric != "SSIM"
+    return f"{text}, SSIM {values['SSIM']:.3f}" if other else text
 
 
 def save_pictures(

@@ -19,6 +19,8 @@ def progress_bar(total: int, *, visible: bool | None = None, **options: Any) -> 
     with needing("tqdm", "unroll"):
         from tqdm import tqdm
     hidden = None if visible is None else not visible
+    if sys.stderr is None:  # closed by the shell
+        hidden = True
     return tqdm(total=total, file=sys.stderr, disable=hidden, **options)
 
 

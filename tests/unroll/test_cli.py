@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import os
 import re
 import subprocess
@@ -18,6 +20,8 @@ from svdinv._missing import command as install
 from svdinv.cli import main
 from svdinv.cli.arguments import check_network
 from svdinv.unroll import pretrained
+from svdinv.unroll.data import photograph
+from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.networks import Skip
 from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.registry import entries
@@ -52,8 +56,19 @@ def test_weights_along_time_serve_any_number_of_frames():
     given = Namespace(y=range(8))
     check_network(network, Cine(), "series", given)
     network.recipe = Skip(images="series")
-    with pytest.raises(ValueError, match="images with 3 channels, but series has 8"):
+    with pytest.raises(ValueError, match="images with 3 frames, but series has 8"):
         check_network(network, Cine(), "series", given)
+
+
+def test_weights_for_several_channels_are_refused_for_fewer(one_line, tmp_path):
+    less = ["--size", "24", "--views", "8", "--bins", "3", "--output", str(tmp_path)]
+    image = "spectral:walnut-1"
+    for words in (
+        ["evaluate", "spectral-ct", "--images", image],
+        ["reconstruct", image, "--weights", str(pretrained.path("spectral-ct"))],
+    ):
+        assert main([*words, *less]) == 2
+        assert "these are for 4 channels or more" in one_line()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -196,11 +211,28 @@ def test_bad_arguments_end_in_one_line_that_names_them(option, value, one_line):
     assert option in one_line()
 
 
+def test_names_that_are_no_text(small_methods, tmp_path, capsys):
+    """Such as those of another encoding, which tables and pictures cannot hold."""
+    path = os.fsdecode(os.fsencode(tmp_path / "lat") + b"\xef.png")
+    save_picture(path, photograph("coffee")[:40, :40])
+    words = ["--no-baselines", "--crop", "32", "--output", str(tmp_path / "new")]
+    assert main(["reconstruct", path, *words]) == 0
+    assert (tmp_path / "new/lat-udcef-network.png").exists()
+    evaluate = ["evaluate", "colour", "--images", path, "--rates", "0.4"]
+    assert main([*evaluate, "--no-ensemble", *words]) == 0
+    assert "lat\\udcef" in (tmp_path / "new/results.csv").read_text()
+    output = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    with contextlib.redirect_stdout(output):
+        assert main(["reconstruct", path, *words[1:], "--baselines"]) == 0
+
+
 def test_unknown_options_and_commands(capsys):
     assert main(["demo", "--colour"]) == 2
     assert "--colour" in capsys.readouterr().err
     assert main(["paint"]) == 2
     assert "paint" in capsys.readouterr().err
+    assert main(["reconstruct", "coffee", "--rte", "0.1"]) == 2
+    assert "--rte 0.1; did you mean --rate?" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named_with_its_cure(monkeypatch, capsys, tmp_path):
@@ -291,10 +323,12 @@ def test_an_image_is_written_whoever_reads_what_is_said(tmp_path):
 def test_an_image_is_written_where_nothing_can_be_said(
     small_methods, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(sys, "stdout", None)  # as Python has it if a shell closed it
-    assert main([*WRITING.split(), str(tmp_path)]) == 0
-    assert capsys.readouterr().err == ""
-    assert (tmp_path / "coffee-network.png").exists()
+    for stream in ("stdout", "stderr"):  # as Python has them if a shell closed them
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, stream, None)
+            assert main([*WRITING.split(), str(tmp_path / stream)]) == 0
+        assert capsys.readouterr().err == ""
+        assert (tmp_path / stream / "coffee-network.png").exists()
 
 
 def test_the_tasks_that_help_says_have_no_weights_have_none(capsys):

@@ -11,6 +11,7 @@ from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.evaluation import Evaluation, Row
+from svdinv.unroll.formats.atomic import holding
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.tasks.cine import training as cine_training
 from svdinv.unroll.tasks.cine.task import Cine, CineOptions
@@ -207,6 +208,13 @@ def test_noise_accelerations_and_masks_of_files(tmp_path):
     assert {row["setting"] for row in clean} == {named}
     assert {row["setting"] for row in noisy} == {f"{named}, noise 0.3"}
     assert float(noisy[0]["snr_db"]) < float(clean[0]["snr_db"])
+
+
+def test_two_evaluations_in_one_folder(pictures, tmp_path, one_line):
+    words = ["colour", "--images", pictures, "--rates", "0.4", "--output", tmp_path]
+    with holding(tmp_path):
+        assert run(*words) == 2
+    assert "another command writes to" in one_line()
 
 
 def test_bad_arguments_end_in_one_line(pictures, tmp_path, one_line):

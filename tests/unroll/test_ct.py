@@ -399,6 +399,7 @@ def test_damaged_files_are_refused(tmp_path):
             made["sinogram"] * (np.arange(34) != 15),
             r"dead detectors, \[15\], which measure 0 in all views: interpolate",
         ),
+        ("truth", problem().truth / 1e3, r"is that of truth times 1e\+03"),
         ("weights", made["sinogram"], "weights would not be used: ct reads angles"),
     )
     refused(tmp_path / "d.h5", made, changes)

@@ -260,6 +260,8 @@ def test_measured_voltages_are_written_and_read(tmp_path):
             "corners of triangles, 1 are not",
         ),
         ("truth", np.full((1, 40, 40), 0.5), "truth must not be water"),
+        ("voltages", 0 * held["voltages"], "voltages are 0 everywhere"),
+        ("pairs", held["pairs"][:, 1:], "make voltages .* but there are"),
     )
     refused(tmp_path / "d.h5", held, changes)
     whole = {name: held[name].astype(np.int32) for name in ("triangles", "edges")}

@@ -371,6 +371,7 @@ def _changes():
         {"kspace": coils, "maps": maps},
         r"^[^:]*: the squared .* divide them by 1\.41",
     )
+    yield {"kspace": coils, "maps": 0 * maps}, "maps are 0 everywhere"
     yield {"kspace": coils, "maps": maps / 20}, r"are 0\.005 at most: .* by 0\.0707"
     yield {"kspace": kspace * (np.arange(20) % 5 == 0)}, "80% of the samples"
     yield {"truth": 0 * kspace}, "zero everywhere"

@@ -66,8 +66,9 @@ def test_every_array_of_a_file_is_a_series(tmp_path):
 
 
 def test_series_of_one_name_are_told_apart(tmp_path):
-    places = [write(tmp_path / f"{name}.npz", count=1) for name in "ab"]
-    assert list(read_hearts(places)) == ["s0", "b/s0"]
+    (tmp_path / "c").mkdir()
+    places = [write(tmp_path / f"{name}.npz", count=1) for name in ("a", "b", "c/b")]
+    assert list(read_hearts(places)) == ["s0", "b/s0", f"{places[2]}/s0"]
 
 
 @pytest.mark.parametrize(

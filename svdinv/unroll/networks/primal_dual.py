@@ -268,6 +268,11 @@ class JointPrimalDual(_Alternating):
         super().__post_init__()
         at_least(1, self, "components")
 
+    @property
+    def least_channels(self) -> int:
+        """Number of channels that the data must have at least."""
+        return self.components
+
     def layers(self, last: bool) -> Mapping[str, Layer]:
         return self._layers(self.components, 1)
 

@@ -113,7 +113,7 @@ class Prior:
 
         Arrays may be learned, and their values unknown: negative ones act as 0.
         """
-        if isinstance(step, numbers.Real) and not step >= 0:
+        if isinstance(step, numbers.Real) and not float(step) >= 0:
             raise ValueError(f"step must be >= 0, got {step}")
         return nonnegative(step * self.weight, "step * weight")
 

@@ -484,11 +484,11 @@ class Task:
         """Convert an image to the layout that pictures and metrics use.
 
         By default, if the task fixes the number of channels, move them to the last axis
-        and repeat a single channel three times.
+        and repeat one or two up to three.
         """
         if self.channels is None:
             return image
-        return np.repeat(np.moveaxis(image, 0, -1), 3 // self.channels, axis=-1)
+        return np.repeat(np.moveaxis(image, 0, -1), max(3 // self.channels, 1), axis=-1)
 
     def save(self, path: Path, image: Arrays, problem: Problem) -> None:
         """Write the image that `for_display` returns to a file with one of `endings`.

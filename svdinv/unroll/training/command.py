@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from traceback import clear_frames
@@ -18,6 +18,7 @@ from tqdm.std import EMA
 
 from svdinv.unroll.formats.atomic import holding, remove_drafts
 from svdinv.unroll.interrupts import interrupts, progress_bar
+from svdinv.unroll.networks.recipe import Recipe
 from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.torch import load
 from svdinv.unroll.training.config import CHECKPOINT, CONFIG, Config
@@ -64,7 +65,7 @@ def train(
                 ):
                     raise ValueError(
                         f"{weights} contains weights of another network than the "
-                        f"configuration names: {network.recipe}"
+                        f"configuration names: {_differences(network.recipe, config)}"
                     )
                 start = network.state_dict()
             return Run(config, None, output, resume=resume, weights=start, device=place)
@@ -104,6 +105,18 @@ def _locked(output: Path) -> Iterator[None]:
         yield
 
 
+def _differences(recipe: Recipe, config: Config) -> str:
+    """Return the class of a recipe, or the options that differ from the configured."""
+    if type(recipe) is not type(config.network):
+        return type(recipe).__name__
+    pairs = ((f.name, getattr(recipe, f.name)) for f in fields(recipe))
+    return ", ".join(
+        f"{name}={value!r}"
+        for name, value in pairs
+        if value != getattr(config.network, name)
+    )
+
+
 def holds_training(output: Path) -> str:
     """Return the name of a file of a training in a folder, or an empty string."""
     names = (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION, EVENTS)
@@ -113,15 +126,16 @@ def holds_training(output: Path) -> str:
 def _announce(run: Run, output: Path) -> None:
     config = run.config
     count = sum(p.numel() for p in run.network.parameters())
-    print(
+    text = (
         f"{type(config.network).__name__} with {count:,} weights, "
         f"{config.training.steps} steps, seed {config.seed}, "
-        f"threads {config.threads}; writes to {output}",
-        flush=True,
+        f"threads {config.threads}; writes to {output}"
     )
     if run.strange:
         differences = "; ".join(run.strange)
-        print(f"Resumed; the last bits may differ: {differences}", flush=True)
+        text = f"{text}\nResumed; the last bits may differ: {differences}"
+    with suppress(BrokenPipeError):  # the reader has ended
+        print(text, flush=True)
 
 
 def command(output: Path, device: str, count: int) -> str:

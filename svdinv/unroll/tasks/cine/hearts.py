@@ -46,8 +46,8 @@ def read_hearts(places: Sequence[str]) -> dict[str, Series]:
     Places are .npy files, .npz files whose arrays are all series, and folders of such
     files. A series is real or complex, with 16 or more pixels a side and 4 or more
     frames; its magnitude is used. Its name is that of the array or of the .npy file,
-    with the name of the file in front if it occurs twice. Raises ValueError if a file
-    is missing or damaged, or an array is not a series.
+    with the file in front, or its path, where it occurs again. Raises ValueError if a
+    file is missing or damaged, or an array is not a series.
     """
     found: dict[str, Series] = {}
     for file in _archives(places):
@@ -63,7 +63,9 @@ def read_hearts(places: Sequence[str]) -> dict[str, Series]:
             magnitude = np.abs(array.astype(np.complex64))
             if not np.isfinite(magnitude).all() or not magnitude.any():
                 raise FileError(f"{file}: {key} must be finite and not all 0")
-            found[f"{file.stem}/{key}" if key in found else key] = _scaled(magnitude)
+            names = key, f"{file.stem}/{key}", f"{file}/{key}"
+            name = next(name for name in names if name not in found)
+            found[name] = _scaled(magnitude)
     return found
 
 

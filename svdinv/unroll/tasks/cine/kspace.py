@@ -239,7 +239,9 @@ def problem_of_kspace(
     energy = 1.0
     if maps is not None:
         energy = float(np.square(np.abs(maps), dtype=float).sum(axis=0).max())
-    if energy > _UNIT_ENERGY or 0 < energy < _LEAST_ENERGY:
+    if energy == 0:
+        raise FileError(f"{path}: maps are 0 everywhere")
+    if not _LEAST_ENERGY <= energy <= _UNIT_ENERGY:
         raise FileError(
             f"{path}: the squared magnitudes of the maps must add up to 1, or to "
             f"0 where there is no signal, but are {energy:.3g} at most: divide them by "

@@ -60,7 +60,7 @@ _RATES = (0.4, 0.3, 0.1)  # of an evaluation
 _UNIFORM = "uniform"
 _SMALLEST = 32  # pixels a side of a cropped picture
 _LEAST_MEASURED = 11  # pixels a side of measured data, needed by SSIM
-_LEAST, _MOST = -0.5, 1.5  # range of the mean sample, with a margin for noise
+_LEAST, _MOST = -0.25, 1.5  # range of the mean sample, with a margin for noise
 # Of SVT completion: thresholds beyond these change hundredths of a decibel.
 _FIRST_THRESHOLD, _LEAST_THRESHOLD, _MOST_THRESHOLD = 0.006, 0.0005, 1.0
 _FIXED_THRESHOLD = 0.01  # without a truth: larger than the best one, for noise
@@ -500,7 +500,7 @@ def svt_completion(problem: Problem) -> Reconstruction:
         return -20 * math.log10(float(np.linalg.norm(truth - completed(x))) or 1e-30)
 
     if truth is None:
-        note, usual = f"threshold {_FIXED_THRESHOLD} s₁", _FIXED_THRESHOLD
+        note, usual = f"threshold {_FIXED_THRESHOLD} s_1", _FIXED_THRESHOLD
         solution = solve(
             problem, prior(usual), algorithm=DouglasRachford(), rtol=_RTOL,
             parameters=parameters(usual), objective=False,
@@ -510,7 +510,7 @@ def svt_completion(problem: Problem) -> Reconstruction:
             problem, prior, score, algorithm=DouglasRachford(), parameters=parameters,
             first=_FIRST_THRESHOLD, low=_LEAST_THRESHOLD, high=_MOST_THRESHOLD,
         )  # fmt: skip
-        note = f"best threshold {threshold:.2g} s₁"
+        note = f"best threshold {threshold:.2g} s_1"
     return Reconstruction(completed(solution.image), note)
 
 

@@ -161,8 +161,15 @@ class Eit(Task):
                 mesh, arrays["currents"], arrays["pairs"], arrays["contact"].ravel()
             )
             y, flat = arrays["voltages"], model(np.full(len(triangles), water))
+            if flat.shape != deviation.shape:
+                raise ValueError(
+                    f"currents and pairs make voltages {flat.shape}, but there are "
+                    f"{deviation.shape}"
+                )
             given, alone = (v[np.isfinite(deviation)] for v in (y, flat))
             norms = np.linalg.norm(given), np.linalg.norm(alone)
+            if norms[0] == 0:
+                raise ValueError("voltages are 0 everywhere")
             # In any unit and polarity; a change of the water alone may be alike too.
             if abs(given @ alone) > 0.9 * np.prod(norms) and norms[0] > 0.3 * norms[1]:
                 raise ValueError(

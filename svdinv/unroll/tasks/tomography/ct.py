@@ -293,9 +293,18 @@ class Ct(FinerTask):
         order = by_angle(angles)
         sinogram, angles = sinogram[:, order], angles[order]
         try:
-            return _problem(sinogram, geometry, angles, self.usual, truth)
+            problem = _problem(sinogram, geometry, angles, self.usual, truth)
         except ValueError as error:
             raise file.error("geometry", f"is invalid: {error}") from error
+        if truth is not None:
+            expected = problem.A(problem.truth)
+            multiple = np.vdot(expected, problem.y) / np.vdot(expected, expected)
+            if not 0.1 < multiple < 10:
+                rule = "truth must be in units of 1 / the unit of the geometry"
+                raise file.error(
+                    "sinogram", f"is that of truth times {multiple:.3g}: {rule}"
+                )
+        return problem
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         geometry, angles, unit = problem.scan
