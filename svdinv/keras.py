@@ -111,6 +111,7 @@ class _Layer(keras.layers.Layer):
                 f"{data_format!r}"
             )
         self.data_format = data_format
+        self.supports_masking = True  # rows of zeros stay zero
         if keras.backend.backend() == "tensorflow":
             self.supports_jit = False
 
@@ -238,6 +239,7 @@ class Whitening(layers.Whitening, _Layer):
 
     def __init__(self, *, momentum: float = 0.99, **options: Any) -> None:
         super().__init__(momentum=momentum, **options)
+        self.supports_masking = False  # masked samples would count
 
     @property
     def _axis(self) -> int:

@@ -225,6 +225,17 @@ def check_unknown_shapes(folder):
     np.testing.assert_allclose(model.predict(x, verbose=0), run(layer, x), atol=1e-6)
 
 
+def check_masks_are_passed_on(folder):
+    x = np.ones((2, 6, 5), np.float32)
+    x[0, 4:] = 0
+    layer = layers.SingularValueThreshold(0.2)
+    y = keras.Sequential([keras.layers.Masking(), layer])(x)
+    kept = keras.ops.convert_to_numpy(y._keras_mask)
+    np.testing.assert_array_equal(kept, x.any(-1))
+    assert not keras.ops.convert_to_numpy(y)[0, 4:].any()
+    assert not layers.Whitening().supports_masking
+
+
 def check_whitening(folder):
     x = draw((30, 3, 4), "float32") * np.array([3, 2, 1])[:, None] + 1
     layer = layers.Whitening(momentum=0.5, epsilon=0, **FIRST)

@@ -21,6 +21,7 @@ from svdinv.backends.tensorflow_kernels import (
 )
 from svdinv.core.backend import Backend, kind_of, number_within
 from svdinv.core.operation import Operation, filled, padded, present, rebuilt
+from svdinv.core.svd_operations import SingularValues
 
 try:  # private, so that a later version may lack them
     from tensorflow.python.eager import record
@@ -128,7 +129,8 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
         eager = tf.config.functions_run_eagerly()  # `_pulled` needs a graph
         if tangents or eager or suits(operation, x) is False:
             return operation.composed(x, _call, xp)
-        return _linked(operation, x, _evaluate(operation, *x))
+        y = _evaluate(operation, *x)
+        return _linked(operation, x, y) if _is_recorded(x) else y
     if tangents and not tf.executing_eagerly():
         return _with_tangents(operation, *x)
     return _differentiable(operation, *x)
@@ -137,6 +139,8 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
 def _differentiable(operation: Operation, *x: Any) -> tuple[Any, ...]:
     """Compute the value, and link it to the arguments by a custom gradient."""
     values = tuple(_evaluate(operation, *x))
+    if not _is_recorded(x):
+        return values
     there, outputs = present(x), present(values)
     count = sum(there)
     # TensorFlow traces the gradient of what XLA compiles in a graph of its own.
@@ -210,6 +214,13 @@ def _has_tangents(x: Any) -> bool:
     return bool(pack_tangents([t for t in x if t is not None]).tangents)
 
 
+def _is_recorded(x: Any) -> bool:
+    """Whether a tape or an accumulator may watch an argument; true in graphs."""
+    if record is None or not tf.executing_eagerly() or _has_tangents(x):
+        return True
+    return bool(record.should_record_backprop([t for t in x if t is not None]))
+
+
 def _with_tangents(operation: Operation, *x: Any) -> tuple[Any, ...]:
     """Call an operation in a graph, and record its tangents as is done eagerly.
 
@@ -280,6 +291,25 @@ class TensorFlowBackend(Backend):
     gradient_in_triangle = True
     call = staticmethod(_call)
     evaluate = staticmethod(_evaluate)
+
+    def is_constant(self, *x: tf.Tensor | None) -> bool:
+        return not _is_recorded(x)
+
+    def by_kernel(self, operation: Operation, *x: tf.Tensor | None) -> Any:
+        return (
+            by_kernel(operation, x, xp, lambda: None) if self.is_constant(*x) else None
+        )
+
+    def unless_differentiated(
+        self,
+        operation: SingularValues,
+        f: Callable[[tf.Tensor], Any],
+        otherwise: Callable[[tf.Tensor], Any],
+        A: tf.Tensor,
+    ) -> Any:
+        if operation.method == "svd" and self.is_constant(A):
+            return f(*_evaluate(operation, A))
+        return super().unless_differentiated(operation, f, otherwise, A)
 
     def eps_of_products(self, A: tf.Tensor, inside: bool) -> float | None:
         # Where A is says little: TensorFlow multiplies on a GPU, if there is one.

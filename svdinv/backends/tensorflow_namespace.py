@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -237,15 +238,29 @@ def _sound_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
     return u, s, tf.linalg.adjoint(v)
 
 
+def _svdvals(A: tf.Tensor) -> tf.Tensor:
+    s = tf.linalg.svd(A, compute_uv=False)
+    return s if "CPU" in A.device else nan_unless(_finite(A)[..., 0], s, _this)
+
+
 def _finite(A: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(tf.abs(A)), (-2, -1), keepdims=True)
 
 
+@lru_cache(maxsize=64)
+def _signs(size: int) -> np.ndarray[Any, Any]:
+    return 2.0 * np.random.default_rng(size).integers(2, size=(size, 4)) - 1
+
+
 def _orthonormal(Q: tf.Tensor) -> tf.Tensor:
     """Whether all columns are, as far as random combinations tell; NaN passes."""
-    shape = tf.concat([tf.shape(Q)[-1:], [4]], 0)
-    signs = tf.random.stateless_uniform(shape, (1, 2), maxval=2, dtype=tf.int32)
-    x = tf.cast(2 * signs - 1, Q.dtype)
+    size = Q.shape[-1]
+    if size is None:
+        shape = tf.concat([tf.shape(Q)[-1:], [4]], 0)
+        signs = tf.random.stateless_uniform(shape, (1, 2), maxval=2, dtype=tf.int32)
+        x = tf.cast(2 * signs - 1, Q.dtype)
+    else:
+        x = tf.constant(_signs(size), Q.dtype)
     excess = tf.matmul(Q, tf.matmul(Q, x), adjoint_a=True) - x
     return ~tf.reduce_any(tf.abs(excess) > _NOT_ORTHONORMAL * finfo(Q.dtype).eps)
 
@@ -336,6 +351,7 @@ linalg = SimpleNamespace(
     eigh=_eigh,
     qr=_qr,
     svd=_svd,
+    svdvals=_svdvals,
 )
 
 

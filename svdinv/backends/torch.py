@@ -141,7 +141,9 @@ class TorchBackend(Backend):
                 )
         if not (seed is None or isinstance(seed, torch.Generator)):
             raise TypeError(f"seed must be an integer or a Generator, got {seed!r}")
-        return torch.randn(shape, dtype=like.dtype, device=like.device, generator=seed)
+        # With generator=None, PyTorch takes no symbolic lengths of an export.
+        source = {} if seed is None else {"generator": seed}
+        return torch.randn(shape, dtype=like.dtype, device=like.device, **source)
 
     def slope(self, f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor] | None:
         """See `Backend`; by reverse mode, because forward mode does not nest."""

@@ -86,7 +86,7 @@ def test_every_method_gains_on_the_zero_filled_image(kind, photo, series):
 def test_without_a_truth_the_threshold_is_the_usual_one(photo):
     method = BASELINES["colour"]["SVT completion"]
     fixed, note = method(replace(photo, truth=None))
-    assert note == "threshold 0.01 s₁"
+    assert note == "threshold 0.01 s_1"
     assert _score(photo, method(photo).image) >= _score(photo, fixed) - 0.01
     assert _score(photo, fixed) > _score(photo, colour.zero_filled(photo).image) + 5
 
