@@ -41,8 +41,9 @@ class Prior(deepinv.optim.Prior):
         self.explicit_prior = True
         self.prior = check_prior(prior)
         self.two_channels = two_channels
-        if isinstance(prior.weight, torch.nn.Parameter):
-            self.weight = prior.weight
+        weight = getattr(prior, "weight", None)  # of a prior of one's own, none
+        if isinstance(weight, torch.nn.Parameter):
+            self.weight = weight
 
     def fn(self, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         """Return the value of the prior for each image of a batch, shape (B,)."""

@@ -36,8 +36,9 @@ class Functional(ProximableFunctional):
     def __init__(self, prior: Prior, *, time: int | None = None) -> None:
         super().__init__()
         self.prior, self.time = check_prior(prior), time
-        if isinstance(prior.weight, torch.nn.Parameter):
-            self.weight = prior.weight
+        weight = getattr(prior, "weight", None)  # of a prior of one's own, none
+        if isinstance(weight, torch.nn.Parameter):
+            self.weight = weight
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
         """Return the value of the prior, in a tuple."""

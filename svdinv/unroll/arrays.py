@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -232,7 +233,7 @@ def nonnegative(value: Any, name: str) -> Any:
 
     NaN in arrays stays, and the derivative at 0 is 1.
     """
-    if hasattr(value, "dtype"):
+    if hasattr(value, "dtype") and not isinstance(value, numbers.Real):
         return namespace(value).where(value >= 0, value, 0 * value)
     if not value >= 0:
         raise ValueError(f"{name} must not be negative or NaN, got {value}")
