@@ -21,6 +21,7 @@ from svdinv.backends.tensorflow import TensorFlowBackend as _TensorFlowBackend
 from svdinv.backends.tensorflow_kernels import portable
 from svdinv.core.degenerate import Repeated as _Repeated
 from svdinv.core.gauge import Gauge as _Gauge
+from svdinv.core.namespace import adjoint as _adjoint
 from svdinv.operators import OPERATORS as _OPERATORS
 from svdinv.operators import bind as _bind
 from svdinv.operators import decompositions as _decompositions
@@ -107,7 +108,7 @@ def svd(
     U, S, Vh = _decompositions.svd(
         _backend, tensor, "tensor", full_matrices, repeated, rtol, gauge
     )
-    return SUVResult(S, U, _tf.linalg.adjoint(Vh)) if compute_uv else S
+    return SUVResult(S, U, _adjoint(Vh, _backend.xp)) if compute_uv else S
 
 
 def __dir__() -> list[str]:

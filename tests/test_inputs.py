@@ -111,6 +111,22 @@ def test_results_of_a_matrix_with_nan_are_nan_or_an_error(framework, dtype):
                 np.testing.assert_array_equal(finite, [True, False, True])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+@pytest.mark.parametrize("n", [5, 70])
+@pytest.mark.parametrize("framework", params(without=("mlx",)), indirect=True)
+def test_the_triangle_that_is_not_read_may_hold_anything(framework, n, dtype):
+    B = with_values(np.linspace(1, 0.1, n), (2, n, n)).astype(dtype)
+    H = B @ adjoint(B)
+    for uplo, read in (("L", np.tri(n, dtype=bool)), ("U", np.tri(n, dtype=bool).T)):
+        A = np.where(read, H, np.nan).astype(dtype)
+        call = partial(framework.module.eigh, UPLO=uplo)
+        (alone,) = framework.value(lambda A, f=call: (f(A)[0],), A)
+        (w, V), pullback = framework.vjp(lambda A, f=call: tuple(f(A)), A)
+        for found in (alone, w):
+            np.testing.assert_allclose(found, np.linalg.eigvalsh(H), atol=2e-5)
+        assert np.isfinite(pullback(2 * w, np.zeros_like(V))[0]).all()
+
+
 # Operators of nothing, and the thresholds and radii among them.
 OF_NOTHING = {
     "svt": lambda f, A: f.svt(A, 0.5),

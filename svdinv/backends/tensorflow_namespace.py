@@ -17,11 +17,18 @@ import numpy as np
 import tensorflow as tf
 
 from svdinv.backends.tensorflow_kernels import by_kernel, is_compiled, suits
+from svdinv.backends.tensorflow_kernels import matrix_transpose as matrix_transpose
 from svdinv.backends.tensorflow_kernels import tall_values as tall_values
 from svdinv.backends.tensorflow_kernels import tall_vectors as tall_vectors
 from svdinv.core.factors import repaired
 from svdinv.core.householder import qr
-from svdinv.core.namespace import abs_max, known_equal, nan_unless, scaled
+from svdinv.core.namespace import (
+    abs_max,
+    adjoint,
+    known_equal,
+    nan_unless,
+    scaled,
+)
 from svdinv.kernels.rules import Decompose
 
 _this = sys.modules[__name__]
@@ -46,7 +53,6 @@ int32 = tf.int32
 log = tf.math.log
 log1p = tf.math.log1p
 max = tf.reduce_max
-matrix_transpose = tf.linalg.matrix_transpose
 maximum = tf.maximum
 mean = tf.reduce_mean
 minimum = tf.minimum
@@ -178,7 +184,9 @@ def roll(x: tf.Tensor, shift: Any, *, axis: Any) -> tf.Tensor:
 
 def tril(x: tf.Tensor, *, k: int = 0) -> tf.Tensor:
     """Lower triangle of each matrix, with (k = 0) or without (k = -1) diagonal."""
-    return x - triu(x) if k else tf.linalg.band_part(x, -1, 0)
+    lower = tf.linalg.band_part(x, -1, 0)
+    # Not x - triu(x), which is NaN where the upper triangle is.
+    return lower - tf.linalg.band_part(lower, 0, 0) if k else lower
 
 
 def triu(x: tf.Tensor) -> tf.Tensor:
@@ -235,7 +243,7 @@ def _sound_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
             nan_unless(known, x, _this)
             for known, x in ((finite[..., 0], s), (finite, u), (finite, v))
         )
-    return u, s, tf.linalg.adjoint(v)
+    return u, s, adjoint(v, _this)
 
 
 def _svdvals(A: tf.Tensor) -> tf.Tensor:
@@ -276,6 +284,7 @@ def _eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 def _own_eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
     # TensorFlow raises for NaN and infinity, and for the whole batch.
+    A = tril(A)
     finite = _finite(A)
     eigenvalues, V = tf.linalg.eigh(tf.where(finite, A, tf.zeros_like(A)))
     w = tf.math.real(eigenvalues)

@@ -131,7 +131,7 @@ def eigh(
     operation = in_precision(backend, operation, given, A)
     if backend.triangle is None and UPLO is None:
         A = herm(A, xp)
-    elif backend.gradient_in_triangle:
+    elif backend.gradient_in_triangle and not backend.is_constant(A):
         A = from_triangle(A, UPLO or "L", xp)
         operation = replace(operation, triangle="L")
     w, V = backend.call(operation, A)
