@@ -124,6 +124,8 @@ class Plan(NamedTuple):
     """Makes the outputs from the list of results."""
     lengths_from: tuple[int, int] = (0, 0)
     """Arguments that have m rows and n columns."""
+    limits: str = ""
+    """The kind whose limits of sizes hold, if they are not its own."""
 
     @property
     def computed_in(self) -> str:
@@ -147,7 +149,7 @@ class Plan(NamedTuple):
         return None if self._suits(2**31, m, n) else False
 
     def _suits(self, batch: int, m: int, n: int) -> bool:
-        return kernels.supports(self.kind, self.dtype, batch, m, n)
+        return kernels.supports(self.limits or self.kind, self.dtype, batch, m, n)
 
     def length(self, letter: str) -> Any:
         """Length of an axis of a `Result`, None if it is unknown."""
@@ -260,7 +262,7 @@ def _plan(
     return None if plan.supports is False else plan
 
 
-def _decompose(operation: Decompose, x: Any) -> Plan | None:
+def _decompose(operation: Decompose, x: Any, limits: str = "") -> Plan | None:
     A, values = x[0], Result(1, "k", real=True)
     results: tuple[Result, ...]
     if operation.kind == "eigh":
@@ -269,7 +271,8 @@ def _decompose(operation: Decompose, x: Any) -> Plan | None:
         results = values, Result(2, "nn", transposed=True)
     else:
         results = Result(2, "mk", transposed=True), values, Result(3, "kn")
-    return _plan(operation.kind, A.shape, A.dtype, (Operand(0, 0),), results)
+    operands = (Operand(0, 0),)
+    return _plan(operation.kind, A.shape, A.dtype, operands, results, limits=limits)
 
 
 def knows(function: Any, A: Array, tau: Array | None) -> tuple[float, float] | None:
@@ -606,10 +609,10 @@ def _factors(operation: SVD | Eigh | Factorise | FactoriseHermitian, x: Any) -> 
         return None
     if isinstance(operation, Factorise) and operation.method not in ("auto", "svd"):
         return None
-    plan = _decompose(Decompose("eigh" if hermitian else "svd"), x)
-    if plan is None or not isinstance(operation, Factorise):
-        return plan
-    return plan._replace(outputs=SVDFactors._make)
+    if not isinstance(operation, Factorise):
+        return _decompose(Decompose("eigh" if hermitian else "svd"), x)
+    plan = _decompose(Decompose("svd"), x, limits="spectral")
+    return plan and plan._replace(outputs=SVDFactors._make)
 
 
 # As in derivatives.c.
