@@ -207,6 +207,26 @@ def test_vmap(name):
     assert_all_close(gradients(total, len(x))(*stacked), expected, 2e-5)
 
 
+@pytest.mark.parametrize("d", [1, 2, 3, 4])
+def test_vmap_of_rotations(d):
+    """Of matrices with determinants of both signs; MLX maps no LU decomposition."""
+    rng = np.random.default_rng(0)
+    X, Y = (mx.array(rng.standard_normal((9, d, d)), mx.float32) for _ in range(2))
+    weights = mx.array(rng.standard_normal((d, d)), mx.float32)
+    functions = [lambda X, Y: svdinv.mlx.polar(X, special=True)]
+    if d > 1:
+        functions.append(lambda X, Y: svdinv.mlx.kabsch(X, Y)[0])
+    for f in functions:
+        found = np.array(mx.vmap(f)(X, Y))
+        np.testing.assert_allclose(np.linalg.det(found), 1, atol=1e-5)
+        for g in (f, mx.grad(lambda X, Y, f=f: mx.sum(weights * f(X, Y)))):
+            each = mx.stack([g(x, y) for x, y in zip(X, Y, strict=True)])
+            size = float(mx.max(mx.abs(each)))
+            np.testing.assert_allclose(
+                np.array(mx.vmap(g)(X, Y)), np.array(each), atol=1e-5 * size
+            )
+
+
 def test_vmap_along_other_axes():
     A = array(np.random.default_rng(0).standard_normal((4, 5, 3)))
     tau = array(0.5)

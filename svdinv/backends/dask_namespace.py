@@ -6,6 +6,7 @@ its Gram matrix is summed over the chunks, as Dask reduces.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,13 @@ def __getattr__(name: str) -> Any:
 def is_spread(A: Any) -> bool:
     """See `svdinv.core.namespace`."""
     return A.numblocks[-2:] != (1, 1)
+
+
+def concat(arrays: Sequence[Any], *, axis: int) -> Any:
+    """Join arrays, in one chunk along the axis where each of them is in one."""
+    joined = compat.concat(arrays, axis=axis)
+    whole = all(x.numblocks[axis] == 1 for x in arrays)
+    return joined.rechunk({axis: -1}) if whole else joined
 
 
 def _by_blocks(

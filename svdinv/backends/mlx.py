@@ -66,6 +66,15 @@ def _qr(A: Any) -> tuple[Any, ...]:
     return tuple(mx.linalg.qr(A, stream=mx.cpu))
 
 
+def _det(A: Any) -> Any:
+    """Determinant; `mx.vmap` has no LU decomposition, which MLX takes from 4 x 4 on."""
+    n = A.shape[-1]
+    if n < 4 or _has_values(A):
+        return mx.linalg.det(A, stream=mx.cpu)
+    _, R = householder.qr(A, xp)  # by a reflection, of determinant -1, for each column
+    return (-1.0) ** n * mx.prod(xp.linalg.diagonal(R), axis=-1)
+
+
 # Of MLX's own real transforms of odd length, the tangents have the wrong length.
 def _rfft(x: Any, *, axis: int) -> Any:
     if x.dtype == mx.float64:
@@ -110,7 +119,7 @@ _OWN = {
     "eye": lambda n, *, dtype, device: mx.eye(n, dtype=dtype),
     "fft": SimpleNamespace(fft=mx.fft.fft, ifft=mx.fft.ifft, rfft=_rfft, irfft=_irfft),
     "linalg": SimpleNamespace(
-        det=partial(mx.linalg.det, stream=mx.cpu),
+        det=_det,
         diagonal=partial(mx.diagonal, axis1=-2, axis2=-1),
         eigh=_guarded(partial(mx.linalg.eigh, stream=mx.cpu)),
         qr=_qr,
@@ -174,6 +183,28 @@ def _constant(x: Any) -> Any:
     return rebuilt(x, (None if t is None else mx.stop_gradient(t) for t in x))
 
 
+def _evaluated(operation: Operation, x: Any) -> Any:
+    """Compute a value, over whose arguments `mx.vmap` maps as over one batch.
+
+    Element by element, ``a & b`` of booleans is wrong in MLX 0.32 where one of them is
+    not mapped.
+    """
+    there, made = present(x), []
+
+    @mx.custom_function
+    def function(kept: Any) -> tuple[Any, ...]:
+        made.append(operation.value(filled(kept, there), xp))
+        return _kept(made[-1])
+
+    @function.vmap
+    def _(kept: Any, axes: Any) -> tuple[Any, ...]:
+        y = _kept(_evaluated(operation, filled(in_front(kept, axes, xp), there)))
+        return y, (0,) * len(y)
+
+    values: Any = function(_kept(x))
+    return rebuilt(made[-1], filled(values, present(made[-1])))
+
+
 class MLXBackend(Backend):
     """MLX arrays."""
 
@@ -181,7 +212,7 @@ class MLXBackend(Backend):
     call = staticmethod(_call)
 
     def evaluate(self, operation: Operation, *x: Any) -> Any:
-        return _constant(operation.value(_constant(x), xp))
+        return _constant(_evaluated(operation, _constant(x)))
 
     def asarray(self, x: Any, name: str) -> Any:
         try:

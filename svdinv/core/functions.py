@@ -602,5 +602,5 @@ def proper_signs(U: Array, S: Array, Vh: Array, xp: Namespace) -> Array:
     d = xp.linalg.det(U) * xp.linalg.det(Vh)
     one = xp.ones_like(S)
     index = xp.cumulative_sum(one, axis=-1)
-    last = (index == index[..., -1:]) & (d < 0)[..., None]
-    return xp.where(last, -one, one)
+    last = index == index[..., -1:]
+    return xp.where(last, xp.where((d < 0)[..., None], -one, one), one)
