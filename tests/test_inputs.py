@@ -111,6 +111,17 @@ def test_results_of_a_matrix_with_nan_are_nan_or_an_error(framework, dtype):
                 np.testing.assert_array_equal(finite, [True, False, True])
 
 
+@pytest.mark.parametrize(
+    "framework", params(without=("array_api_strict", "mlx")), indirect=True
+)
+def test_a_floor_of_nan_stays_in_its_matrix(framework):
+    for n in (2, 3, 70):
+        A, floor = np.stack([np.eye(n)] * 2), np.array([np.nan, 0.1])
+        (found,) = framework.value(framework.module.psd_project, A, floor)
+        assert np.isnan(found[0]).all()
+        np.testing.assert_allclose(found[1], np.eye(n))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.complex128])
 @pytest.mark.parametrize("n", [5, 70])
 @pytest.mark.parametrize("framework", params(without=("mlx",)), indirect=True)

@@ -67,7 +67,7 @@ def _qr(A: Any) -> tuple[Any, ...]:
 
 
 def _det(A: Any) -> Any:
-    """Determinant; `mx.vmap` has no LU decomposition, which MLX takes from 4 x 4 on."""
+    """Compute determinants; `mx.vmap` has no LU decomposition, as MLX uses from n = 4."""
     n = A.shape[-1]
     if n < 4 or _has_values(A):
         return mx.linalg.det(A, stream=mx.cpu)

@@ -489,7 +489,9 @@ def psd_project(backend: Backend, A: Array, floor: float | Array = 0.0) -> Array
     A, restore = _square(backend, A)
     least = per_batch(backend, floor, A, 2, "floor", any_sign=True)[..., None, None]
     least = cast(least, A, xp) * identity_like(A, xp)
-    return restore(_map(backend, A - least, PositivePart()) + least)
+    # A floor of NaN would make an error of the whole batch.
+    shift = xp.where(least == least, least, xp.zeros_like(least))
+    return restore(_map(backend, A - shift, PositivePart()) + least)
 
 
 @operator
