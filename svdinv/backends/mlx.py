@@ -67,7 +67,7 @@ def _qr(A: Any) -> tuple[Any, ...]:
 
 
 def _det(A: Any) -> Any:
-    """Compute determinants; `mx.vmap` has no LU decomposition, as MLX uses from n = 4."""
+    """Compute determinants; `mx.vmap` has no LU, which MLX uses from 4 x 4 on."""
     n = A.shape[-1]
     if n < 4 or _has_values(A):
         return mx.linalg.det(A, stream=mx.cpu)
