@@ -7,7 +7,7 @@ from typing import Any
 import deepinv
 import torch
 
-from svdinv.adapters.proximal import check_prior, prox_of_images
+from svdinv.adapters.proximal import check_prior, prox_of_images, with_weight
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.priors import Prior as Penalty
 
@@ -41,13 +41,14 @@ class Prior(deepinv.optim.Prior):
         self.explicit_prior = True
         self.prior = check_prior(prior)
         self.two_channels = two_channels
-        weight = getattr(prior, "weight", None)  # of a prior of one's own, none
-        if isinstance(weight, torch.nn.Parameter):
-            self.weight = weight
+        weight = getattr(prior, "weight", None)
+        learned = isinstance(weight, torch.nn.Parameter)
+        self.weight = weight if learned else None
 
     def fn(self, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         """Return the value of the prior for each image of a batch, shape (B,)."""
-        found = [self.prior.value(image) for image in self._seen(x)]
+        prior = with_weight(self.prior, self.weight)
+        found = [prior.value(image) for image in self._seen(x)]
         return torch.stack(found).to(x.real.dtype) if found else x.real.new_zeros(0)
 
     def prox(
@@ -81,7 +82,7 @@ class Prior(deepinv.optim.Prior):
                         f"gamma must be one number or {len(x)}, got {(*gamma.shape,)}"
                     )
                 gamma = gamma.reshape(-1, *(1,) * (z.ndim - 1))
-        z = prox_of_images(self.prior, z, gamma, "gamma")
+        z = prox_of_images(with_weight(self.prior, self.weight), z, gamma, "gamma")
         if not self.two_channels:
             return z
         return torch.stack([z.real, z.imag], 1).to(x.dtype).reshape(x.shape)

@@ -10,7 +10,7 @@ from mrpro.operators.Functional import (
     throw_if_negative_or_complex,
 )
 
-from svdinv.adapters.proximal import check_prior, prox_of_images
+from svdinv.adapters.proximal import check_prior, prox_of_images, with_weight
 from svdinv.unroll.priors import Prior
 
 __all__ = ["Functional"]
@@ -36,13 +36,14 @@ class Functional(ProximableFunctional):
     def __init__(self, prior: Prior, *, time: int | None = None) -> None:
         super().__init__()
         self.prior, self.time = check_prior(prior), time
-        weight = getattr(prior, "weight", None)  # of a prior of one's own, none
-        if isinstance(weight, torch.nn.Parameter):
-            self.weight = weight
+        weight = getattr(prior, "weight", None)
+        learned = isinstance(weight, torch.nn.Parameter)
+        self.weight = weight if learned else None
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
         """Return the value of the prior, in a tuple."""
-        return (self.prior.value(self._series(x)),)
+        prior = with_weight(self.prior, self.weight)
+        return (prior.value(self._series(x)),)
 
     def prox(self, x: torch.Tensor, sigma: Any = 1.0) -> tuple[torch.Tensor]:
         """Apply the proximal operator of `sigma` times the prior.
@@ -58,7 +59,8 @@ class Functional(ProximableFunctional):
         throw_if_negative_or_complex(sigma)
         if isinstance(sigma, torch.Tensor):
             sigma = self._series(sigma[(None,) * (x.ndim - sigma.ndim)])
-        z = prox_of_images(self.prior, self._series(x), sigma, "sigma")
+        prior = with_weight(self.prior, self.weight)
+        z = prox_of_images(prior, self._series(x), sigma, "sigma")
         return (z if self.time is None else z.movedim(-3, self.time),)
 
     def _series(self, x: torch.Tensor) -> torch.Tensor:

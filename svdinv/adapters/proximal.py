@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import numpy as np
 
 from svdinv.unroll.arrays import Array, namespace
-from svdinv.unroll.priors import Prior
+from svdinv.unroll.operators import Identity
+from svdinv.unroll.priors import Prior, Sparse
 
 
 def check_prior(prior: Any) -> Prior:
@@ -22,6 +24,18 @@ def check_prior(prior: Any) -> Prior:
     return prior
 
 
+def with_weight(prior: Prior, weight: Any) -> Prior:
+    """Return a prior with the weight that its module has now, None for its own.
+
+    PyTorch replaces parameters of modules, as in `torch.func.functional_call`.
+    """
+    if weight is None:
+        return prior
+    prior = copy.copy(prior)
+    object.__setattr__(prior, "weight", weight)
+    return prior
+
+
 def prox_of_images(prior: Prior, x: Array, step: Any, name: str) -> Array:
     """Apply the proximal operator of a prior, with one step or one for each image.
 
@@ -32,27 +46,33 @@ def prox_of_images(prior: Prior, x: Array, step: Any, name: str) -> Array:
     x : array, shape (..., H, W)
         Images.
     step : number or array
-        One number, or an array that broadcasts to `x` and is constant over each image.
+        One number, or an array that broadcasts to `x` and is constant over each image;
+        of `Sparse` without a transform, any that broadcasts.
     name : str
         What `step` is called in error messages.
 
     Raises
     ------
     ValueError
-        If `step` does not broadcast to `x`, or varies along axes that the prior takes
-        together.
+        If `step` does not broadcast to `x`, varies along axes that the prior takes
+        together, or is a negative number or array of NumPy.
     """
+    if isinstance(step, np.ndarray) and not (step >= 0).all():
+        raise ValueError(f"{name} must be >= 0, got {step}")
     shape = tuple(np.shape(step))
     if math.prod(shape) == 1:
         return prior.prox(x, step.reshape(()) if shape else step)
     extra = len(x.shape) - len(shape)
     varies = [extra + axis for axis, n in enumerate(shape) if n != 1]
     fits = extra >= 0 and all(n in (1, x.shape[extra + i]) for i, n in enumerate(shape))
-    if not fits or varies[-1] >= len(x.shape) - 2:
+    of_elements = isinstance(prior, Sparse) and isinstance(prior.transform, Identity)
+    if not fits or (varies[-1] >= len(x.shape) - 2 and not of_elements):
         raise ValueError(
             f"{name} must be one number, or have one for each image, got {shape} for "
             f"images {tuple(x.shape)}"
         )
+    if of_elements:
+        return prior.prox(x, step)
     if not math.prod(x.shape):
         return x
     # The prior's own steps would be one for each of its matrices.
@@ -63,6 +83,7 @@ def prox_of_images(prior: Prior, x: Array, step: Any, name: str) -> Array:
     try:
         done = [prior.prox(images[i], steps[i]) for i in range(math.prod(kept))]
     except (ValueError, RuntimeError) as error:
+        prior.prox(x, 1.0)  # which raises unless it is for the axes
         raise ValueError(
             f"{name} must not vary along axes that the prior takes together, got "
             f"{shape} for {tuple(x.shape)}: {error}"

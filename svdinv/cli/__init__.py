@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     output was closed, as by ``head``.
     """
     words = sys.argv[1:] if argv is None else argv
-    for stream in (sys.stdout, sys.stderr):  # names may have characters of others
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    streams = (s for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper))
+    strict = [stream for stream in streams if stream.errors == "strict"]
+    for stream in strict:  # which names of files may not fit
+        stream.reconfigure(errors="backslashreplace")
     parser = _parser(words)
     previous = _interrupt_on_sigterm()
     try:
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _CLOSED
     except UnicodeEncodeError as error:
         text = ascii(error.object[:200])
-        complain(f"svdinv {words[0]}: a name must be valid UTF-8: {text}")
+        complain(f"svdinv {words[0]}: {error.encoding} cannot hold the text {text}")
         return 2
     except ImportError as error:
         complain(f"svdinv {words[0]}: {error}")
@@ -92,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     finally:
+        for stream in strict:
+            stream.reconfigure(errors="strict")
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
 

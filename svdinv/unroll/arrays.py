@@ -228,15 +228,17 @@ def times(factor: Any, x: Array, xp: Namespace) -> Array:
     return (like(factor, x, xp) if hasattr(factor, "dtype") else factor) * x
 
 
-def nonnegative(value: Any, name: str) -> Any:
-    """Return a number >= 0, or else raise ValueError, or an array with its 0 or more.
+def nonnegative(value: Any, name: str, xp: Namespace | None = None) -> Any:
+    """Return a number, ValueError if it is negative or NaN, or an array cut at 0.
 
     NaN in arrays stays, and the derivative at 0 is 1.
     """
-    if hasattr(value, "dtype") and not isinstance(value, numbers.Real):
-        return namespace(value).where(value >= 0, value, 0 * value)
-    if not value >= 0:
-        raise ValueError(f"{name} must not be negative or NaN, got {value}")
+    if isinstance(value, numbers.Real):
+        if not float(value) >= 0:
+            raise ValueError(f"{name} must not be negative or NaN, got {value}")
+    elif hasattr(value, "dtype"):
+        xp = xp or namespace(value)
+        return xp.where(value < 0, xp.zeros_like(value), value)
     return value
 
 

@@ -80,7 +80,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         # Names of files may be no text, which tables and pictures could not hold.
-        name = self.name.encode("utf-8", "backslashreplace").decode()
+        name = str(self.name).encode("utf-8", "backslashreplace").decode()
         object.__setattr__(self, "name", name)
         for name, kind, expected in (
             ("A", Operator, "an Operator"),

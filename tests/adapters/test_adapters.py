@@ -124,8 +124,12 @@ class TestDeepInverse:
         weight = torch.nn.Parameter(torch.tensor(0.7))
         denoiser = ours.Denoiser(Nuclear(weight))
         assert list(denoiser.state_dict()) == ["prior.weight"]
-        denoiser(torch.ones(1, 1, 4, 4), 0.1).sum().backward()
+        x = torch.ones(1, 1, 4, 4)
+        denoiser(x, 0.1).sum().backward()
         assert weight.grad < 0
+        other = {"prior.weight": torch.tensor(2.0)}
+        found = torch.func.functional_call(denoiser, other, (x, 0.1))
+        torch.testing.assert_close(found, Nuclear(2.0).prox(x, 0.1))
 
     def test_its_priors_are_none_of_svdinv(self, ours):
         """Their `prox` would take the step for another argument."""
@@ -298,10 +302,16 @@ def test_sigpy_with_a_step_for_each(prior):
     found = ours.Prox(prior, SHAPE)(alpha.reshape(3, 1, 1, 1), x)
     expected = [prior.prox(*each) for each in zip(x, alpha, strict=True)]
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    for wrong in (alpha, np.ones(SHAPE)):
+    elements = np.random.default_rng(1).random(SHAPE)
+    refused = [alpha, -alpha.reshape(3, 1, 1, 1), elements]
+    if isinstance(prior, Sparse):  # a step for each element is one of its own
+        refused.pop()
+        found = ours.Prox(prior, SHAPE)(elements, x)
+        np.testing.assert_allclose(found, prior.prox(x, elements), atol=1e-12)
+    for wrong in refused:
         with pytest.raises(RuntimeError) as error:
             ours.Prox(prior, SHAPE)(wrong, x)
-        assert "alpha must be one number" in str(error.value.__cause__)
+        assert "alpha must be" in str(error.value.__cause__)
 
 
 @pytest.mark.parametrize("prior", [3.0, Nuclear, HuberVariation(1.0, delta=0.1)])

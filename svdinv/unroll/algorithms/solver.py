@@ -301,10 +301,11 @@ def _untraced(state: State) -> State:
 
 
 def _check_step(prox: Any, prior: Any) -> None:
-    """Raise TypeError if a step would be one of ``*args``, as in DeepInverse."""
+    """Raise TypeError if the step is ``gamma``, by name alone, as in DeepInverse."""
     if ismethod(prox):
-        kinds = [p.kind for p in signature(prox).parameters.values()]
-        if kinds[1:2] == [Parameter.VAR_POSITIONAL]:
+        found = signature(prox).parameters
+        kinds = [p.kind for p in found.values()]
+        if kinds[1:2] == [Parameter.VAR_POSITIONAL] and "gamma" in found:
             raise TypeError(
                 f"prior must have prox(x, step), {prior!r} has prox{signature(prox)}"
             )

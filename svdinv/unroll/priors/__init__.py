@@ -111,7 +111,8 @@ class Prior:
     def threshold(self, step: Any) -> Any:
         """Return ``step * weight``; ValueError if a number is negative or NaN.
 
-        Arrays may be learned, and their values unknown: negative ones act as 0.
+        Arrays may be learned, and their values unknown: negative ones act as 0. Those
+        of NumPy with one element are numbers.
         """
         if isinstance(step, numbers.Real) and not float(step) >= 0:
             raise ValueError(f"step must be >= 0, got {step}")

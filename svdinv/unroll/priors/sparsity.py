@@ -268,7 +268,8 @@ def shrink(x: Array, tau: Any, axis: int | None = None) -> Array:
     check_floating("x", x)
     xp = namespace(x)
     size = _size(x, axis, xp)
-    tau = nonnegative(like(tau, size, xp) if hasattr(tau, "dtype") else tau, "tau")
+    tau = like(tau, size, xp) if hasattr(tau, "dtype") else tau
+    tau = nonnegative(tau, "tau", xp)
     kept = xp.logical_not(size <= tau)  # also where tau is NaN, as the result is then
     one = xp.ones_like(size)
     factor = xp.where(kept, one - tau / xp.where(kept, size, one), xp.zeros_like(size))

@@ -484,7 +484,7 @@ class Task:
         """Convert an image to the layout that pictures and metrics use.
 
         By default, if the task fixes the number of channels, move them to the last axis
-        and repeat one or two up to three.
+        and repeat a single channel three times.
         """
         if self.channels is None:
             return image
