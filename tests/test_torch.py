@@ -32,6 +32,7 @@ from svdinv.core.gram import GramFactors
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise
 from svdinv.core.thresholds import Firm, Soft
+from svdinv.operators import least_squares
 from svdinv.torch import cca, svd, svd_lowrank, svdvals, whiten
 
 # Raised by PyTorch's own forward mode and code generation, on their first use.
@@ -744,6 +745,17 @@ def test_half_precision_of_an_operator(dtype):
     exact = svdinv.torch.svt(A.detach().double(), 0.3)
     assert (Y.double() - exact).abs().max() < 0.02
     assert torch.autograd.grad(Y.sum(), A)[0].dtype == dtype
+
+
+@pytest.mark.parametrize("shape", [(40, 3, 7), (40, 3, 90), (2, 40, 3, 7)])
+@pytest.mark.parametrize("size", [1.0, 1e-200])
+def test_residuals_of_many_right_hand_sides_in_blocks(monkeypatch, shape, size):
+    *batch, m, n, k = shape
+    A = size * torch.randn(*batch, m, n, dtype=torch.float64)
+    b = torch.randn(*batch, m, k, dtype=torch.float64)
+    whole = svdinv.torch.lstsq(A, b)
+    monkeypatch.setattr(least_squares, "_BLOCK", 16)
+    torch.testing.assert_close(svdinv.torch.lstsq(A, b), whole)
 
 
 @pytest.mark.parametrize("name", ["kabsch", "procrustes", "lstsq", "cca"])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
 
 from svdinv.core.backend import Backend
 from svdinv.core.functions import Reciprocal, Tikhonov
 from svdinv.core.namespace import (
     Array,
+    Namespace,
     abs_max,
     adjoint,
     binary_scale,
     cast,
     is_small_and_usual,
     is_usual,
+    runs_kernels,
 )
 from svdinv.core.product_operations import product
 from svdinv.operators._arguments import (
@@ -25,6 +29,10 @@ from svdinv.operators._arguments import (
 )
 from svdinv.operators._maps import with_tau
 from svdinv.operators._registry import operator
+
+# Elements of right-hand sides whose residual is computed at once, where there are more
+# than eight times as many: fresh memory takes longer than the products.
+_BLOCK = 2**18
 
 
 @operator
@@ -134,8 +142,26 @@ def lstsq(
         # An explicit inverse leaves a residual of eps cond(A), of which this is the
         # least squares solution; its derivative is 0.
         P, M, b, y = map(backend.stop_gradient, (inverse, A, B, x))
-        x = x + solution(P, b - times(M, y))
+
+        def correction(P: Array, M: Array, b: Array, y: Array) -> Array:
+            return solution(P, b - times(M, y))
+
+        x = x + _in_blocks(correction, P, M, b, y, xp)
     return restore(x[..., 0] if vectors else x)
+
+
+def _in_blocks(
+    f: Callable[..., Array], P: Array, M: Array, b: Array, y: Array, xp: Namespace
+) -> Array:
+    """Compute f = P (b - M y) of large b in blocks of its columns or rows."""
+    *_, m, k = b.shape
+    if not runs_kernels(b, xp) or math.prod(b.shape) <= 8 * _BLOCK:
+        return f(P, M, b, y)
+    step = max(1, max(m, k) * _BLOCK // math.prod(b.shape))
+    parts = [slice(i, i + step) for i in range(0, max(m, k), step)]
+    if k > m:
+        return xp.concat([f(P, M, b[..., j], y[..., j]) for j in parts], axis=-1)
+    return sum(f(P[..., j], M[..., j, :], b[..., j, :], y) for j in parts)
 
 
 def _pinv(
