@@ -65,14 +65,13 @@ def prox_of_images(prior: Prior, x: Array, step: Any, name: str) -> Array:
     extra = len(x.shape) - len(shape)
     varies = [extra + axis for axis, n in enumerate(shape) if n != 1]
     fits = extra >= 0 and all(n in (1, x.shape[extra + i]) for i, n in enumerate(shape))
-    of_elements = isinstance(prior, Sparse) and isinstance(prior.transform, Identity)
-    if not fits or (varies[-1] >= len(x.shape) - 2 and not of_elements):
+    if fits and isinstance(prior, Sparse) and isinstance(prior.transform, Identity):
+        return prior.prox(x, step)
+    if not fits or varies[-1] >= len(x.shape) - 2:
         raise ValueError(
             f"{name} must be one number, or have one for each image, got {shape} for "
             f"images {tuple(x.shape)}"
         )
-    if of_elements:
-        return prior.prox(x, step)
     if not math.prod(x.shape):
         return x
     # The prior's own steps would be one for each of its matrices.

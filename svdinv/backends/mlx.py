@@ -68,11 +68,9 @@ def _qr(A: Any) -> tuple[Any, ...]:
 
 def _det(A: Any) -> Any:
     """Compute determinants; `mx.vmap` has no LU, which MLX uses from 4 x 4 on."""
-    n = A.shape[-1]
-    if n < 4 or _has_values(A):
+    if A.shape[-1] < 4 or _has_values(A):
         return mx.linalg.det(A, stream=mx.cpu)
-    _, R = householder.qr(A, xp)  # by a reflection, of determinant -1, for each column
-    return (-1.0) ** n * mx.prod(xp.linalg.diagonal(R), axis=-1)
+    return householder.det(A, xp)
 
 
 # Of MLX's own real transforms of odd length, the tangents have the wrong length.

@@ -296,9 +296,9 @@ class TensorFlowBackend(Backend):
         return not _is_recorded(x)
 
     def by_kernel(self, operation: Operation, *x: tf.Tensor | None) -> Any:
-        return (
-            by_kernel(operation, x, xp, lambda: None) if self.is_constant(*x) else None
-        )
+        if not self.is_constant(*x):
+            return None
+        return by_kernel(operation, x, xp, lambda: None)
 
     def unless_differentiated(
         self,

@@ -201,8 +201,7 @@ def _suits(plan: Plan, x: Any) -> tf.Tensor:
     shape = tf.shape(rows, out_type=tf.int64)
     batch = tf.reduce_prod(shape[: len(plan.batch)])
     m, n = shape[-2], tf.shape(columns, out_type=tf.int64)[-1]
-    kind = plan.limits or plan.kind
-    return kernels.supports(kind, plan.dtype, batch, m, n, tf.minimum, tf.maximum)
+    return kernels.supports(plan.kind, plan.dtype, batch, m, n, tf.minimum, tf.maximum)
 
 
 def matrix_transpose(x: tf.Tensor) -> tf.Tensor:

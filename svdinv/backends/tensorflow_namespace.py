@@ -20,8 +20,8 @@ from svdinv.backends.tensorflow_kernels import by_kernel, is_compiled, suits
 from svdinv.backends.tensorflow_kernels import matrix_transpose as matrix_transpose
 from svdinv.backends.tensorflow_kernels import tall_values as tall_values
 from svdinv.backends.tensorflow_kernels import tall_vectors as tall_vectors
+from svdinv.core import householder
 from svdinv.core.factors import repaired
-from svdinv.core.householder import qr
 from svdinv.core.namespace import (
     abs_max,
     adjoint,
@@ -310,8 +310,7 @@ def _det(A: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(a * tf.linalg.cross(b, c), axis=-1)
     if size is None or not is_compiled():
         return tf.linalg.det(A)
-    _, R = qr(A, _this)  # by a reflection, of determinant -1, for each column
-    return (-1.0) ** size * tf.reduce_prod(tf.linalg.diag_part(R), axis=-1)
+    return householder.det(A, _this)
 
 
 def _irfft(x: tf.Tensor, *, n: Any, axis: int = -1) -> tf.Tensor:

@@ -13,6 +13,12 @@ from svdinv.core.namespace import (
 )
 
 
+def det(A: Array, xp: Namespace) -> Array:
+    """Compute the determinant of A of known lengths, (..., n, n)."""
+    _, R = qr(A, xp)  # by a reflection, of determinant -1, for each column
+    return (-1.0) ** A.shape[-1] * xp.prod(xp.linalg.diagonal(R), axis=-1)
+
+
 def qr(A: Array, xp: Namespace) -> tuple[Array, Array]:
     """Reduced QR decomposition by Householder's reflections, one a column.
 

@@ -170,13 +170,13 @@ def supports(
     if kind not in ("svd", "eigh", "spectral"):
         raise ValueError(f"there is no kernel {kind!r}")
     many = (batch >= _LEAST_BATCH) & (long <= least(batch, _MOST_SLENDER) * short)
-    slender = long <= _SLENDER * short
+    some = long <= _SLENDER * short
     if kind == "spectral":
-        # Without kernels a map of the factors is several calls of Python. Two or three
-        # matrices leave lanes empty.
-        lanes = (batch == 1) | (batch >= _LEAST_BATCH) | (m * n <= _SOME_ELEMENTS // 2)
-        slender = slender | lanes
-    some = (m * n <= _SOME_ELEMENTS) & slender
+        # Without kernels a map of the factors is several calls of Python. But two or
+        # three matrices leave lanes empty.
+        some = some | (batch == 1) | (batch >= _LEAST_BATCH)
+        some = some | (m * n <= _SOME_ELEMENTS // 2)
+    some = some & (m * n <= _SOME_ELEMENTS)
     return fits & (many | some | (m * n <= _FEW_ELEMENTS))
 
 

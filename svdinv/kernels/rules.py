@@ -144,7 +144,7 @@ class Plan(NamedTuple):
             return None if self._suits(2**31, m, n) else False
         if None not in self.batch:
             return self._suits(prod(self.batch), m, n)
-        if self._suits(1, m, n) and self._suits(2, m, n):
+        if self._suits(1, m, n) and self._suits(2, m, n):  # and so any number
             return True
         return None if self._suits(2**31, m, n) else False
 
