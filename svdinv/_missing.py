@@ -52,4 +52,6 @@ def needing(module: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != module:  # one that it needs itself
+            raise
         raise explain_missing(module, extra) from error

@@ -5,15 +5,13 @@ composed of these and the function from its cotangent to those of its arguments,
 the value and its tangent.
 """
 
-# Editors list all names here that do not begin with an underscore.
+# Editors that use Jedi list all public names here, beside those of the stub.
 from __future__ import annotations as _annotations
 
-from svdinv._missing import explain_missing as _explain_missing
+from svdinv._missing import needing as _needing
 
-try:
+with _needing("cupy", "cupy"):
     import cupy as _cupy
-except ImportError as _error:
-    raise _explain_missing("cupy", "cupy") from _error
 
 import numpy as _np
 

@@ -6,15 +6,13 @@ which Dask sums over the chunks; nothing of the size of the matrix leaves its ch
 in the functions that they are given, take NumPy's functions instead of Dask's.
 """
 
-# Editors list all names here that do not begin with an underscore.
+# Editors that use Jedi list all public names here, beside those of the stub.
 from __future__ import annotations as _annotations
 
-from svdinv._missing import explain_missing as _explain_missing
+from svdinv._missing import needing as _needing
 
-try:
+with _needing("dask", "dask"):
     import dask.array as _array  # noqa: F401
-except ImportError as _error:
-    raise _explain_missing("dask", "dask") from _error
 
 from svdinv.backends.arrays import make_module as _make_module
 from svdinv.backends.dask import DaskBackend as _DaskBackend

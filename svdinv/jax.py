@@ -4,20 +4,18 @@
 measure matrices by their singular values, without handing these out.
 """
 
-# Editors list all names here that do not begin with an underscore.
+# Editors that use Jedi list all public names here, beside those of the stub.
 from __future__ import annotations as _annotations
 
 from collections.abc import Callable as _Callable
 from typing import Any as _Any
 
 from svdinv._missing import check_version as _check_version
-from svdinv._missing import explain_missing as _explain_missing
+from svdinv._missing import needing as _needing
 
-try:
+with _needing("jax", "jax"):
     import jax as _jax
-except ImportError as _error:
-    raise _explain_missing("jax", "jax") from _error
-else:
+
     _check_version("jax", _jax.__version__, "0.8.2")
 
 from svdinv.backends.jax import Jacobian

@@ -9,7 +9,7 @@ Double precision is MLX's own: on the CPU, without complex numbers, and without 
 transforms, so that `tsvt` takes single precision alone.
 """
 
-# Editors list all names here that do not begin with an underscore.
+# Editors that use Jedi list all public names here, beside those of the stub.
 from __future__ import annotations as _annotations
 
 from svdinv._missing import explain_missing as _explain_missing

@@ -4,18 +4,16 @@
 measure matrices by their singular values, without handing these out.
 """
 
-# Editors list all names here that do not begin with an underscore.
+# Editors that use Jedi list all public names here, beside those of the stub.
 from __future__ import annotations as _annotations
 
 from typing import Any as _Any
 from typing import NamedTuple as _NamedTuple
 
-from svdinv._missing import explain_missing as _explain_missing
+from svdinv._missing import needing as _needing
 
-try:
+with _needing("tensorflow", "tensorflow"):
     import tensorflow as _tf
-except ImportError as _error:
-    raise _explain_missing("tensorflow", "tensorflow") from _error
 
 from svdinv.backends.tensorflow import TensorFlowBackend as _TensorFlowBackend
 from svdinv.backends.tensorflow_kernels import portable

@@ -4,7 +4,7 @@
 measure matrices by their singular values, without handing these out.
 """
 
-# Editors list all names here that do not begin with an underscore.
+# Editors that use Jedi list all public names here, beside those of the stub.
 from __future__ import annotations as _annotations
 
 from collections.abc import Callable as _Callable
@@ -12,13 +12,11 @@ from contextlib import AbstractContextManager as _AbstractContextManager
 from typing import Any as _Any
 
 from svdinv._missing import check_version as _check_version
-from svdinv._missing import explain_missing as _explain_missing
+from svdinv._missing import needing as _needing
 
-try:
+with _needing("torch", "torch"):
     import torch as _torch
-except ImportError as _error:
-    raise _explain_missing("torch", "torch") from _error
-else:
+
     _check_version("torch", _torch.__version__, "2.9")
 
 from svdinv.backends.torch import Jacobian
