@@ -24,7 +24,7 @@ from svdinv.core.guarded import independent, marked
 from svdinv.core.operation import Operation, filled, present
 from svdinv.core.spectral_operations import Map, RelativeMap
 from svdinv.core.svd_operations import SingularValues
-from svdinv.kernels.rules import Array, Decompose, Plan, Tall, plan, values_plan
+from svdinv.kernels.rules import ArraySpec, Decompose, Plan, Tall, plan, values_plan
 
 _TARGET = "svdinv_kernels"
 # Elements from which XLA is faster with the product U diag(y) V^H.
@@ -81,7 +81,7 @@ def is_loaded() -> bool:
 
 def value(operation: Operation, x: Any, xp: Any) -> Any:
     """Compute an operation by a kernel, or else by its own array functions."""
-    arrays = [None if t is None else Array(t.shape, t.dtype.name) for t in x]
+    arrays = [None if t is None else ArraySpec(t.shape, t.dtype.name) for t in x]
     found = plan(operation, arrays) if is_loaded() else None
     if found:
         mapped = isinstance(operation, Map | RelativeMap)
@@ -231,7 +231,7 @@ def eigh(A: Any) -> Any:
 
 def svdvals(A: Any) -> Any:
     """Singular values, as `jax.numpy.linalg.svdvals`."""
-    arrays = (Array(A.shape, A.dtype.name),)
+    arrays = (ArraySpec(A.shape, A.dtype.name),)
     found = values_plan(SingularValues(), arrays) if is_loaded() else None
     return (
         Namespace.linalg.svdvals(A) if found is None else _called(found, (A,), jnp)[0]

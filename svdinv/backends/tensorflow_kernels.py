@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from svdinv import kernels
 from svdinv.core.operation import Operation, filled, padded, present
-from svdinv.kernels.rules import RULES, Array, Plan, Tall, may_be_kept, plan
+from svdinv.kernels.rules import RULES, ArraySpec, Plan, Tall, may_be_kept, plan
 
 # Codes of lengths in tensorflow.c.
 _LENGTHS = {"m": -1, "n": -2, "k": -3, "b": -4}
@@ -137,8 +137,8 @@ def _at_hand(x: Any) -> bool:
     return not (_has_gpu() or is_compiled())
 
 
-def _array(x: tf.Tensor) -> Array:
-    return Array(tuple(x.shape), x.dtype.name)
+def _array(x: tf.Tensor) -> ArraySpec:
+    return ArraySpec(tuple(x.shape), x.dtype.name)
 
 
 _MOST_KEPT = 512

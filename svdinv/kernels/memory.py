@@ -20,7 +20,7 @@ from svdinv.kernels.rules import (
     COMPOSED,
     DECOMPOSITIONS,
     RULES,
-    Array,
+    ArraySpec,
     Clusters,
     Decompose,
     Operand,
@@ -187,7 +187,9 @@ def _strides(
 
 def _arrays(x: Any, memory: Memory) -> list[Any]:
     """Shapes and dtypes of arrays, which may be None."""
-    return [None if t is None else Array(tuple(t.shape), memory.dtype(t)) for t in x]
+    return [
+        None if t is None else ArraySpec(tuple(t.shape), memory.dtype(t)) for t in x
+    ]
 
 
 class _Factorised:
@@ -197,7 +199,7 @@ class _Factorised:
     between.
     """
 
-    def __init__(self, operation: Any, A: Array, svd: Any) -> None:
+    def __init__(self, operation: Any, A: ArraySpec, svd: Any) -> None:
         self._operation, self._svd = operation, svd
         tall = plan(Tall("gram"), (A,))
         self._steps: dict[str, _Prepared] | None = {} if tall else None

@@ -7,7 +7,7 @@ call is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -67,8 +67,22 @@ from svdinv.core.tolerances import DOUBLE_EPS, SINGLE_EPS, neighbour_rtol
 
 _REALS = {"complex64": "float32", "complex128": "float64"}
 
+# As in derivatives.c.
+_CODES: dict[HermitianFunction, int] = {
+    Power(): 1,
+    SquareRoot(): 2,
+    SquareRoot(cut=True): 3,
+    InverseSquareRoot(): 4,
+}
+# As in functions.h.
+_SOFT, _HARD, _RANK, _LARGEST = 1.0, 2.0, 3.0, 4.0
+_RECIPROCAL, _TIKHONOV, _SAMPLED, _WHITENING = 5.0, 6.0, 7.0, 8.0
+_RELATIVE, _GIVEN = 16.0, (0.0, 0.0)
+_ONES = Polar()
+_STEPS = Polar, ProperRotation  # of which the values are given; no derived classes
 
-class Array(NamedTuple):
+
+class ArraySpec(NamedTuple):
     """Shape and dtype of an array; unknown lengths are None."""
 
     shape: tuple[Any, ...]
@@ -248,17 +262,17 @@ def plan(operation: Operation, arrays: Any) -> Plan | None:
 
 def _plan(
     kind: str,
-    shape: tuple[Any, ...],
-    dtype: str,
-    operands: tuple[Operand, ...],
-    results: tuple[Result | None, ...],
+    A: ArraySpec,
+    operands: Iterable[Operand],
+    results: Iterable[Result | None],
     **options: Any,
 ) -> Plan | None:
-    """Make a plan; None where the kernels do not suit matrices of a shape."""
-    if len(shape) < 2:
+    """Make a plan; None where the kernels do not suit matrices such as A."""
+    if len(A.shape) < 2:
         return None
-    *batch, m, n = shape
-    plan = Plan(kind, dtype, tuple(batch), m, n, operands, results, **options)
+    *batch, m, n = A.shape
+    found = tuple(operands), tuple(results)
+    plan = Plan(kind, A.dtype, tuple(batch), m, n, *found, **options)
     return None if plan.supports is False else plan
 
 
@@ -271,11 +285,12 @@ def _decompose(operation: Decompose, x: Any, limits: str = "") -> Plan | None:
         results = values, Result(2, "nn", transposed=True)
     else:
         results = Result(2, "mk", transposed=True), values, Result(3, "kn")
-    operands = (Operand(0, 0),)
-    return _plan(operation.kind, A.shape, A.dtype, operands, results, limits=limits)
+    return _plan(operation.kind, A, [Operand(0, 0)], results, limits=limits)
 
 
-def knows(function: Any, A: Array, tau: Array | None) -> tuple[float, float] | None:
+def knows(
+    function: Any, A: ArraySpec, tau: ArraySpec | None
+) -> tuple[float, float] | None:
     """Return the numbers by which the kernels know a function; None if they do not."""
     kind = type(function)
     if tau is not None and not _same(tau.shape, (*A.shape[:-2], 1)):
@@ -318,11 +333,8 @@ def _map(operation: Map | RelativeMap, x: Any) -> Plan | None:
     elif function != _ONES:
         operands += [Operand(1, len(x), 1)]
         further = _values_of(operation)
-    return _plan(
-        *("map", A.shape, A.dtype, tuple(operands), (Result(4, "mn"),)),
-        numbers=numbers or _GIVEN,
-        further=further,
-    )
+    result, numbers = [Result(4, "mn")], numbers or _GIVEN
+    return _plan("map", A, operands, result, numbers=numbers, further=further)
 
 
 def _values_of(operation: Map | RelativeMap) -> Callable[[Any, Any], Any]:
@@ -343,10 +355,9 @@ def _apply(operation: Apply, x: Any) -> Plan | None:
     numbers = _GIVEN if operation.function == _ONES else knows(operation.function, *x)
     if operation.method not in ("auto", "svd") or not numbers:
         return None
-    operands = (Operand(0, 0), Operand(1, 1, 1)) if tau else (Operand(0, 0),)
+    operands = [Operand(0, 0), Operand(1, 1, 1)] if tau else [Operand(0, 0)]
     numbers = numbers[0] + _RELATIVE * operation.relative, numbers[1]
-    result = (Result(2, "mn"),)
-    return _plan("spectral", A.shape, A.dtype, operands, result, numbers=numbers)
+    return _plan("spectral", A, operands, [Result(2, "mn")], numbers=numbers)
 
 
 def _derivative(operation: Push | Pull | RelativePull, x: Any) -> Plan | None:
@@ -367,35 +378,28 @@ def _derivative(operation: Push | Pull | RelativePull, x: Any) -> Plan | None:
         has_slope = tau is not None and not given
         results.append(Result(7, "1", real=True) if has_slope else None)
     relative = _RELATIVE * isinstance(operation, RelativePull)
-    numbers = numbers or _GIVEN
-    return _plan(
-        *("derivative", A.shape, A.dtype, tuple(operands), tuple(results)),
-        numbers=(numbers[0] + relative, numbers[1]),
-    )
+    code, number = numbers or _GIVEN
+    numbers = code + relative, number
+    return _plan("derivative", A, operands, results, numbers=numbers)
 
 
 def _recompose(operation: Recompose, x: Any) -> Plan | None:
     _, y, _, U, S, Vh = x
     if y != S or Vh.shape[-2] != U.shape[-1]:
         return None
-    shape, operands = (*U.shape[:-1], Vh.shape[-1]), (Operand(0, 3), Operand(2, 5))
-    return _plan(
-        *("map", shape, U.dtype, (*operands, Operand(1, 1, 1)), (Result(4, "mn"),)),
-        lengths_from=(3, 5),
-    )
+    A = ArraySpec((*U.shape[:-1], Vh.shape[-1]), U.dtype)
+    operands = Operand(0, 3), Operand(2, 5), Operand(1, 1, 1)
+    return _plan("map", A, operands, [Result(4, "mn")], lengths_from=(3, 5))
 
 
 def _recompose_pull(operation: RecomposePull, x: Any) -> Plan | None:
     G, y, differences, _, S, _ = x
-    if y != S or differences != Array((*S.shape, S.shape[-1]), S.dtype):
+    if y != S or differences != ArraySpec((*S.shape, S.shape[-1]), S.dtype):
         return None
-    operands = (
-        *(Operand(0, 3), Operand(1, 5), Operand(2, 0), Operand(3, 4, 1)),
-        *(Operand(4, 1, 1), Operand(5, 2)),
-    )
+    operands = [Operand(0, 3), Operand(1, 5), Operand(2, 0)]
+    operands += [Operand(3, 4, 1), Operand(4, 1, 1), Operand(5, 2)]
     results = Result(6, "mn"), Result(7, "k", real=True)
-    numbers = _SAMPLED, 0.0
-    return _plan("derivative", G.shape, G.dtype, operands, results, numbers=numbers)
+    return _plan("derivative", G, operands, results, numbers=(_SAMPLED, 0.0))
 
 
 def _precision(rule: SVD | Eigh, dtype: str) -> tuple[float, float]:
@@ -413,14 +417,10 @@ def _pullback(operation: Pullback, x: Any) -> Plan | None:
         U, S, Vh, gU, gS, gVh = x
         k = S.shape[-1]  # of unknown length, and then it may not be a thin SVD
         thin = k is not None and U.shape[-1] == k == Vh.shape[-2]
-        shape = *U.shape[:-1], Vh.shape[-1]
+        A = ArraySpec((*U.shape[:-1], Vh.shape[-1]), U.dtype)
         if thin and gS and gU is None and gVh is None:
-            return _plan(
-                *("map", shape, U.dtype),
-                (Operand(0, 0), Operand(1, 4, 1), Operand(2, 2)),
-                (Result(4, "mn"),),
-                lengths_from=(0, 2),
-            )
+            factors = Operand(0, 0), Operand(1, 4, 1), Operand(2, 2)
+            return _plan("map", A, factors, [Result(4, "mn")], lengths_from=(0, 2))
         if not thin or rule.repeated != "consistent":
             return None
         kind, axes = "svd_pull", (2, 1, 2) * 2
@@ -428,21 +428,16 @@ def _pullback(operation: Pullback, x: Any) -> Plan | None:
     elif isinstance(rule, Eigh) and x[3] is not None:
         w, U, *_ = x
         x, order, lengths = (U, w, x[2], x[3]), (1, 0, 2, 3), (1, 1)
-        kind, shape, axes = "eigh_pull", U.shape, (2, 1, 1, 2)
+        kind, A, axes = "eigh_pull", U, (2, 1, 1, 2)
     else:
         return None
-    operands = tuple(
+    operands = [
         Operand(slot, order[slot], axes[slot])
         for slot in range(len(x))
         if x[slot] is not None
-    )
-    result = (Result(len(x), "mn"),)
-    numbers = _precision(rule, U.dtype)
-    return _plan(
-        *(kind, shape, U.dtype, operands, result),
-        numbers=numbers,
-        lengths_from=lengths,
-    )
+    ]
+    result, numbers = [Result(len(x), "mn")], _precision(rule, U.dtype)
+    return _plan(kind, A, operands, result, numbers=numbers, lengths_from=lengths)
 
 
 def _generalized_pullback(operation: GeneralizedPullback, x: Any) -> Plan | None:
@@ -460,16 +455,13 @@ def _clusters(operation: Clusters, x: Any) -> Plan | None:
     s, M, NH, gS, block = x
     values = _REALS.get(M.dtype, M.dtype)
     alike = all(t is None or t == M for t in (NH, block))
-    if not alike or s != Array(M.shape[:-1], values) or gS != s:
+    if not alike or s != ArraySpec(M.shape[:-1], values) or gS != s:
         return None
     axes = 1, 2, 2, 1, 2
     slots = 0, 2, 3, 1, 4
-    operands = tuple(
-        Operand(slots[i], i, axes[i]) for i in range(5) if x[i] is not None
-    )
-    result = (Result(5, "mn"),)
+    operands = [Operand(slots[i], i, axes[i]) for i in range(5) if x[i] is not None]
     numbers = operation.near, operation.epsilon
-    return _plan("clusters", M.shape, M.dtype, operands, result, numbers=numbers)
+    return _plan("clusters", M, operands, [Result(5, "mn")], numbers=numbers)
 
 
 def _find_motion(operation: FindMotion, x: Any) -> Plan | None:
@@ -477,15 +469,13 @@ def _find_motion(operation: FindMotion, x: Any) -> Plan | None:
     if not _of_points(*x):
         return None
     operands = Operand(0, 0), Operand(1, 1), Operand(2, 2, 1)
-    results: tuple[Result, ...] = (
-        *(Result(7, "nn"), Result(8, "n"), Result(9, ""), Result(3, "nn")),
-        *(Result(4, "nn", transposed=True), Result(5, "n"), Result(6, "nn")),
-        Result(10, "n"),
-    )
+    results = [Result(7, "nn"), Result(8, "n"), Result(9, ""), Result(3, "nn")]
+    results += [Result(4, "nn", transposed=True), Result(5, "n"), Result(6, "nn")]
+    results += [Result(10, "n")]
     if not isinstance(operation, FindSimilarity):
-        return _plan("align", P.shape, P.dtype, operands, results, outputs=Motion._make)
-    results += (Result(11, ""),)
-    return _plan("align", P.shape, P.dtype, operands, results, numbers=(1.0, 0.0))
+        return _plan("align", P, operands, results, outputs=Motion._make)
+    results += [Result(11, "")]
+    return _plan("align", P, operands, results, numbers=(1.0, 0.0))
 
 
 def _hermitian(operation: HermitianMap | HermitianDerivative, x: Any) -> Plan | None:
@@ -494,15 +484,13 @@ def _hermitian(operation: HermitianMap | HermitianDerivative, x: Any) -> Plan | 
     w, V = len(x) - 2, len(x) - 1
     if derivative and x[2].dtype != x[V].dtype:
         return None
-    shape, dtype, result = x[V].shape, x[V].dtype, (Result(3, "nn"),)
-    cotangent = (Operand(2, 2),) if derivative else ()
+    result = [Result(3, "nn")]
+    operands = [Operand(0, V)] + ([Operand(2, 2)] if derivative else [])
     code = _CODES.get(operation.function) if may_be_kept(operation) else None
     if code is not None:
-        exponent = () if x[1] is None else (Operand(4, 1, 0),)
-        operands = (Operand(0, V), Operand(1, w, 1), *cotangent, *exponent)
-        return _plan(
-            "hermitian", shape, dtype, operands, result, numbers=(float(code), 0.0)
-        )
+        operands += [Operand(1, w, 1)] + ([] if x[1] is None else [Operand(4, 1, 0)])
+        numbers = float(code), 0.0
+        return _plan("hermitian", x[V], operands, result, numbers=numbers)
 
     def values(x: Any, xp: Any) -> Any:
         f, full = operation.at(x[1]), xp.ones_like(x[w])
@@ -513,9 +501,8 @@ def _hermitian(operation: HermitianMap | HermitianDerivative, x: Any) -> Plan | 
         # A user's function may return what only broadcasts.
         return y if _same(tuple(y.shape), tuple(full.shape)) else y * full
 
-    further = Operand(1, len(x), 2 if derivative else 1, real=True)
-    operands = (Operand(0, V), further, *cotangent)
-    return _plan("hermitian", shape, dtype, operands, result, further=values)
+    operands += [Operand(1, len(x), 2 if derivative else 1, real=True)]
+    return _plan("hermitian", x[V], operands, result, further=values)
 
 
 def _product(operation: Product, x: Any) -> Plan | None:
@@ -527,28 +514,20 @@ def _product(operation: Product, x: Any) -> Plan | None:
         "product", A.dtype, prod(batch), max(m, k), max(k, n)
     ):
         return None
-    operands, result = (Operand(0, 0), Operand(1, 1)), (Result(2, "mn"),)
-    shape = (*batch, m, n)
-    return _plan("product", shape, A.dtype, operands, result, numbers=(float(k), 0.0))
+    operands, AB = [Operand(0, 0), Operand(1, 1)], ArraySpec((*batch, m, n), A.dtype)
+    return _plan("product", AB, operands, [Result(2, "mn")], numbers=(float(k), 0.0))
 
 
 def _align_pull(operation: AlignPull, x: Any) -> Plan | None:
     P, Q, w, *_, gC = x
     if gC is not None or not _of_points(P, Q, w):
         return None
-    operands = (
-        *(Operand(0, 0), Operand(1, 1), Operand(2, 2, 1)),
-        *(Operand(3, 7, transposed=True), Operand(4, 8, 1), Operand(5, 9)),
-        *(Operand(6, 11), Operand(7, 12, 1), Operand(8, 13, 0)),
-    )
+    operands = [Operand(0, 0), Operand(1, 1), Operand(2, 2, 1)]
+    operands += [Operand(3, 7, transposed=True), Operand(4, 8, 1), Operand(5, 9)]
+    operands += [Operand(6, 11), Operand(7, 12, 1), Operand(8, 13, 0)]
+    given = [operand for operand in operands if x[operand.source] is not None]
     weights = Result(11, "m") if operation.weighted else None
-    return _plan(
-        "align_pull",
-        P.shape,
-        P.dtype,
-        tuple(operand for operand in operands if x[operand.source] is not None),
-        (Result(9, "mn"), Result(10, "mn"), weights),
-    )
+    return _plan("align_pull", P, given, [Result(9, "mn"), Result(10, "mn"), weights])
 
 
 def _similarity_pull(operation: SimilarityPull, x: Any) -> Plan | None:
@@ -569,25 +548,22 @@ def _similarity_pull(operation: SimilarityPull, x: Any) -> Plan | None:
     return plan._replace(operands=operands, numbers=(1.0, 0.0))
 
 
-def _of_points(P: Array, Q: Array, w: Array) -> bool:
+def _of_points(P: ArraySpec, Q: ArraySpec, w: ArraySpec) -> bool:
     """Whether these are points, of the same real dtype, and their weights."""
     return P.dtype in ("float32", "float64") and P.dtype == Q.dtype == w.dtype
 
 
 def _tall(operation: Tall, x: Any) -> Plan | None:
-    A, kind = x[0], f"tall_{operation.step}"
-    operands: tuple[Operand, ...]
-    results: tuple[Result, ...]
     if operation.step == "gram":
-        operands, results = (Operand(0, 0),), (Result(1, "bkk", double=True),)
+        operands, results = [Operand(0, 0)], [Result(1, "bkk", double=True)]
     elif operation.step == "eigen":
-        operands = (Operand(0, 1, 3, double=True),)
-        square = Result(2, "kk"), Result(3, "kk", double=True)
-        results = Result(1, "k", real=True), *square
+        operands = [Operand(0, 1, 3, double=True)]
+        results = [Result(1, "k", real=True), Result(2, "kk")]
+        results += [Result(3, "kk", double=True)]
     else:
-        operands = Operand(0, 0), Operand(1, 1, double=True)
-        results = (Result(2, "mn"),)
-    return _plan(kind, A.shape, A.dtype, operands, results, double=True)
+        operands = [Operand(0, 0), Operand(1, 1, double=True)]
+        results = [Result(2, "mn")]
+    return _plan(f"tall_{operation.step}", x[0], operands, results, double=True)
 
 
 def values_plan(operation: SingularValues, x: Any) -> Plan | None:
@@ -614,20 +590,6 @@ def _factors(operation: SVD | Eigh | Factorise | FactoriseHermitian, x: Any) -> 
     plan = _decompose(Decompose("svd"), x, limits="spectral")
     return plan and plan._replace(outputs=SVDFactors._make)
 
-
-# As in derivatives.c.
-_CODES: dict[HermitianFunction, int] = {
-    Power(): 1,
-    SquareRoot(): 2,
-    SquareRoot(cut=True): 3,
-    InverseSquareRoot(): 4,
-}
-# As in functions.h.
-_SOFT, _HARD, _RANK, _LARGEST = 1.0, 2.0, 3.0, 4.0
-_RECIPROCAL, _TIKHONOV, _SAMPLED, _WHITENING = 5.0, 6.0, 7.0, 8.0
-_RELATIVE, _GIVEN = 16.0, (0.0, 0.0)
-_ONES = Polar()
-_STEPS = Polar, ProperRotation  # of which the values are given; no derived classes
 
 RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Decompose: _decompose,
