@@ -64,6 +64,16 @@ def test_missing_framework_names_the_extra(face, module, extra):
     assert f"for this: {command(extra)}" in said
 
 
+@pytest.mark.parametrize("module", ["torch", "jax"])
+def test_a_framework_that_fails_shows_its_own_error(tmp_path, module):
+    """Such as a library of CUDA that is missing: nothing has to be installed."""
+    (tmp_path / f"{module}.py").write_text("import a_part_of_it\n", "utf-8")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import svdinv.{module}"
+    said = run("-c", code).stderr
+    assert "No module named 'a_part_of_it'" in said
+    assert "pip install" not in said
+
+
 @pytest.mark.parametrize("face", ["torch", "jax"])
 def test_an_old_framework_names_the_version(face):
     extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]

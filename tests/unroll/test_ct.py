@@ -367,6 +367,18 @@ def test_a_small_object_off_the_centre_leaves_detectors_dark(tmp_path):
         assert read_measurement(path)[1].y.shape == made.y.shape
 
 
+def test_detectors_that_do_not_cover_the_object_are_told(tmp_path):
+    made = Ct().arrays_to_save(problem())
+    path = write_h5(tmp_path / "a.h5", **made)
+    task, whole = read_measurement(path)
+    assert "truncated" not in task.describe(whole)
+    lit = np.flatnonzero((made["sinogram"] != 0).all(axis=-2))
+    half = made["sinogram"][..., lit[len(lit) // 4] : lit[3 * len(lit) // 4]]
+    write_h5(path, **{**made, "sinogram": half})
+    task, cut = read_measurement(path)
+    assert "truncated" in task.describe(cut)
+
+
 def test_damaged_files_are_refused(tmp_path):
     path = challenge(tmp_path / "a.mat", angles=np.arange(7.0))
     with pytest.raises(ValueError, match="must have a row for each of 7 angles"):
@@ -380,6 +392,11 @@ def test_damaged_files_are_refused(tmp_path):
         ("geometry", np.ones(3), "geometry must have the shape"),
         ("geometry", np.r_[made["geometry"][:2], np.zeros(5)], "is invalid"),
         ("geometry", np.r_[1e12, made["geometry"][1:]], "must have 11 to 4096 pixels"),
+        (
+            "geometry",
+            made["geometry"] * [1, 1, 1, 0.05, 1, 1, 1],
+            r"detectors that cover .* pixels: is their spacing in its unit",
+        ),
         ("geometry", np.r_[made["geometry"][:4], 1e3, 0, 0], "no ray runs through"),
         ("geometry", np.r_[made["geometry"][:5], 1, 9], "source must lie beyond"),
         ("geometry", np.r_[made["geometry"][:5], 0, 9], "distance must be 0"),

@@ -20,6 +20,7 @@ from svdinv.unroll.formats import dicom
 from svdinv.unroll.formats.bart import read_bart, read_cfl, save_cfl
 from svdinv.unroll.formats.nifti import read_nifti, save_nifti
 from svdinv.unroll.formats.scans import Geometry, SeveralSlices
+from svdinv.unroll.formats.series import save_series
 from svdinv.unroll.formats.table import FORMATS, format_of
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.task import CineOptions
@@ -383,7 +384,8 @@ def test_nifti_of_three_axes(tmp_path, rng):
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_nifti_there_and_back(tmp_path, rng, suffix, dtype):
-    series = rng.standard_normal(SIZE).astype(dtype)
+    series = draw(dtype, rng, *SIZE)
+    series = series if dtype == "complex64" else abs(series)
     path = tmp_path / f"a{suffix}"
     save_nifti(path, series, Geometry(AFFINE, 0.05))
     scan = read_nifti(path)
@@ -585,6 +587,25 @@ def test_oversampling_and_mask_of_fastmri(tmp_path, rng):
         format_of(path).read(path)
 
 
+@pytest.mark.parametrize("coils", [(), (2,)])
+def test_cmrxrecon(tmp_path, rng, coils):
+    kspace = draw("complex64", rng, 3, 2, *coils, 18, 16)  # as h5py shows them
+    kspace[..., 1::2, :] = 0
+    dtype = np.dtype([("real", "f4"), ("imag", "f4")])
+    path = write_h5(tmp_path / "a.mat", kspace_sub02=kspace.view(dtype))
+    assert format_of(path).name == "CMRxRecon"
+    with pytest.raises(SeveralSlices, match="0 to 1"):
+        read_input(path)
+    scan = format_of(path).read(path, slice=1)
+    assert scan.array.shape == (3, *(coils or (1,)), 18, 16)
+    np.testing.assert_array_equal(scan.array, kspace[:, 1].reshape(scan.array.shape))
+    assert (scan.mask == (np.arange(18) % 2 == 0)[:, None]).all()
+    if not coils:  # of several, maps would have to be estimated
+        assert read_input(path, slice=0)[1].setting == "as measured"
+    both = write_h5(tmp_path / "b.mat", kspace_sub02=kspace, kspace_full=kspace)
+    assert format_of(both).name == "array"
+
+
 def test_ismrmrd_is_measured(tmp_path, rng):
     kspace = draw("complex64", rng, 3, 1, 16, 18)
     readouts = [*lines(kspace, slice=2), *lines(2 * kspace, slice=5)]
@@ -604,6 +625,21 @@ def test_ismrmrd_is_measured(tmp_path, rng):
 
 
 # All of them
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5", ".nii"])
+def test_real_series_must_be_magnitudes(tmp_path, series, suffix):
+    """Those in Hounsfield units would be reconstructed with air white."""
+    path = tmp_path / f"a{suffix}"
+    save = save_nifti if suffix == ".nii" else save_series
+    signed = abs(series) - 0.5 * abs(series).max()
+    save(path, signed)
+    with pytest.raises(ValueError, match=r"negative numbers, down to -.*Hounsfield"):
+        read_input(path)
+    save(path, signed.astype(np.complex64))
+    assert (read_input(path)[1].image.real < 0).any()
+    save(path, abs(series) - 0.05 * abs(series).max())  # interpolated
+    assert read_input(path)
 
 
 def test_options_of_another_format_are_refused(tmp_path, series):

@@ -93,6 +93,21 @@ def test_series_are_looked_at_where_they_move(beating):
     assert 20 <= top + side // 2 < 30
 
 
+def test_a_single_frame_is_looked_at_where_it_varies(tmp_path, beating):
+    truth, found = beating
+    frame, top, left, side = panels._moving_window(np.abs(truth.image[2:3]))
+    assert frame == 0
+    assert top < 30 < top + side
+    assert left < 50 < left + side
+    heights = []
+    for name, frames in (("a.png", slice(2, 3)), ("b.png", slice(2, 4))):
+        each = [replace(e, image=e.image[frames]) for e in (truth, *found)]
+        save_series_panel(tmp_path / name, each[0], each[1:], title="t")
+        with Image.open(tmp_path / name) as picture:
+            heights.append(picture.height)
+    assert heights[0] < heights[1]  # without the profile over time
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_panel_of_series(tmp_path, beating, known):
     truth, found = beating

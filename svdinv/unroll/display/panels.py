@@ -61,9 +61,7 @@ def save_panel(
     height, width = image.shape[:2]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     side = min(height, width, max(16, min(height, width) // _ZOOM))
-    grey = image.mean(axis=-1, dtype=np.float64)
-    mean, square = (_box_mean(values, side) for values in (grey, grey**2))
-    top, left = _largest(square - mean**2)
+    top, left = _textured_window(image.mean(axis=-1), side)
     tall = _WIDTH * height / width
     sheet = _Sheet(len(columns), [tall, _WIDTH, *([tall] if truth else [])], title)
     for column, entry in enumerate(columns):
@@ -101,8 +99,9 @@ def save_series_panel(
 
     The window is where the series varies most over time, and the frame is the one that
     differs most from the mean there. The profile is the central row of the window in
-    all frames, the first at the top. Magnitudes share one scale, and so do errors.
-    Parameters and errors are those of `save_panel`.
+    all frames, the first at the top. A single frame has no profile, and its window is
+    where it varies most. Magnitudes share one scale, and so do errors. Parameters and
+    errors are those of `save_panel`.
     """
     from matplotlib.patches import Rectangle
 
@@ -113,7 +112,8 @@ def save_series_panel(
     index, top, left, side = _moving_window(reference)
     window = np.s_[top : top + side, left : left + side]
     tall = _WIDTH * height / width
-    rows = [tall, _WIDTH, _PROFILE, *([tall] if truth else [])]
+    moving = frames > 1
+    rows = [tall, _WIDTH, *([_PROFILE] * moving), *([tall] if truth else [])]
     sheet = _Sheet(len(columns), rows, title, side=_SIDE)
     grey: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": _white(reference)}
     for column, (entry, series) in enumerate(zip(columns, magnitudes, strict=True)):
@@ -127,18 +127,22 @@ def save_series_panel(
         )
         zoomed = sheet.framed(1, column)
         zoomed.imshow(frame[window], interpolation="nearest", **grey)
+        if not moving:
+            continue
         middle = [side // 2] * 2
         zoomed.plot([0, side - 1], middle, color=_MARK, lw=0.8, ls=(0, (4, 4)))
         row = series[:, top + side // 2, window[1]]
         sheet.axes[2, column].imshow(
             row, aspect="auto", interpolation="nearest", **grey
         )
-    sheet.caption(0, f"frame {index + 1} of {frames}")
+    if moving:
+        sheet.caption(0, f"frame {index + 1} of {frames}")
+        sheet.caption(2, "time ↓")
     sheet.caption(1, "magnified")
-    sheet.caption(2, "time ↓")
     if truth:
         errors = [np.abs(e.image - truth.image)[index] for e in entries]
-        sheet.errors(3, errors, "magnitude of the error\nin this frame")
+        meaning = "magnitude of the error" + "\nin this frame" * moving
+        sheet.errors(len(rows) - 1, errors, meaning)
     sheet.save(path)
 
 
@@ -253,13 +257,25 @@ class _Sheet:
 
 
 def _moving_window(series: NDArray[np.floating]) -> tuple[int, int, int, int]:
-    """Return the frame, top, left and side of the window with most temporal change."""
+    """Return the frame, top, left and side of the window with most temporal change.
+
+    For a single frame, it is the window with most spatial change.
+    """
     side = min(series.shape[1:])
     side = min(side, max(16, round(_HEART * side)))
+    if len(series) == 1:
+        return 0, *_textured_window(series[0], side), side
     top, left = _largest(_box_mean(series.astype(np.float64).var(axis=0), side))
     window = series[:, top : top + side, left : left + side]
     change = ((window - window.mean(axis=0)) ** 2).sum(axis=(1, 2))
     return int(change.argmax()), top, left, side
+
+
+def _textured_window(image: NDArray[Any], side: int) -> tuple[int, int]:
+    """Return the top and left of the window of an image with the largest variance."""
+    image = image.astype(np.float64)
+    mean, square = (_box_mean(values, side) for values in (image, image**2))
+    return _largest(square - mean**2)
 
 
 def _largest(values: NDArray[np.float64]) -> tuple[int, int]:

@@ -46,7 +46,8 @@ def check_bytes(path: str | Path, member: str, *sizes: int) -> None:
     if needed > limit:
         raise FileError(
             f"{path}: {member} would take {needed:.4g} bytes of memory, more than the "
-            f"limit of {limit:.4g} for a file of its size; set {VARIABLE} to allow more"
+            f"limit of {limit:.4g} for a file of its size; set {VARIABLE} to allow "
+            "more bytes"
         )
 
 
@@ -173,3 +174,22 @@ def to_complex(array: NDArray[Any], path: str | Path, name: str) -> NDArray[Any]
             f"the first at {place}"
         )
     return numbers
+
+
+def magnitudes_or_complex(
+    array: NDArray[Any], path: str | Path, name: str = "the array"
+) -> NDArray[Any]:
+    """Convert images to complex64; real ones must not be negative.
+
+    Interpolated magnitudes may be, by up to a tenth of the largest.
+    """
+    images = to_complex(array, path, name)
+    if array.dtype.kind in "if":
+        least = float(array.min(initial=0))
+        if least < -0.1 * float(array.max(initial=0)):
+            raise FileError(
+                f"{path}: {name} has negative numbers, down to {least:.4g}: real "
+                "images must be magnitudes; save signed ones as complex numbers, and "
+                "add 1000 to Hounsfield units"
+            )
+    return images

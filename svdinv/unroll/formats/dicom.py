@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.formats.checks import FileError, check_bytes, reading, to_complex
+from svdinv.unroll.formats.checks import (
+    FileError,
+    check_bytes,
+    magnitudes_or_complex,
+    reading,
+)
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
 from svdinv.unroll.formats.table import DICOM_SUFFIXES
 
@@ -102,7 +107,7 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
                 pixels = pixels.reshape(-1, *pixels.shape[-2:])
             slope, intercept = frame.scale
             values = pixels[frame.index] * slope + intercept
-            series.append(to_complex(values, frame.file, "the frame"))
+            series.append(magnitudes_or_complex(values, frame.file))
     geometry = frames[0].geometry
     if geometry is not None and len(times) > 1:
         seconds = float(np.median(np.diff(times))) / 1000

@@ -39,6 +39,15 @@ def open_hdf5(path: str | Path, expected: str) -> Iterator[Datasets]:
         yield Datasets(file, path)
 
 
+def is_hdf5(path: Path) -> bool:
+    """Whether a file is HDF5, alone or behind MATLAB's header of 512 bytes."""
+    if not path.is_file():  # a pipe might block forever
+        return False
+    with path.open("rb") as file:
+        start = file.read(520)
+    return b"\x89HDF\r\n\x1a\n" in (start[:8], start[512:])
+
+
 @contextmanager
 def writing_hdf5(path: str | Path) -> Iterator[Any]:
     """Open an HDF5 file for writing, which appears at `path` once complete."""

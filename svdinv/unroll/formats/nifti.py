@@ -16,8 +16,8 @@ from svdinv.unroll.formats.checks import (
     FileError,
     check_bytes,
     is_numeric,
+    magnitudes_or_complex,
     reading,
-    to_complex,
 )
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
 
@@ -56,7 +56,8 @@ def read_nifti(
         if shape != (*image.shape, 1, 1)[:4]:  # the third axis is time
             axes[2] = np.s_[:]
         values = np.asarray(image.dataobj[tuple(axes[: len(image.shape)])])
-        array = to_complex(values.reshape(*shape[:2], shape[3]).T, path, "the array")
+        images = values.reshape(*shape[:2], shape[3]).T
+        array = magnitudes_or_complex(images, path)
         affine = np.array(image.affine, dtype=np.float64)
         affine[:3, 3] += number * affine[:3, 2]
         length, duration = image.header.get_xyzt_units()

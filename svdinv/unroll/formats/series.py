@@ -19,10 +19,10 @@ from svdinv.unroll.formats.checks import (
     check_bytes,
     is_numeric,
     load_matlab,
+    magnitudes_or_complex,
     reading,
-    to_complex,
 )
-from svdinv.unroll.formats.hdf5 import open_hdf5, writing_hdf5
+from svdinv.unroll.formats.hdf5 import is_hdf5, open_hdf5, writing_hdf5
 from svdinv.unroll.formats.scans import Scan
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 
@@ -74,7 +74,7 @@ def read_series(
     ------
     ValueError
         If the file is missing, damaged, of another kind, or ambiguous; if the array
-        is empty, has fewer than two axes, or is not finite.
+        is empty, has fewer than two axes, is not finite, or is real and negative.
     ImportError
         If SciPy or h5py is needed and missing.
     """
@@ -96,7 +96,7 @@ def _read(
             f"{path} must hold a nonempty array with two axes or more, got the shape "
             f"{array.shape}"
         )
-    series = to_complex(array, path, key or "the array")
+    series = magnitudes_or_complex(array, path, key or "the array")
     if series.ndim == 2:
         return series
     if not -series.ndim <= time_axis < series.ndim:
@@ -218,10 +218,7 @@ def _read_mat(path: Path, choose: Choice) -> NDArray[Any]:
     with needing("scipy", "mri"):
         import scipy.io
     with reading(path, "a MATLAB file"):
-        with path.open("rb") as file:
-            start = file.read(520)
-        # HDF5 follows MATLAB's header of 512 bytes.
-        if b"\x89HDF\r\n\x1a\n" in (start[:8], start[512:]):
+        if is_hdf5(path):
             return _read_hdf5(path, choose, reverse=True)
         numeric = ("double", "single", "logical", "int", "uint")
         listed = scipy.io.whosmat(path)
@@ -258,8 +255,8 @@ def _choose_images(
             if bare.startswith(_ALSO_KSPACE) or bare == "mask":
                 raise FileError(
                     f"{path}: {name} has the name of measured data, not of images; "
-                    "svdinv reads k-space as kspace, beside mask, and images by key "
-                    "(--key)"
+                    "svdinv reads k-space as kspace, beside mask, from .h5 and .npz "
+                    "files, and images by key (--key)"
                 )
         refused = _MEASURED if key is None else _NEVER_IMAGES
         if kind in refused and len(shape) > 1:

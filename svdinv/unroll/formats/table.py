@@ -41,6 +41,8 @@ class Format:
         named = bool(ending(path, self.suffixes))
         if not (named and self.test):
             return named
+        if self.suffixes == _MATLAB and not load(f"{_HERE}.hdf5:is_hdf5")(path):
+            return False
         with load(f"{_HERE}.hdf5:open_hdf5")(path, "an HDF5 file") as file:
             return bool(load(f"{_HERE}.{self.test}")(file))
 
@@ -58,7 +60,7 @@ def ending(path: Path, suffixes: tuple[str, ...]) -> str:
 
 _SLICE = ("slice",)
 
-_RAW = (*HDF5_SUFFIXES, ".mrd")
+_RAW, _MATLAB = (*HDF5_SUFFIXES, ".mrd"), (".mat",)
 
 # All formats; the first that recognises a file reads it. DICOM files may also have any
 # other name, or be in a folder.
@@ -68,6 +70,9 @@ FORMATS: tuple[Format, ...] = (
     Format("BART", (".cfl",), "bart:read_bart", ("slice", "holds")),
     Format("ISMRMRD", _RAW, "ismrmrd:read_scan", _SLICE, "ismrmrd:acquisitions"),
     Format("fastMRI", _RAW, "fastmri:read_scan", _SLICE, "fastmri:holds_fastmri"),
+    Format(
+        "CMRxRecon", _MATLAB, "cmrxrecon:read_scan", _SLICE, "cmrxrecon:holds_cmrxrecon"
+    ),
     Format("array", (".npy",), "series:read_scan", ("time_axis",)),
     Format("array", SERIES_SUFFIXES, "series:read_scan", ("key", "time_axis")),
 )

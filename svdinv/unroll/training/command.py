@@ -159,8 +159,12 @@ def describe(outcome: Outcome, config: Config, output: Path, resume: str) -> str
         )
     if outcome.ending == "stopped":
         return f"Interrupted. {done}\nResume with: {resume}"
-    if not outcome.losses:
+    losses = outcome.losses
+    if not losses:
         done = f"Nothing to do: all {outcome.step} steps were done before."
+    elif tenth := len(losses) // 10:
+        first, last = (sum(x) / tenth for x in (losses[:tenth], losses[-tenth:]))
+        done = f"{done} Mean loss in their first tenth {first:.4g}, last {last:.4g}."
     return f"{done} Weights: {output / WEIGHTS}"
 
 

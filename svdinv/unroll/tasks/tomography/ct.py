@@ -296,6 +296,11 @@ class Ct(FinerTask):
             problem = _problem(sinogram, geometry, angles, self.usual, truth)
         except ValueError as error:
             raise file.error("geometry", f"is invalid: {error}") from error
+        rows, columns, pixel, spacing, _, source, distance = geometry
+        width = shape[-1] * spacing * (source / distance if source else 1.0) / pixel
+        if 4 * width < max(rows, columns):
+            cover = f"detectors that cover {width:.3g} of {max(rows, columns)} pixels"
+            raise file.error("geometry", f"has {cover}: is their spacing in its unit?")
         if truth is not None:
             expected = problem.A(problem.truth)
             multiple = np.vdot(expected, problem.y) / np.vdot(expected, expected)
@@ -412,7 +417,10 @@ class Ct(FinerTask):
 
     def describe(self, problem: Problem) -> str:
         geometry = problem.scan.geometry
-        return f"{geometry.rows}x{geometry.columns} pixels"
+        size = f"{geometry.rows}x{geometry.columns} pixels"
+        if _is_truncated(problem.y):
+            return f"{size}, truncated (the outermost detectors measure the object)"
+        return size
 
 
 class Views(NamedTuple):
@@ -528,6 +536,12 @@ def _is_transmitted(sinogram: NDArray[Any]) -> bool:
     least, most = sinogram.min(-1), sinogram.max(-1)
     brightest = ((outside > 0.9 * most) & (least < 0.7 * most)).mean() > 0.5
     return bool(brightest and outside.std() < 0.1 * outside.mean())
+
+
+def _is_truncated(sinogram: NDArray[Any]) -> bool:
+    """Whether the detectors at both ends measure more than 5 % of the maximum."""
+    ends = sinogram[..., [0, -1]].mean(axis=(0, 1))
+    return bool(ends.min() > 0.05 * sinogram.max(axis=-1).mean())
 
 
 def _dead_detectors(sinogram: NDArray[Any]) -> list[int]:
