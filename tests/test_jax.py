@@ -678,3 +678,11 @@ def test_values_alone_need_no_vectors(name):
         if name != "ky_fan_norm":
             assert jax.jit(f)(nothing).shape == f(nothing).shape
     assert np.isnan(jax.jit(f)(A.at[0, 0, 0].set(jnp.nan))[0]).all()
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e8m0fnu", "float4_e2m1fn"])
+def test_numbers_of_a_few_bits_are_refused(name):
+    """They would be taken for half precision, and the second has no sign."""
+    A = jnp.eye(3).astype(getattr(jnp, name))
+    with pytest.raises(TypeError, match=f"of half to double precision, got {name}"):
+        svd(A)

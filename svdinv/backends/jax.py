@@ -413,6 +413,10 @@ class JAXBackend(Backend):
             return operation.value(x, xp_on_cpu if on_cpu else xp)
         return _bind(operation, *x)
 
+    def is_floating(self, dtype: Any) -> bool:
+        # Numbers of 8 bits and fewer have one to three digits, and some no sign.
+        return super().is_floating(dtype) and dtype.itemsize > 1
+
     def is_constant(self, *x: Any) -> bool:
         return not any(isinstance(t, jax.core.Tracer) for t in x)
 

@@ -152,7 +152,7 @@ class Backend(ABC):
         if not self.is_floating(A.dtype):
             dtype = getattr(A.dtype, "name", A.dtype)
             raise TypeError(
-                f"{name} must be floating point or complex, of at most double "
+                f"{name} must be floating point or complex, of half to double "
                 f"precision, got {dtype}"
             )
         rank = self.rank(A)
