@@ -26,7 +26,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from svdinv.core.functions import ProperRotation, proper_signs
-from svdinv.core.namespace import Array, Namespace, abs_max, binary_scale, safe_divide
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    abs_max,
+    binary_scale,
+    is_usual,
+    safe_divide,
+)
 from svdinv.core.operation import Call, Operation, add, direct, padded
 from svdinv.core.product_operations import product
 from svdinv.core.spectral_operations import Factorise, Pull, Push
@@ -59,6 +66,8 @@ CENTROID = 1 / 1024
 class Points(NamedTuple):
     """Points without their centroids, over `unit`, shape (..., 1, 1)."""
 
+    size: Array
+    """Product of the largest coordinates of P and Q, over the square of `unit`."""
     unit: Array
     mass: Array
     share: Array
@@ -71,26 +80,37 @@ class Points(NamedTuple):
 
 def centred(P: Array, Q: Array, w: Array, xp: Namespace) -> Points:
     """Take the centroids off two matrices of points."""
-    unit = binary_scale(xp.maximum(abs_max(P, xp), abs_max(Q, xp)), xp)
-    P, Q = P / unit, Q / unit
+    sizes = abs_max(P, xp), abs_max(Q, xp)
+    largest = xp.maximum(*sizes)
+    unit = binary_scale(largest, xp)
+    size = sizes[0] / unit * (sizes[1] / unit)
+    if not is_usual(largest, xp):
+        P, Q = P / unit, Q / unit
     mass = xp.sum(w, axis=-1, keepdims=True)
     mass = xp.where(mass == 0, xp.ones_like(mass), mass)
     share = (w / mass)[..., None]
     p, X = _centroid(P, share, xp)
     q, Y = _centroid(Q, share, xp)
-    return Points(unit, mass, share, p, q, X, Y)
+    return Points(size, unit, mass, share, p, q, X, Y)
 
 
 def _centroid(P: Array, share: Array, xp: Namespace) -> tuple[Array, Array]:
     """Centroid p and P - p, in two steps: far away, the first is off by rounding."""
-    p = xp.sum(share * P, axis=-2, keepdims=True)
+    weights = xp.matrix_transpose(share)
+    p = weights @ P
     X = P - p
-    step = xp.sum(share * X, axis=-2, keepdims=True)
+    step = weights @ X
     return p + step, X - step
 
 
-def _residual(points: Points, R: Array, xp: Namespace, c: Any = 1.0) -> Array:
-    return c * (points.X @ xp.matrix_transpose(R)) - points.Y
+def _residual(points: Points, R: Array, xp: Namespace, c: Any = None) -> Array:
+    turned = points.X @ xp.matrix_transpose(R)
+    return (turned if c is None else c * turned) - points.Y
+
+
+def _mean_square(share: Array, x: Array, xp: Namespace) -> Array:
+    """Weighted mean of the squared lengths of rows, shape (...)."""
+    return xp.sum(share[..., 0] * xp.sum(x * x, axis=-1), axis=-1)
 
 
 def _root(square: Array, spread: Array, far: Array, xp: Namespace) -> Array:
@@ -112,12 +132,11 @@ class FindMotion(Operation):
     def value(self, x, xp):
         P, Q, w = x
         points = centred(P, Q, w, xp)
-        unit, _, share, p, q, X, Y = points
+        far, unit, _, share, p, q, X, Y = points
         C = xp.matrix_transpose(share * Y) @ X
         U, S, Vh = Factorise(_ROTATION, method="svd").value((C, None), xp)
         # Singular values that are 0 come out as noise, by which nothing may be divided:
         # of products, and of the points across a line, which are rounded as P and Q.
-        far = abs_max(P, xp) / unit * (abs_max(Q, xp) / unit)
         noise = abs_max(X, xp) * abs_max(Y, xp) + rounding_rtol(far, xp) * far
         noise = rounding_rtol(noise, xp) * noise[..., 0]
         # A single such value is always added to a larger one, and does no harm.
@@ -126,9 +145,8 @@ class FindMotion(Operation):
         signs = proper_signs(U, S, Vh, xp)
         R = (U * signs[..., None, :]) @ Vh
         t = (q - p @ xp.matrix_transpose(R)) * unit
-        residual = _residual(points, R, xp)
-        square = xp.sum(share * residual * residual, axis=(-2, -1))
-        size = xp.sum(share * (X**2 + Y**2), axis=(-2, -1))
+        square = _mean_square(share, _residual(points, R, xp), xp)
+        size = _mean_square(share, X, xp) + _mean_square(share, Y, xp)
         far = xp.sum(p**2 + q**2, axis=(-2, -1))
         rmsd = _root(square, size, far, xp) * unit[..., 0, 0]
         return Motion(R, t[..., 0, :], rmsd, C, U, kept, Vh, signs)
@@ -143,7 +161,7 @@ def similarity(
     """
     share, turned = points.share, product(points.X, xp.matrix_transpose(R), call, xp)
     axes = (-2, -1)
-    variance = xp.sum(share * points.X**2, axis=axes)
+    variance = _mean_square(share, points.X, xp)
     c = xp.sum(share * turned * points.Y, axis=axes)
     # Negative only of points on a line, d = 1, that R does not turn.
     held, c = c < 0, xp.where(c < 0, xp.zeros_like(c), c)
@@ -155,8 +173,8 @@ def similarity(
     c = safe_divide(c, variance, extended, xp, one)
     inverse = safe_divide(one, variance, extended & ~held, xp)
     wide = c[..., None, None]
-    square = xp.sum(share * (wide * turned - points.Y) ** 2, axis=axes)
-    spread = c**2 * variance + xp.sum(share * points.Y**2, axis=axes)
+    square = _mean_square(share, wide * turned - points.Y, xp)
+    spread = c**2 * variance + _mean_square(share, points.Y, xp)
     far = c**2 * xp.sum(points.p**2, axis=axes) + xp.sum(points.q**2, axis=axes)
     rmsd = _root(square, spread, far, xp)
     t = points.q - wide * product(points.p, xp.matrix_transpose(R), call, xp)
@@ -244,7 +262,7 @@ class _AlignPush(Operation):
         *_, U, S, Vh, signs = motion
         R, _, rmsd, C = call(Align(covariance=True), P, Q, w, *motion)
         points = centred(P, Q, w, xp)
-        unit, mass, share, p, _, X, Y = points
+        _, unit, mass, share, p, _, X, Y = points
         dP = xp.zeros_like(P) if dP is None else dP
         dQ = xp.zeros_like(Q) if dQ is None else dQ
         turned = xp.matrix_transpose(R)
@@ -321,7 +339,7 @@ def _to_points(
     B lacks the term of h, and both B and k are to be divided by the root of `unit`.
     c = 1 and k = 0 are those of a motion.
     """
-    unit, mass, share, _, _, X, Y = points
+    _, unit, mass, share, _, _, X, Y = points
     root, h = xp.sqrt(unit), 0.0
     if weighted:
         gw = xp.sum((Y @ B) * X - k * c * X**2, axis=-1)

@@ -121,6 +121,9 @@ def abs_max(x: Array, xp: Namespace, axis: tuple[int, ...] = (-2, -1)) -> Array:
 
     Not the magnitude, whose derivative is NaN near underflow.
     """
+    if not is_complex(x, xp) and runs_kernels(x, xp) and _is_large(x, axis):
+        most, least = (f(x, axis=axis, keepdims=True) for f in (xp.max, xp.min))
+        return xp.maximum(most, -least)  # without an array of absolute values
     part = xp.abs(real(x, xp))
     if is_complex(x, xp):
         part = xp.maximum(part, xp.abs(xp.imag(x)))
@@ -132,6 +135,11 @@ def abs_max(x: Array, xp: Namespace, axis: tuple[int, ...] = (-2, -1)) -> Array:
 
 # Exponents, in 32nds of the largest, from which on something is scaled.
 _PARTS = 6, 11, 16, 21, 26
+
+
+def _is_large(x: Array, axis: tuple[int, ...]) -> bool:
+    """Whether PyTorch finds two extrema along axes sooner than |x| on the CPU."""
+    return math.prod(x.shape[i] for i in axis) > 2**16
 
 
 # Elements of a matrix of which Python finds the largest sooner than a framework.
