@@ -276,7 +276,7 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
         # NumPy's own decompositions compute in double precision, and a second
         # derivative needs the same signs of singular vectors as they return.
         single = memory.in_double and found and found.dtype in kernels.DOUBLE
-        if single and isinstance(operation, (FindMotion, *DECOMPOSITIONS)):
+        if single and isinstance(operation, (Apply, FindMotion, *DECOMPOSITIONS)):
             found = None
         if found and isinstance(operation, _ITSELF) and prod(found.batch) == 1:
             found = found if kernels.outruns_lapack(found.m, found.n) else None

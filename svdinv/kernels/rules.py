@@ -593,6 +593,7 @@ def _factors(operation: SVD | Eigh | Factorise | FactoriseHermitian, x: Any) -> 
 
 RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Decompose: _decompose,
+    Apply: _apply,
     Map: _map,
     RelativeMap: _map,
     Push: _derivative,
@@ -618,7 +619,6 @@ DECOMPOSITIONS: dict[type, Callable[[Any, Any], Plan | None]] = {
     Eigh: _factors,
     Factorise: _factors,
     FactoriseHermitian: _factors,
-    Apply: _apply,
     SingularValues: values_plan,
 }
 """Rules that save the way through `Decompose`, where arrays have values."""
