@@ -24,7 +24,7 @@ class Operators(Generic[Array, ArrayLike]):
     def bures_distance(
         self, A: ArrayLike, B: ArrayLike, *, squared: bool = False
     ) -> Array:
-        """Distance of Bures between covariances: Wasserstein's of centred Gaussians.
+        """Bures distance of covariances: the Wasserstein distance of centred Gaussians.
 
         The root of tr A + tr B - 2 tr (A^(1/2) B A^(1/2))^(1/2) [1]_. The Frechet distance
         of Gaussians, as in the FID, is its square plus that of the means.
@@ -51,7 +51,7 @@ class Operators(Generic[Array, ArrayLike]):
         -----
         The value is computed as the least distance of A^(1/2) to B^(1/2) Q over unitary Q,
         in which nothing cancels where A is close to B. The distance itself has a kink at
-        A = B, and the gradient 0 is taken there.
+        A = B, where the gradient 0 is used.
 
         Eigenvalues up to 64 eps of the largest count as 0, in single precision up to
         7.6e-6 of it. Where A or B is singular, the derivative is exact for changes that
@@ -86,8 +86,8 @@ class Operators(Generic[Array, ArrayLike]):
         rank : int, optional
             Number of correlations, from 1 to min(p, q); all by default.
         ridge : float or array, optional
-            What is added to the variances, at least 0, in units of X squared, broadcasting
-            to the batch shape of X.
+            Added to the variances, at least 0, in units of X squared, broadcasting to the
+            batch shape of X.
         gauge : optional
             As for `eigh`.
 
@@ -108,15 +108,15 @@ class Operators(Generic[Array, ArrayLike]):
         -----
         The gradient of the correlations is exact where variances are equal, and where
         correlations are, for losses that treat these alike, such as their sum. That of the
-        weights is so for losses that depend neither on the signs nor on the basis of equal
+        weights is exact for losses that depend neither on signs nor on the basis of equal
         correlations. The units of the features do not matter: they are divided by their
-        standard deviations, but for those that are constant up to 64 eps, which are left
+        standard deviations, except those that are constant up to 64 eps, which are left
         out. Without a ridge the correlations are the singular values of Qx^H Qy, with the
         polar factors Q of the features [3]_. With fewer samples than features, or features
         that depend on each other, singular values of these up to 64 eps of the largest
-        count as 0. Errors are of the order of eps times the condition numbers. A ridge
-        makes a function of the covariances of it, with errors of the order of eps times
-        the condition numbers of the matrices of correlations within X and within Y.
+        count as 0. Errors are of the order of eps times the condition numbers. With a
+        ridge, the covariances are used, with errors of the order of eps times the condition
+        numbers of the matrices of correlations within X and within Y.
 
         References
         ----------
@@ -178,8 +178,8 @@ class Operators(Generic[Array, ArrayLike]):
 
         Notes
         -----
-        The gradient is Hermitian, as that of the framework's own; in TensorFlow it is, as
-        there, in the lower triangle that is read. Forward mode takes the minimum norm at
+        The gradient is Hermitian, as that of the framework's own `eigh`; in TensorFlow it
+        is, as there, in the triangle that is read. Forward mode uses the minimum norm at
         repeated eigenvalues, where the rule is not linear.
         """
 
@@ -223,9 +223,9 @@ class Operators(Generic[Array, ArrayLike]):
         -----
         At repeated eigenvalues the gradient is exact for losses in V f(w) V^H with one
         smooth f that is not 0 there, as density matrices are, and any penalty on w. Where B
-        is singular, the null space of the divided B counts as eigenvectors of eigenvalue 0
-        with V = 0: what belongs to eigenvalues up to 64 eps of the largest, 7.6e-6 of it in
-        single precision. So do variables whose root of B_ii is below eps of the largest.
+        is singular, the null space of the divided B, of eigenvalues up to 64 eps of the
+        largest (7.6e-6 of it in single precision), counts as eigenvectors of eigenvalue 0
+        with V = 0. So do variables whose root of B_ii is below eps of the largest.
         Second derivatives are those of `eigh`, exact for distinct eigenvalues.
         """
 
@@ -332,7 +332,7 @@ class Operators(Generic[Array, ArrayLike]):
         """Proximal operator of tau times the sum of Huber's function of s.
 
         Singular values up to delta + tau are divided by 1 + tau / delta, larger ones are
-        lessened by tau. The penalty is smooth at 0, so that no value becomes 0 and the rank
+        reduced by tau. The penalty is smooth at 0, so that no value becomes 0 and the rank
         stays; the kink is at delta + tau.
 
         Parameters
@@ -365,7 +365,7 @@ class Operators(Generic[Array, ArrayLike]):
     def inv_sqrtm(self, A: ArrayLike) -> Array:
         """Inverse square root of positive definite Hermitian matrices.
 
-        What whitening multiplies by: ZCA, decorrelated batch normalisation.
+        The factor of whitening, as in ZCA and decorrelated batch normalisation.
 
         Parameters
         ----------
@@ -375,7 +375,7 @@ class Operators(Generic[Array, ArrayLike]):
         Returns
         -------
         array
-            Of the shape and dtype of A. Eigenvalues up to 64 eps of the largest count as
+            Shape and dtype of A. Eigenvalues up to 64 eps of the largest count as
             0 and give 0, as in a pseudo-inverse; clearly negative ones give NaN.
 
         Raises
@@ -417,15 +417,15 @@ class Operators(Generic[Array, ArrayLike]):
         ----------
         P, Q : array
             Points, shape (..., N, d), real; d = 3 in space, but any d >= 1. Batches
-            broadcast, as of one reference against many.
+            broadcast, as for one reference and many samples.
         weights : array, optional
             Weights >= 0, shape (..., N), whose batch broadcasts with that of the points, as
-            of a mask for each sample; 1 each by default. Points of weight 0 are left out,
+            for a mask of each sample; 1 each by default. Points of weight 0 are left out,
             and their coordinates may be NaN, which count as 0 in the derivative in that
             weight. Weights that are the same for all points, a number or (..., 1), change
             nothing.
         scale : bool, optional
-            Whether c is sought too.
+            Whether to find c, too.
         reflection : bool, optional
             Whether R may be a reflection, determinant -1, where that fits better.
 
@@ -453,17 +453,17 @@ class Operators(Generic[Array, ArrayLike]):
         covariance and the last of them negative where a reflection would fit better.
         Perfect fits, planar points and repeated singular values are regular. With
         `reflection`, all of the values count as positive, and planar points, which a
-        reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
+        reflection fits no better, are rotated. The rmsd of a perfect fit has a kink: its
         gradient is 0 there. Its square has the right gradient, too, but second derivatives
-        of 0: for these, write the mean squared distance with the motion.
+        of 0: for these, compute the mean squared distance from the motion.
 
         Points P or Q on a line in space, any other points whose covariance has rank 1, or a
-        reflection with s_{d-1} = s_d, leave a turn free: of points on a line, any turn
-        about it fits as well. R is then an arbitrary one of the nearest rotations,
-        differentiated as if that turn were fixed. The rmsd and the scale do not depend on
-        the choice, and their derivative is that with R held fixed. It is exact if P and Q
-        are both on lines; if only one of them is, both numbers have a kink there, and it is
-        one of the subgradients. The scale of points P that coincide is 1.
+        reflection with s_{d-1} = s_d, leave a rotation free: for points on a line, any
+        rotation about it fits as well. R is then an arbitrary one of the nearest rotations,
+        differentiated as if the free one were fixed. The rmsd and the scale do not depend
+        on the choice, and their derivative is that with R held fixed. It is exact if P and
+        Q are both on lines; if only one of them is, both numbers have a kink there, and it
+        is one of the subgradients. The scale of points P that coincide is 1.
 
         References
         ----------
@@ -547,8 +547,8 @@ class Operators(Generic[Array, ArrayLike]):
         tau : float or array
             Threshold >= 0 in units of x, broadcasting to the batch shape (...).
         block : int or (int, int)
-            Height and width of a block. Images that are no multiple of it are filled
-            up with zeros at the end, which adds only zero singular values.
+            Height and width of a block. Images that are no multiple of it are padded
+            with zeros at the end, which adds only zero singular values.
         stride : int or (int, int), optional
             Distance of neighbouring blocks, a divisor of `block`: blocks overlap if
             it is smaller, and the results are averaged. Default: `block`.
@@ -700,7 +700,7 @@ class Operators(Generic[Array, ArrayLike]):
             Right-hand sides: shape (..., m, k), whose batch broadcasts with that of A, or,
             with one dimension less than A, vectors (..., m).
         rcond : float, optional
-            As for `pinv`; with damping, of the singular values sqrt(s^2 + damping^2).
+            As for `pinv`; with damping, it applies to sqrt(s^2 + damping^2).
         damping : float or array, optional
             At least 0, in units of A, broadcasting to the batch shape of A.
 
@@ -716,9 +716,9 @@ class Operators(Generic[Array, ArrayLike]):
 
         Notes
         -----
-        The derivative is that of `pinv`, at fixed rank. With damping above 64 eps s_1, and
-        the default `rcond`, it exists everywhere, in `damping` too; with smaller damping
-        the values cut off count as 0. Without damping x is refined by its residual, once
+        The derivative is that of `pinv`, at fixed rank. With damping above 64 eps s_1 and
+        the default `rcond`, it exists everywhere, also in `damping`; with smaller damping,
+        the values cut off count as 0. Without damping, x is refined by its residual, once
         (N. J. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, ch. 20): the
         product with the pseudo-inverse would leave one of eps times the condition number.
         """
@@ -747,8 +747,8 @@ class Operators(Generic[Array, ArrayLike]):
 
         Notes
         -----
-        The gradient is U V^H, over the singular values that are not 0: where some
-        are, the subgradient of least norm.
+        The gradient is U V^H over the singular values that are not 0; where some are 0,
+        that is the subgradient of least norm.
         """
 
     def null_vector(self, A: ArrayLike, *, gauge: Gauge = "ignore") -> Array:
@@ -773,8 +773,8 @@ class Operators(Generic[Array, ArrayLike]):
         Returns
         -------
         array
-            Shape (..., n). Of its elements above half the largest in magnitude, the first
-            is real and positive.
+            Shape (..., n). Its first element above half the largest in magnitude is real
+            and positive.
 
         Raises
         ------
@@ -783,13 +783,13 @@ class Operators(Generic[Array, ArrayLike]):
 
         Notes
         -----
-        Repeated values among the others and rank n - 1 do no harm, but to second
-        derivatives: these need distinct values above 0. Where the smallest value is
+        Repeated values among the others and rank n - 1 do no harm, except to second
+        derivatives, which need distinct values above 0. Where the smallest value is
         repeated, v is some vector of its space, and has no derivative: a finite one is
-        taken, and `gauge` reports it.
+        used, and `gauge` reports it.
 
-        Of complex A with a smallest value s above rounding, the derivative loses digits, up
-        to a relative error of eps s_1 / s.
+        For complex A with a smallest value s above rounding, the derivative loses digits,
+        up to a relative error of eps s_1 / s.
 
         References
         ----------
@@ -798,7 +798,7 @@ class Operators(Generic[Array, ArrayLike]):
         """
 
     def pinv(self, A: ArrayLike, rcond: float | None = None) -> Array:
-        """Pseudo-inverse of Moore and Penrose, V S^+ U^H.
+        """Moore-Penrose pseudo-inverse, V S^+ U^H.
 
         Parameters
         ----------
@@ -824,9 +824,9 @@ class Operators(Generic[Array, ArrayLike]):
 
             dA^+ = -A^+ dA A^+ + A^+ A^+H dA^H (1 - P) + (1 - Q) dA^H A^+H A^+
 
-        Where a change of A raises the rank, the pseudo-inverse jumps and has none. Of
-        singular values that `rcond` leaves out, though they are not 0, the derivative
-        contains 1 / (s_i - s_j) across the cut-off, as that of `low_rank`.
+        Where a change of A raises the rank, the pseudo-inverse jumps and has none. If
+        `rcond` leaves out singular values that are not 0, the derivative contains
+        1 / (s_i - s_j) across the cut-off, as that of `low_rank`.
 
         References
         ----------
@@ -852,7 +852,7 @@ class Operators(Generic[Array, ArrayLike]):
             Matrices, shape (..., m, n), real or complex.
         special : bool, optional
             Whether the factor is to have the determinant 1, for real square A: where
-            U V^T is a reflection, the last column of U is turned [1]_.
+            U V^T is a reflection, the last column of U changes its sign [1]_.
         method : {"auto", "svd", "gram", "matmul"}, optional
             As for `svt`.
             With `special`, ``"auto"`` or ``"svd"``.
@@ -872,10 +872,10 @@ class Operators(Generic[Array, ArrayLike]):
         The derivative contains 1 / (s_i + s_j), and 1 / s_i if m != n or A is complex:
         repeated singular values do no harm. At a single zero of a real square matrix the
         factor jumps between two branches, and the derivative is that of the one returned.
-        Where A does not determine the factor otherwise, such terms are left out.
+        In other cases where A does not determine the factor, such terms are left out.
 
         With `special` and det A < 0, the last of the singular values counts as negative.
-        Then two equal values do no harm either, but for the last two: with s_(n-1) = s_n
+        Then two equal values do no harm either, except the last two: with s_(n-1) = s_n
         the nearest rotation is not determined.
 
         References
@@ -898,8 +898,8 @@ class Operators(Generic[Array, ArrayLike]):
         -------
         array
             Positive semidefinite, of the shape and dtype of A. An eigenvalue of 0 stays 0,
-            for p <= 0 too, as in a pseudo-inverse; there, all up to 64 eps of the largest
-            count as 0. Clearly negative eigenvalues give NaN, of half precision those below
+            also for p <= 0, as in a pseudo-inverse, where all up to 64 eps of the largest
+            count as 0. Clearly negative eigenvalues give NaN, in half precision those below
             -eps sqrt(n) of the largest.
 
         Raises
@@ -914,10 +914,10 @@ class Operators(Generic[Array, ArrayLike]):
 
         Notes
         -----
-        There is a gradient in p as well, V w^p log(w) V^H. Where A is singular, that in A
-        is exact for changes that keep the rank. For others there is none if p < 1, and the
-        infinite term is left out. In all derivatives eigenvalues up to 64 eps of the
-        largest count as 0, 7.6e-6 of it in single precision.
+        There is a gradient in p as well, V w^p log(w) V^H. Where A is singular, the
+        gradient in A is exact for changes that keep the rank. For others there is none if
+        p < 1, and the infinite term is left out. In all derivatives, eigenvalues up to 64
+        eps of the largest count as 0, 7.6e-6 of it in single precision.
         """
 
     def procrustes(self, A: ArrayLike, B: ArrayLike) -> Array:
@@ -943,9 +943,9 @@ class Operators(Generic[Array, ArrayLike]):
 
         Notes
         -----
-        Only what is truly singular is left in the gradient: 1 / (s_i + s_j), with s
-        the singular values of A^H B. Perfect and repeated configurations have one; at rank
-        n - 1, and where A and B do not determine R, it is as for `polar`.
+        The only singular terms of the gradient are 1 / (s_i + s_j), with s the singular
+        values of A^H B. Perfect and repeated configurations have a gradient; at rank n - 1,
+        and where A and B do not determine R, it is as for `polar`.
 
         References
         ----------
@@ -956,8 +956,8 @@ class Operators(Generic[Array, ArrayLike]):
     def psd_project(self, A: ArrayLike, floor: float | ArrayLike = 0.0) -> Array:
         """Nearest Hermitian matrix with no eigenvalue below a floor, V max(w, floor) V^H.
 
-        For a floor of 0 the projection on positive semidefinite matrices [1]_; for a small
-        one the layer ReEig of SPDNet [2]_.
+        For a floor of 0, the projection onto positive semidefinite matrices [1]_; for a
+        small one, the layer ReEig of SPDNet [2]_.
 
         Parameters
         ----------
@@ -979,8 +979,8 @@ class Operators(Generic[Array, ArrayLike]):
 
         Notes
         -----
-        There is a gradient in `floor` as well. Where an eigenvalue is equal to it there is
-        none, and that of an eigenvalue below is taken.
+        There is a gradient in `floor` as well. Where an eigenvalue is equal to it, there is
+        none, and that of an eigenvalue below is used.
 
         References
         ----------
@@ -1015,13 +1015,13 @@ class Operators(Generic[Array, ArrayLike]):
         weight : float or array, optional
             At least 0, broadcasting to the batch shape (...). Default: 1 / sqrt(max(m, n)).
         iterations : int, optional
-            Number of iterations, all of which are made.
+            Number of iterations, all of which are carried out.
         penalty : float or array, optional
-            Weight mu of the squared residual at first, positive, in units of 1 / A,
+            Initial weight mu of the squared residual, positive, in units of 1 / A,
             broadcasting to the batch shape. Default: 1.25 / s_1.
         growth : float, optional
-            What mu is multiplied by after each iteration, at least 1, until it is 100 times
-            the first. Larger ones need fewer iterations and end farther from the minimum.
+            Factor of mu after each iteration, at least 1, until mu is 100 times the first.
+            Larger factors need fewer iterations and end farther from the minimum.
         report : callable, optional
             Called after each iteration with its number, from 1, and the size of A - L - S
             relative to that of A, shape (...).
@@ -1037,12 +1037,12 @@ class Operators(Generic[Array, ArrayLike]):
         ------
         TypeError, ValueError
             As `svt`, and if `iterations` or `growth` is below 1, or the number `penalty` is not
-            positive. Penalties of an array that are not positive, and weights of NaN, give
+            positive. Penalties in an array that are not positive, and weights of NaN, give
             NaN.
 
         See Also
         --------
-        svdinv.unroll.algorithms.LowRankPlusSparse : The same of noisy and of indirect data.
+        svdinv.unroll.algorithms.LowRankPlusSparse : The same for noisy and indirect data.
 
         Notes
         -----
@@ -1051,10 +1051,11 @@ class Operators(Generic[Array, ArrayLike]):
         right for A of any scale. Derivatives are right where s_1, 1 / s_1 and 100 times
         either are normal floating-point numbers.
 
-        Thresholds are divided by mu. Were it to grow on, as in [2]_, L and S would stop
+        Thresholds are divided by mu. If it kept growing, as in [2]_, L and S would stop
         beside the minimum, with L + S = A to rounding, and with derivatives of elements of
-        S that are rounding errors. So the sum is A up to 1e-6 of its norm where A is one of
-        low rank and few elements, up to 1e-4 after 50 iterations where it is not.
+        S that are rounding errors. With the limit, L + S is A up to 1e-6 of its norm if A
+        is a sum of a low-rank and a sparse matrix, and up to 1e-4 after 50 iterations if
+        it is not.
 
         References
         ----------
@@ -1218,7 +1219,7 @@ class Operators(Generic[Array, ArrayLike]):
         relative: bool = False,
         method: Literal["auto", "svd", "gram", "matmul"] = "auto",
     ) -> Array:
-        """Apply a spectral function of one's own, with all that the others have.
+        """Apply a spectral function of your own, with all features of the other operators.
 
         Parameters
         ----------
@@ -1261,7 +1262,7 @@ class Operators(Generic[Array, ArrayLike]):
         -------
         array
             Positive semidefinite, of the shape and dtype of A; NaN for matrices with
-            eigenvalues that are clearly negative. Up to rounding level they count as 0.
+            eigenvalues that are clearly negative. Those at rounding level count as 0.
 
         Raises
         ------
@@ -1292,7 +1293,7 @@ class Operators(Generic[Array, ArrayLike]):
             Threshold >= 0, broadcasting to the batch shape (...).
         sigma : float or array
             Standard deviation of the Gaussian noise in every element, broadcasting
-            to the batch shape; of complex noise, that of each of both parts.
+            to the batch shape; for complex noise, that of the real and imaginary parts.
 
         Returns
         -------
@@ -1372,15 +1373,15 @@ class Operators(Generic[Array, ArrayLike]):
         -------
         SVDResult
             Named tuple ``(U, S, Vh)`` with shapes (..., m, r), (..., r), (..., r, n);
-            in this order on every framework, TensorFlow included. Of products, m and n are
-            the numbers of elements of what they give and take.
+            in this order on every framework, TensorFlow included. For products, m and n are
+            the numbers of elements of their results and arguments.
 
         Raises
         ------
         TypeError, ValueError
-            As `svt`, and if `rank`, `oversampling`, `power` or `multiplets` is out of range; of
-            products, if they give something of another dtype, or are seen not to be
-            adjoint to each other.
+            As `svt`, and if `rank`, `oversampling`, `power` or `multiplets` is out of range;
+            for products, if they return another dtype, or are found not to be adjoint to
+            each other.
 
         See Also
         --------
@@ -1390,12 +1391,12 @@ class Operators(Generic[Array, ArrayLike]):
         Notes
         -----
         A loss should not depend on the phases of the vectors. Where s_r = s_{r+1}
-        there is no derivative, and a finite substitute is taken. If the triplets are
+        there is no derivative, and a finite substitute is used. If the triplets are
         inexact, so is the derivative, by their error over s_r - s_{r+1}. Nothing is
-        differentiated through products: of these the triplets have no derivative, and
-        within JAX's grad or jvp in what they depend on, NotImplementedError is raised.
+        differentiated through products: their triplets have no derivative, and JAX's grad
+        or jvp in what the products depend on raises NotImplementedError.
 
-        S is never larger than the singular values of A, but for rounding.
+        S is never larger than the singular values of A, up to rounding.
 
         References
         ----------
@@ -1415,7 +1416,7 @@ class Operators(Generic[Array, ArrayLike]):
 
             sqrt((norm(A v_j - s_j u_j)^2 + norm(A^H u_j - s_j v_j)^2) / 2)
 
-        of s_j, whatever the triplet was computed by [1]_; if A is not square, 0 counts as a
+        of s_j, however the triplet was computed [1]_; if A is not square, 0 counts as a
         singular value. For orthonormal U and V, all r of them are matched at once, within
         the root of the sum of squares of the bounds.
 
@@ -1429,7 +1430,7 @@ class Operators(Generic[Array, ArrayLike]):
             a `LinearOperator` or a sparse matrix of SciPy or CuPy. Vectors may have any
             shape.
         U, S, Vh : array
-            Triplets, shapes (..., m, r), (..., r), (..., r, n), as of `svd_lowrank`.
+            Triplets, shapes (..., m, r), (..., r), (..., r, n), as from `svd_lowrank`.
         like : array, optional
             For products, an array of the shape, dtype and device of v; its values do not
             matter. Not needed for what SciPy or CuPy makes.
@@ -1448,9 +1449,9 @@ class Operators(Generic[Array, ArrayLike]):
         -----
         It takes two products with r vectors. The bound is a theorem, up to rounding; for
         singular values away from others the error is far smaller, of the order of its
-        square over the gap. That s_j is close to the j-th singular value, and none was
-        missed, no few products can prove: a random start misses one with probability 0.
-        Through products nothing is differentiated, as in `svd_lowrank`.
+        square over the gap. A few products cannot prove that s_j is close to the j-th
+        singular value and none was missed, but a random start misses one with probability
+        0. Nothing is differentiated through products, as in `svd_lowrank`.
 
         References
         ----------
@@ -1533,27 +1534,26 @@ class Operators(Generic[Array, ArrayLike]):
             in single precision and cast back.
         tau : float or array
             Threshold >= 0 in units of A (in an array, negative ones count as 0): one
-            for all, or an array that broadcasts
-            to the batch shape (...), or with A.ndim - 1 dimensions one for each
-            singular value, shape (..., min(m, n)) or broadcasting to it (weighted
-            nuclear norm [2]_, of which this is the proximal operator for weights that
-            do not fall). Equal singular values need equal weights: where they
-            have not, there is no derivative, and the infinite term is set to 0.
+            for all, an array that broadcasts to the batch shape (...), or, with
+            A.ndim - 1 dimensions, one for each singular value, broadcasting to shape
+            (..., min(m, n)): the weighted nuclear norm [2]_, of which this is the
+            proximal operator if the weights do not decrease. Where equal singular values
+            have different weights, there is no derivative, and the infinite term is 0.
         relative : bool, optional
             Whether tau is a multiple of the largest singular value of each matrix.
             The gradient goes through that value as well; where it is repeated, as
             the subgradient of least norm.
         method : {"auto", "svd", "gram", "matmul"}, optional
-            How. ``"gram"`` takes the eigenvectors of the Gram matrix, in double precision
-            where that is at hand, and is accurate only if kept values are above about
-            sqrt(eps) s_1, which is not checked; ``"matmul"`` takes matrix products alone,
-            meant for GPUs, with one tau for each matrix. ``"auto"`` takes the Gram matrix
-            where it is faster and, judged by its singular values, accurate; in PyTorch of
-            other tall or wide matrices the triangle of the QR decomposition; and the SVD
+            ``"gram"`` uses the eigenvectors of the Gram matrix, in double precision where
+            that is available, and is accurate only if kept values are above about
+            sqrt(eps) s_1, which is not checked; ``"matmul"`` uses matrix products alone,
+            meant for GPUs, with one tau for each matrix. ``"auto"`` uses the Gram matrix
+            where it is faster and, judged by its singular values, accurate; in PyTorch, for
+            other tall or wide matrices, the triangle of the QR decomposition; and the SVD
             elsewhere: for small inputs, on GPUs, and in traced or compiled functions, where
-            nothing can be judged, but for tall matrices in JAX's on the CPU. Of matrices
-            known to be spread over devices it takes two Gram matrices where one does not
-            do.
+            nothing can be judged (except for tall matrices in JAX's on the CPU). For
+            matrices known to be spread over devices, it uses a second Gram matrix where one
+            is not enough.
 
         Returns
         -------
@@ -1625,7 +1625,7 @@ class Operators(Generic[Array, ArrayLike]):
         """Soft-threshold a tensor's singular values after a Fourier transform.
 
         The proximal operator of tau times the tensor nuclear norm of the t-SVD [1]_:
-        the transform along `axis` makes a matrix of every frequency, of which each
+        the transform along `axis` yields one matrix for each frequency, each of which
         is soft-thresholded.
 
         Parameters
@@ -1675,13 +1675,13 @@ class Operators(Generic[Array, ArrayLike]):
         X : array
             Samples by features, shape (..., N, p), real or complex.
         epsilon : float or array, optional
-            What is added to the variances, at least 0, in units of X squared, broadcasting
-            to the batch shape (...).
+            Added to the variances, at least 0, in units of X squared, broadcasting to the
+            batch shape (...).
         kind : {"zca", "pca"}, optional
             ``"zca"`` multiplies by the inverse square root of the covariance, so that
-            features stay as near to what they were as can be [1]_; ``"pca"`` takes
-            principal components, the largest first, of each of which the first weight above
-            half of the largest is positive.
+            features change as little as possible [1]_; ``"pca"`` returns principal
+            components, the largest first, each with a positive first weight among those
+            above half of the largest.
         mean, covariance : array, optional
             Statistics to be used in place of those of X, shapes (..., p) and (..., p, p).
 
@@ -1689,7 +1689,7 @@ class Operators(Generic[Array, ArrayLike]):
         -------
         Whitened
             Named tuple ``(white, mean, covariance)`` of shapes (..., N, p), (..., p) and
-            (..., p, p). The covariance is X^H X / N of what is left without the mean.
+            (..., p, p). The covariance is X^H X / N for X without its mean.
 
         Raises
         ------
@@ -1699,8 +1699,8 @@ class Operators(Generic[Array, ArrayLike]):
 
         Notes
         -----
-        The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
-        that do not depend on the basis where variances are equal, as for `eigh`.
+        The gradient of ZCA is exact where variances are equal; that of PCA is exact there
+        for losses that do not depend on the basis, as for `eigh`.
 
         ZCA is U f(S) V^H with f(s) = s / sqrt(s^2 / N + epsilon), of the singular values s
         of X without its mean: sqrt(N) times the polar factor without epsilon [1]_. Errors
@@ -1708,10 +1708,10 @@ class Operators(Generic[Array, ArrayLike]):
         each with epsilon in its variance. Deviations up to 64 eps of the largest count as
         0, and the derivative is that of changes which leave them 0.
 
-        With a given covariance, samples are multiplied by a function of it. Of many samples
-        that is faster; errors are of the order of eps times the ratio of the variances.
-        Variances with epsilon up to 4 eps of the largest count as 0, without it those up to
-        64 eps.
+        With a given covariance, samples are multiplied by a function of it. For many
+        samples that is faster; errors are of the order of eps times the ratio of the
+        variances. With epsilon, variances up to 4 eps of the largest count as 0; without
+        it, those up to 64 eps.
 
         References
         ----------
@@ -1725,7 +1725,7 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
     ) -> tuple[Any, Any]:
         """Evaluate a function of arrays and its derivative along a direction.
 
-        With the name and the arguments of `jax.jvp`.
+        Name and arguments are those of `jax.jvp`.
 
         Parameters
         ----------
@@ -1764,16 +1764,16 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
         forward: Callable[[ArrayLike], ArrayLike],
         adjoint: Callable[[ArrayLike], ArrayLike],
     ) -> Callable[[Array], Array]:
-        """Make a linear function of one's own known to `vjp` and `jvp`, by its adjoint.
+        """Make a linear function known to `vjp` and `jvp`, by its adjoint.
 
-        Such as a forward operator of an imaging problem, whatever it is computed by.
+        An example is the forward operator of an imaging problem, by whatever library.
 
         Parameters
         ----------
         forward : callable
-            The function, of an array; it is called with arrays that are not traced, and
-            again for derivatives. What it reads must be the same then: the variable of a
-            loop is bound by ``lambda x, c=c: c * x``, an array that changes by a copy.
+            Function of an array; it is called with arrays that are not traced, and again
+            for derivatives. What else it reads must not change in between: bind the
+            variable of a loop by ``lambda x, c=c: c * x``, and copy an array that changes.
         adjoint : callable
             Its adjoint: Re <forward(x), y> = Re <x, adjoint(y)> for all x and y.
 
@@ -1785,8 +1785,8 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
         Raises
         ------
         TypeError
-            If one of them is not callable, or, when it is called, returns what is not
-            floating point or complex.
+            If one of them is not callable, or, when it is called, returns an array that is
+            not floating point or complex.
         ValueError
             From the pullback, if `adjoint` returns another shape than that of x.
 
@@ -2048,11 +2048,11 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
     ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
         """Evaluate a function of arrays, and make the one that pulls cotangents back.
 
-        With the name and the arguments of `jax.vjp`. The function is composed of the
-        operators of this module, of Python's operators, of slices (of arrays of NumPy
+        Name and arguments are those of `jax.vjp`. The function may be composed of the
+        operators of this module, of Python's operators, of slices (for arrays of NumPy
         and CuPy also integer arrays and masks as indices, sort and take_along_axis), and
-        of the array functions of the namespace of its arguments, or NumPy's, of CuPy's
-        arrays too, whose own functions take nothing that is traced:
+        of array functions of the namespace of its arguments or of NumPy (for arrays of
+        CuPy, too, whose own functions accept no traced arrays):
         elementwise ones (sqrt, square, reciprocal, exp, expm1, log, log1p, log2, log10,
         sin, cos, tan, asin, acos, atan, atan2, sinh, cosh, tanh, pow, abs, hypot, sign,
         maximum, minimum, where, real, imag, conj, angle), sum, cumsum, diff, mean, average,
@@ -2060,7 +2060,7 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
         inner, vecdot, kron, solve, inv, the Euclidean norm, the norms 1 and inf of vectors,
         reshape, permute_dims, broadcast_to, concat, stack, hstack, vstack, column_stack,
         split, pad, repeat, tile, take, roll, flip, tril, triu, diagonal, diag, astype, the
-        Fourier transforms and their shifts; and of those that `linear` makes.
+        Fourier transforms and their shifts; and of functions made by `linear`.
 
         Parameters
         ----------
@@ -2078,7 +2078,7 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
         pullback : callable
             ``pullback(g)``, with the cotangent of the value, in its structure and with
             None for zero, returns the tuple of the cotangents of the arguments. A
-            cotangent g of x means dL = Re tr(g^H dx): of complex arrays it is the
+            cotangent g of x means dL = Re tr(g^H dx): for complex arrays, it is the
             conjugate of JAX's.
 
         Raises
@@ -2086,7 +2086,7 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
         TypeError
             If an argument is not floating point, no derivative of a function is known,
             a traced array is put into an array of NumPy, which would lose its derivative,
-            or beside it is a masked or sparse array or a `numpy.matrix`.
+            or is combined with a masked or sparse array or a `numpy.matrix`.
         RuntimeError
             If a traced array is used after the function has ended.
         ValueError
@@ -2094,11 +2094,11 @@ class ArrayFunctions(Operators[Array, ArrayLike]):
 
         Notes
         -----
-        `vjp` and `jvp` may be applied to functions that contain them: second derivatives.
-        Arguments, results, and arrays that the function takes from elsewhere may be changed
-        after the call, and the last within it too: what the pullback reads is copied. The
-        function may update its own arrays, by ``x += y`` and the like. Of its arguments,
-        and of arrays that share memory with another one in use, this raises TypeError.
+        For second derivatives, `vjp` and `jvp` may be applied to functions that contain
+        them. Arguments and results may be changed after the call, and arrays that the
+        function takes from elsewhere also during it: the pullback reads copies. The
+        function may update its own arrays, by ``x += y`` and the like. For its arguments,
+        and for arrays that share memory with another one in use, this raises TypeError.
 
         Examples
         --------

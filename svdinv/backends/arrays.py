@@ -33,13 +33,13 @@ from svdinv.operators._arguments import checked
 
 
 class _Extended:
-    """An array-API namespace, and what may be done beyond it."""
+    """An array-API namespace with cached look-ups, and what may be done beyond it."""
 
     writable = True
 
     def __init__(self, base: Namespace, on_host: bool) -> None:
         self._base = base
-        # Asked all the time, and they take as long as arithmetic on small arrays.
+        # Cached: called very often, they take as long as arithmetic on small arrays.
         self.isdtype, self.finfo = cache(base.isdtype), cache(base.finfo)
         if on_host:
             self.any_on_host = self._any
@@ -61,15 +61,15 @@ class ArrayBackend(Backend):
     xp : namespace
         Array-API namespace.
     on_host : bool
-        Whether values can be asked for without waiting for a device.
+        Whether values can be read without waiting for a device.
     shape_error : type
-        What the namespace raises for an array that is no matrix.
+        Exception that the namespace raises for an array with too few axes.
     rng : callable
         Makes a generator of random numbers from a seed or None.
     quiet : callable, optional
-        Makes a context in which overflow is no warning.
+        Makes a context in which overflow does not warn.
     memory : Memory, optional
-        The arrays as addresses, for the kernels.
+        Access to the memory of the arrays, for the kernels.
     """
 
     tape: Tape | None = None
@@ -104,7 +104,7 @@ class ArrayBackend(Backend):
         return traced
 
     def call(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
-        """See `Backend`; leaves a step on the innermost tape, if there is one."""
+        """Call an operation, and record it on the innermost tape, if there is one."""
         tape = innermost(x)
         if tape is None:
             return self._value(operation, x)
@@ -133,7 +133,7 @@ class ArrayBackend(Backend):
         return operation.cotangent(x, y, g, wanted, self.call, xp)
 
     def _alike(self, *groups: Any) -> Any:
-        """Return the namespace for groups of arrays, all traced if one is."""
+        """Return the namespace for groups of arrays, and these: traced if one is."""
         tape = innermost(groups)
         if tape is None:
             return self.plain, *groups
@@ -162,7 +162,7 @@ class ArrayBackend(Backend):
             return value(operation, x, self.memory, self.plain)
 
     def is_floating(self, dtype: Any) -> bool:
-        # Of NumPy's wider type no decomposition is known.
+        # NumPy's longdouble has no decompositions.
         return super().is_floating(dtype) and self.xp.finfo(dtype).bits <= 64
 
     def _constant(self, x: Array) -> Array:
@@ -171,7 +171,7 @@ class ArrayBackend(Backend):
     def asarray(self, x: Any, name: str) -> Array:
         check_plain(x, name)
         x = self.xp.asarray(x)
-        if not getattr(x.dtype, "isnative", True):  # as of files of other machines
+        if not getattr(x.dtype, "isnative", True):  # as in files from other machines
             x = self.xp.astype(x, x.dtype.newbyteorder("="))
         return self._constant(x)
 
@@ -189,7 +189,7 @@ class ArrayBackend(Backend):
         return self._constant(xp.astype(value, dtype, copy=False))
 
     def _beside(self, like: Array, value: Any) -> Array:
-        """Make an array on the device of another."""
+        """Convert a value to an array on the device of `like`."""
         return to_device(self.plain.asarray(value), device(untraced(like)))
 
     def stop_gradient(self, x: Array) -> Array:
@@ -214,8 +214,8 @@ class ArrayBackend(Backend):
 def make_module(backend: ArrayBackend, module: str) -> dict[str, Callable[..., Any]]:
     """Make the public functions of the module that has a backend.
 
-    They are the operators, `svd`, `vjp`, `jvp`, `linear`, and four to be called by
-    hand.
+    They are the operators, `svd`, `vjp`, `jvp`, `linear`, `svd_vjp`, `svd_jvp`,
+    `svt_vjp` and `svt_jvp`.
     """
     functions: list[Callable[..., Any]]
     functions = [_svd, _vjp, _jvp, _linear, _svd_vjp, _svd_jvp, _svt_vjp, _svt_jvp]
@@ -241,8 +241,8 @@ def for_namespace(xp: Namespace) -> SimpleNamespace:
 
     Notes
     -----
-    `vjp`, `jvp` and `spectral_map` call the functions that they are given with arrays
-    of a tape. If `xp` accepts no arrays but its own, such functions have to be composed
+    `vjp`, `jvp` and `spectral_map` call the functions that they are given with traced
+    arrays. If `xp` accepts no arrays but its own, these functions have to be composed
     of those of ``x.__array_namespace__()``.
 
     Examples
@@ -321,11 +321,11 @@ def _vjp(
 ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     """Evaluate a function of arrays, and make the one that pulls cotangents back.
 
-    With the name and the arguments of `jax.vjp`. The function is composed of the
-    operators of this module, of Python's operators, of slices (of arrays of NumPy
+    Name and arguments are those of `jax.vjp`. The function may be composed of the
+    operators of this module, of Python's operators, of slices (for arrays of NumPy
     and CuPy also integer arrays and masks as indices, sort and take_along_axis), and
-    of the array functions of the namespace of its arguments, or NumPy's, of CuPy's
-    arrays too, whose own functions take nothing that is traced:
+    of array functions of the namespace of its arguments or of NumPy (for arrays of
+    CuPy, too, whose own functions accept no traced arrays):
     elementwise ones (sqrt, square, reciprocal, exp, expm1, log, log1p, log2, log10,
     sin, cos, tan, asin, acos, atan, atan2, sinh, cosh, tanh, pow, abs, hypot, sign,
     maximum, minimum, where, real, imag, conj, angle), sum, cumsum, diff, mean, average,
@@ -333,7 +333,7 @@ def _vjp(
     inner, vecdot, kron, solve, inv, the Euclidean norm, the norms 1 and inf of vectors,
     reshape, permute_dims, broadcast_to, concat, stack, hstack, vstack, column_stack,
     split, pad, repeat, tile, take, roll, flip, tril, triu, diagonal, diag, astype, the
-    Fourier transforms and their shifts; and of those that `linear` makes.
+    Fourier transforms and their shifts; and of functions made by `linear`.
 
     Parameters
     ----------
@@ -351,7 +351,7 @@ def _vjp(
     pullback : callable
         ``pullback(g)``, with the cotangent of the value, in its structure and with
         None for zero, returns the tuple of the cotangents of the arguments. A
-        cotangent g of x means dL = Re tr(g^H dx): of complex arrays it is the
+        cotangent g of x means dL = Re tr(g^H dx): for complex arrays, it is the
         conjugate of JAX's.
 
     Raises
@@ -359,7 +359,7 @@ def _vjp(
     TypeError
         If an argument is not floating point, no derivative of a function is known,
         a traced array is put into an array of NumPy, which would lose its derivative,
-        or beside it is a masked or sparse array or a `numpy.matrix`.
+        or is combined with a masked or sparse array or a `numpy.matrix`.
     RuntimeError
         If a traced array is used after the function has ended.
     ValueError
@@ -367,11 +367,11 @@ def _vjp(
 
     Notes
     -----
-    `vjp` and `jvp` may be applied to functions that contain them: second derivatives.
-    Arguments, results, and arrays that the function takes from elsewhere may be changed
-    after the call, and the last within it too: what the pullback reads is copied. The
-    function may update its own arrays, by ``x += y`` and the like. Of its arguments,
-    and of arrays that share memory with another one in use, this raises TypeError.
+    For second derivatives, `vjp` and `jvp` may be applied to functions that contain
+    them. Arguments and results may be changed after the call, and arrays that the
+    function takes from elsewhere also during it: the pullback reads copies. The
+    function may update its own arrays, by ``x += y`` and the like. For its arguments,
+    and for arrays that share memory with another one in use, this raises TypeError.
 
     Examples
     --------
@@ -394,7 +394,7 @@ def _jvp(
 ) -> tuple[Any, Any]:
     """Evaluate a function of arrays and its derivative along a direction.
 
-    With the name and the arguments of `jax.jvp`.
+    Name and arguments are those of `jax.jvp`.
 
     Parameters
     ----------
@@ -435,16 +435,16 @@ def _linear(
     forward: Callable[[Array], Array],
     adjoint: Callable[[Array], Array],
 ) -> Callable[[Array], Array]:
-    """Make a linear function of one's own known to `vjp` and `jvp`, by its adjoint.
+    """Make a linear function known to `vjp` and `jvp`, by its adjoint.
 
-    Such as a forward operator of an imaging problem, whatever it is computed by.
+    An example is the forward operator of an imaging problem, by whatever library.
 
     Parameters
     ----------
     forward : callable
-        The function, of an array; it is called with arrays that are not traced, and
-        again for derivatives. What it reads must be the same then: the variable of a
-        loop is bound by ``lambda x, c=c: c * x``, an array that changes by a copy.
+        Function of an array; it is called with arrays that are not traced, and again
+        for derivatives. What else it reads must not change in between: bind the
+        variable of a loop by ``lambda x, c=c: c * x``, and copy an array that changes.
     adjoint : callable
         Its adjoint: Re <forward(x), y> = Re <x, adjoint(y)> for all x and y.
 
@@ -456,8 +456,8 @@ def _linear(
     Raises
     ------
     TypeError
-        If one of them is not callable, or, when it is called, returns what is not
-        floating point or complex.
+        If one of them is not callable, or, when it is called, returns an array that is
+        not floating point or complex.
     ValueError
         From the pullback, if `adjoint` returns another shape than that of x.
 
@@ -483,8 +483,8 @@ def _linear(
     xp, shares = backend.plain, backend.taped.may_share
 
     def applied(name: str, x: Array) -> Array:
-        # It may write into its argument, and return a buffer into which the next
-        # result is written.
+        # The function may write into its argument, and return a buffer that the next
+        # call overwrites.
         x = xp.asarray(x, copy=True)
         y = given[name](x)
         y = y if shares and shares(x, y) else xp.asarray(y, copy=True)
@@ -653,7 +653,7 @@ def _svt_vjp(
 
 
 def _given(backend: ArrayBackend, A: Any, tau: Any) -> tuple[Array, Array]:
-    """Return A, and tau in its own floating point dtype; that of a number is A's."""
+    """Return A and tau as arrays; a floating point tau keeps its dtype."""
     A = _floating(backend, A)
     if not hasattr(tau, "dtype"):
         tau = checked(backend, tau, A)

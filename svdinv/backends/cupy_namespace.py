@@ -13,7 +13,7 @@ from svdinv.core.approximate import svd_by_approximation, svd_in_double
 from svdinv.core.guarded import marked
 from svdinv.core.namespace import abs_max, scaled
 
-# Up to this side CuPy computes all matrices of a batch at once.
+# Largest side for which CuPy decomposes all matrices of a batch at once.
 _BATCHED_SIDE = 32
 
 
@@ -28,14 +28,14 @@ def _approximate(A: Any) -> tuple[Any, ...] | None:
 
 
 def _own_svd(A: Any, full_matrices: bool = False) -> tuple[Any, ...]:
-    # Of one matrix near 1e-300, cuSOLVER's residual is 1e-9 to 3e-5 of its norm.
+    # For a matrix near 1e-300, cuSOLVER's residual is 1e-9 to 3e-5 of its norm.
     unit = scaled(abs_max(A, compat), compat)[1]
     U, S, Vh = compat.linalg.svd(A / unit, full_matrices=full_matrices)
     return marked(A, (U, S * unit[..., 0], Vh), compat)
 
 
 def may_share_memory(x: Any, y: Any) -> bool:
-    """As CuPy's, which ends the process if one of them is no array of CuPy."""
+    """As CuPy's function, which aborts the process for arrays that are not CuPy's."""
     arrays = is_cupy_array(x) and is_cupy_array(y)
     return arrays and compat.may_share_memory(x, y)
 

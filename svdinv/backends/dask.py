@@ -14,7 +14,7 @@ from svdinv.backends.tape import untraced
 
 
 class DaskBackend(ArrayBackend):
-    """Dask arrays of known shape, whose values are not asked for."""
+    """Dask arrays of known shape, whose values are never read."""
 
     def __init__(self) -> None:
         super().__init__(xp, False, np.linalg.LinAlgError, da.random.default_rng)
@@ -27,7 +27,7 @@ class DaskBackend(ArrayBackend):
                 f"{name} must have a known shape, got {shape}: call "
                 f"{name}.compute_chunk_sizes()"
             )
-        if ndim < 2:  # right-hand sides, of which there are products alone
+        if ndim < 2:  # right-hand sides, which occur only in products
             return A, restore
         axis = -1 if shape[-2] >= shape[-1] else -2
         if len(chunks[axis]) > 1:

@@ -25,7 +25,6 @@ def __getattr__(name: str) -> Any:
 
 
 def is_spread(A: Any) -> bool:
-    """See `svdinv.core.namespace`."""
     return A.numblocks[-2:] != (1, 1)
 
 
@@ -41,7 +40,7 @@ def _by_blocks(
 ) -> tuple[Any, ...] | Any:
     """Apply a function of matrices (m, n) to chunks that hold whole ones.
 
-    `results` are the axes and the dtype of each, `sizes` those of axes that are new.
+    `results` are the axes and dtype of each result, `sizes` the lengths of new axes.
     """
     if is_spread(A):
         raise ValueError(
@@ -49,7 +48,7 @@ def _by_blocks(
             "A.rechunk({-2: -1, -1: -1}) joins those of an array A"
         )
     batch = A.ndim - 2
-    # Given, because Dask would find them by a cast, which warns of complex numbers.
+    # Without `meta`, Dask would find dtypes by a cast that warns of complex numbers.
     meta = tuple(
         np.empty((0,) * (batch + len(axes.split(",")) * bool(axes)), dtype)
         for axes, dtype in results

@@ -92,7 +92,7 @@ class _Namespace(jax_kernels.Namespace):
 
 
 class _OnCPU(_Namespace):
-    """The same on the CPU, with the kernels' decompositions."""
+    """The namespace on the CPU, with the kernels' decompositions."""
 
     class linalg(_Namespace.linalg):
         """As `jax.numpy.linalg`."""
@@ -109,7 +109,7 @@ class _OnCPU(_Namespace):
 xp, xp_on_cpu = _Namespace(), _OnCPU()
 
 
-# The setting around an operator, within which it is "highest".
+# Precision of products set around an operator, inside of which it is "highest".
 _around: ContextVar[str | None] = ContextVar("_around")
 
 
@@ -117,8 +117,8 @@ _around: ContextVar[str | None] = ContextVar("_around")
 def full_precision(*_: Any) -> Iterator[None]:
     """Keep XLA from multiplying single precision in fewer digits.
 
-    Those are its default on GPUs, TensorFloat-32, and TPUs, bfloat16. Their errors,
-    divided by the gap of singular values, are the derivative's.
+    Its defaults are TensorFloat-32 on GPUs and bfloat16 on TPUs. Their errors, divided
+    by gaps of singular values, would be the errors of derivatives.
     """
     token = _around.set(_around.get(jax.config.jax_default_matmul_precision))
     try:
@@ -128,7 +128,7 @@ def full_precision(*_: Any) -> Iterator[None]:
         _around.reset(token)
 
 
-# To which eps a setting rounds products, on GPUs and on TPUs.
+# Eps to which products are rounded on GPUs and on TPUs, for each setting.
 _TF32, _BF16 = 2.0**-10, 2.0**-7
 _BY_DEFAULT = _TF32, _BF16
 _HIGH = _TF32, 2.0**-16  # on TPUs, by three products in bfloat16
@@ -148,23 +148,23 @@ _ROUNDED: dict[str | None, tuple[float | None, float | None]] = {
 
 
 def _device() -> Any:
-    """Return where JAX computes by default: traced arrays do not say where they are."""
+    """Return the device JAX uses by default, because traced arrays have none."""
     default = jax.config.jax_default_device
     return default if hasattr(default, "platform") else jax.devices(default)[0]
 
 
 def _eps_on(device: Any, precision: str | None) -> float | None:
-    """Eps to which a device rounds products of single precision, None if to all."""
+    """Eps to which a device rounds products of single precision; None for its own."""
     on_gpu, on_tpu = _ROUNDED.get(precision, (None, None))
     if device.platform == "tpu":
         return on_tpu
     capability = getattr(device, "compute_capability", "").partition(".")[0]
-    newer = capability.isdigit() and int(capability) >= 8  # than TensorFloat-32
+    newer = capability.isdigit() and int(capability) >= 8  # has TensorFloat-32
     return on_gpu if device.platform == "gpu" and newer else None
 
 
 def _in_full_precision(f: _F) -> _F:
-    """Let what a function multiplies be in full precision."""
+    """Make a function compute its products in full precision."""
 
     @wraps(f)
     def call(*args: Any, **options: Any) -> Any:
@@ -188,8 +188,8 @@ def _refuse(primals: Any, tangents: Any) -> Any:
     )
 
 
-# Compiled as one: outside jit, JAX would compile each step by itself, and inside it a
-# call that comes again is lowered once.
+# Compiled as a whole: outside jit, JAX would compile each step by itself; inside,
+# repeated calls are lowered once.
 @partial(jax.jit, static_argnums=0)
 @_in_full_precision
 def _compiled(operation: Operation, *x: Any) -> tuple[Any, ...]:
@@ -221,7 +221,7 @@ def _check_precision(dtype: Any, name: str) -> None:
 def _outputs(
     operation: Operation, there: tuple[bool, ...], avals: Any
 ) -> tuple[Any, Any]:
-    """Abstract outputs, and their structure with None for those that are not there."""
+    """Abstract outputs, and their structure with None for absent ones."""
     avals = tuple(avals)
     for aval in avals:
         _check_precision(aval.dtype, "an array")
@@ -247,7 +247,7 @@ def _bind(operation: Operation, *x: Any) -> Any:
 
 
 def _varying_alike(x: list[Any]) -> list[Any]:
-    """Let all arrays vary over those axes of a `shard_map` that one varies over."""
+    """Let all arrays vary over each axis of a `shard_map` that one varies over."""
     axes = [_varying(t) for t in x]
     every: frozenset[Any] = frozenset().union(*axes)
     if not every:
@@ -271,7 +271,7 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
 
 def _is_composed(operation: Operation) -> bool:
-    """Whether all its derivatives are those of `composed`, none a rule of its own."""
+    """Whether all derivatives of an operation are those of `composed`."""
     return operation.transparent and type(operation).cotangent is Operation.cotangent
 
 
@@ -290,7 +290,7 @@ def _lowered(compiled: Any) -> Any:
     def values(*x: Any, operation: Operation, there: tuple[bool, ...]) -> list[Any]:
         y = compiled(operation.anonymous(), *filled(x, there))
         avals, structure = _outputs(operation, there, map(jax.typeof, x))
-        # A kernel leaves out what is zero.
+        # A kernel returns None for zero.
         pairs = [t for t, kept in zip(y, present(structure), strict=True) if kept]
         return [
             jnp.zeros(aval.shape, aval.dtype) if t is None else t
@@ -304,7 +304,7 @@ _lower, _lower_on_cpu = _lowered(_compiled), _lowered(_compiled_on_cpu)
 
 
 def _lower_for_cpu(ctx: Any, *x: Any, **parameters: Any) -> Any:
-    """Lower an operation by kernels, but not into a graph that is to run elsewhere."""
+    """Lower an operation by kernels, but not in a graph exported to run elsewhere."""
     exported = ctx.module_context.lowering_parameters.for_export
     by_kernels = jax_kernels.is_loaded() and not exported
     return (_lower_on_cpu if by_kernels else _lower)(ctx, *x, **parameters)
@@ -328,7 +328,7 @@ def _jvp(
 
 
 def _composed_tangent(operation: Operation, x: Any, dx: Any) -> tuple[Any, ...]:
-    """Differentiate an operation by what it is composed of."""
+    """Differentiate an operation through `composed`."""
     there = present(x)
 
     def composed(*t: Any) -> tuple[Any, ...]:
@@ -342,7 +342,7 @@ def _composed_tangent(operation: Operation, x: Any, dx: Any) -> tuple[Any, ...]:
 def _composed_transpose(
     cotangents: Any, x: Any, unknown: Any, operation: Operation, there: tuple[bool, ...]
 ) -> list[Any]:
-    """Transpose an operation, linear in some arguments, by what it is made of."""
+    """Transpose `composed` in its `unknown` arguments, in which it is linear."""
 
     def linear(*moved: Any) -> Any:
         rest = iter(moved)
@@ -382,7 +382,7 @@ def _transpose(
 
 
 def _batch(x: Any, axes: Any, *, operation: Operation, there: tuple[bool, ...]) -> Any:
-    # Of what is not mapped, `vmap` knows over which axes of a mesh it is to be sharded.
+    # `vmap` knows over which axes of a mesh to shard arguments that are not mapped.
     in_front = jax.vmap(lambda *x: x, in_axes=tuple(axes))(*x)
     y = _call_p.bind(*in_front, operation=operation, there=there)
     return y, [0] * len(y)
@@ -427,9 +427,9 @@ class JAXBackend(Backend):
         otherwise: Callable[[Any], Any],
         A: Any,
     ) -> Any:
-        """See `Backend`; what JAX traces may be differentiated later."""
-        # Singular values of tall matrices take XLA longer than a Gram matrix, and those
-        # of spread ones are computed on one device.
+        """Choose now for arrays with values; what JAX traces may be differentiated."""
+        # XLA takes longer for singular values of tall matrices than for a Gram matrix,
+        # and computes those of a matrix spread over devices on one device.
         by_gram = operation.method == "auto"
         if by_gram and (jax_kernels.tall(A) or xp.is_spread(A)):
             return otherwise(A)
@@ -466,8 +466,8 @@ class JAXBackend(Backend):
 
     def matrices(self, A: Any, name: str, ndim: int = 2, **options: Any) -> Any:
         A, restore = super().matrices(A, name, ndim, **options)
-        # The type of an array has its explicit axes alone; JAX refuses products over
-        # them.
+        # The type of an array shows only its explicit axes, over which JAX refuses
+        # products.
         spec = tuple(getattr(getattr(jax.typeof(A), "sharding", None), "spec", ()))
         if ndim > 1 and len(spec) == A.ndim and some(*spec[-2:]):
             raise ValueError(
@@ -478,7 +478,7 @@ class JAXBackend(Backend):
         return A, restore
 
     def parameter(self, value: Any, like: Any, name: str = "value") -> Any:
-        convert = getattr(value, "__jax_array__", None)  # None of a tracer
+        convert = getattr(value, "__jax_array__", None)  # None for a tracer
         if convert is not None:  # such as a variable of Keras
             value = convert()
         real = jnp.finfo(like.dtype)
@@ -496,7 +496,7 @@ class JAXBackend(Backend):
         return jnp.asarray(value, dtype=real.dtype)
 
     def normal(self, shape: tuple[int, ...], like: Any, seed: Any) -> Any:
-        """See `Backend`; JAX has no global source, and None is always the same."""
+        """Draw normal numbers; JAX has no global state, so that None is seed 0."""
         dtype = getattr(seed, "dtype", None)
         # Keys have a dtype of their own, or an axis; a number may be traced.
         own = jnp.issubdtype(dtype, jax.dtypes.prng_key)
@@ -516,9 +516,9 @@ class Jacobian:
     f : callable
         From `theta` to one array.
     theta : pytree of Array
-        Where to take it: real, of one dtype.
+        Where to differentiate: real arrays of one dtype.
     chunk : int, optional
-        At most so many products at once.
+        Largest number of products at once.
 
     Attributes
     ----------
@@ -557,15 +557,15 @@ class Jacobian:
         _, self._pull = jax.vjp(flat, self.at)
 
     def forward(self, V: Any) -> Any:
-        """Return J v for each of a block of v, shape (l, n)."""
+        """Return J v for each row v of V, shape (l, n)."""
         return _each(self._push, V, self._chunk)
 
     def adjoint(self, U: Any) -> Any:
-        """Return the transpose of J times u, for each of a block of u."""
+        """Return J^T u for each row u of U."""
         return _each(self._pull, U, self._chunk)[0]
 
 
-# The functions are pytrees of what they keep of the point: compiled once for all.
+# `product` is a pytree of what it saves at the point: compiled once for all points.
 @partial(jax.jit, static_argnums=2)
 def _each(product: Callable[[Any], Any], X: Any, chunk: int | None) -> Any:
     return lax.map(product, X, batch_size=chunk or X.shape[0])

@@ -27,7 +27,7 @@ from svdinv.core.svd_operations import SingularValues
 from svdinv.kernels.rules import ArraySpec, Decompose, Plan, Tall, plan, values_plan
 
 _TARGET = "svdinv_kernels"
-# Elements from which XLA is faster with the product U diag(y) V^H.
+# Elements up to which a kernel is faster than XLA for the product U diag(y) V^H.
 _MOST_MAPPED = 256
 _handler = kernels.xla_handler()
 if _handler is not None:
@@ -42,13 +42,13 @@ class Namespace:
         return getattr(jnp, name)
 
     class linalg:
-        """As `jax.numpy.linalg`, but for what CUDA's libraries do."""
+        """As `jax.numpy.linalg`, without the silent errors of CUDA's libraries."""
 
         diagonal, det = staticmethod(jnp.linalg.diagonal), staticmethod(jnp.linalg.det)
 
         @staticmethod
         def svd(A: Any, *, full_matrices: bool = True) -> tuple[Any, ...]:
-            # From some infinite matrices LAPACK never returns.
+            # For some matrices with infinity, LAPACK never returns.
             known = jnp.where(jnp.isfinite(A), A, jnp.nan)
             factors = jnp.linalg.svd(known, full_matrices=full_matrices)
             return marked(A, tuple(factors), jnp)
@@ -70,7 +70,7 @@ class Namespace:
 
 
 def chosen() -> str:
-    """Which kernels serve JAX on the CPU, or why none."""
+    """Describe which kernels serve JAX on the CPU, or why none do."""
     return kernels.chosen()
 
 
@@ -86,7 +86,7 @@ def value(operation: Operation, x: Any, xp: Any) -> Any:
     if found:
         mapped = isinstance(operation, Map | RelativeMap)
         large = mapped and found.m * found.n > _MOST_MAPPED
-        # For a kernel XLA gathers a matrix that is spread over devices.
+        # For a kernel, XLA would gather a matrix that is spread over devices.
         alone = prod(found.batch) == 1
         if large or (alone and kernels.suits_alone(found.kind, found.m, found.n)):
             found = None
@@ -128,10 +128,10 @@ _kernel_p.multiple_results = True
 
 
 def implementing(bind: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark the binding of a primitive, which is compiled to implement it.
+    """Mark a function that binds a primitive and is compiled to implement it.
 
-    Where `jax_debug_nans` finds a NaN in its results, JAX then says so, and does not
-    run it again without compilation, as it would a function.
+    If `jax_debug_nans` finds NaN in its results, JAX then reports it, instead of
+    running the function again without compilation.
     """
     bind._apply_primitive = True  # type: ignore[attr-defined]
     return bind
@@ -209,7 +209,6 @@ mlir.register_lowering(_kernel_p, _lowering, platform="cpu")
 
 
 def decomposes_quickly(A: Any) -> bool:
-    """See `svdinv.core.namespace`."""
     return A.ndim > 1 and is_loaded() and _supports("svd", A)
 
 
@@ -239,12 +238,11 @@ def svdvals(A: Any) -> Any:
 
 
 def tall(A: Any) -> bool:
-    """Whether there are kernels for the Gram matrix of matrices of a shape."""
+    """Whether kernels support the Gram matrix of matrices of the shape of A."""
     return is_loaded() and _supports("tall_gram", A)
 
 
 def tall_values(A: Any) -> Any:
-    """See `svdinv.core.namespace`."""
     if not tall(A):
         return None
     return value(Tall("eigen"), (A, *value(Tall("gram"), (A,), jnp)), jnp)

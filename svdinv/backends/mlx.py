@@ -35,7 +35,7 @@ def _has_values(x: Any) -> bool:
 
 
 def _guarded(decompose: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
-    """NaN for a matrix with NaN or infinity: LAPACK's error is for the batch."""
+    """NaN for a matrix with NaN or infinity, where LAPACK would fail for the batch."""
 
     def call(A: Any, **options: Any) -> tuple[Any, ...]:
         finite = mx.all(mx.isfinite(A), axis=(-2, -1), keepdims=True)
@@ -73,7 +73,7 @@ def _det(A: Any) -> Any:
     return householder.det(A, xp)
 
 
-# Of MLX's own real transforms of odd length, the tangents have the wrong length.
+# Tangents of MLX's own real transforms of odd length have the wrong length.
 def _rfft(x: Any, *, axis: int) -> Any:
     if x.dtype == mx.float64:
         raise TypeError("MLX has no Fourier transform in double precision")
@@ -97,7 +97,7 @@ def _exp(x: Any) -> Any:
 
 
 def _sqrt(x: Any) -> Any:
-    # What is compared has a cotangent of 0 in MLX, which times infinity is NaN.
+    # A comparison has a cotangent of 0 in MLX, which times infinity is NaN.
     none = x == 0
     return mx.where(none, mx.zeros_like(x), mx.sqrt(mx.where(none, mx.ones_like(x), x)))
 
@@ -107,7 +107,7 @@ def _any_on_host(mask: Any) -> bool | None:
     return bool(mx.any(mask)) if on_cpu and _has_values(mask) else None
 
 
-# `mlx.core`, where it differs from the array API, and what it has beyond that.
+# Functions in which `mlx.core` differs from the array API, and extensions of it.
 _OWN = {
     "any_on_host": _any_on_host,
     "astype": lambda x, dtype, *, copy=True: x.astype(dtype),
@@ -139,8 +139,8 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     there = present(x)
     outputs: tuple[bool, ...] = ()
 
-    # One argument, a tuple: that of one array alone would come without its tuple.
-    # Custom functions take arrays alone, and must return every derivative.
+    # The one argument is a tuple: MLX would pass a single array without one. Custom
+    # functions take only arrays, and must return every derivative.
     @mx.custom_function
     def function(kept: Any) -> tuple[Any, ...]:
         nonlocal outputs
@@ -169,7 +169,7 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
 
 def _or_zero(derivatives: Arrays, like: Arrays) -> tuple[Any, ...]:
-    """Fill in zeros where there are arrays to be zero for."""
+    """Replace None by zeros like the array in `like`; drop what has no array there."""
     return tuple(
         mx.zeros_like(t) if d is None else d
         for d, t in zip(padded(derivatives, len(like)), like, strict=True)
@@ -182,10 +182,10 @@ def _constant(x: Any) -> Any:
 
 
 def _evaluated(operation: Operation, x: Any) -> Any:
-    """Compute a value, over whose arguments `mx.vmap` maps as over one batch.
+    """Compute a value so that `mx.vmap` maps it as a whole, with one more batch axis.
 
-    Element by element, ``a & b`` of booleans is wrong in MLX 0.32 where one of them is
-    not mapped.
+    Mapped function by function, ``a & b`` of booleans is wrong in MLX 0.32 where one of
+    them is not mapped.
     """
     there, made = present(x), []
 

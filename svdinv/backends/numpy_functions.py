@@ -27,7 +27,7 @@ ALIASES = {
 
 
 def call(function: Callable[..., Any], name: str, *args: Any, **options: Any) -> Any:
-    """Call a function; TypeError of NumPy's `name` for arguments that it lacks."""
+    """Call a function; TypeError for arguments of NumPy's `name` that it lacks."""
     try:
         return function(*args, **options)
     except TypeError:
@@ -177,7 +177,7 @@ def _padded(
 def _fourier_of_real(
     xp: Namespace, a: Array, s: Any = None, axes: Any = None, norm: Any = None
 ) -> Array:
-    """Fourier transform over several axes, of which the last loses half."""
+    """Fourier transform of a real array over several axes; half of the last one."""
     *others, last = _of_lengths(a, s, axes)
     if s is not None and [*s] != [a.shape[i] for i in (*others, last)]:
         raise TypeError(
@@ -205,7 +205,7 @@ def _real_of_fourier(
 
 
 def _of_lengths(a: Array, s: Any, axes: Any) -> tuple[int, ...]:
-    """Return the axes of a transform: all, or the last ones of given lengths."""
+    """Return the axes of a transform: those given, the last of lengths `s`, or all."""
     if axes is not None or s is None:
         return listed(axes, a.ndim)
     return tuple(range(a.ndim)[-len(s) :])
@@ -217,13 +217,13 @@ def _repeated(xp: Namespace, a: Array, repeats: Any, axis: int | None = None) ->
 
 
 def taken(xp: Namespace, a: Array, indices: Any, axis: int | None = None) -> Array:
-    """Take slices along an axis, or elements of all."""
+    """Take slices along an axis, or elements of the flattened array."""
     a, axis = _lines(xp, a, axis)
     return _along(a, axis, indices)
 
 
 def _lines(xp: Namespace, a: Array, axis: int | None) -> tuple[Array, int]:
-    """Return an array and an axis; all elements in one if the axis is None."""
+    """Return the array and the axis, or the flattened array and 0 for axis None."""
     if axis is None:
         return xp.reshape(a, (-1,)), 0
     return a, _within(axis, a.ndim)
@@ -409,7 +409,7 @@ def _angle(xp: Namespace, z: Array, deg: bool = False) -> Array:
 
 
 def _rows(xp: Namespace, arrays: Any, shape: tuple[int, ...]) -> list[Array]:
-    """Reshape those of fewer axes."""
+    """Convert to arrays; reshape those with fewer axes than `shape`."""
     found = as_arrays(xp, arrays)
     return [x if x.ndim >= len(shape) else xp.reshape(x, shape) for x in found]
 

@@ -17,22 +17,20 @@ from svdinv.kernels.memory import clusters as by_kernel
 from svdinv.kernels.memory import decomposes, decomposition
 
 decomposes_in_double = True
-# As NumPy's own, which are LAPACK's of double precision whatever the dtype.
+# As in NumPy, whose decompositions use double precision for any dtype.
 _COMPUTED_IN = {"float32": np.float64, "complex64": np.complex128}
 
 
 def decomposes_quickly(A: NDArray[Any]) -> bool:
-    """See `svdinv.core.namespace`."""
     return decomposes(A, memory)
 
 
 def clusters(*x: Any) -> Any:
-    """See `svdinv.core.namespace`."""
     return by_kernel(memory, np, *x)
 
 
 class _Linalg:
-    """array-api-compat's `linalg`, with two functions of its own."""
+    """array-api-compat's `linalg`, with svdinv's `svd`, `svdvals` and `eigh`."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(compat.linalg, name)
@@ -58,7 +56,7 @@ class _Linalg:
 def _of_finite(
     decomposition: Callable[[NDArray[Any]], tuple[Any, ...]], A: NDArray[Any]
 ) -> tuple[Any, ...]:
-    """NaN for infinite matrices, of which LAPACK's SVD may never return."""
+    """NaN for matrices with infinity, for which LAPACK's SVD may never return."""
     infinite = np.isinf(A).any(axis=(-2, -1), keepdims=True)
     if not infinite.any():
         return decomposition(A)

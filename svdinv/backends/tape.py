@@ -33,7 +33,7 @@ _COMPOSE = "take Python's operators, and functions of NumPy or of its namespace"
 # Smaller constants, in bytes, are copied faster than they are compared.
 _SMALL = 2**14
 
-# Of tapes within tapes the later one is the inner one, whatever a function closes over.
+# Of nested tapes, the later one is the inner one, whatever a function closes over.
 _levels = itertools.count()
 
 
@@ -47,9 +47,9 @@ class _Step(NamedTuple):
 
 
 class Tape:
-    """The steps of one evaluation, by array functions that know traced arrays.
+    """The steps of one evaluation; `xp` holds array functions of traced arrays.
 
-    Of tapes within tapes, the innermost has the highest level.
+    Of nested tapes, the innermost has the highest level.
     """
 
     def __init__(self, xp: Namespace) -> None:
@@ -66,14 +66,14 @@ class Tape:
         return Traced(self, value, len(self._values) - 1)
 
     def constant(self, value: Array) -> Traced:
-        """Return an array that is constant for the tape, unless it is traced.
+        """Make a plain array a constant of the tape; return a traced array as it is.
 
-        Not every namespace leaves its operators to the other array.
+        Operators of some namespaces do not defer to those of the other operand.
         """
         return value if isinstance(value, Traced) else Traced(self, value, None)
 
     def value(self, x: Any) -> Any:
-        """Return an array without this tape."""
+        """Return the value of an array on this tape, and anything else as it is."""
         return x.value if isinstance(x, Traced) and x.tape is self else x
 
     def position(self, x: Any) -> int | None:
@@ -115,9 +115,9 @@ class Tape:
                 y.sharers.append(ref(y))
 
     def kept(self, inputs: Sequence[Any], reads: int | None = None) -> tuple[Any, ...]:
-        """Return the values of inputs, of which the rules of a step read the first.
+        """Return the values of inputs; the rules of a step read the first `reads`.
 
-        Those that are not on the tape are copied if they are read: the function may
+        Inputs that are read, but are not on the tape, are copied: the function may
         change them later, such as a buffer that it uses again.
         """
         values = list(map(self.value, inputs))
@@ -127,7 +127,7 @@ class Tape:
         return tuple(values)
 
     def _copied(self, x: Any) -> Any:
-        """Copy an array that may change, once if it does not."""
+        """Copy an array that may change; reuse the copy while it does not."""
         if isinstance(x, Traced):
             return x.again()
         if not _may_change(x):
@@ -136,7 +136,7 @@ class Tape:
         memory = memory or getattr(x, "__cuda_array_interface__", None)
         if memory is None or x.nbytes < _SMALL:
             return self.xp.asarray(x, copy=True)
-        # Matrices of every iteration are compared, not copied again.
+        # A matrix used in every iteration is compared, not copied again.
         place = (memory["data"][0], x.shape, x.strides, x.dtype)
         copy = self._copies.get(place)
         if copy is None or not _equal(copy, x):
@@ -144,7 +144,7 @@ class Tape:
         return copy
 
     def push(self, tangents: dict[int | None, Array]) -> None:
-        """Carry tangents, by places, forward to all that depends on them."""
+        """Propagate tangents, keyed by position, forward through all steps."""
         for step in self._steps:
             dx = tuple(map(tangents.get, step.inputs))
             if any(d is not None for d in dx):
@@ -153,7 +153,7 @@ class Tape:
                         tangents[i] = self._fitted(dy, self._values[i])
 
     def pull(self, cotangents: dict[int | None, Array]) -> None:
-        """Carry cotangents, by places, back to all that they depend on."""
+        """Propagate cotangents, keyed by position, back through all steps."""
         for step in reversed(self._steps):
             g = tuple(map(cotangents.get, step.outputs))
             if any(x is not None for x in g):
@@ -162,7 +162,7 @@ class Tape:
                         self.collect(cotangents, i, self._fitted(gx, self._values[i]))
 
     def collect(self, cotangents: dict[int | None, Array], i: int, g: Array) -> None:
-        """Add a cotangent to those of the same place."""
+        """Add a cotangent to those of the same position."""
         cotangents[i] = self.xp.add(cotangents[i], g) if i in cotangents else g
 
     def _fitted(self, g: Array, value: Array) -> Array:
@@ -184,11 +184,11 @@ class Traced:
     """An array on a tape, on which operators and array functions record steps.
 
     It has the attributes and methods that arrays have in NumPy. Its value may be a
-    traced array of an outer tape. A constant has no place on the tape.
+    traced array of an outer tape. A constant has no position on the tape.
 
-    Values are never written into: an update in place computes another value, for which
-    this object then stands. `sharers` are references to all objects whose arrays may
-    share memory with this one, which such an update would have to change as well.
+    Values are never written into: an update in place computes a new value, which this
+    object then holds. `sharers` are references to all objects whose arrays may share
+    memory with this one, and which an update would have to change as well.
     """
 
     shape: tuple[int, ...]
@@ -206,11 +206,11 @@ class Traced:
         self.sharers: list[Callable[[], Any]] = []
 
     def again(self) -> Traced:
-        """Return another object for this array, as it is now."""
+        """Return a new object with the present value, which later updates leave."""
         return Traced(self.tape, self.value, self.position)
 
     def share(self) -> None:
-        """Note that an array which is not traced has the same values."""
+        """Mark the values as shared with a plain array, so that updates raise."""
         self.sharers.append(lambda: True)
 
     @property
@@ -278,7 +278,7 @@ class Traced:
         return value.__array__(dtype)
 
     def __dask_tokenize__(self) -> Any:
-        # Whatever Dask puts into a graph it asks for this.
+        # Dask calls this for everything that it puts into a graph.
         return self._known("a part of a graph of Dask", _COMPOSE)
 
     def __format__(self, form: str) -> str:
@@ -290,7 +290,7 @@ class Traced:
         raise AttributeError(f"a traced array has no {name!r}; {_COMPOSE}")
 
     def _known(self, name: str, instead: str = _STACK) -> Array:
-        """Return the value without a derivative."""
+        """Return the plain value of a constant; raise for anything else."""
         if is_moving(self):
             self.tape.check_open()
             raise _UntraceableError(
@@ -337,7 +337,7 @@ def _in_place(method: str, name: str, sign: str) -> Callable[[Traced, Any], Any]
 
     def update(self: Traced, other: Any) -> Any:
         if not hasattr(untraced(self), method):
-            return NotImplemented  # numbers of NumPy are replaced, as those of Python
+            return NotImplemented  # NumPy's numbers are replaced, as Python's are
         tape, xp = self.tape, self.tape.xp
         y = getattr(xp, name)(self, other)
         others = [x() for x in self.sharers]
@@ -388,7 +388,7 @@ for _symbol, _name in {
     setattr(Traced, _symbol, _method(_name))
 
 
-# What arrays of other kinds than NumPy's own have, and what to write in their place.
+# Attributes of masked arrays, `numpy.matrix` and sparse arrays; what to use instead.
 _ODD = {
     "filled": "the array and its mask, apart",
     "A1": "an array of NumPy, by np.asarray",
@@ -423,7 +423,7 @@ def innermost(arrays: Iterable[Any]) -> Tape | None:
 
 
 def is_moving(x: Any) -> bool:
-    """Whether `x`, or an array in it, is on some tape and no constant there."""
+    """Whether `x`, or an array in it, is on some tape and not constant there."""
     if isinstance(x, tuple | list):
         return any(map(is_moving, x))
     while isinstance(x, Traced):
@@ -559,7 +559,7 @@ def _run(f: Callable[..., Any], args: Any, xp: Namespace) -> tuple[Tape, Any, An
     try:
         outputs = _mapped(output, f(*_mapped(lambda x: x, inputs)))
         values = _mapped(value, outputs)
-    except ValueError as error:  # which NumPy makes of a TypeError of ours
+    except ValueError as error:  # which NumPy may raise from our TypeError
         if isinstance(error.__cause__, _UntraceableError):
             raise TypeError(str(error.__cause__)) from error
         raise
@@ -569,7 +569,7 @@ def _run(f: Callable[..., Any], args: Any, xp: Namespace) -> tuple[Tape, Any, An
 
 
 def _apart(x: Any, xp: Namespace) -> Any:
-    """Return the same array, which later changes of the given one leave as it is."""
+    """Return a copy that later changes of the given array do not affect."""
     return x.again() if isinstance(x, Traced) else xp.asarray(x, copy=True)
 
 

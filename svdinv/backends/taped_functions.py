@@ -30,7 +30,7 @@ from svdinv.backends.tape import (
 )
 from svdinv.core.namespace import Array, Namespace, adjoint, conj, is_complex
 
-# Functions of arrays whose results do not move with them.
+# Functions of arrays whose derivative is 0.
 _CONSTANT = frozenset([
     "all", "allclose", "any", "argmax", "argmin", "argsort", "array_equal", "ceil",
     "empty_like", "equal", "floor", "greater", "greater_equal", "isclose",
@@ -51,7 +51,7 @@ _EXTENSIONS = {
 
 
 class _Extension(SimpleNamespace):
-    """An extension of the namespace; others than the known functions as of NumPy."""
+    """An extension of the namespace; unlisted functions are wrapped on access."""
 
     def __init__(self, wrapped: Callable[[str], Any], name: str, known: Any) -> None:
         super().__init__(**known)
@@ -70,12 +70,12 @@ def _of_angle(xp: Namespace, a: Array, b: Array, y: Array) -> tuple[Array, Array
 
 
 def _of_circle(xp: Namespace, a: Array, function: Any, y: Array) -> Array:
-    """Take the root of 1 - a^2, of complex numbers on the branch of y."""
+    """Take the square root of 1 - a^2, for complex numbers on the branch of y."""
     return function(y) if is_complex(y, xp) else xp.sqrt((1.0 - a) * (1.0 + a))
 
 
-# The derivative in each argument: numbers, or functions of the namespace, of the
-# arguments and of the result.
+# Derivatives in each argument: numbers, or a function of the namespace, the arguments
+# and the result.
 _FACTORS: dict[str, tuple[float, ...] | Callable[..., tuple[Any, ...]]] = {
     "add": (1.0, 1.0),
     "subtract": (1.0, -1.0),
@@ -105,7 +105,7 @@ _FACTORS: dict[str, tuple[float, ...] | Callable[..., tuple[Any, ...]]] = {
 
 
 def _by_axes(name: str) -> Callable[..., Array]:
-    """Make a Fourier transform over several axes of that over one."""
+    """Make a Fourier transform over several axes from the one over a single axis."""
 
     def transform(
         xp: Namespace, x: Array, s: Any = None, axes: Any = None, norm: Any = None
@@ -179,7 +179,7 @@ def _of_diagonal(xp: Namespace, a: Array) -> Any:
 
 
 def _weighted(xp: Namespace, x: Array, axis: int, length: int, weight: float) -> Array:
-    """Multiply those of a real array's frequencies that stand for two."""
+    """Multiply the frequencies of a real array that stand for a conjugate pair."""
     count = x.shape[axis]
     weights = [weight if 0 < 2 * i < length else 1.0 for i in range(count)]
     shape = [1] * x.ndim
@@ -188,7 +188,7 @@ def _weighted(xp: Namespace, x: Array, axis: int, length: int, weight: float) ->
     return x * xp.reshape(row, tuple(shape))
 
 
-# Of a Fourier transform's adjoint, by the convention of the transform.
+# Normalisation of the adjoint of a Fourier transform, by that of the transform.
 _DUAL = {
     None: "forward",
     "backward": "forward",
@@ -231,7 +231,7 @@ def _of_irfft(
     return back
 
 
-# The transposes of linear functions: of the namespace and the arguments.
+# Transposes of linear functions, made from the namespace and the arguments.
 _TRANSPOSES: dict[str, Callable[..., Callable[[Array], Array]]] = {
     "broadcast_to": lambda xp, a, shape: lambda g: sum_to(g, tuple(a.shape), xp),
     "conj": lambda xp, a: xp.conj,
@@ -265,7 +265,7 @@ class TapedNamespace:
     """An array-API namespace whose functions take traced arrays as well."""
 
     writable = False  # values may be traced by another tape
-    clusters = None  # nor do kernels compute them
+    clusters = None  # kernels do not compute with traced values
 
     def __init__(self, base: Namespace) -> None:
         self.base = base
@@ -296,12 +296,12 @@ class TapedNamespace:
         return self._of_numpy(name) or partial(self._refused, value, name)
 
     def _of_numpy(self, name: str) -> Any:
-        """Return a function that NumPy has and the array API has not, or not so."""
+        """Return a function that the array API lacks, or defines unlike NumPy."""
         function = numpy_functions.FUNCTIONS.get(name)
         return function and partial(numpy_functions.call, function, name, self)
 
     def named(self, name: str, module: str = "numpy") -> Any:
-        """Return a function by the name and the module that NumPy has for it."""
+        """Return a function by its name and module in NumPy."""
         if module == "numpy.lib.scimath":  # other functions of the same names
             raise TypeError(f"no derivative of {module}.{name} is known here")
         part, name = module.split(".")[-1], numpy_functions.ALIASES.get(name, name)
@@ -310,7 +310,7 @@ class TapedNamespace:
         if whole in numpy_functions.FUNCTIONS:
             found = self._of_numpy(whole)
         elif part in _EXTENSIONS:
-            # Others return what NumPy does not.
+            # Others do not return what NumPy's functions return.
             known = {f"linalg.{f}" for f in ("diagonal", "inv", "solve", "vector_norm")}
             extension = self.fft if part == "fft" else self.linalg
             has = part == "fft" or whole in known
@@ -339,16 +339,16 @@ class TapedNamespace:
             return args
         return tuple(self.base.asarray(x) if _is_list(x) else x for x in args)
 
-    # What leaves a step on the tape, and what does not.
+    # Calls that record a step on the tape, and calls that do not.
 
     def _refused(self, function: Any, name: str, *args: Any, **options: Any) -> Any:
-        """Call a function without a derivative, if that does not matter."""
+        """Call a function without a known derivative; raise if one is needed."""
         if is_moving((*args, *options.values())):
             raise TypeError(f"no derivative of {name} is known here")
         return self._constant(function, *args, **options)
 
     def _constant(self, function: Any, *args: Any, **options: Any) -> Any:
-        """Call a function whose result does not move with its arguments."""
+        """Call a function whose derivative is 0."""
         tape = innermost((*args, *options.values()))
         if tape is not None:
             tape.check_open()
@@ -369,8 +369,8 @@ class TapedNamespace:
         """Evaluate `value`, of plain arrays, on the tapes of its arguments.
 
         `push` and `pull` take the values of the arguments and of the result, then
-        the tangents of the arguments or the cotangent. Of constants they read the
-        elements of the first `reads` arguments alone.
+        the tangents of the arguments or the cotangent. They may read constants only
+        among the first `reads` arguments.
         """
         tape = innermost(args)
         if tape is None:
@@ -396,7 +396,7 @@ class TapedNamespace:
             return reduce(self.add, (times(f, d) for f, d in pairs if d is not None))
 
         def pull(x: Any, y: Array, g: Array) -> tuple[Any, ...]:
-            # Of constants the cotangents are not asked for, and might overflow.
+            # Cotangents of constants are not needed, and might overflow.
             return tuple(
                 None if f is None or not moving else times(self._conj(f), g)
                 for f, moving in zip(slopes(x, y), moves, strict=True)
@@ -420,12 +420,12 @@ class TapedNamespace:
         """Call a linear function whose transpose is known."""
         args = tuple(map(self._fixed, args))
         given = {name: self._fixed(x) for name, x in given.items()}
-        # Not `a` itself: rules keep no traced arrays, which would seem to be in use.
+        # Not `a` itself: a traced array kept by a rule would seem to be in use.
         back = transpose(self.base, untraced(a), *args, **given)
         return self.linear(lambda x: function(x, *args, **given), back, a)
 
     def _fixed(self, x: Any) -> Any:
-        """Copy what may be changed before the derivative is computed."""
+        """Copy an argument that may change before the derivative is computed."""
         if isinstance(x, list):
             return list(map(self._fixed, x))
         return self.base.asarray(x, copy=True) if hasattr(x, "dtype") else x
@@ -444,7 +444,7 @@ class TapedNamespace:
         return result
 
     def same_kind(self, *args: Any) -> tuple[Any, ...]:
-        """Cast numbers, and real arrays beside complex ones, to the dtype of all."""
+        """Cast numbers and arrays to their common dtype."""
         base = self.base
         dtypes = [x.dtype for x in args if hasattr(x, "dtype")]
         if not dtypes:
@@ -499,7 +499,7 @@ class TapedNamespace:
                 slope = float(p)
             elif not hasattr(p, "dtype"):
                 slope = p * xp.pow(x, p - 1)
-            else:  # of 0 to the power of 0, too
+            else:  # also for 0 to the power of 0
                 some = (untraced(p) != 0) | (untraced(x) != 0)
                 slope = p * xp.pow(x, xp.where(some, p - 1, 0.0))
             if not moves:
@@ -517,7 +517,7 @@ class TapedNamespace:
         return self._elementwise(self.base.pow, factors, a, b)
 
     def shares(self, a, b):
-        """Return the share of each in the maximum, half where they are equal."""
+        """Return the derivatives of max(a, b) in a and b, 1/2 where they are equal."""
         a, b = self.same_kind(untraced(a), untraced(b))
         one = self.base.ones_like(a + b)
         first = self.base.where(a > b, one, self.base.where(a < b, 0 * one, 0.5 * one))
@@ -544,7 +544,7 @@ class TapedNamespace:
         )
 
     def abs(self, a):
-        # The derivative is 0 where a is: there is none.
+        # Where a is 0, there is no derivative, and 0 is used.
         def push(x, y, dx):
             return self.real(self.multiply(self._conj(self.sign(x[0])), dx[0]))
 
@@ -560,7 +560,7 @@ class TapedNamespace:
         size = self.abs(a)
         some = untraced(size) != 0
         size = self.where(some, size, 1.0)
-        # By parts: of complex numbers NumPy takes 1 / size, which may overflow.
+        # By parts: for complex numbers, NumPy takes 1 / size, which may overflow.
         parts = (self.divide(x, size) for x in (self.real(a), self.imag(a)))
         re, im = (self.astype(x, a.dtype) for x in parts)
         return self.where(some, re + 1j * im, 0.0)
@@ -614,7 +614,7 @@ class TapedNamespace:
         wanted = is_moving(a), is_moving(b)
 
         def pull(x, y, g):
-            # Not of a constant: it may be a large matrix beside a vector.
+            # Not for a constant, which may be a large matrix beside a vector.
             ga = self.matmul(g, adjoint(x[1], self)) if wanted[0] else None
             return ga, self.matmul(adjoint(x[0], self), g) if wanted[1] else None
 
@@ -713,10 +713,10 @@ class TapedNamespace:
         key = tuple(map(_plain_index, key))
         if not all(isinstance(k, _PLAIN) for k in key):
             return self._take_each(a, tuple(map(self._fixed, key)))
-        if Ellipsis not in key:  # which would make numbers arrays without axes
+        if Ellipsis not in key:  # `...` would make numbers arrays without axes
             rest = len(shape) - len(key) + key.count(None)
             key = (*key, *[slice(None)] * rest)
-        # New axes by a reshape: the standard assigns to no part with them.
+        # New axes by a reshape: the standard has no assignment to parts with them.
         kept = tuple(k for k in key if k is not None)
 
         def back(g):
@@ -728,7 +728,7 @@ class TapedNamespace:
         return self.reshape(part, untraced(a)[key].shape) if None in key else part
 
     def _take_each(self, a, key):
-        """Elements at integers, some perhaps repeated, or where a mask is true."""
+        """Elements at integers, which may repeat, or where a mask is true."""
         base, shape = self.base, tuple(a.shape)
         add = getattr(base.add, "at", None)
         if add is None:
@@ -746,7 +746,7 @@ class TapedNamespace:
 
     def sort(
         self, a, axis=-1, kind=None, *, stable=None, descending=False
-    ):  # of equal ones any order is as good
+    ):  # the order of equal elements does not matter
         if is_moving(a):
             return numpy_functions.in_order(self, a, axis, descending)
         return self._constant(self.base.sort, a, axis=axis, descending=descending)

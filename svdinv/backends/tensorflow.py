@@ -29,7 +29,7 @@ try:  # private, so that a later version may lack them
 except ImportError:
     record = pack_tangents = None
 
-# NumPy does not know that of bfloat16.
+# NumPy has no eps of bfloat16.
 _HALF_EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
 
 # There is no control flow over tensors to convert, and converting takes long.
@@ -54,9 +54,9 @@ def _evaluate(operation: Operation, *x: Any) -> Any:
 def _refuse_lost_gradients() -> None:
     """Let a vectorized loop raise where it drops a custom gradient.
 
-    It makes a plain identity of that, and what is left would be a gradient of 0. An
-    operation that TensorFlow does not use in graphs of users marks what is linked,
-    behind the link, where a tape watches.
+    It replaces that by an identity, whose gradient would be 0. So outputs with a custom
+    gradient pass through Snapshot, an operation that TensorFlow does not use in graphs
+    of users, and which raises when a tape comes to it after vectorization.
     """
     try:
         from tensorflow.python.ops.parallel_for.pfor import RegisterPFor, wrap
@@ -76,7 +76,7 @@ _refuse_lost_gradients()
 
 @cache
 def _has_short_products() -> bool:
-    """Whether a GPU multiplies in TensorFloat-32, if it is asked to."""
+    """Whether a GPU supports products in TensorFloat-32."""
     details = map(
         tf.config.experimental.get_device_details,
         tf.config.get_visible_devices("GPU"),
@@ -93,7 +93,7 @@ def _rounds_products() -> bool:
 def _warn_of_rounded_products() -> None:
     """Warn once where TensorFlow multiplies single precision in fewer digits.
 
-    No operation can be left out of that, in a graph least of all.
+    TensorFlow cannot turn that off for single operations.
     """
     if _rounds_products():
         warnings.warn(
@@ -113,7 +113,7 @@ def _marked(y: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _is_vectorized() -> bool:
-    """Whether what is traced is the body of a vectorized loop, which no file holds."""
+    """Whether the body of a vectorized loop is traced, which is never saved."""
     graph = tf.compat.v1.get_default_graph()
     while graph is not None:
         if "loop_body" in graph.get_name_scope():
@@ -160,12 +160,12 @@ def _differentiable(operation: Operation, *x: Any) -> tuple[Any, ...]:
     @tf.custom_gradient
     def link(*tensors: tf.Tensor) -> tuple[Any, Any]:
         def gradient(*g: tf.Tensor) -> list[tf.Tensor | None]:
-            # Before the outputs are there, an accumulator asks, to transpose it.
+            # While linking, a forward accumulator calls this, to transpose it.
             pull = _transposed_tangents if linking else _cotangents
             here = tuple(map(tf.identity, tensors))  # in the graph of the gradient
             inputs, y = filled(here, there), ()
             if operation.saves_outputs:
-                # Linked anew, so that a second derivative comes through here again.
+                # Linked again, so that a second derivative comes through here, too.
                 y = filled(linked(*here), outputs)
             with context():
                 found = pull(operation, inputs, y, filled(g, outputs))
@@ -178,7 +178,7 @@ def _differentiable(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
 
 def _cotangents(operation: Operation, x: Any, y: Any, g: Any) -> list[Any]:
-    """Pull cotangents back to the arguments that are there."""
+    """Pull cotangents back to the arguments that are not None."""
     there = present(x)
     found = operation.cotangent(x, y, g, there, _call, xp)
     pairs = zip(padded(found, len(there)), there, strict=True)
@@ -186,10 +186,10 @@ def _cotangents(operation: Operation, x: Any, y: Any, g: Any) -> list[Any]:
 
 
 def _transposed_tangents(operation: Operation, x: Any, y: Any, g: Any) -> list[Any]:
-    """Return zeros like `x`, linked to `g` so that the transpose is the tangents'.
+    """Return zeros like `x`, linked to `g` so that their gradient is the tangent.
 
     A forward accumulator takes tangents from the transpose of a gradient, and the
-    pullback of a decomposition, which is not linear, has none.
+    pullback of a decomposition, which is not linear, has no transpose.
     """
     there, outputs = present(x), present(g)
 
@@ -222,15 +222,15 @@ def _is_recorded(x: Any) -> bool:
 
 
 def _with_tangents(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    """Call an operation in a graph, and record its tangents as is done eagerly.
+    """Call an operation in a graph, and record its tangents as in eager mode.
 
-    Those of a custom gradient in a graph would be 0: TensorFlow takes them from the
-    identity that it leaves there.
+    In a graph, TensorFlow would take them from the identity that stands for a custom
+    gradient, and they would be 0.
     """
     there = present(x)
     outputs: list[bool] = []
 
-    # As a function, since a custom gradient has no tangents in the branch of a cond.
+    # A tf.function, because a custom gradient has no tangents in a branch of tf.cond.
     @tf.function(autograph=False)
     def called(*kept: tf.Tensor) -> list[tf.Tensor]:
         y = _differentiable(operation, *filled(kept, there))
@@ -254,7 +254,7 @@ def _with_tangents(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
 @_plain
 def _linked(operation: Operation, x: Any, y: Any) -> tuple[Any, ...]:
-    """Link what a kernel computed to its arguments, by the array functions for it."""
+    """Link the outputs of a kernel to its arguments, with gradients by `composed`."""
     there, outputs = present(x), present(y)
     pulled = _pulled(operation, there, is_portable())
 
@@ -269,10 +269,10 @@ def _linked(operation: Operation, x: Any, y: Any) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=256)
 def _pulled(operation: Operation, there: tuple[bool, ...], portable: bool) -> Any:
-    """Pull back through what an operation is composed of.
+    """Make the pullback through `composed`.
 
-    As a function of a graph: inside a custom gradient, a tape of its own would hide the
-    operations from forward accumulators.
+    It is a tf.function: inside a custom gradient, a tape would hide the operations from
+    forward accumulators.
     """
 
     @tf.function(autograph=False)
@@ -307,14 +307,14 @@ class TensorFlowBackend(Backend):
         otherwise: Callable[[tf.Tensor], Any],
         A: tf.Tensor,
     ) -> Any:
-        # TensorFlow's own takes subnormal elements for 0, which kernels do not.
+        # TensorFlow's own SVD takes subnormal elements for 0; kernels do not.
         alone = operation.method == "svd" and not xp.decomposes_quickly(A)
         if alone and self.is_constant(A):
             return f(*_evaluate(operation, A))
         return super().unless_differentiated(operation, f, otherwise, A)
 
     def eps_of_products(self, A: tf.Tensor, inside: bool) -> float | None:
-        # Where A is says little: TensorFlow multiplies on a GPU, if there is one.
+        # Whatever the device of A, TensorFlow multiplies on a GPU, if there is one.
         single = A.dtype in (tf.float32, tf.complex64)
         return 2.0**-10 if single and _rounds_products() else None
 

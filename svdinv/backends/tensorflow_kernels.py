@@ -36,7 +36,7 @@ def _load() -> tuple[Any, str]:
 def _map_over_batches() -> None:
     """Let `tf.vectorized_map` and `jacobian` add an axis to the batch.
 
-    Without it, where TensorFlow has moved what this imports, they loop.
+    If a version of TensorFlow lacks the module imported here, they loop.
     """
     try:
         from tensorflow.python.ops.parallel_for.pfor import RegisterPFor, wrap
@@ -57,7 +57,7 @@ _state = threading.local()
 
 
 def chosen() -> str:
-    """Which kernels TensorFlow's operation runs, or why none."""
+    """Describe which kernels TensorFlow's operation runs, or why none do."""
     return _reason or kernels.chosen()
 
 
@@ -75,15 +75,14 @@ def _switched_on(name: str) -> Iterator[None]:
 def portable() -> Iterator[None]:
     """Trace functions with TensorFlow's own operations alone.
 
-    Within this context, what is traced has no operation of svdinv, and can be saved and
-    loaded where svdinv is not installed, or served. Its values and gradients are the
-    same up to rounding errors. What was traced before it stays as it is: trace within
-    it, or make a new `tf.function`. So does what was traced outside of XLA: from within
-    a function with ``jit_compile=True`` it can be called only if it was traced in this
-    context, or first from there. If `tf.vectorized_map` is given a function that was
-    traced here, a tape outside of it finds a gradient of 0, without an error. TFLite
-    has no SVD and no eigendecomposition: it converts operators with
-    ``method="matmul"`` alone.
+    A function traced in this context has no operation of svdinv. It can be saved, and
+    loaded or served where svdinv is not installed. Its values and gradients are the
+    same up to rounding errors. A trace made before stays as it is: trace the function
+    in this context, or make a new `tf.function`. To be called within a function with
+    ``jit_compile=True``, a function has to be traced in this context, or first from
+    there. If `tf.vectorized_map` is given a function that was traced here, a tape
+    outside of it finds a gradient of 0, without an error. TFLite has no SVD and no
+    eigendecomposition: it converts only operators with ``method="matmul"``.
 
     Examples
     --------
@@ -101,7 +100,7 @@ def portable() -> Iterator[None]:
 
 
 def is_portable() -> bool:
-    """Whether TensorFlow's own operations alone are to be used."""
+    """Whether only TensorFlow's own operations are to be used."""
     return getattr(_state, "portable", False)
 
 
@@ -111,13 +110,13 @@ def _has_gpu() -> bool:
 
 @contextlib.contextmanager
 def compiled() -> Iterator[None]:
-    """Trace what XLA is to compile, of which the graph knows nothing."""
+    """Trace for XLA, where the graph does not show that XLA is to compile it."""
     with _switched_on("compiled"):
         yield
 
 
 def is_compiled() -> bool:
-    """Whether XLA is to compile what is traced, which knows no such operation."""
+    """Whether XLA, which lacks the operation, is to compile what is traced."""
     if getattr(_state, "compiled", False):
         return True
     try:
@@ -147,7 +146,7 @@ _plans: dict[Any, tuple[Plan | None, bool | None]] = {}
 
 
 def _plan(operation: Operation, x: Any) -> tuple[Plan | None, bool | None]:
-    """Plan a call; and whether to use it: None if that depends on unknown lengths."""
+    """Plan a call; also return whether to use it, None if unknown lengths decide."""
     if type(operation) not in RULES or not _at_hand(x):
         return None, False
     ranks = [t.shape.rank for t in x if t is not None]
@@ -238,7 +237,6 @@ def _called(plan: Plan, x: Any, xp: Any) -> list[Any]:
 
 
 def tall_values(A: tf.Tensor) -> Any:
-    """See `svdinv.core.namespace`."""
     sums = _computed(Tall("gram"), A)
     return sums and _computed(Tall("eigen"), A, *sums)
 

@@ -1,8 +1,8 @@
 """The array-API functions that core uses, for TensorFlow tensors.
 
-array-api-compat knows no TensorFlow. Shapes may be unknown while a graph is
-traced; nothing here looks at one. More functions, which only operators and priors of
-users need, are found by `__getattr__`.
+array-api-compat does not support TensorFlow. Lengths may be unknown while a graph is
+traced; no function here requires them. More functions, which only operators and priors
+of users need, are found by `__getattr__`.
 """
 
 from __future__ import annotations
@@ -72,21 +72,19 @@ zeros_like = tf.zeros_like
 
 
 def dynamic_shape(x: tf.Tensor) -> Any:
-    """See `svdinv.core.namespace`."""
+    """Shape of `x` as traced numbers."""
     shape = tf.shape(x)
-    # An index makes five operations of a graph, and is for an unknown rank alone.
+    # Each index into it takes five operations of a graph: only for an unknown rank.
     return shape if x.shape.rank is None else tf.unstack(shape)
 
 
 def any_on_host(mask: tf.Tensor) -> bool | None:
-    """Whether an element holds, unless that means waiting for a device."""
     if not tf.executing_eagerly() or "GPU" in mask.device:
         return None
     return bool(tf.reduce_any(mask))
 
 
 def numbers(x: tf.Tensor) -> list[float] | None:
-    """See `svdinv.core.namespace`."""
     if not tf.executing_eagerly() or "GPU" in x.device:
         return None
     return x.numpy().ravel().tolist()
@@ -105,7 +103,6 @@ def iterate_while(step: Any, running: Any, state: Any, steps: int) -> Any:
 
 
 def on_host(report: Any, x: tf.Tensor) -> None:
-    """Report the value of `x`, from a graph when that runs."""
     if tf.executing_eagerly():
         report(x.numpy())
     else:
@@ -125,8 +122,8 @@ def astype(x: tf.Tensor, dtype: tf.DType, *, copy: bool = True) -> tf.Tensor:
 def matmul(A: tf.Tensor, B: tf.Tensor) -> tf.Tensor:
     """Multiply matrices whose batches may broadcast.
 
-    They are broadcast before: of several batch axes TensorFlow 2.21, with oneDNN,
-    writes beyond its memory (tensorflow/tensorflow#117700).
+    They are broadcast before: with several batch axes, TensorFlow 2.21 with oneDNN
+    writes out of bounds (tensorflow/tensorflow#117700).
     """
     shapes: list[Any] = [
         x.shape[:-2].as_list() if x.shape.rank else None for x in (A, B)
@@ -176,7 +173,7 @@ def reshape(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
 
 
 def roll(x: tf.Tensor, shift: Any, *, axis: Any) -> tf.Tensor:
-    """Roll along axes; along negative ones, `tf.vectorized_map` rolls others."""
+    """Roll along axes; for negative ones, `tf.vectorized_map` would roll others."""
     axes = (axis,) if isinstance(axis, int) else axis
     positive = [a % len(x.shape) for a in axes]
     return tf.roll(x, shift, positive[0] if isinstance(axis, int) else positive)
@@ -194,14 +191,14 @@ def triu(x: tf.Tensor) -> tf.Tensor:
     return tf.linalg.band_part(x, 0, -1)
 
 
-# Errors of u^H u, in eps, that no sound SVD has.
+# Error of u^H u, in eps, from which on an SVD counts as wrong.
 _NOT_ORTHONORMAL = 1000
 
 _DOUBLE = {tf.float32: tf.float64, tf.complex64: tf.complex128}
 
 
 def decomposes_quickly(A: tf.Tensor) -> bool:
-    """See `svdinv.core.namespace`; true where a graph may have to decide it."""
+    """Whether kernels decompose A; true where a graph decides that when it runs."""
     return suits(Decompose("svd"), (A,)) is not False
 
 
@@ -261,7 +258,7 @@ def _signs(size: int) -> np.ndarray[Any, Any]:
 
 
 def _orthonormal(Q: tf.Tensor) -> tf.Tensor:
-    """Whether all columns are, as far as random combinations tell; NaN passes."""
+    """Whether the columns are orthonormal, by random combinations; NaN passes."""
     size = Q.shape[-1]
     if size is None:
         shape = tf.concat([tf.shape(Q)[-1:], [4]], 0)
@@ -283,7 +280,7 @@ def _eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 
 def _own_eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    # TensorFlow raises for NaN and infinity, and for the whole batch.
+    # For NaN and infinity, TensorFlow raises, for the whole batch.
     A = tril(A)
     finite = _finite(A)
     eigenvalues, V = tf.linalg.eigh(tf.where(finite, A, tf.zeros_like(A)))
@@ -292,7 +289,7 @@ def _own_eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 
 def _qr(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    # TensorFlow's squares the elements.
+    # TensorFlow's QR squares the elements, which may over- or underflow.
     unit = tf.cast(scaled(abs_max(A, _this), _this)[1], A.dtype)
     Q, R = tf.linalg.qr(A / unit)
     return Q, R * unit
@@ -318,7 +315,7 @@ def _irfft(x: tf.Tensor, *, n: Any, axis: int = -1) -> tf.Tensor:
 
 
 def _plane(transform: Any, power: float) -> Any:
-    """Transform the last two axes, the only ones asked for together."""
+    """Transform the last two axes, the only pair that is used."""
 
     def orthonormal(x: tf.Tensor, *, axes: tuple[int, int], norm: str) -> tf.Tensor:
         pixels = tf.reduce_prod(tf.cast(tf.shape(x)[-2:], x.dtype.real_dtype))
@@ -373,7 +370,7 @@ def _full(shape: Any, value: Any, *, dtype: Any = None, device: Any = None) -> A
 
 
 def _place(find: Any) -> Any:
-    """Find an index of all elements where no axis is named, as the array API does."""
+    """Search all elements where no axis is given, as the array API does."""
 
     def place(x: tf.Tensor, *, axis: int | None = None) -> tf.Tensor:
         return find(tf.reshape(x, [-1]), 0) if axis is None else find(x, axis)

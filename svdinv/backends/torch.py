@@ -51,7 +51,7 @@ def _constant_normal(
 def _represented(x: Any) -> Any:
     """Tensor of an object that stands for one by `__torch_function__`, else `x`.
 
-    Such as a variable of Keras, of which the tensor is what is differentiated in.
+    An example is a variable of Keras; derivatives are those in its tensor.
     """
     if isinstance(x, Tensor) or not is_tensor_like(x):
         return x
@@ -84,7 +84,7 @@ class TorchBackend(Backend):
         return y
 
     def asarray(self, x: Any, name: str) -> Tensor:
-        """See `Backend`; nothing but a tensor is one."""
+        """Return the tensor that `x` is or stands for; nothing else is converted."""
         x = _represented(x)
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {kind_of(x)}")
@@ -104,7 +104,7 @@ class TorchBackend(Backend):
                 raise TypeError(f"{name} must be real, got {value.dtype}")
             return replicated(value.to(like.device, like.real.dtype), like)
         dtype = getattr(value, "dtype", None)
-        if getattr(dtype, "kind", None) == "c":  # of NumPy, whose cast but warns
+        if getattr(dtype, "kind", None) == "c":  # of NumPy, whose cast only warns
             raise TypeError(f"{name} must be real, got {dtype}")
         try:
             tensor = torch.as_tensor(value, dtype=like.real.dtype, device=like.device)
@@ -132,8 +132,8 @@ class TorchBackend(Backend):
             one = _constant_normal(shape[-2:], like.dtype, like.device, seed)
             return one.expand(shape)
         if isinstance(seed, Integral):
-            # The same for all matrices that a transform maps over, which may have no
-            # random numbers of its own.
+            # The same for all matrices that a transform maps over; the transform may
+            # allow no random numbers.
             generator = torch.Generator(like.device).manual_seed(int(seed))
             with torch._C._DisableFuncTorch():
                 return torch.randn(
@@ -141,12 +141,12 @@ class TorchBackend(Backend):
                 )
         if not (seed is None or isinstance(seed, torch.Generator)):
             raise TypeError(f"seed must be an integer or a Generator, got {seed!r}")
-        # With generator=None, PyTorch takes no symbolic lengths of an export.
+        # With generator=None, PyTorch accepts no symbolic lengths of an export.
         source = {} if seed is None else {"generator": seed}
         return torch.randn(shape, dtype=like.dtype, device=like.device, **source)
 
     def slope(self, f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor] | None:
-        """See `Backend`; by reverse mode, because forward mode does not nest."""
+        """Differentiate `f` by reverse mode, because forward mode does not nest."""
         if is_kept():
             return None
 
@@ -154,7 +154,7 @@ class TorchBackend(Backend):
             if torch.compiler.is_compiling() or inside_transform():
                 y, pullback = torch.func.vjp(f, x)
                 return pullback(torch.ones_like(y))[0]
-            # torch.func refuses hooks on what is saved, those of a checkpoint.
+            # torch.func refuses hooks on saved tensors, such as those of a checkpoint.
             recorded = is_recorded((x,))
             with torch.enable_grad():
                 if not x.requires_grad:  # autograd takes no inference tensors
@@ -181,7 +181,7 @@ class TorchBackend(Backend):
 
 
 def leaves_of(theta: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any]]:
-    """Return the tensors of parameters, and what makes such parameters of others."""
+    """Return the tensors in `theta`, and the function that replaces them by others."""
     if isinstance(theta, Tensor):
         return [theta], lambda leaves: leaves[0]
     if isinstance(theta, Mapping):
@@ -193,7 +193,7 @@ def leaves_of(theta: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any]]:
 
 
 def as_vector(leaves: list[Tensor]) -> Tensor:
-    """Put tensors one behind the other, without their derivatives."""
+    """Concatenate flattened tensors, without their derivatives."""
     return torch.cat([t.detach().reshape(-1) for t in leaves])
 
 
@@ -205,14 +205,14 @@ class Jacobian:
     f : callable
         From `theta` to one tensor.
     theta : Tensor, or mapping or sequence of Tensor
-        Where to take it: real, of one dtype and on one device.
+        Where to differentiate: real tensors of one dtype on one device.
     chunk : int, optional
-        At most so many products at once.
+        Largest number of products at once.
 
     Attributes
     ----------
     at : Tensor
-        `theta`, one behind the other, shape (n,).
+        `theta`, flattened and concatenated, shape (n,).
     value : Tensor
         ``f(theta)``.
 
@@ -250,11 +250,11 @@ class Jacobian:
         return y
 
     def forward(self, V: Tensor) -> Tensor:
-        """Return J v for each of a block of v, shape (l, n)."""
+        """Return J v for each row v of V, shape (l, n)."""
         return self._each(lambda v: torch.func.jvp(self._flat, (self.at,), (v,))[1], V)
 
     def adjoint(self, U: Tensor) -> Tensor:
-        """Return the transpose of J times u, for each of a block of u."""
+        """Return J^T u for each u along the first axis of U."""
         return self._each(lambda u: self._pull(u)[0], U)
 
     def _each(self, product: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:

@@ -28,9 +28,9 @@ def inside_transform() -> bool:
 
 
 def _tracked(jvp: Callable[..., Any]) -> Callable[..., Any]:
-    """Let forward mode of an outer level follow what a Function's jvp computes.
+    """Keep outer levels of forward mode on while a Function's jvp runs.
 
-    PyTorch switches it off meanwhile, and loses derivatives of derivatives silently.
+    PyTorch switches them off, and silently loses derivatives of derivatives.
     """
 
     @wraps(jvp)
@@ -53,17 +53,16 @@ def _by_arrays(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
 
 def is_recorded(x: Any) -> bool:
-    """Whether autograd has to know of what is computed from these tensors."""
+    """Whether autograd has to record what is computed from these tensors."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in x if t is not None)
 
 
 def is_constant(*x: Any) -> bool:
-    """See `Backend`."""
     return is_eager() and forward_ad._current_level < 0 and not is_recorded(x)
 
 
 def _split(ctx: Any, saved: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Split what was saved into inputs, None if they were not, and outputs."""
+    """Split saved tensors into inputs, None if they were not saved, and outputs."""
     operation, count = ctx.operation, ctx.count
     if not operation.saves_inputs:
         return (None,) * count, saved
@@ -71,9 +70,9 @@ def _split(ctx: Any, saved: tuple[Any, ...]) -> tuple[Any, Any]:
 
 
 def _alike(d: Tensor | None, like: Tensor | None) -> Tensor | None:
-    """Cast a tangent to the precision of what it belongs to.
+    """Cast a tangent to the precision of its tensor.
 
-    PyTorch gives the product of a number and a tensor without axes a tangent of double
+    PyTorch gives the product of a number and a tensor without axes a tangent in double
     precision.
     """
     if d is None or like is None or d.is_complex() != like.is_complex():
@@ -90,7 +89,7 @@ def _pull(ctx: Any, g: tuple[Any, ...], call: Callable[..., Any]) -> tuple[Any, 
 
 
 class _Compiled(torch.autograd.Function):
-    """For Dynamo where it makes no node: it goes through the array functions."""
+    """For Dynamo, where it makes no node but traces the array functions."""
 
     @staticmethod
     def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
@@ -117,7 +116,7 @@ class _Transformed(_Compiled):
     # Dynamo refuses a Function that has its own jvp, hence two of them.
     @staticmethod
     def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
-        # Forward mode takes no views of what was computed inside.
+        # Forward mode accepts no outputs that are views of tensors computed inside.
         return tuple(
             y if y is None or not y._is_view() else y.data
             for y in _Compiled.forward(operation, *x)
@@ -125,7 +124,7 @@ class _Transformed(_Compiled):
 
     @staticmethod
     def backward(ctx: Any, *g: Any) -> tuple[Any, ...]:
-        # A tangent of the cotangent, or of what was saved, is a derivative to be kept.
+        # In forward mode, the cotangent or what was saved may have a tangent.
         kept = torch.is_grad_enabled() or forward_ad._current_level >= 0
         return _pull(ctx, g, call if kept else _value)
 
@@ -151,7 +150,7 @@ class _Transformed(_Compiled):
 
 
 class _Plain(torch.autograd.Function):
-    """For reverse mode alone: what the transforms need takes as long as a small SVD."""
+    """For reverse mode only: support for transforms costs as much as a small SVD."""
 
     @staticmethod
     def forward(ctx: Any, operation: Operation, *x: Any) -> tuple[Any, ...]:
@@ -166,14 +165,14 @@ class _Plain(torch.autograd.Function):
 
     @classmethod
     def apply(cls, *x: Any) -> Any:
-        # Without a signature to fill in.
+        # PyTorch's own `apply` binds the arguments to a signature first.
         plain: Any = super(torch.autograd.Function, cls)
         return plain.apply(*unwrap_dead_wrappers(x))
 
 
 def value_by_kernel(operation: Operation, *x: Any) -> Any:
     """Compute the value by a kernel, unless it is to be differentiated."""
-    # Forward mode is nothing that `memory.key` sees, which returns None if recorded.
+    # `memory.key` returns None for recorded tensors, but does not see forward mode.
     return (
         by_kernel(operation, x, memory, xp) if forward_ad._current_level < 0 else None
     )
@@ -185,7 +184,7 @@ def call(operation: Operation, *x: Any) -> tuple[Any, ...]:
         return operation.composed(x, call, xp)
     if not torch.compiler.is_compiling():
         recorded = is_recorded(x)
-        # First, since of one small matrix the other questions take as long.
+        # First, because for one small matrix the other checks take as long.
         y = None if recorded else value_by_kernel(operation, *x)
         if y is not None:
             return y
@@ -197,22 +196,23 @@ def call(operation: Operation, *x: Any) -> tuple[Any, ...]:
             return _Plain.apply(operation, *x)
         with torch.no_grad():
             return _by_arrays(operation, *unwrap_dead_wrappers(x))
-    # Dynamo 2.13 drops a Function's own derivatives inside a transform, without a
-    # word (pytorch/pytorch#193279). What is raised while it traces makes it run the
-    # caller eagerly, or fail with fullgraph=True.
+    # Dynamo 2.13 silently drops a Function's own derivatives inside a transform
+    # (pytorch/pytorch#193279). An error raised while it traces makes it run the caller
+    # eagerly, or fail with fullgraph=True.
     if inside_transform():
         raise RuntimeError("torch.func or forward mode inside torch.compile")
     if is_node(operation, x):
         return as_node(operation, *x)
-    # It passes a Function that takes *x one too many if nothing is differentiated.
+    # If nothing is differentiated, Dynamo passes one argument too many to a Function
+    # that takes *x.
     return (_Compiled.apply if is_recorded(x) else _Compiled.forward)(operation, *x)
 
 
 def _run_whole(function: Callable[..., Any]) -> None:
-    """Let Dynamo compile nothing inside a function that it runs eagerly.
+    """Keep Dynamo from compiling anything inside a function that it runs eagerly.
 
-    It skips a caller in which a transform is met, but compiles what that calls, frame
-    by frame, and fails in `_Plain.apply`.
+    It skips a caller in which it meets a transform, but compiles the functions called
+    there, frame by frame, and fails in `_Plain.apply`.
     """
     try:
         from torch._C._dynamo.eval_frame import (

@@ -24,7 +24,7 @@ from svdinv.kernels import variants
 
 
 def is_eager_cpu(*x: Tensor | None) -> bool:
-    """Whether all arrays are on the CPU and hold numbers now."""
+    """Whether all arrays are on the CPU and have values now."""
     return memory.key(x) is not None
 
 
@@ -108,8 +108,8 @@ class TorchMemory:
 
 
 def _own_svd(full_matrices: bool, x: Any, *_: Any) -> tuple[Tensor, ...]:
-    # LAPACK says what is wrong with a matrix, or not: of infinity it returns finite
-    # vectors, and functions that drop small values would hide the NaN of S.
+    # LAPACK does not always report infinity: it may return finite vectors, and
+    # functions that drop small values would hide the NaN in S.
     factors = torch.linalg.svd(x[0], full_matrices=full_matrices)
     if math.isfinite(factors.S.sum().item()):
         return tuple(factors)
@@ -132,28 +132,26 @@ memory = TorchMemory()
 
 
 def decomposes_quickly(A: Tensor) -> bool:
-    """See `svdinv.core.namespace`."""
     return by_memory.decomposes(A, memory)
 
 
 def clusters(*x: Any) -> Tensor | None:
-    """See `svdinv.core.namespace`."""
     return by_memory.clusters(memory, torch, *x)
 
 
 # Bytes of one product up to which a kernel is faster, and elements of both factors from
-# which that is more than a call by autograd costs.
+# which the gain exceeds the cost of a call by autograd.
 _MOST_BYTES, _LEAST_ELEMENTS = 1152, 2**15
 
 
 def runs_kernels(*x: Tensor) -> bool:
-    """See `svdinv.core.namespace`; of what is recorded by autograd, too."""
+    """Whether kernels may run on these tensors, even if autograd records them."""
     eager = is_eager() and forward_ad._current_level < 0 and bool(variants())
     return eager and all(type(t) in _TYPES and t.is_cpu for t in x)
 
 
 def multiplies_quickly(A: Tensor, B: Tensor) -> bool:
-    """See `product_operations`: PyTorch is slow at products of tiny matrices."""
+    """Whether kernels multiply A by B: PyTorch is slow at products of tiny matrices."""
     if not runs_kernels(A, B) or A.ndim < 3 or A.shape[:-2] != B.shape[:-2]:
         return False
     (m, k), n = A.shape[-2:], B.shape[-1]
@@ -174,17 +172,17 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
             return svd_in_double(A, _thin_svd, compat)
     factors = tuple(torch.linalg.svd(A, full_matrices=full_matrices))
     if torch.compiler.is_exporting():
-        # U comes in column order. To sort its strides, an export would ask for the
-        # number of rows, which is to stay unknown.
+        # U comes in column order. To sort its strides, an export would need the number
+        # of rows, which is to stay unknown.
         factors = tuple(x.contiguous() for x in factors)
-    # As in `_own_svd`, but no value is looked at. What `isfinite` makes of a conjugate
-    # that is none in memory, `vmap` has no rule for.
+    # As in `_own_svd`, but without reading values. `vmap` has no rule for `isfinite` of
+    # a lazy conjugate.
     return marked(A.resolve_conj(), factors, compat)
 
 
-# cuSOLVER's Jacobi iteration takes matrices with a side up to this one all at once; and
-# if the sides of all together are below the other number, is as fast as the
-# approximation with its check.
+# cuSOLVER's Jacobi iteration decomposes a batch at once for sides up to the first
+# number. It is as fast as the approximation with its check if the sides of all matrices
+# add up to less than the second.
 _BATCHED_SIDE, _SUM_OF_SIDES = 32, 256
 
 
@@ -210,7 +208,7 @@ def _is_single_on_gpu(A: Tensor) -> bool:
 def _approximate_svd(A: Tensor) -> tuple[Tensor, ...] | None:
     try:
         return tuple(torch.linalg.svd(A, full_matrices=False, driver="gesvda"))
-    # It may warn that it uses another driver, where warnings are errors.
+    # PyTorch may warn that it uses another driver; the warning may be an error.
     except (torch.linalg.LinAlgError, UserWarning):
         return None
 

@@ -1,8 +1,8 @@
 """array-api-compat's namespace for PyTorch, with some of PyTorch's own functions.
 
-The conjugate there copies, which costs an array for every adjoint; neither it nor the
-transpose and the diagonal work in all of PyTorch's ways of batching gradients. The
-others do what is asked of them here without promoting dtypes first.
+array-api-compat's conjugate copies, which costs an array for every adjoint; its
+conjugate, transpose and diagonal do not work in all of PyTorch's ways of batching
+gradients. The other functions here save a promotion of dtypes that is not needed.
 """
 
 from __future__ import annotations
@@ -77,16 +77,17 @@ _before: dict[str, tuple[str, str]] = {}  # what was set, and what held
 
 
 def constant(f: _F) -> _F:
-    """Mark a constant of a traced graph, as `torch.compiler.assume_constant_result`.
+    """Mark a function whose result is constant in a traced graph.
 
-    That would import Dynamo now, which takes as long as to import PyTorch.
+    `torch.compiler.assume_constant_result` would import Dynamo, which takes as long as
+    importing PyTorch.
     """
     f._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return f
 
 
 def _library(x: Tensor) -> str:
-    """Of which PyTorch sets the precision of products: cuBLAS, or oneDNN."""
+    """Name of the library of products, cuBLAS or oneDNN, in PyTorch's settings."""
     return "cuda" if x.is_cuda else "mkldnn"
 
 
@@ -99,7 +100,7 @@ def _set_precision(library: str, precision: str) -> None:
 
 
 def _own_precision(library: str) -> str:
-    """As it is set; "none" where it is that of all libraries or operations."""
+    """Precision set for products by a library itself; "none" where it is inherited."""
     found = _precision(library)
     _set_precision(library, "none")
     return "none" if _precision(library) == found else found
@@ -120,7 +121,7 @@ _LIBRARIES = ("mkldnn", "cuda") if torch.version.cuda else ("mkldnn",)
 
 @constant
 def may_round() -> bool:
-    """Whether that may be so of some tensor, autocast apart."""
+    """Whether PyTorch, apart from autocast, may round products of some tensor."""
     for library in _LIBRARIES:
         if _users[library] or _precision(library) in _ROUNDED:
             return True
@@ -131,7 +132,7 @@ def may_round() -> bool:
 def _unrounded(library: str, inner: AbstractContextManager[Any]) -> Iterator[None]:
     """Set the precision of products for all threads, until the last of them is done."""
     with _lock:
-        # Counted before and until it holds: other threads ask for the number unlocked.
+        # Counted whenever the setting may hold: other threads read the count unlocked.
         _users[library] += 1
         if _users[library] == 1:
             held = _precision(library)
@@ -150,8 +151,8 @@ def _unrounded(library: str, inner: AbstractContextManager[Any]) -> Iterator[Non
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """Keep products of single precision from being rounded to fewer digits.
 
-    Autocast does that, and TensorFloat-32: their errors, divided by the gap of singular
-    values, are the derivative's.
+    Autocast and TensorFloat-32 do that. Their errors, divided by gaps of singular
+    values, would be the errors of derivatives.
     """
     wide = _NOTHING
     if torch._C._is_any_autocast_enabled():
@@ -159,7 +160,7 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
         known = torch.amp.is_autocast_available(device)
         if known and torch.is_autocast_enabled(device):
             wide = torch.autocast(device, enabled=False, cache_enabled=False)
-    if torch.compiler.is_compiling():  # the precision is that of the graph's run
+    if torch.compiler.is_compiling():  # the precision is set when the graph runs
         return wide
     library = _library(x)
     if not (_users[library] or _is_rounded(library)):
@@ -168,10 +169,11 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
 
 
 def autocasts() -> bool:
-    """Whether autocast is on around an operator, within which it is off.
+    """Whether autocast is on around an operator, inside of which it is off.
 
-    It rounds a backward pass within it, and of compiled functions each one, also where
-    the user turned it off again. Its cache is off where `full_precision` did.
+    Autocast rounds a backward pass within it, and every backward pass of functions
+    compiled within it, even where the user turned it off again. Its cache is off where
+    `full_precision` turned autocast off.
     """
     if not torch.is_autocast_cache_enabled():
         return True
@@ -187,8 +189,8 @@ def _is_nested(least: int = 1) -> bool:
 def eps_of_products(A: Tensor, inside: bool = False) -> float | None:
     """Eps to which products around an operator are rounded; None if that of A.
 
-    Of autocast, if `inside` around the `full_precision` of that operator, and on a GPU
-    of TensorFloat-32.
+    Autocast may round them, if `inside` that around the `full_precision` of the
+    operator, and on a GPU TensorFloat-32.
     """
     if A.dtype not in (torch.float32, torch.complex64):
         return None
@@ -214,7 +216,7 @@ def _eps_of_cuda() -> float | None:
 
 
 def guarded(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return A and B in one batch shape, if PyTorch may round their derivative."""
+    """Return A and B in one batch shape if PyTorch may round A B's derivative."""
     if not (autocasts() or may_round()):
         return None
     batch = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
@@ -222,7 +224,7 @@ def guarded(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def may_ask() -> bool:
-    """Whether values may decide: not while a graph is traced, which would keep that."""
+    """Whether code may depend on values: not while a graph is traced."""
     return not (torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
 
@@ -231,7 +233,7 @@ _TRACERS = _MODES.FAKE, _MODES.PROXY, _MODES.FUNCTIONAL
 
 
 def _has_values(x: Tensor) -> bool:
-    """Whether `x` is on the CPU, and no symbol of what traces it."""
+    """Whether `x` is on the CPU and has values, unlike a symbol of a tracer."""
     if not x.is_cpu or not may_ask():
         return False
     if torch._C._len_torch_dispatch_stack():  # there may be modes that only watch
@@ -242,7 +244,6 @@ def _has_values(x: Tensor) -> bool:
 
 
 def any_on_host(mask: Tensor) -> bool | None:
-    """Whether an element holds, unless that means waiting for a device."""
     if not _has_values(mask):
         return None
     try:
@@ -252,7 +253,6 @@ def any_on_host(mask: Tensor) -> bool | None:
 
 
 def numbers(x: Tensor) -> list[float] | None:
-    """See `svdinv.core.namespace`."""
     if not _has_values(x):
         return None
     try:
@@ -262,7 +262,6 @@ def numbers(x: Tensor) -> list[float] | None:
 
 
 def triangle(A: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
-    """See `svdinv.core.namespace`; on the CPU."""
     if not A.is_cpu:
         return None
     reflections, scales = torch.geqrf(A)
@@ -276,7 +275,7 @@ def triangle(A: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
 
 
 def on_host(report: Callable[[Tensor], None], x: Tensor) -> None:
-    """Report the values of `x`, out of the wrappers of torch.func, batch axes first."""
+    """Report the values of `x`, unwrapped from torch.func, with batch axes first."""
     while torch._C._functorch.is_functorch_wrapped_tensor(x):
         x = torch._C._functorch.get_unwrapped(x)
     with torch._C._DisableFuncTorch():
@@ -284,7 +283,6 @@ def on_host(report: Callable[[Tensor], None], x: Tensor) -> None:
 
 
 def stop_gradient(x: Tensor) -> Tensor:
-    """See `svdinv.core.namespace`."""
     return x.detach()
 
 
@@ -294,8 +292,8 @@ def matrix_transpose(x: Tensor) -> Tensor:
 
 
 def imag(x: Tensor) -> Tensor:
-    """Imaginary part; of a conjugate, PyTorch's is a view that cannot be batched."""
-    if torch.compiler.is_compiling():  # which knows no `is_conj`, nor batches here
+    """Imaginary part; for a conjugate, PyTorch's is a view that cannot be batched."""
+    if torch.compiler.is_compiling():  # Dynamo knows no `is_conj`, nor batches here
         return x.imag
     return -x.conj().imag if x.is_conj() else x.imag
 
@@ -308,7 +306,7 @@ def concat(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
 def cumulative_sum(x: Tensor, *, axis: int = 0) -> Tensor:
     """Sum of the elements up to each one, along an axis.
 
-    Dynamo warns of a constant in array-api-compat's.
+    In array-api-compat's function, Dynamo warns of a constant.
     """
     return torch.cumsum(x, axis)
 

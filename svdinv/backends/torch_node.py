@@ -40,12 +40,12 @@ def is_kept() -> bool:
 
 
 def is_node(operation: Operation, x: Any) -> bool:
-    """Whether what traces this call, if anything does, gets a node of an operation.
+    """Whether this call is traced, and the operation becomes a node of the graph.
 
-    Not in a graph that is exported under `torch.no_grad`: that has values alone, and is
-    made of PyTorch's own functions. Nor for Dynamo where a report of the gauge reads
-    values, or array functions do as well: there are no kernels, as on a GPU, and
-    PyTorch does not round products, those of a compiled backward pass in autocast.
+    A graph exported under `torch.no_grad` has none: it has values alone, and is made of
+    PyTorch's own functions. For Dynamo there is none if a report of the gauge reads
+    values, or if array functions do as well: without kernels, as on a GPU, and where
+    PyTorch does not round products, as it does in a compiled backward pass in autocast.
     """
     if not torch.compiler.is_compiling():
         tracing = torch._C._get_tracing_state() is not None
@@ -77,8 +77,8 @@ def as_node(operation: Operation, *x: Any) -> tuple[Any, ...]:
 def factors_by_node(operation: Operation, *x: Any) -> Any:
     """Make a node of an operation without derivatives; None where that cannot be.
 
-    Of the factors of matrices it makes those of an SVD: which of others are accurate
-    enough is known by values alone.
+    The factors of matrices are those of an SVD: only values tell whether others are
+    accurate enough.
     """
     if not isinstance(operation, Factorise):
         return _node_of(operation, *x, constant=True)
@@ -89,7 +89,7 @@ def factors_by_node(operation: Operation, *x: Any) -> Any:
 
 
 def _node_of(operation: Operation, *x: Any, constant: bool = False) -> tuple[Any, ...]:
-    """Make a node of an operation, of a transparent one without its derivative."""
+    """Make a node of an operation; that of a transparent one has no derivative."""
     numbers: list[Any] = []
     text = to_text(operation, numbers)
     if text is None:
@@ -106,14 +106,14 @@ def _node_of(operation: Operation, *x: Any, constant: bool = False) -> tuple[Any
 
 
 def _read(name: str, numbers: Any) -> tuple[Operation, tuple[bool, ...], bool]:
-    """Return the operation, which of its arguments are there, and if it is constant."""
+    """Return the operation, which arguments are not None, and if it is constant."""
     there, kind, text = name.split(" ", 2)
     operation = from_text(text, tuple(float(number) for number in numbers))
     return operation, tuple(mark == "1" for mark in there), kind == "constant"
 
 
 def _outputs(y: Any, like: Tensor) -> list[Tensor]:
-    """Return outputs that share no memory, and one of type bool in place of None."""
+    """Return outputs that share no memory, with an empty tensor of bool for None."""
     return [like.new_empty(0, dtype=torch.bool) if t is None else _own(t) for t in y]
 
 
@@ -126,7 +126,7 @@ def _own(t: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _lazy_views() -> Iterator[None]:
-    """Let arithmetic mind that a tensor is a lazy conjugate, or negative, of another.
+    """Make arithmetic respect lazy conjugates and negatives of tensors.
 
     PyTorch excludes their dispatch keys in the first run of a graph that it compiled.
     """
@@ -144,7 +144,7 @@ def _lazy_views() -> Iterator[None]:
 @torch.library.custom_op("svdinv::operation", mutates_args=())
 def _node(x: list[Tensor], name: str, numbers: Sequence[float]) -> list[Tensor]:
     """Compute an operation."""
-    # PyTorch would drop the tangents without a word, and shows them not always here.
+    # PyTorch would drop the tangents silently, and does not always show them here.
     if forward_ad._current_level >= 0:
         raise NotImplementedError("a traced operation of svdinv has no forward mode")
     operation, there, _ = _read(name, numbers)
@@ -167,7 +167,7 @@ def _(x: list[Tensor], name: str, numbers: Sequence[float]) -> list[Tensor]:
 
 
 def first(x: Any) -> Tensor:
-    """Return the first tensor that is there."""
+    """Return the first tensor that is not None."""
     for t in x:
         if t is not None:
             return t
@@ -194,10 +194,10 @@ def _is_batched(t: Tensor | None) -> bool:
 def _of_batch(
     operation: Operation, x: Any, y: Any, g: Any, wanted: Any, call: Call
 ) -> tuple[Any, ...]:
-    """Cotangents where some are of a batch, with an axis for it in front.
+    """Cotangents under PyTorch's older vmap, computed with the batch axis in front.
 
-    The older vmap drops the derivatives of a Function in silence, and has no rule for
-    an operation of one's own.
+    That vmap silently drops the derivatives of a Function, and has no rule for custom
+    operations.
     """
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
@@ -238,7 +238,7 @@ def _pull(ctx: Any, g: Any) -> Any:
         call = as_node if torch.is_grad_enabled() else _node_of
         found = cotangents(operation, x, y, g, tuple(map(bool, wanted)), call)
     of_given = [t for t, given in zip(found, there, strict=True) if given]
-    # PyTorch takes an empty list for a list of tensors, of which there are none.
+    # PyTorch takes an empty list of numbers for a list of tensors.
     return of_given, None, None if ctx.numbers else []
 
 

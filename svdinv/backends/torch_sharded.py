@@ -1,8 +1,8 @@
 """PyTorch's DTensors: matrices whose longer side, or whose batch, is on many devices.
 
 The formulas run on them as on other tensors, by PyTorch's own rules of which device
-computes what. Here is what those rules leave open: when a sum is to be completed, what
-is a matter of each device, and what they cannot do.
+computes what. This module has what those rules leave open: when a sum is completed,
+what each device computes for itself, and what is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ def is_sharded(x: Any) -> bool:
 
 
 def is_spread(A: Tensor) -> bool:
-    """See `svdinv.core.namespace`."""
     return is_sharded(A) and bool(_divided(A))
 
 
@@ -39,7 +38,7 @@ def _divided(A: Any) -> set[int]:
 
 
 def all_reduce(x: Any) -> Any:
-    """See `svdinv.core.namespace`; one collective for each axis of the mesh."""
+    """Complete partial sums, by one collective for each axis of the mesh."""
     if not is_sharded(x) or not any(p.is_partial() for p in x.placements):
         return x
     whole = _module().Replicate()
@@ -76,7 +75,7 @@ def replicated(x: Tensor, like: Any) -> Any:
 
 
 def on_each_device(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Let a function of matrices take DTensors of which the batch alone is divided.
+    """Let a function of matrices accept DTensors that are divided along the batch only.
 
     PyTorch's own rules gather the batch, or even the matrices.
     """
@@ -84,7 +83,7 @@ def on_each_device(function: Callable[..., Any], name: str) -> Callable[..., Any
     def call(A: Any, **options: Any) -> Any:
         if not is_sharded(A):
             return function(A, **options)
-        A = all_reduce(A)  # of summands nothing is known
+        A = all_reduce(A)  # the function needs the sum, not its parts
         if _divided(A):
             raise ValueError(
                 f"{name} needs whole matrices on each device, got placements "

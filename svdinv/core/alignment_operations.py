@@ -43,13 +43,13 @@ _ROTATION = ProperRotation()
 
 
 class Motion(NamedTuple):
-    """Motion x -> R x + t of matrices of points, and what its derivatives read."""
+    """Rigid motion x -> R x + t between points, and what its derivatives need."""
 
     R: Array
     t: Array
     rmsd: Array
     C: Array
-    """Covariance of the points over `Points.unit`, shape (..., d, d)."""
+    """Covariance of the centred points, divided by `Points.unit`, (..., d, d)."""
     U: Array
     S: Array
     """Singular values of C; 0 for those at rounding level."""
@@ -58,13 +58,13 @@ class Motion(NamedTuple):
     """R = U diag(signs) Vh."""
 
 
-# Weight of the square of a centroid beside the squares of distances from it: points as
-# far away as that are rounded to 2 units in the last place, their distances to 64.
+# Weight, in `_root`, of squared centroids beside squared distances from them: distances
+# may be wrong by 64 eps, centroids by 64 sqrt(CENTROID) = 2 eps.
 CENTROID = 1 / 1024
 
 
 class Points(NamedTuple):
-    """Points without their centroids, over `unit`, shape (..., 1, 1)."""
+    """Two centred matrices of points, divided by `unit`, shape (..., 1, 1)."""
 
     size: Array
     """Product of the largest coordinates of P and Q, over the square of `unit`."""
@@ -79,7 +79,7 @@ class Points(NamedTuple):
 
 
 def centred(P: Array, Q: Array, w: Array, xp: Namespace) -> Points:
-    """Take the centroids off two matrices of points."""
+    """Scale two matrices of points and subtract their weighted centroids."""
     sizes = abs_max(P, xp), abs_max(Q, xp)
     largest = xp.maximum(*sizes)
     unit = binary_scale(largest, xp)
@@ -95,7 +95,7 @@ def centred(P: Array, Q: Array, w: Array, xp: Namespace) -> Points:
 
 
 def _centroid(P: Array, share: Array, xp: Namespace) -> tuple[Array, Array]:
-    """Centroid p and P - p, in two steps: far away, the first is off by rounding."""
+    """Weighted centroid p, corrected once for its rounding error, and P - p."""
     weights = xp.matrix_transpose(share)
     p = weights @ P
     X = P - p
@@ -114,10 +114,10 @@ def _mean_square(share: Array, x: Array, xp: Namespace) -> Array:
 
 
 def _root(square: Array, spread: Array, far: Array, xp: Namespace) -> Array:
-    """Root of a mean square distance, which is 0 up to the rounding of the points.
+    """Root of a mean square distance; 0 where that is within the points' rounding.
 
-    `spread` and `far` are the mean squares of points around their centroids, and those
-    of the centroids.
+    `spread` is the mean square distance of the points from their centroids, `far` the
+    sum of the squared norms of the centroids.
     """
     level = rounding_rtol(square, xp) ** 2 * (spread + CENTROID * far)
     rounding = square <= level  # not of NaN
@@ -135,11 +135,11 @@ class FindMotion(Operation):
         far, unit, _, share, p, q, X, Y = points
         C = xp.matrix_transpose(share * Y) @ X
         U, S, Vh = Factorise(_ROTATION, method="svd").value((C, None), xp)
-        # Singular values that are 0 come out as noise, by which nothing may be divided:
-        # of products, and of the points across a line, which are rounded as P and Q.
+        # Zero singular values come out as noise, by which nothing may be divided: from
+        # rounding the products, or P and Q, as for the components across a line.
         noise = abs_max(X, xp) * abs_max(Y, xp) + rounding_rtol(far, xp) * far
         noise = rounding_rtol(noise, xp) * noise[..., 0]
-        # A single such value is always added to a larger one, and does no harm.
+        # A single such value is harmless: a larger one is always added to it.
         clear = noise < S[..., -2:][..., :1]
         kept = xp.where((noise < S) | clear, S, xp.zeros_like(S))
         signs = proper_signs(U, S, Vh, xp)
@@ -157,15 +157,16 @@ def similarity(
 ) -> tuple[Array, Array, Array, Array]:
     """Compute t, rmsd and c of the similarity whose rotation is R, and 1 / v.
 
-    Of points that coincide, c is 1; where c is held, 0 takes the place of 1 / v.
+    Where all points of P coincide, c is 1. There, and where a negative c is replaced by
+    0, the last result is 0 instead of 1 / v.
     """
     share, turned = points.share, product(points.X, xp.matrix_transpose(R), call, xp)
     axes = (-2, -1)
     variance = _mean_square(share, points.X, xp)
     c = xp.sum(share * turned * points.Y, axis=axes)
-    # Negative only of points on a line, d = 1, that R does not turn.
+    # Negative only for d = 1, where R is always 1.
     held, c = c < 0, xp.where(c < 0, xp.zeros_like(c), c)
-    # The centroid of points that coincide is none of them, up to rounding.
+    # Coincident points differ from their centroid by rounding errors.
     size = variance + xp.sum(points.p**2, axis=axes)
     extended = variance > rounding_rtol(size, xp) ** 2 * size
     extended = extended | ~(size == size)  # NaN stays
@@ -195,7 +196,7 @@ class FindSimilarity(FindMotion):
 class AlignSimilarity(Operation):
     """(P, Q, w, what `FindSimilarity` finds) -> R, t, rmsd and c.
 
-    It has no tangent, and is called where nothing is differentiated forwards.
+    It has no tangent: it is not called where forward mode may differentiate it.
     """
 
     def value(self, x, xp):
@@ -314,9 +315,9 @@ class AlignPull(Operation):
 def _over_root(
     gR: Array | None, gt: Array | None, p: Array, root: Array, xp: Namespace
 ) -> Array | None:
-    """Cotangent of R with that of -R p unit, over the root of the unit.
+    """Cotangent gR - unit gt^T p of R, including that through t, over sqrt(unit).
 
-    Half of the unit is before the products, half after: neither overflows.
+    The other 1 / sqrt(unit) is applied after the products, so that neither overflows.
     """
     gR = None if gR is None else gR / root
     return gR if gt is None else add(gR, -xp.matrix_transpose(gt) * (root * p))
@@ -336,8 +337,8 @@ def _to_points(
 ) -> tuple[Any, ...]:
     """Cotangents of P, Q and w by the formulas above.
 
-    B lacks the term of h, and both B and k are to be divided by the root of `unit`.
-    c = 1 and k = 0 are those of a motion.
+    B comes without the term of h. B and k are still to be divided by sqrt(`unit`), as
+    is done here. A rigid motion has c = 1 and k = 0.
     """
     _, unit, mass, share, _, _, X, Y = points
     root, h = xp.sqrt(unit), 0.0

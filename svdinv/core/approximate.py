@@ -1,9 +1,9 @@
-"""SVDs by a routine that is fast and accurate, but for well-conditioned matrices alone.
+"""SVDs by a fast routine that is accurate for well-conditioned matrices only.
 
-cuSOLVER has such a one, `gesvdaStridedBatched`: eigenvectors V of A^H A, computed in
-double precision, and U = A V / S. Of matrices in single precision with a condition
-up to 1e4 its factors are exact up to rounding. Of others U is not orthonormal, or it
-fails: V is then that of [A; delta I], and a QR decomposition completes U.
+cuSOLVER's `gesvdaStridedBatched` computes the eigenvectors V of A^H A in double
+precision, and U = A V / S. For matrices in single precision with condition numbers up
+to 1e4, the factors are exact up to rounding. For others, U is not orthonormal, or the
+routine fails: V is then computed from [A; delta I], and a QR decomposition completes U.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NOT_ORTHONORMAL = 8
 # The added singular value over the norm of A: above what the routine takes for zero,
 # and small enough to leave the gaps of the others in double precision.
 _DELTA = 2.0**-20
-# Side from which the routine takes longer for a batch than for one after the other.
+# Largest n for which the routine is faster for a batch than matrix by matrix.
 _LARGEST_OF_BATCH = 256
 
 
@@ -53,7 +53,8 @@ def svd_by_approximation(
         Thin U, S and Vh of matrices of shape (b, m, n), m >= n, in single or double
         precision; None where it fails. It may return any U of a singular matrix.
     own : callable
-        The same of any matrices, called where the first one fails of those with NaN.
+        Thin SVD of any matrices, used if `approximate` fails for [A; delta I], too, as
+        for NaN.
 
     Returns
     -------
@@ -87,17 +88,17 @@ def svd_by_approximation(
 def svd_in_double(A: Array, own: Callable[[Array], Factors], xp: Namespace) -> Factors:
     """Thin SVD computed in double precision and rounded to single.
 
-    Jacobi iterations leave singular values of 0 at up to 20 eps, where they are taken
-    for others.
+    In single precision, Jacobi iterations return up to 20 eps for singular values of 0,
+    which then pass for nonzero ones.
     """
     return _in_single(own(in_double(A, xp)), A, xp)
 
 
 def _in_single(factors: Factors, A: Array, xp: Namespace) -> Factors:
-    """Factors in the precision of A, with none of the singular values rounded to 0.
+    """Factors in the precision of A, without rounding a singular value to 0.
 
-    CuPy's casts do so with subnormal numbers, and of 0 a singular vector has no share
-    in U f(S) V^H.
+    CuPy's casts flush subnormal numbers to 0, and vectors of a singular value 0 do not
+    contribute to U f(S) V^H.
     """
     U, S, Vh = factors
     least = xp.minimum(SINGLE_EPS * S[..., :1], smallest(real(A, xp), xp))
@@ -111,7 +112,7 @@ def _mended(
     approximate: Callable[[Array], Factors | None],
     xp: Namespace,
 ) -> Factors | None:
-    """Replace the factors of those matrices of which they are wrong."""
+    """Recompute the factors of matrices whose U or V is not orthonormal."""
     fine = _is_orthonormal(found[0], xp)
     fine = fine & _is_orthonormal(adjoint(found[2], xp), xp)
     wrong = _indices(~fine, xp)
@@ -126,13 +127,13 @@ def _mended(
 
 
 def _indices(mask: Array, xp: Namespace) -> Array | None:
-    """Where a mask holds, None for nowhere."""
+    """Find the indices at which a mask holds; None if there are none."""
     (found,) = xp.nonzero(mask)
     return found if found.shape[0] else None
 
 
 def _is_orthonormal(Q: Array, xp: Namespace) -> Array:
-    """Whether the columns are; never of NaN. Shape (b,)."""
+    """Whether the columns of each matrix are orthonormal, shape (b,); false for NaN."""
     Q = in_double(Q, xp)
     product = adjoint(Q, xp) @ Q
     error = abs_max(product - identity_like(product, xp), xp)
@@ -144,9 +145,9 @@ def _of_augmented(
 ) -> Factors | None:
     """Factors by the right singular vectors of [A; delta I], which is never singular.
 
-    They are those of A. Computed in double precision, they leave A V with orthogonal
-    columns, but for those of a length below 1e-5 of the first one. A QR decomposition
-    turns these alone, and they are moved by less than what single precision resolves.
+    They are those of A, too. Computed in double precision, they make the columns of A V
+    orthogonal, except those shorter than 1e-5 times the first. The QR decomposition
+    changes only these, by less than single precision resolves.
     """
     double = in_double(A, xp)
     delta = _DELTA * norm(double, xp)

@@ -17,7 +17,7 @@ __all__ = ["Backend", "number_within"]
 def number_within(value: Any, largest: float) -> Any:
     """Return a Python number as a float, or infinity if it is beyond `largest`.
 
-    Anything else is returned unchanged. A cast may warn of such a number, or raise.
+    Anything else is returned unchanged. Casts of larger numbers may warn or raise.
     """
     if not isinstance(value, (int, float)):
         return value
@@ -27,7 +27,7 @@ def number_within(value: Any, largest: float) -> Any:
 
 
 def kind_of(x: Any) -> str:
-    """Describe what is no array, for messages."""
+    """Describe an object that is not an array, for error messages."""
     kind = type(x).__name__
     if kind == "KerasTensor":
         advice = "use a layer of svdinv.keras, or call this in one of your own"
@@ -41,10 +41,10 @@ class Backend(ABC):
     Attributes
     ----------
     xp : namespace
-        Array functions that the framework differentiates, with what it has beyond
-        the array API: see `svdinv.core.namespace`.
+        Array functions that the framework differentiates, with its extensions of the
+        array API: see `svdinv.core.namespace`.
     shape_error : type
-        What the framework raises for an array of the wrong shape.
+        Exception that the framework raises for an array of the wrong shape.
     triangle : {"L", None}
         Which triangle the framework's own `eigh` reads; None for the mean of both.
     gradient_in_triangle : bool
@@ -65,11 +65,11 @@ class Backend(ABC):
         """Compute the value of an operation, without a derivative."""
 
     def by_kernel(self, operation: Operation, *x: Any) -> Any:
-        """Value by one kernel, if there is one and no derivative will be asked for."""
+        """Value by one kernel; None if there is none or a derivative may be needed."""
         return None
 
     def is_constant(self, *x: Array) -> bool:
-        """Whether no derivative in these arrays will be asked for, as far as known."""
+        """Whether derivatives in these arrays are known not to be needed."""
         return False
 
     def unless_differentiated(
@@ -79,9 +79,9 @@ class Backend(ABC):
         otherwise: Callable[[Array], Any],
         A: Array,
     ) -> Any:
-        """Value of ``f(S)``, where no derivative is asked for, else ``otherwise(A)``.
+        """Compute ``f(S)`` if no derivative is needed; otherwise ``otherwise(A)``.
 
-        Also ``otherwise(A)`` where that is not known.
+        Also ``otherwise(A)`` if it is not known whether one is needed.
         """
         y = self.by_kernel(operation, A)
         return otherwise(A) if y is None else f(*y)
@@ -95,15 +95,15 @@ class Backend(ABC):
         """Convert to the real dtype and the device of `like`, or raise TypeError."""
 
     def stop_gradient(self, x: Array) -> Array:
-        """`x` without its derivative."""
+        """`x` as a constant, with derivatives of 0."""
         return self.xp.stop_gradient(x)
 
     def without_derivative(self, x: Array) -> Array:
-        """`x`, whose derivative is not known: JAX refuses one that would be 0."""
+        """`x` as a constant; JAX raises if it is differentiated."""
         return self.stop_gradient(x)
 
     def materialised(self, x: Array) -> Array:
-        """`x` as it lies in memory."""
+        """`x` with lazy conjugation carried out."""
         return x
 
     @abstractmethod
@@ -118,16 +118,17 @@ class Backend(ABC):
         """
 
     def half_precision(self, dtype: DType) -> tuple[DType, float] | None:
-        """Return the dtype to compute in, and the eps, of a half precision dtype."""
+        """Dtype to compute in and eps of a half precision dtype; None for others."""
         xp = self.xp
         if xp.finfo(dtype).bits >= 32:
             return None
         return xp.float32, float(xp.finfo(dtype).eps)
 
     def eps_of_products(self, A: Array, inside: bool) -> float | None:
-        """Return the eps of products around an operator, None if that is A's.
+        """Return the eps of matrix products around an operator; None if it is A's.
 
-        `inside` says whether the operator keeps its own from being rounded.
+        `inside` says that the call comes from within the operator, whose own products
+        are in full precision.
         """
         return None
 
@@ -168,6 +169,6 @@ class Backend(ABC):
         if half is None:
             return A, lambda x: x
         inner = xp.astype(A, half[0], copy=False)
-        # Of a complex A, real results are in its real dtype.
+        # For complex A, real results are cast to its real dtype.
         examples = {inner.dtype: A, real(inner, xp).dtype: real(A, xp)}
         return inner, lambda x: cast(x, examples.get(x.dtype, A), xp)

@@ -28,12 +28,12 @@ def in_clusters(
 ) -> Array:
     """Compute `rule(*arrays)` for matrices with clusters, `distinct` for the others.
 
-    The first array holds the values, (..., k), sorted. A cluster is a run of values of
-    which each is within `reach` of the next, or a value by itself where `singleton`
-    holds. `distinct(*arrays, reach)` is finite, but wrong, for pairs within `reach`,
-    which is None where there are no clusters. `kernel(*arrays, block)` writes the rule
-    for these pairs into that block, or returns None. All matrices have the rule where
-    values cannot be read, as in a traced graph.
+    The first array holds the sorted values, (..., k). A cluster is a run of values with
+    gaps up to `reach`, or a single value where `singleton` holds.
+    `distinct(*arrays, reach)` is finite, but wrong, for pairs within `reach`, which is
+    None if no matrix has a cluster. `kernel(*arrays, block)` overwrites these pairs of
+    `block` by the rule, or returns None. Where values cannot be read, as in a traced
+    graph, the rule is applied to all matrices.
     """
     s = arrays[0]
     adjacent = abs(s[..., 1:] - s[..., :-1]) <= reach
@@ -53,7 +53,7 @@ def in_clusters(
     )
     some = xp.any(clustered, axis=-1)
     (at,) = xp.nonzero(some)
-    # Some matrices at a time, whose intermediate arrays stay in the cache.
+    # In chunks whose intermediate arrays stay in the cache.
     step = max(1, _ELEMENTS_AT_ONCE // shape[-1] ** 2)
     count = at.shape[0]
     parts = (at[i : min(i + step, count)] for i in range(0, count, step))
@@ -63,7 +63,7 @@ def in_clusters(
 
 
 def close_pairs(gap: Array, reach: float | None, xp: Namespace) -> Array:
-    """1 for pairs within `reach`, or, if it is None, on the diagonal; 0 elsewhere."""
+    """1 for pairs within `reach`, or on the diagonal if it is None; 0 elsewhere."""
     if reach is None:
         return xp.eye(
             gap.shape[-1], dtype=gap.dtype, device=getattr(gap, "device", None)
@@ -74,7 +74,7 @@ def close_pairs(gap: Array, reach: float | None, xp: Namespace) -> Array:
 def whole_multiplets(
     s: Array, rank: int, most: int, rtol: float, xp: Namespace
 ) -> Array:
-    """Mask of the `rank` largest singular values, without a multiplet that is cut.
+    """Mask of the `rank` largest singular values that splits no multiplet.
 
     Neighbours are in one multiplet if their gap is at most `rtol` of the larger, or a
     rounding error of the largest of all. A multiplet that the rank cuts is included as

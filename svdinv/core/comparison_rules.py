@@ -1,7 +1,7 @@
-"""Rules for repeated singular values that the literature compares with.
+"""Rules for repeated singular values from the literature, for comparison.
 
-Each replaces 1 / gap by something else, and is wrong by a fraction of the gradient
-where values repeat. They are here to compare with.
+Each replaces 1 / gap by another function, and is wrong by a fraction of the gradient
+where values repeat.
 """
 
 from __future__ import annotations

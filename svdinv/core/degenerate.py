@@ -1,10 +1,10 @@
-"""What to put inside a cluster of repeated singular values.
+"""Rules for the derivative inside a cluster of repeated singular values.
 
 With M = U^H gU and N = V^H gV, the part of the pullback that is ill-posed where
 s_i = s_j is ``E * skew(M + N)`` with E_ij = 1 / (s_j - s_i). A *linear* rule
 replaces E by something finite and may add ``herm(W * M + W^T * N^H)``; its
-transpose serves the pushforward. The *consistent* rule reads the missing
-derivative off the cotangents themselves.
+transpose serves the pushforward. The *consistent* rule estimates the missing
+derivative from the cotangents themselves.
 
 All functions take singular values scaled by a power of two near the largest one,
 so that every tolerance is relative and the gaps are exact.
@@ -53,11 +53,11 @@ Repeated: TypeAlias = Literal[
 
 REPEATED_RULES: tuple[str, ...] = get_args(Repeated)
 
-ERROR_FACTOR = 10  # predicted errors that contradict an estimate
-RATIO_ERROR = 0.3  # of a ratio, relative to 1 / s: there may be a penalty after all
-# Quotient over the largest slope that a gauge-dependent loss exceeds.
+ERROR_FACTOR = 10  # an estimate off by more predicted errors than this is rejected
+RATIO_ERROR = 0.3  # assumed for a ratio, relative to 1 / s: g may not be 0
+# Quotient over the largest slope above which the loss counts as gauge-dependent.
 SLOPE_RATIO_OF_GAUGE = 100
-# Slope at 0 over the largest elsewhere, for a function to be smooth.
+# Slope at 0 over the largest elsewhere up to which a function counts as smooth.
 SLOPE_RATIO_AT_ZERO = 1e4
 
 
@@ -101,9 +101,9 @@ def vector_block(
 ) -> Array:
     """Middle factor of the pullback by any rule, shape (..., k, k).
 
-    Of scaled singular values, sorted downwards, shape (..., k); U^H gU and (V^H gV)^H,
-    shape (..., k, k); and the cotangent of these values, real. The rest is as for
-    `svdinv.core.svd_pullback`.
+    `s` holds the scaled singular values, sorted downwards, shape (..., k), and `gS`
+    their real cotangent; M = U^H gU and NH = (V^H gV)^H have shape (..., k, k). The
+    rest is as for `svdinv.core.svd_pullback`.
     """
     if repeated != "consistent":
         E, W = (cast(x, M, xp) for x in linear_rule(s, repeated, rtol, xp))
@@ -123,14 +123,14 @@ def vector_block(
 
 
 def reach_of_rule(rtol: float | None, epsilon: float) -> float:
-    """Gap up to which the rule decides about two values."""
+    """Gap up to which the consistent rule treats two values together."""
     return max(neighbour_rtol(rtol, epsilon), neighbour_rtol(None, epsilon))
 
 
 def _distinct_block(
     xp: Namespace, s: Array, M: Array, NH: Array, gS: Array, reach: float | None
 ) -> Array:
-    """Middle factor of the pullback in few passes, for distinct values.
+    """Middle factor of the pullback for distinct values, in few passes over arrays.
 
     It is finite, but wrong, for pairs of values within `reach`.
     """
@@ -158,7 +158,7 @@ def linear_rule(
     """E and W of one of the rules that are linear in the cotangents.
 
     `s` is scaled and sorted, `repeated` any rule but ``"consistent"``. E is
-    antisymmetric, and W 0 where there is no completion; shape (..., k, k).
+    antisymmetric, and W is 0 where the rule adds nothing; both are (..., k, k).
     """
     top = xp.max(xp.abs(s), axis=-1, keepdims=True)[..., None]
     top = xp.where(top > 0, top, xp.ones_like(top))
@@ -203,8 +203,8 @@ def consistent_block(
     ratio without g', and the minimum norm. Among zero singular values f/s tends
     to f'(0) and M_ij / s_j = K_ij f(s_j) / s_j carries it to full accuracy.
 
-    Of shape (..., k, k), homogeneous of degree one in (M, NH, gS), and linear in them
-    only outside the clusters.
+    The result, of shape (..., k, k), is homogeneous of degree one in (M, NH, gS), but
+    linear in them only outside the clusters.
     """
     v = cotangent_values(s, M, NH, gS, xp)
     scale = cast(v.scale, M, xp)[..., None]
@@ -230,7 +230,7 @@ def consistent_block(
     block = cluster_part(v, skew(M - NH, xp), B, slope, norm, apart, epsilon, xp)
     block = block + cast(inverse_sum(v.s, xp), M, xp) * skew(total, xp)
 
-    # A slope that is known to differ from 1/s is that of no linear function.
+    # If the slope clearly differs from 1 / s, f is not linear.
     unlike = xp.abs(rho - v.inverse) > ERROR_FACTOR * rho_error
     lost = v.s <= rounding_rtol(s, xp)
     linear = (~unlike | lost) & v.smooth & (v.s <= neighbour_rtol(None, eps(s, xp)))
@@ -243,7 +243,7 @@ def consistent_block(
 
 
 class Values(NamedTuple):
-    """What the rule needs at each singular value, (..., k), or of all: (..., 1).
+    """Inputs of the rule for each singular value, (..., k), or matrix, (..., 1).
 
     Cotangents are normalised by their scale, because their squares in the rule would
     under- or overflow.
@@ -263,7 +263,7 @@ class Values(NamedTuple):
 
 
 def cotangent_values(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) -> Values:
-    """Compute what the rule needs from whole matrices."""
+    """Compute the `Values` of each matrix from the cotangents."""
     size = xp.maximum(xp.max(xp.abs(M), axis=-2), xp.max(xp.abs(NH), axis=-1))
     most = xp.max(xp.abs(gS), axis=-1, keepdims=True)
     scale = held(xp.maximum(xp.max(size, axis=-1, keepdims=True), most), xp)
@@ -276,14 +276,14 @@ def cotangent_values(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) ->
 def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
     """Where cotangents vanish with their singular value, as for smooth f.
 
-    `size` are the largest cotangents of each pair of singular vectors. An odd smooth
-    f(s) is f'(0) s at rounding level, and so are they. Larger ones would be blown up
-    by 1 / s; they belong to a loss that has no derivative there, or not through these
-    vectors. True for all singular values above rounding level.
+    `size` holds the largest cotangent of each pair of singular vectors. At rounding
+    level, an odd smooth f(s) is f'(0) s, and these cotangents are proportional to s.
+    Larger ones would be blown up by 1 / s; they belong to a loss without a derivative
+    there, or through these vectors. True for all values above rounding level.
     """
     significant = s > rounding_rtol(s, xp)
-    # Of small values the slope may be that of a constant, |f(0)| / s: bounded so
-    # that such a slope lets nothing at rounding level pass.
+    # For a constant f, the slope at small values is |f(0)| / s. It is bounded so that
+    # with such a slope no value at rounding level passes the test.
     least = SLOPE_RATIO_AT_ZERO * rounding_rtol(s, xp)
     slopes = xp.where(significant, size, 0.0) / xp.where(s > least, s, least)
     slope = xp.max(xp.maximum(slopes, xp.abs(gS)), axis=-1, keepdims=True)
@@ -293,7 +293,7 @@ def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
 def outside_weight(
     s: Array, gS: Array, cotangents: tuple[Array, ...], xp: Namespace
 ) -> Array:
-    """1 / s, and 0 where cotangents (..., n, k) do not vanish with their s."""
+    """1 / s, but 0 where the cotangents, (..., n, k), do not vanish with s."""
     weight = reciprocal(s, xp)
     if any_on_host(s <= rounding_rtol(s, xp), xp) is False:
         return weight
@@ -315,8 +315,8 @@ def cluster_part(
     """Estimate E * odd, pair by pair by the smallest predicted error.
 
     `odd` is skew(M + N), `slope` is from `log_derivative`, and `norm` is the minimum
-    norm estimate; both come with their predicted errors. `near` are pairs of two
-    values, within the reach of the rule.
+    norm estimate; both come with their predicted errors. `near` is the mask of the
+    pairs of different values within the reach of the rule.
     """
     si, sj = _pairs(v.s)
     gap = sj - si
@@ -339,11 +339,11 @@ def cluster_part(
     error = xp.where(use_slope, consistent_error * distance, noise)
     use_norm = minimum_norm_error * distance < error
     use_norm = use_norm | (use_slope & (minimum_norm_error < consistent_error))
-    # odd is gap * f[s_i, s_j] * herm(K) for a gauge-invariant loss. Where that is
-    # far from gap * rho * B, f is not linear between the two, as at a kink, and the
-    # plain quotient is right. Or odd does not vanish with the gap: the loss sees single
-    # vectors, which have a derivative, the plain quotient, where the gap is no rounding
-    # error. Where it is one rho might be anything, and the minimum norm stays small.
+    # For a gauge-invariant loss, odd is gap * f[s_i, s_j] * herm(K). If that is far
+    # from gap * rho * B, f is not linear between the two, as at a kink, and the plain
+    # quotient is right. Or odd does not vanish with the gap, because the loss depends
+    # on single vectors. Their derivative is the plain quotient, unless the gap is a
+    # rounding error: then rho could be anything, and the minimum norm stays small.
     allowed = ERROR_FACTOR * (noise + consistent_error * distance)
     unlike = xp.abs(odd - cast(gap, B, xp) * consistent) > allowed
     free = xp.abs(odd) > SLOPE_RATIO_OF_GAUGE * distance * v.most[..., None]
@@ -363,11 +363,10 @@ def _zero_part(
     epsilon: float,
     xp: Namespace,
 ) -> Array:
-    """Between which values f is linear, so that M_ij / s_j is all of the block.
+    """Mask of pairs between which f is linear, so that the block is M_ij / s_j.
 
-    Both values are small and f is not known to be anything but linear at either, as
-    `linear` says, and the two sides M_ij / s_j and conj(N_ji) / s_i agree, for (i, j)
-    and for (j, i).
+    These are pairs of small values at both of which f may be linear, as `linear` says,
+    and for which M_ij / s_j and conj(N_ji) / s_i agree, for (i, j) and for (j, i).
     """
     linear_i, linear_j = _pairs(linear)
     size_i, size_j = _pairs(v.size * v.inverse)

@@ -21,7 +21,7 @@ from svdinv.core.spectral import (
 )
 from svdinv.core.tolerances import eps
 
-# Of Gauss and Legendre, on (0, 1).
+# Gauss-Legendre quadrature on (0, 1).
 NODES = (
     *(0.019855071751231884, 0.10166676129318664, 0.2372337950418355),
     *(0.4082826787521751, 0.5917173212478249, 0.7627662049581645),
@@ -35,12 +35,12 @@ WEIGHTS = (
 
 
 def _in_front(numbers: Array, x: Array, xp: Namespace) -> Array:
-    """Move a vector to an axis in front of those of x."""
+    """Reshape a vector to broadcast along a new axis in front of those of x."""
     return xp.reshape(numbers, (-1, *(1,) * len(x.shape)))
 
 
 def difference_nodes(S: Array, nodes: Array, xp: Namespace) -> Array:
-    """Where `sampled_difference` needs the slope of f, shape (8, ..., k, k)."""
+    """Points at which `sampled_difference` needs the slope of f, (8, ..., k, k)."""
     si, sj = S[None, ..., :, None], S[None, ..., None, :]
     return si + _in_front(nodes, S[..., None], xp) * (sj - si)
 
@@ -51,10 +51,10 @@ def sampled_difference(
     """First divided differences of f from its values, and its slopes for close pairs.
 
     `slopes` are f' at `difference_nodes`; the result has f' on the diagonal. The
-    quotient loses eps / gap, and the mean of the slope over the gap loses nothing for
-    a smooth f: it is taken for values within a third of each other, where it agrees
-    with the quotient to within the rounding errors of that. It does not where f has a
-    kink in between.
+    quotient has the relative error eps / gap; for a smooth f, the mean of the slope
+    over the gap is exact. The mean is used for values within a third of each other, if
+    it agrees with the quotient up to the rounding errors of the latter. Where f has a
+    kink in between, it does not.
     """
     s, top = scaled(S, xp)  # JAX's derivative of a quotient squares the denominator
     a, b = pair(s, y / top)
@@ -69,15 +69,15 @@ def sampled_difference(
 def sampled_derivative(
     factors: SVDFactors, y: Array, minus: Array, X: Array, xp: Namespace
 ) -> tuple[Array, Array]:
-    """Differentiate U diag(y) V^H along X, but for y itself, and U^H X V.
+    """Differentiate U diag(y) V^H along X at constant y; also return K = U^H X V.
 
-    With y = f(S) differentiated through S, the whole derivative of a spectral map,
-    whatever f depends on. It is its own transpose, and the real diagonal of U^H X V,
-    shape (..., k, k), is the cotangent of y. `minus` are the divided differences of f.
+    With the derivative of y = f(S) through S, this is the whole derivative of a
+    spectral map, whatever f depends on. It is its own transpose, and the real diagonal
+    of K, (..., k, k), is the cotangent of y. `minus` are the divided differences of f.
     """
     U, S, Vh = factors
     XV, K = factors.projected(X, xp)
-    # Not by `scaled`: MLX compiles no program that has the same of it twice.
+    # Not by `scaled`: MLX cannot compile a program in which it occurs twice for S.
     unit = binary_scale(first(S), xp)
     s, y = S / unit, y / unit
     a, b = pair(s, y)

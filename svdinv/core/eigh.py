@@ -5,8 +5,8 @@ A cotangent g of x means dL = Re tr(g^H dx). With P = V^H dA V and Omega = V^H d
     P_ij = Omega_ij (w_j - w_i),    dw_i = P_ii
 
 so that V is ill-posed where eigenvalues repeat; its phases are free, and Omega_ii = 0
-is the choice of minimum norm. What stands in a cluster of repeated eigenvalues is the
-consistent rule of `svdinv.core.degenerate`. An eigenvalue 0 is like any other.
+is the choice of minimum norm. In a cluster of repeated eigenvalues, the consistent rule
+of `svdinv.core.degenerate` is used. Zero eigenvalues are not special.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def eigh_pullback(
 
     Notes
     -----
-    Exact for Re<G, V f(w) V^H> + sum g(w) with f and g smooth, but where f is 0 at a
-    repeated eigenvalue: gV is 0 then, whatever G is.
+    Exact for Re<G, V f(w) V^H> + sum g(w) with smooth f and g, except where f is 0 at a
+    repeated eigenvalue: there, gV is 0 whatever G is.
 
     References
     ----------
@@ -121,8 +121,8 @@ def eigh_pushforward(
 ) -> EighResult:
     """Tangents of the eigendecomposition along the Hermitian part of a tangent of A.
 
-    Arguments are as for `eigh_pullback`. Up to a gap `rtol`, by default 64 eps, two
-    eigenvalues count as equal, and their vectors do not turn against each other.
+    Arguments are as for `eigh_pullback`. Two eigenvalues with a gap up to `rtol`, by
+    default 64 eps, count as equal: their vectors are not rotated into each other.
     """
     check_repeated("consistent", rtol)
     xp = array_namespace(w, V) if xp is None else xp
@@ -145,8 +145,8 @@ def eigh_gauge_dependence(
 ) -> Array:
     """Share of gV along the arbitrary phases and bases, of shape (...).
 
-    As `svdinv.core.gauge_dependence`: eigenvectors are free up to a unitary matrix
-    among the eigenvalues within `rtol` of each other, by default 64 eps.
+    As in `svdinv.core.gauge_dependence`. Eigenvectors are determined up to a unitary
+    matrix among eigenvalues within `rtol` of each other, by default 64 eps.
     """
     xp = array_namespace(w, V) if xp is None else xp
     if known_equal(last_size(w, xp), 0):
@@ -178,7 +178,7 @@ def _consistent(
     M: Array,
     gs: Array,
 ) -> Array:
-    """Middle factor, with M / 2 as M and M^H / 2 as N^H of the rule for the SVD.
+    """Middle factor by the consistent rule of the SVD, with M / 2 and M^H / 2 as N^H.
 
     There is no 1 / s here: functions of a Hermitian matrix need not vanish at 0.
     """
@@ -191,7 +191,7 @@ def _consistent(
     near = distance <= neighbour_rtol(rtol, epsilon)
     v = v._replace(inverse=_steepness(v, B, near, xp))
     slope = log_derivative(v, B, near, epsilon, xp)
-    # Moore and Penrose's solution is 0; it leaves out f' herm(G) = B f' / f.
+    # The minimum-norm solution is 0; its error is f' herm(G) = B f' / f.
     norm = xp.zeros_like(B), xp.abs(B) * v.inverse[..., None]
     eye = identity_like(distance, xp)
     near = off_diagonal(near, eye, xp)
@@ -200,9 +200,9 @@ def _consistent(
 
 
 def _steepness(v: Values, B: Array, near: Array, xp: Namespace) -> Array:
-    """Guess |f'/f| from the cotangents, as 1 / s is for singular values."""
+    """Estimate |f'/f| from the cotangents, in the role of 1 / s for the SVD."""
     weight = xp.astype(near, v.s.dtype, copy=False)
     g = xp.sum(weight * xp.abs(v.gS)[..., None, :], axis=-1)
     b = xp.sum(weight * xp.abs(real_diagonal(B, xp))[..., None, :], axis=-1)
-    # Not less than for a function that changes over the largest modulus.
+    # At least 1, as for a function that changes on the scale of the largest modulus.
     return 1 + safe_divide(g, b, b > tiny(b, xp), xp)

@@ -1,9 +1,8 @@
 """Which factorisation a low-rank operator uses, and how well it must be computed.
 
 The eigenvectors of the Gram matrix cost a fraction of an SVD, but squaring loses
-singular values below sqrt(eps) s_1. Of those that f keeps, the smallest, relative to
-s_1, decides: the relative error of f and of its derivatives is about
-eps (s_1 / s)^2 / 2.
+singular values below sqrt(eps) s_1. The smallest value s that f keeps is decisive: the
+relative error of f and of its derivatives is about eps (s_1 / s)^2 / 2.
 """
 
 from __future__ import annotations
@@ -164,10 +163,10 @@ def cheapest(
     svd: Decomposition | None = None,
     tried: bool = False,
 ) -> SVDFactors | GramFactors:
-    """Factors of A without kernels for its SVD, by what is accurate enough.
+    """Factors of A by the cheapest accurate method, where no kernel computes its SVD.
 
-    `svd` is the thin SVD of the framework itself, by default `xp.linalg.svd`. The Gram
-    matrix may have been `tried` by kernels, in vain.
+    `svd` computes the framework's thin SVD, by default `xp.linalg.svd`. `tried` says
+    that kernels have found the Gram matrix too inaccurate.
     """
     found = _cheaper(A, selection, xp, tried)
     return _decomposed(A, False, xp, svd) if found is None else found
@@ -186,7 +185,7 @@ def _decomposed(
 
 
 def repaired(A: Array, U: Array, S: Array, Vh: Array, xp: Namespace) -> SVDFactors:
-    """More accurate factors: LAPACK and Eigen leave several eps of single precision."""
+    """Refine factors: LAPACK and Eigen leave several eps of single precision."""
     U, V = orthonormal(U, xp), orthonormal(adjoint(Vh, xp), xp)
     S = xp.sum(real(conj(U, xp) * (A @ V), xp), axis=-2)
     return SVDFactors(U, xp.maximum(S, xp.zeros_like(S)), adjoint(V, xp))
@@ -195,7 +194,7 @@ def repaired(A: Array, U: Array, S: Array, Vh: Array, xp: Namespace) -> SVDFacto
 def _of_spread(
     A: Array, selection: Selection, double: bool, xp: Namespace
 ) -> SVDFactors | GramFactors:
-    """Factors of spread matrices: by one Gram matrix if that is enough, or by two."""
+    """Factors of matrices spread over devices: by one Gram matrix, if needed by two."""
     gram: Any = gram_matrix(A, double, xp)
     if has_values(gram.N, xp):
         factors = from_gram(gram, A, xp)
@@ -209,9 +208,9 @@ def _of_spread(
 def _safe(
     S: Array, selection: Selection, floor: float, epsilon: float, xp: Namespace
 ) -> Array:
-    """Which singular values are above `floor` s_1, or not kept by f; never NaN.
+    """Mask of the singular values above `floor` s_1 or set to 0 by f; false for NaN.
 
-    Of a zero matrix the Gram matrix gives no vectors: those that f keeps are not safe.
+    Values of a zero matrix that f keeps are not safe: its Gram matrix has no vectors.
     """
     top = S[..., :1]
     # Lost values have no reliable size; assume the upper bound.
@@ -259,7 +258,7 @@ def _cheaper_unseen(
     selection: Selection,
     xp: Namespace,
 ) -> SVDFactors | None:
-    """Factors where a traced graph decides between two ways, when it runs."""
+    """Factors in a traced graph, which chooses the method when it runs."""
     if not hasattr(xp, "choose"):
         return None
     if values is None:
@@ -278,8 +277,8 @@ def _cheaper_unseen(
 def _gram_unseen(A: Array, selection: Selection, xp: Namespace) -> SVDFactors | None:
     """Factors by the Gram matrix if a graph finds the cutoff high enough for it.
 
-    A lower bound of s_1, for which A is read twice, tells of most others; an upper
-    bound takes two products.
+    A lower bound of s_1, for which A is read twice, rules out most other matrices; the
+    upper bound takes two products.
     """
     cutoff = selection.cutoff(xp)
     if cutoff is None:
@@ -307,7 +306,7 @@ def _gram_unseen(A: Array, selection: Selection, xp: Namespace) -> SVDFactors | 
 def _bound_of_largest(gram: Gram, xp: Namespace) -> Array:
     """Upper bound of s_1, (..., 1), above it by a factor up to min(m, n)^(1/8).
 
-    The sum of the eighth powers of all singular values, of which s_1 is one.
+    The eighth root of the sum of the eighth powers of all singular values.
     """
     trace = xp.sum(real(xp.linalg.diagonal(gram.N), xp), axis=-1, keepdims=True)
     N = gram.N / cast(xp.where(trace > 0, trace, 1 + trace), gram.N, xp)[..., None]
@@ -316,16 +315,16 @@ def _bound_of_largest(gram: Gram, xp: Namespace) -> Array:
 
 
 def _exceeds(cutoff: Array, largest: Any, xp: Namespace) -> bool:
-    """Whether the cutoff is high enough for a Gram matrix, for all matrices."""
+    """Whether the cutoff is known to be high enough for the Gram matrices of all."""
     return any_on_host(~(cutoff >= GRAM_FLOOR * largest), xp) is False
 
 
 def _about_largest(A: Array, cutoff: Array, xp: Namespace) -> Array:
     """Lower bound of s_1, (..., 1): |A v| / |v| after a step of the power method.
 
-    NaN where v is 0, as of a zero matrix: no cutoff is known to be high enough then.
+    NaN where v is 0, as for a zero matrix: no cutoff is known to be high enough then.
     """
-    # It starts from one half of the columns: rows whose sum is 0 are common.
+    # Start from the sum of half of the columns: rows whose sum is 0 are common.
     half = xp.sum(A[..., : A.shape[-1] // 2 + 1], axis=-1, keepdims=True)
     unit = cutoff[..., :1, None] ** 2  # so that v is of the order of 1
     unit = cast(xp.where(unit > 0, unit, xp.ones_like(unit)), A, xp)
@@ -340,8 +339,8 @@ def _by_triangle(
 ) -> SVDFactors | GramFactors | None:
     """Factors of tall or wide A by the SVD of the triangle of its QR decomposition.
 
-    As LAPACK's SVD of such matrices begins. Two of its three products over the longer
-    side make the vectors of that side, which are needed for small kept values alone.
+    LAPACK's SVD of such matrices begins in this way. Two of its three products over the
+    longer side compute the vectors of that side, needed only if small values are kept.
     """
     wide = is_wide(A)
     found = triangle(adjoint(A, xp) if wide else A, xp)
@@ -361,7 +360,7 @@ def _by_triangle(
 
 
 def _is_usual(S: Array, xp: Namespace) -> bool:
-    """Whether squares of the largest values are numbers, as `GramFactors` need."""
+    """Whether squares of the largest values neither over- nor underflow."""
     least, one = vanishing(S, xp), _values_of_one(S, xp)
     if one is not None:
         return least < one[0] < 1 / least or one[0] == 0
@@ -378,9 +377,9 @@ def of_tall(
     selection: Selection,
     xp: Namespace,
 ) -> SVDFactors | GramFactors | None:
-    """Factors of tall or wide A, if S and V of `tall_values` are accurate enough.
+    """Factors of tall or wide A from S and V of `tall_values`; None if too inaccurate.
 
-    `vectors` computes those of the longer side, as `tall_vectors`.
+    `vectors` computes the vectors of the longer side, as `tall_vectors` does.
     """
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
     elements = math.prod(A.shape)

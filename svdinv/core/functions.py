@@ -12,7 +12,7 @@ differences of f are those of an inverse function,
     f[a, b]    = 1 / (1 + r[y_a, y_b])
     f[a, b, c] = - r[y_a, y_b, y_c] f[a, b] f[b, c] f[c, a]
 
-and to add such an operator is to write down its equation: see `Threshold`.
+and such an operator is added by writing down its equation: see `Threshold`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ Triple: TypeAlias = tuple[Sample, Sample, Sample]
 class SpectralFunction(ABC):
     """A function f of one singular value and, if it `has_tau`, of a parameter.
 
-    Everything is element by element: arguments broadcast against each other, and the
+    Methods act element by element: arguments broadcast against each other, and the
     first point holds all singular values of each matrix, sorted downwards. `tau`
     is None for a function without a parameter. Instances are frozen and hashable.
     """
@@ -103,10 +103,10 @@ class SpectralFunction(ABC):
 
     @property
     def needs_unitary(self) -> bool:
-        """Whether f(s) / s may be so large that no error of U and V may reach it.
+        """Whether f(s) / s may be so large that it would amplify errors of U and V.
 
-        The factors of a square matrix have to be unitary then, and nothing is computed
-        outside their ranges, where there is nothing but rounding errors.
+        The factors of a square matrix have to be unitary then, and the parts outside
+        their ranges, which are rounding errors, are not computed.
         """
         return not self.smooth_at_zero
 
@@ -119,10 +119,11 @@ class SpectralFunction(ABC):
         """First divided difference f[a, b], which is f' where a = b."""
 
     def pieces(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array | None:
-        """Return the number of the linear piece of f at each s, None if it has none.
+        """Return the number of the linear piece of f at each s; None if it has none.
 
-        0 is a piece around 0, with f linear through 0. Second differences are those of
-        `distinct_extreme` then, and second derivatives take matrix products alone.
+        Number 0 is a piece around s = 0, on which f is linear through 0. With pieces,
+        second differences are those of `distinct_extreme`, and second derivatives take
+        only matrix products.
         """
         return None
 
@@ -133,18 +134,18 @@ class SpectralFunction(ABC):
         """Second divided difference f[a, b, c]; `d` is f[a, b], f[b, c], f[c, a]."""
 
     def sum_quotient(self, a: Sample, b: Sample, minus: Array, xp: Namespace) -> Array:
-        """Divided difference f[a, -b]; that is f'(0) = `minus` where both are 0."""
+        """Divided difference f[a, -b] of the odd f; f'(0) = `minus` if both are 0."""
         total = a.s + b.s
         return safe_divide(a.y + b.y, total, total > 0, xp, minus)
 
     def cutoff(self, tau: Any, xp: Namespace) -> Array | None:
-        """Return the largest s that f sets to 0, where that depends on tau alone."""
+        """Return the largest s that f sets to 0; None if tau alone does not fix it."""
         return None
 
     def gram_difference(
         self, s: Array, y: Array, phi: Array, tau: Any, xp: Namespace
     ) -> Array | None:
-        """First divided difference of h(s^2) = f(s) / s in s^2, if that is cheaper."""
+        """Compute h[s_i^2, s_j^2], h(s^2) = f(s) / s, if there is a closed form."""
         return None
 
     def tau_derivative(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
@@ -168,7 +169,7 @@ def extreme_difference(
     xp: Namespace,
     least: Array | float = 0.0,
 ) -> Array:
-    """Second divided difference at s from `d`, the first, over the widest gap.
+    """Second divided difference at `s` from the first ones `d`, over the widest gap.
 
     0 where that gap is at most `least`.
     """
@@ -186,7 +187,7 @@ _SLICE = 2**21
 
 
 def middle_parts(d: Array) -> list[slice]:
-    """Cut the middle index of a sum of second differences, with `d` the first."""
+    """Slices of the middle index of a sum of second differences; `d` are the first."""
     if None in known_shape(d) or 0 in d.shape:
         return [slice(None)]
     k = d.shape[-1]
@@ -195,7 +196,7 @@ def middle_parts(d: Array) -> list[slice]:
 
 
 def distinct_extreme(points: Triple, d: tuple[Array, ...], xp: Namespace) -> Array:
-    """`extreme_difference` of a function with jumps, as `distinct_quotient`.
+    """`extreme_difference` of a function with jumps; 0 for gaps at rounding level.
 
     The first point holds all values along axis -3.
     """
@@ -223,7 +224,7 @@ class Threshold(SpectralFunction):
         """Mask of the singular values that are not set to 0."""
 
     def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """Solution y of y + tau q(y) = s; finite where it is not `kept`, too."""
+        """Solution y of y + tau q(y) = s; also finite where s is not `kept`."""
         return s
 
     def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
@@ -301,7 +302,7 @@ class Threshold(SpectralFunction):
 
 
 class _Steps(SpectralFunction):
-    """A function that is constant but for jumps, and so has one at 0."""
+    """A piecewise constant function; its odd extension jumps at 0."""
 
     degree = 0.0
     smooth_at_zero = False
@@ -319,8 +320,8 @@ class _Steps(SpectralFunction):
 class Polar(_Steps):
     """f(s) = 1: the unitary polar factor U V^H.
 
-    Its derivative contains 1 / (s_i + s_j), and 1 / s_i outside the range. Where
-    that divides by rounding errors the derivative does not exist and 0 is taken.
+    Its derivative contains 1 / (s_i + s_j), and 1 / s_i outside the range. Where the
+    denominator is a rounding error, the derivative does not exist and 0 is used.
     """
 
     def value(self, s, tau, xp):
@@ -334,21 +335,21 @@ class Polar(_Steps):
 class TopSubgradient(_Steps):
     """Gradient of the sum of the `count` largest singular values, or of all.
 
-    1 for these and 0 for the others. A value at the cut that is repeated beyond it,
-    and singular values of 0, have no gradient; the subgradient of least norm is
-    taken: shares of equal size, and 0.
+    It is 1 for these and 0 for the others. For a value at the cut that is repeated
+    beyond it, and for singular values of 0, there is no gradient; the subgradient of
+    least norm is used: equal shares, and 0.
     """
 
     count: int | None = 1
 
     def __post_init__(self) -> None:
-        """Raise ValueError if `count` is none."""
+        """Raise ValueError if `count` is less than 1."""
         if self.count is not None and self.count < 1:
             raise ValueError(f"count must be at least 1, got {self.count}")
 
     @property
     def needs_unitary(self) -> bool:
-        """See `SpectralFunction`; 1 / s_1 is not large."""
+        """Whether f(s) / s may be large; for `count` = 1 it is 1 / s_1."""
         return self.count != 1
 
     def value(self, s, tau, xp):
@@ -363,7 +364,7 @@ class TopSubgradient(_Steps):
         above, below = s > last + rounding, s < last - rounding
         equal = xp.where(above | below, none, one)
         left = self.count - xp.sum(xp.where(above, one, none), axis=-1, keepdims=True)
-        # Of no singular values, none is equal.
+        # With no singular values, the number is 0.
         number = xp.sum(equal, axis=-1, keepdims=True)
         share = left / xp.maximum(number, xp.ones_like(number))
         share = xp.where(last > rounding, share, xp.zeros_like(share))
@@ -404,7 +405,7 @@ class Power(SpectralFunction):
         apart = extreme_difference(tuple(point.s for point in points), d, xp)
         a, b, c = (point.s for point in points)
         high, low = xp.maximum(a, xp.maximum(b, c)), xp.minimum(a, xp.minimum(b, c))
-        # Where all three agree to a third of the digits, half the curvature.
+        # Where all three agree to a third of the digits, half the second derivative.
         near = (high - low <= eps(high, xp) ** (1 / 3) * high) & (low > 0)
         q, middle = self.exponent, xp.where(near, (a + b + c) / 3, xp.ones_like(high))
         return xp.where(near, 0.5 * q * (q - 1) * middle ** (q - 2), apart)
@@ -443,8 +444,8 @@ class Tikhonov(SpectralFunction):
     """s / (s^2 + tau^2), and 0 up to a cut-off: the pseudo-inverse, regularised.
 
     That is u of 1 / z = u - i v for z = s + i tau, and the divided differences are the
-    real parts of those of 1 / z: -1 / (z_a z_b) and 1 / (z_a z_b z_c). The cut-off, of
-    the modulus of z, is relative to the largest.
+    real parts of those of 1 / z: -1 / (z_a z_b) and 1 / (z_a z_b z_c). The cut-off
+    applies to |z| and is relative to the largest |z|.
     """
 
     rcond: float = 0.0
@@ -452,7 +453,7 @@ class Tikhonov(SpectralFunction):
     signed = True
 
     def _parts(self, s: Array, top: Array, tau: Array, xp: Namespace) -> Any:
-        """Parts u and v, 0 where they are not kept, and where they are."""
+        """Parts u and v, set to 0 where z is cut, and the mask of what is kept."""
         size, largest = s * s + tau * tau, top * top + tau * tau
         kept = ~(size <= max(self.rcond, rounding_rtol(s, xp)) ** 2 * largest)
         u, v = (safe_divide(x + xp.zeros_like(size), size, kept, xp) for x in (s, tau))
@@ -510,7 +511,7 @@ class Whitening(SpectralFunction):
     def _roots(
         self, points: tuple[Array, ...], top: Array, tau: Array, xp: Namespace
     ) -> tuple[list[Array], Array]:
-        """Find r, 1 where it is cut, and whether all are kept."""
+        """Values r, 1 where r is cut, and the mask where all of them are kept."""
         roots, every = [], True
         least = rounding_rtol(top, xp) ** 2 * (top * top + tau)
         for s in points:
@@ -560,7 +561,7 @@ class Whitening(SpectralFunction):
 def _unless(
     kept: Array, x: Array, otherwise: Callable[[], Array], xp: Namespace
 ) -> Any:
-    """`x` where `kept` holds, and elsewhere what is computed only if that is needed."""
+    """`x` where `kept` holds, else `otherwise()`, which is called only if needed."""
     if any_on_host(~kept, xp) is False:
         return x
     return xp.where(kept, x, otherwise())
@@ -570,9 +571,9 @@ def _unless(
 class ProperRotation(_Steps):
     """tau = (1, ..., 1, d), d = -1 if U V^H is a reflection: the nearest rotation.
 
-    As `Polar` with the sign of the last singular value turned: the derivative
-    contains 1 / (s_i - s_k) then. Where that divides by rounding errors, there is no
-    derivative, and 0 is taken.
+    As `Polar` with the sign of the last singular value flipped: the derivative then
+    contains 1 / (s_i - s_k). Where the denominator is a rounding error, the derivative
+    does not exist and 0 is used.
     """
 
     has_tau = True

@@ -3,8 +3,8 @@
 Singular vectors are free: a complex pair (u_i, v_i) up to a common phase, the
 vectors of a repeated singular value up to a common unitary matrix, those of the
 zero singular values and of the null spaces up to one on each side. A loss that
-sees this freedom has no derivative there. The part of the cotangents along it,
-relative to their size, measures by how much.
+depends on this freedom has no derivative there. The part of the cotangents along
+the free directions, relative to their size, measures how much it depends on them.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def gauge_dependence(
 
 
 def squared(X: Array, xp: Namespace, where: Array | None = None) -> Array:
-    """Sum of the squares of each matrix, or of those where `where` holds."""
+    """Sum of the squared moduli of each matrix, only where `where` holds."""
     square = xp.abs(X) ** 2
     if where is not None:
         square = xp.where(where, square, xp.zeros_like(square))
@@ -156,16 +156,16 @@ def root_ratio(free: Array, total: Array, xp: Namespace) -> Array:
 
 
 def report_gauge(dependence: Any, gauge: Gauge, epsilon: float) -> None:
-    """Warn, raise or call, as `gauge` says, with the dependence of a backward pass.
+    """Warn, raise or call `gauge` with the gauge dependence of a backward pass.
 
-    ``"warn"`` and ``"error"`` read it on the host; a callable gets it as it is.
-    `epsilon` is that of the cotangents.
+    ``"warn"`` and ``"error"`` read it on the host; a callable receives the array.
+    `epsilon` is the precision of the cotangents.
     """
     if callable(gauge):
         gauge(dependence)
         return
     tolerance = gauge_tolerance(epsilon)
-    # Only the standard's arrays have no methods.
+    # Arrays that follow the array API strictly have no methods.
     xp = None if hasattr(dependence, "sum") else array_namespace(dependence)
     bad = ~(dependence <= tolerance)  # NaN included
     count = int(bad.sum() if xp is None else xp.sum(xp.astype(bad, xp.int64)))

@@ -1,6 +1,6 @@
 """Spectral maps by the eigenvectors of a Gram matrix, without an SVD.
 
-For m >= n (a wide matrix is turned),
+For m >= n (a wide matrix is transposed),
 
     F(A) = A h(N),  N = A^H A,  h(s^2) = f(s) / s
     DF(A)[X] = X h(N) + A V [h[s_i^2, s_j^2] o (Z + Z^H)] V^H,  Z = V^H A^H X V
@@ -8,8 +8,8 @@ For m >= n (a wide matrix is turned),
 which needs no U, and no singular values that f sets to 0. Squaring loses singular
 values below sqrt(eps) s_1, and `svd_by_gram` finds them again by a second Gram matrix.
 
-All sums over the longer side are Gram matrices and the like: where that side is spread
-over devices, each of them is an all-reduce of n x n numbers, and nothing else is sent.
+All sums over the longer side are products such as Gram matrices: where that side is
+spread over devices, each is an all-reduce of n x n numbers, and nothing else is sent.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _difference(
 
 
 class Gram(NamedTuple):
-    """Gram matrix N of the smaller side of A / scale, and that matrix."""
+    """Gram matrix N of the smaller side of A, which is the given matrix over scale."""
 
     N: Array
     A: Array
@@ -148,9 +148,9 @@ class Gram(NamedTuple):
 
 
 def gram_matrix(A: Array, wide: bool, xp: Namespace) -> Gram | None:
-    """Gram matrix; None if A is not finite: the SVD then reports it.
+    """Gram matrix of A, in double precision if `wide`, scaled if squares overflow.
 
-    Of a spread A `eigh` does.
+    None if A is not finite, which the SVD then reports; for spread A, `eigh` does.
     """
     if wide:
         A = in_double(A, xp)
@@ -159,8 +159,8 @@ def gram_matrix(A: Array, wide: bool, xp: Namespace) -> Gram | None:
         Ah = adjoint(A, xp)
         return all_reduce(A @ Ah if is_wide(A) else Ah @ A, xp)
 
-    # The squares of very small and very large elements under- and overflow; their sum
-    # shows it in one pass less than the largest element.
+    # The squares of very small and very large elements under- and overflow. The trace
+    # shows this with one pass less over A than the largest element.
     N = product(A)
     trace = xp.sum(real(xp.linalg.diagonal(N), xp), axis=-1)
     least = vanishing(trace, xp) ** 2
@@ -185,8 +185,8 @@ def from_gram(
 ) -> SVDFactors | GramFactors:
     """Factors of the matrix `given` by the eigenvectors of its Gram matrix.
 
-    Without the vectors of the longer side where they cost more than they save, unless
-    `with_image`.
+    The vectors of the longer side are left out where they cost more than they save,
+    unless `with_image`.
     """
     eigenvalues, V = _descending(gram.N, xp)
     short, long = min(given.shape[-2:]), max(given.shape[-2:])
@@ -206,12 +206,12 @@ def from_gram(
 
 
 def svd_by_gram(gram: Gram, given: Array, xp: Namespace) -> SVDFactors:
-    """SVD of the matrix `given` by two Gram matrices, as accurate as one of itself.
+    """SVD of the matrix `given` by two Gram matrices, as accurate as a direct one.
 
-    That of A V, with unit columns, resolves what the first has lost, as in CholeskyQR2
+    That of A V, with unit columns, resolves what the first lost, as in CholeskyQR2
     (Y. Yamamoto, Y. Nakatsukasa, Y. Yanagisawa and T. Fukaya, "Roundoff error analysis
     of the CholeskyQR2 algorithm", ETNA 44, 2015). The vectors of the larger side that
-    belong to singular values at rounding level are 0, or nearly, not orthonormal.
+    belong to singular values at rounding level are 0 or nearly 0, not orthonormal.
     """
     V = orthonormal(_descending(gram.N, xp)[1], xp)
     image, size = unit_image(gram.A, V, xp)
@@ -234,8 +234,8 @@ def svd_by_gram(gram: Gram, given: Array, xp: Namespace) -> SVDFactors:
 
 def _descending(N: Array, xp: Namespace) -> tuple[Array, Array]:
     """Eigenvalues, in descending order, and eigenvectors of a Gram matrix."""
-    # The lift changes no vector. Without it the diagonal of a sparse matrix of low rank
-    # ends in numbers too small for LAPACK's QR iteration, which then gives up.
+    # The lift leaves the eigenvectors unchanged. Without it, LAPACK's QR iteration may
+    # fail for the tiny last diagonal elements of a sparse matrix of low rank.
     diagonal = real(xp.linalg.diagonal(N), xp)
     lift = eps(N, xp) * xp.sum(diagonal, axis=-1)[..., None]
     lifted = N + diagonal_matrices(lift * xp.ones_like(diagonal), N, xp)
@@ -245,9 +245,9 @@ def _descending(N: Array, xp: Namespace) -> tuple[Array, Array]:
 
 
 def unit_image(A: Array, V: Array, xp: Namespace) -> tuple[Array, Array]:
-    """Columns of A V, or A^H V, over their lengths, and these.
+    """Normalised columns of A V, or of A^H V for wide A, and their lengths S.
 
-    They are more accurate than the eigenvalues, and with U go fewer products.
+    S is more accurate than roots of eigenvalues, and maps with U take fewer products.
     """
     image = (adjoint(A, xp) if is_wide(A) else A) @ V
     S = xp.sqrt(all_reduce(xp.sum(xp.abs(image) ** 2, axis=-2), xp))
@@ -256,7 +256,7 @@ def unit_image(A: Array, V: Array, xp: Namespace) -> tuple[Array, Array]:
 
 
 def completed(U: Array, xp: Namespace) -> Array:
-    """Unitary U, whose columns from lost singular values are not orthogonal.
+    """Orthonormalise U, whose columns of lost singular values are not orthogonal.
 
     The first columns are the most accurate ones, and QR changes them the least.
     """

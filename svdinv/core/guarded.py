@@ -1,4 +1,4 @@
-"""What CUDA's libraries return without an error, and how it is put right."""
+"""Corrections of wrong results that CUDA's libraries return without an error."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from svdinv.core.tolerances import eps
 
 
 def marked(A: Array, factors: tuple[Array, ...], xp: Namespace) -> tuple[Array, ...]:
-    """Factors of A, NaN where a matrix has NaN or infinity.
+    """Replace the factors of matrices A that have NaN or infinity by NaN.
 
-    Of square ones up to 32 x 32 cuSOLVER's Jacobi iterations return finite numbers.
+    For square ones up to 32 x 32, cuSOLVER's Jacobi iterations return finite numbers.
     """
     finite = xp.all(xp.isfinite(A), axis=(-2, -1), keepdims=True)
     return tuple(
@@ -19,15 +19,15 @@ def marked(A: Array, factors: tuple[Array, ...], xp: Namespace) -> tuple[Array, 
 
 
 def independent(X: Array, xp: Namespace) -> Array:
-    """X, moved by rounding errors so that no column depends on others exactly.
+    """Perturb X by rounding errors, so that no columns are exactly dependent.
 
-    Of columns that do, a Q of cuBLAS's QR decomposition of batches is not orthonormal,
-    or NaN.
+    For dependent columns, Q of cuBLAS's batched QR decomposition is not orthonormal or
+    is NaN.
     """
     m, n = X.shape[-2:]
     dtype, device = real(X, xp).dtype, getattr(X, "device", None)
     rows, columns = (xp.arange(1, k + 1, dtype=dtype, device=device) for k in (m, n))
-    # Without a pattern that singular vectors could have.
+    # The noise has no pattern that singular vectors could have.
     noise = xp.sin(1e4 * xp.sin(rows[:, None] * n + columns[None, :]))
     noise = xp.broadcast_to(noise, X.shape)
     return X + cast(4 * eps(X, xp) * abs_max(X, xp) * noise, X, xp)

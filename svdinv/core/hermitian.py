@@ -54,11 +54,11 @@ class HermitianFunction(ABC):
         raise NotImplementedError
 
     def parameter_derivative(self) -> HermitianFunction:
-        """Differentiate in the parameter: a function of the same parameter."""
+        """Differentiate f in its parameter: a function of the same parameter."""
         raise NotImplementedError
 
     def domain(self, w: Array, xp: Namespace) -> Array:
-        """Eigenvalues as the derivatives need them: NaN where f has no value."""
+        """Eigenvalues at which derivatives are evaluated; NaN where f has no value."""
         return w
 
     @abstractmethod
@@ -78,9 +78,9 @@ class HermitianFunction(ABC):
     def second_sum(
         self, s: Array, y: Array, d: Array, X: Array, Y: Array, xp: Namespace
     ) -> Array | None:
-        """Sum f[s_i, s_k, s_j] X_ik Y_kj over k, if that is matrix products.
+        """Sum of f[s_i, s_k, s_j] X_ik Y_kj over k by matrix products, or None.
 
-        `y` is f(s), and `d` f[s_i, s_j]. None where the sum has to be taken.
+        `y` is f(s), and `d` is f[s_i, s_j]. If None, the caller sums over k.
         """
         return None
 
@@ -94,7 +94,7 @@ class Exponential(HermitianFunction):
 
     def difference(self, a, b, xp):
         gap = xp.abs(a.s - b.s)
-        # From the larger down, so that nothing overflows that need not.
+        # From the larger value down, so that nothing overflows needlessly.
         one = xp.ones_like(gap)
         decay = safe_divide(-xp.expm1(-gap), gap, gap != 0, xp, one)
         return xp.maximum(a.y, b.y) * decay
@@ -107,9 +107,9 @@ class Exponential(HermitianFunction):
 
 @dataclass(frozen=True)
 class Logarithm(HermitianFunction):
-    """log(w), of positive definite matrices; NaN for others, singular ones too.
+    """log(w) of positive definite matrices; NaN for all others, also singular ones.
 
-    Up to a constant, which no difference has, it is homogeneous of degree 0.
+    Up to a constant, which cancels in differences, it is homogeneous of degree 0.
     """
 
     degree: ClassVar[float] = 0.0
@@ -135,8 +135,8 @@ class _Root(HermitianFunction):
     """A function of positive semidefinite matrices.
 
     Eigenvalues up to rounding level of the largest modulus count as 0 in the
-    derivatives, and clearly negative ones are NaN. Where a ridge was added, which is
-    what `ridged` says, positive ones from a sixteenth of that level on are kept.
+    derivatives, and clearly negative ones are NaN. With `ridged`, for matrices to which
+    a ridge was added, positive ones above a sixteenth of that level are kept.
     """
 
     ridged: bool = False
@@ -154,8 +154,8 @@ class _Root(HermitianFunction):
 class SquareRoot(_Root):
     """sqrt(w); a rounding error below 0 counts as 0, other negative values as NaN.
 
-    Between two eigenvalues 0 the derivative is infinite, and 0 is taken. `cut` says
-    that positive values at rounding level count as 0 too.
+    Between two zero eigenvalues the derivative is infinite, and 0 is used. With `cut`,
+    positive values at rounding level count as 0 in the value, too.
     """
 
     cut: bool = False
@@ -174,7 +174,7 @@ class SquareRoot(_Root):
 
     def second_difference(self, points, d, xp):
         inside = -d[0] * d[1] * d[2]
-        # One of d is 0, what was left out, where two values are.
+        # Where two values are 0, one of d is infinite and was replaced by 0.
         apart = _quotient(points, d, xp)
         return xp.where(inside == 0, apart, inside)
 
@@ -183,7 +183,7 @@ class SquareRoot(_Root):
         result = -d * ((d * X) @ (d * Y))
         if any_on_host(lost, xp) is False:
             return result
-        # Of two zeros and s, s^(-3/2).
+        # For two zeros and s, the second difference is s^(-3/2).
         one = xp.ones_like(y)
         w = safe_divide(one, s * xp.sqrt(s), ~lost, xp)
         zero = cast(xp.where(lost, one, 0 * one), X, xp)
@@ -240,7 +240,7 @@ class InverseSquareRoot(_Root):
 class Power(_Root):
     """w^p, with the exponent p as the parameter; 0 stays 0, for p <= 0 too.
 
-    Between two eigenvalues of 0 the derivative is infinite for p < 1, and 0 is taken.
+    Between two zero eigenvalues the derivative is infinite for p < 1, and 0 is used.
     `logs` is the order of the derivative in p, w^p log(w)^logs, and `exponent` an array
     in the batch shape of the matrices.
     """
@@ -251,7 +251,6 @@ class Power(_Root):
 
     @property
     def degree(self) -> Any:
-        """See `HermitianFunction`."""
         return self.exponent
 
     def at(self, parameter: Array) -> Power:
@@ -275,7 +274,7 @@ class Power(_Root):
         p, inside = self._exponent(a.s), xp.minimum(a.s, b.s) > 0
         high = xp.maximum(a.s, b.s)
         one = xp.ones_like(high)
-        # One of the two is 0; or both, where only w has a slope, other than 0.
+        # One of the two is 0, or both: then only f(w) = w has a slope other than 0.
         slope = xp.where((p == 1) & (self.logs == 0), one, 0 * one)
         across = safe_divide(a.y + b.y, high, high != 0, xp, slope)
         bases = [xp.where(x.s > 0, x.s, xp.ones_like(x.s)) for x in (a, b)]
@@ -315,7 +314,7 @@ class Power(_Root):
 
 @dataclass(frozen=True)
 class PositivePart(HermitianFunction):
-    """max(w, 0). At 0 it has a kink, and the slope 0 is taken, of 0 up to rounding."""
+    """max(w, 0). At the kink, for w up to rounding level, the slope 0 is used."""
 
     degree: ClassVar[float] = 1.0
 
@@ -356,8 +355,8 @@ def _around_mean(
     return xp.where(near, mean, xp.ones_like(mean)), offsets, near
 
 
-# Taylor coefficients from x^2 on: of exp for three values within 1 of each other, of
-# log(1 + x) within a quarter, to double precision.
+# Taylor coefficients from x^2 on, which reach double precision: of exp for three values
+# within 1 of each other, of log(1 + x) for three within a quarter.
 _EXP = tuple(1 / math.factorial(k) for k in range(2, 19))
 _LOG = tuple((-1) ** (k + 1) / k for k in range(2, 26))
 
@@ -407,7 +406,7 @@ def hermitian_second_derivative(
 ) -> Array:
     """Apply the second derivative, which is symmetric in X and Y.
 
-    Of two tangents of A; or of a cotangent of f(A) and a tangent Y of A, for the
+    X and Y are two tangents of A; or X is a cotangent of f(A), and the result is the
     tangent along Y of the cotangent of A. Shapes are (..., n, n).
     """
     w, V = factors
@@ -419,7 +418,7 @@ def hermitian_second_derivative(
     block = function.second_sum(*p, d, X, Y, xp)
     if block is None:
         block = _sum_over_triples(function, p, d, X, Y, xp)
-    # X and Y the other way round give the conjugate transpose.
+    # Exchanging X and Y gives the conjugate transpose, which `_recompose` adds.
     return _recompose(V, 2 * block, xp)
 
 
@@ -447,7 +446,7 @@ def _sum_over_triples(
 def _of_usual_size(
     function: HermitianFunction, w: Array, order: int, xp: Namespace
 ) -> tuple[Array, Array | None]:
-    """Divide eigenvalues by a power of two u, so that divided differences are numbers.
+    """Divide eigenvalues by a power of two u, so that differences do not overflow.
 
     Returns w / u and r = u^((degree - order) / 2), of shape (..., 1, 1), or None where
     u is 1. The derivative of that order at w is r^2 times that at w / u; one factor is

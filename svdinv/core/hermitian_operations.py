@@ -88,8 +88,8 @@ class Eigh(Decomposition):
 class GeneralizedEigh(Operation):
     """(A, B, w, V) -> w and V, with A V = B V diag(w) and V^H B V = 1.
 
-    Of Hermitian A and positive definite B. It has no tangent, and is called where
-    nothing is differentiated forwards. With the cotangent gA = V X V^H of A by `rule`,
+    A is Hermitian, B positive definite. There is no tangent: it is not called where
+    forward mode may differentiate it. With the cotangent gA = V X V^H of A by `rule`,
 
         gB = -herm(V (X diag(w) + V^H gV / 2) V^H).
     """
@@ -140,7 +140,7 @@ class FactoriseHermitian(Operation):
 
 @dataclass(frozen=True)
 class _OfFunction(Operation):
-    """An operation with a function as its field; `at` sets the parameter of that."""
+    """An operation with a function as its field, whose parameter `at` sets."""
 
     function: HermitianFunction
 
@@ -148,7 +148,7 @@ class _OfFunction(Operation):
         return self.function if p is None else self.function.at(p)
 
     def in_parameter(self) -> _OfFunction:
-        """Differentiate in the parameter: the operation of another function."""
+        """Return the operation with the derivative of the function in its parameter."""
         return replace(self, function=self.function.parameter_derivative())
 
 

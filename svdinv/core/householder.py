@@ -14,16 +14,16 @@ from svdinv.core.namespace import (
 
 
 def det(A: Array, xp: Namespace) -> Array:
-    """Compute the determinant of A of known lengths, (..., n, n)."""
+    """Compute the determinant of A, whose shape (..., n, n) must be known."""
     _, R = qr(A, xp)  # by a reflection, of determinant -1, for each column
     return (-1.0) ** A.shape[-1] * xp.prod(xp.linalg.diagonal(R), axis=-1)
 
 
 def qr(A: Array, xp: Namespace) -> tuple[Array, Array]:
-    """Reduced QR decomposition by Householder's reflections, one a column.
+    """Reduced QR decomposition by one Householder reflection per column.
 
-    Of A of known lengths, (..., m, n), and of any rank: Q, shape (..., m, k), has k =
-    min(m, n) orthonormal columns, and R is upper triangular, (..., k, n).
+    A, of known shape (..., m, n), may have any rank. Q, (..., m, k), has k = min(m, n)
+    orthonormal columns, and R, (..., k, n), is upper triangular.
     """
     k = min(A.shape[-2:])
     if 0 in A.shape:
@@ -51,8 +51,8 @@ def qr(A: Array, xp: Namespace) -> tuple[Array, Array]:
 def _over_size(X: Array, xp: Namespace) -> tuple[Array, Array]:
     """X over its largest real or imaginary part, and that as (..., 1, 1); 1 for 0.
 
-    Where squares overflow, or some of them underflow, a norm is wrong, and the
-    reflection made with it not unitary.
+    Otherwise squares could over- or underflow; with a norm that is wrong, a reflection
+    is not unitary.
     """
     size = abs_max(X, xp)
     least = float(xp.finfo(size.dtype).smallest_normal)

@@ -1,4 +1,4 @@
-"""What the formulas need beyond the array API, in the array API."""
+"""Functions beyond the array API that the formulas need, written in it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def last_size(x: Array, xp: Namespace) -> Any:
 
 
 def first(x: Array, axis: int = -1) -> Array:
-    """First element along a negative axis, kept with length 1; empty if that is."""
+    """Slice 0:1 along an axis counted from the end; empty if the axis is."""
     if known_equal(x.shape[axis], 0):
         return x  # the standard allows no slice beyond the end
     return x[(..., slice(0, 1), *[slice(None)] * (-axis - 1))]
@@ -90,7 +90,7 @@ def identity_like(x: Array, xp: Namespace) -> Array:
 
 def off_diagonal(mask: Array, eye: Array, xp: Namespace) -> Array:
     """Mask of square matrices without its diagonal, given identity matrices."""
-    # Not by `&`: under `mx.vmap`, MLX's reads other memory where it maps over one side.
+    # Not by `&`: under `mx.vmap` over one operand, MLX's `&` reads wrong memory.
     return xp.where(eye == 0, mask, False)
 
 
@@ -111,7 +111,7 @@ def is_wide(A: Array) -> bool:
 
 
 def add_product(C: Array, A: Array, B: Array, xp: Namespace) -> Array:
-    """C + A B; C is new and may be overwritten, where a namespace can do that."""
+    """C + A B; a namespace may overwrite C, which must not be needed afterwards."""
     add = getattr(xp, "add_product", None)
     return C + A @ B if add is None else add(C, A, B)
 
@@ -133,16 +133,16 @@ def abs_max(x: Array, xp: Namespace, axis: tuple[int, ...] = (-2, -1)) -> Array:
     return all_reduce(most, xp)
 
 
-# Exponents, in 32nds of the largest, from which on something is scaled.
+# Sizes beyond 2^(+-part/32 of the largest exponent) are rescaled.
 _PARTS = 6, 11, 16, 21, 26
 
 
 def _is_large(x: Array, axis: tuple[int, ...]) -> bool:
-    """Whether PyTorch finds two extrema along axes sooner than |x| on the CPU."""
+    """Whether two extrema along axes are faster than |x| in PyTorch on the CPU."""
     return math.prod(x.shape[i] for i in axis) > 2**16
 
 
-# Elements of a matrix of which Python finds the largest sooner than a framework.
+# Elements of the largest matrices whose maximum Python finds sooner than a framework.
 _FEW = 256
 
 
@@ -152,7 +152,7 @@ def _usual_edge(x: Array, xp: Namespace) -> float:
 
 
 def is_small_and_usual(A: Array, xp: Namespace) -> bool:
-    """Whether A is one small matrix, and `binary_scale` of its size known to be 1."""
+    """Whether A is one small matrix whose `binary_scale` is known to be 1."""
     sides = [n for n in known_shape(A) if n is not None]
     if not len(A.shape) == len(sides) == 2 or not 0 < math.prod(sides) <= _FEW:
         return False
@@ -166,9 +166,9 @@ def is_small_and_usual(A: Array, xp: Namespace) -> bool:
 
 
 def is_finite(size: Array, xp: Namespace) -> Array:
-    """Whether absolute values are numbers.
+    """Whether absolute values are finite.
 
-    Not by a comparison with infinity, which TensorFlow's `enable_check_numerics` finds.
+    TensorFlow's `enable_check_numerics` would report a comparison with infinity.
     """
     return size <= float(xp.finfo(size.dtype).max)
 
@@ -177,16 +177,16 @@ def is_usual(size: Array, xp: Namespace) -> bool:
     """Whether `binary_scale` is known to be 1 everywhere."""
     edge = _usual_edge(size, xp)
     known = numbers(size, xp) if all(n == 1 for n in known_shape(size)) else None
-    if known is not None:  # a single one, of which Python knows sooner
+    if known is not None:  # a single number, which Python compares sooner
         return 1 / edge <= known[0] <= edge
     return any_on_host((size > edge) | (size < 1 / edge), xp) is False
 
 
 def binary_scale(size: Array, xp: Namespace) -> Array:
-    """Power of two that `size` is divided by so that its powers are numbers.
+    """Power of two to divide by, so that powers of `size` neither over- nor underflow.
 
-    1 for all usual sizes, for 0, and for what is not finite. Of others it is so near
-    that its own square is a number if that of `size` is, and an even power of two.
+    1 for all usual sizes, for 0, and for what is not finite. For other sizes, it is so
+    close that its square is finite whenever that of `size` is; an even power of two.
     """
     scale = one = xp.ones_like(size)
     if is_usual(size, xp):
@@ -206,7 +206,7 @@ def binary_scale(size: Array, xp: Namespace) -> Array:
 
 
 def held(scale: Array, xp: Namespace) -> Array:
-    """`scale` without its derivatives, which cancel, but may be no numbers."""
+    """`scale` as a constant: its derivatives cancel, but might not be finite."""
     hold = getattr(xp, "stop_gradient", None)
     return scale if hold is None else hold(scale)
 
@@ -220,7 +220,7 @@ def nan_unless(condition: Array, x: Array, xp: Namespace) -> Array:
 
 
 def any_on_host(mask: Array, xp: Namespace) -> bool | None:
-    """Whether any element is true; None where the answer would wait for a device.
+    """Whether any element is true; None where reading it would wait for a device.
 
     None, too, where arrays have no values yet, as in a traced function.
     """
@@ -234,7 +234,7 @@ def has_values(A: Array, xp: Namespace) -> bool:
 
 
 def numbers(x: Array, xp: Namespace) -> list[float] | None:
-    """Elements of a small array as numbers of Python; None where that would wait."""
+    """Elements of a small array as Python numbers; None if that waits for a device."""
     ask = getattr(xp, "numbers", None)
     return ask and ask(x)
 
@@ -252,21 +252,21 @@ def is_spread(A: Array, xp: Namespace) -> bool:
 
 
 def all_reduce(x: Array, xp: Namespace) -> Array:
-    """Sum `x` over the devices that an axis is spread over; the result is on all.
+    """Sum `x` over the devices that an axis is spread over; all get the result.
 
-    Explicitly, because a framework may distribute a small array once more.
+    It is explicit, because a framework might distribute the small result once more.
     """
     reduce = getattr(xp, "all_reduce", None)
     return x if reduce is None else reduce(x)
 
 
 def is_writable(xp: Namespace) -> bool:
-    """Whether parts of an array whose values are known can be assigned to."""
+    """Whether arrays that have values support item assignment."""
     return getattr(xp, "writable", False)
 
 
 def decomposes_quickly(A: Array, xp: Namespace) -> bool:
-    """Whether `linalg` decomposes such a batch by kernels of its own.
+    """Whether `linalg` decomposes such a batch by svdinv's kernels.
 
     Nothing is faster then, and their single precision needs no repair.
     """
@@ -275,7 +275,7 @@ def decomposes_quickly(A: Array, xp: Namespace) -> bool:
 
 
 def runs_kernels(A: Array, xp: Namespace) -> bool:
-    """Whether kernels may compute with A now, which nothing transforms or traces."""
+    """Whether kernels may run on A now: nothing transforms or traces it."""
     ask = getattr(xp, "runs_kernels", None)
     return ask is not None and ask(A)
 
@@ -290,9 +290,10 @@ def clusters(
     epsilon: float,
     xp: Namespace,
 ) -> Array | None:
-    """Put the consistent rule of `svdinv.core.degenerate` into a block, by kernels.
+    """Overwrite a block within clusters by the consistent rule, by kernels.
 
-    Of eigenvalues, `NH` is None. Returns None where no kernel does it.
+    See `svdinv.core.degenerate`. For eigenvalues, `NH` is None. Returns None where no
+    kernel does it.
     """
     compute = getattr(xp, "clusters", None)
     return None if compute is None else compute(s, M, NH, gS, block, near, epsilon)
@@ -318,7 +319,7 @@ def triangle(A: Array, xp: Namespace) -> tuple[Array, Callable[[Array], Array]] 
 
 
 def decomposes_in_double(xp: Namespace) -> bool:
-    """Whether `linalg` computes single precision in double, and rounds once."""
+    """Whether `linalg` decomposes single precision in double, and rounds the result."""
     return getattr(xp, "decomposes_in_double", False)
 
 
@@ -351,7 +352,7 @@ def while_loop(
 
 
 def each(f: Callable[[Array], Array], x: Array, xp: Namespace) -> Array:
-    """Apply a function to all x[i], at once where the namespace can."""
+    """Stack f(x[i]) over all i, computed at once where the namespace can."""
     mapped = getattr(xp, "mapped", None)
     if mapped is not None:
         return mapped(f)(x)
@@ -359,7 +360,7 @@ def each(f: Callable[[Array], Array], x: Array, xp: Namespace) -> Array:
 
 
 def on_host(report: Callable[[Array], None], x: Array, xp: Namespace) -> None:
-    """Call `report` with `x` on the host, in a graph when that runs."""
+    """Call `report` with `x` on the host; in a traced graph, when the graph runs."""
     call = getattr(xp, "on_host", None)
     if call is None:
         report(x)
@@ -386,13 +387,13 @@ def safe_divide(
 def scaled(x: Array, xp: Namespace) -> tuple[Array, Array]:
     """`x` over a power of two near its largest modulus, and that as (..., 1).
 
-    1 where all are 0. Any other number would round the quotients, and so change the
-    gaps between close values by a fraction.
+    It is 1 where all are 0. A divisor that is no power of two would round the quotients
+    and so change the gaps between close values by a fraction.
     """
     top = held(xp.max(xp.abs(x), axis=-1, keepdims=True), xp)
     info, one = xp.finfo(x.dtype), xp.ones_like(top)
     top = xp.where(top >= float(info.smallest_normal), top, one)
-    # A sum with a number 1 / eps times as large keeps the leading bit alone.
+    # A sum with a number 1 / eps times as large keeps only the leading bit.
     eps, (_, bits) = float(info.eps), math.frexp(float(info.max))
     unit = xp.where(top > 1, 0.25 * eps * one, one)  # against overflow
     part = top * unit

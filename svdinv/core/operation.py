@@ -1,9 +1,9 @@
 """Operations that own their derivatives.
 
 An operation is a frozen value with three rules, and the rules call other operations.
-What a framework has to supply is one function, `call`, that makes a call of any
-operation differentiable in its own way: so n operations and m frameworks cost n + m
-pieces. `svdinv.core.svd_operations`, `svdinv.core.spectral_operations` and
+A framework supplies one function, `call`, that makes a call of any operation
+differentiable: n operations and m frameworks take n + m pieces of code.
+`svdinv.core.svd_operations`, `svdinv.core.spectral_operations` and
 `svdinv.core.hermitian_operations` hold the operations, `svdinv.backends` the calls.
 """
 
@@ -30,12 +30,12 @@ class Operation:
     Attributes
     ----------
     saves_inputs, saves_outputs : bool
-        What `tangent` and `cotangent` read of x and of y; the other is None there,
-        where keeping it would cost memory.
+        Whether `tangent` and `cotangent` read x, and whether they read y. What they do
+        not read is passed as None, so that it need not be kept.
     transparent : bool
-        If true, frameworks differentiate through `composed`, which is made of array
-        functions and calls, and do not call `tangent`. `cotangent` may be there all the
-        same, for arguments that the operation is linear in.
+        If true, frameworks differentiate through `composed`, which consists of array
+        functions and calls, and do not call `tangent`. There may still be a
+        `cotangent`, for arguments in which the operation is linear.
     host : bool
         Whether `value` reads elements of arrays on the host, where they have values.
     """
@@ -46,7 +46,7 @@ class Operation:
     host: ClassVar[bool] = False
 
     def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """Compute the outputs, whatever `x` depends on; by default as `composed`."""
+        """Compute the outputs without derivatives; by default by `composed`."""
         if type(self).composed is Operation.composed:
             raise NotImplementedError
         return self.composed(x, direct(xp), xp)
@@ -66,10 +66,10 @@ class Operation:
         call: Call,
         xp: Namespace,
     ) -> tuple[Any, ...]:
-        """Compute the cotangents of the first arguments, as dL = Re tr(g^H dx).
+        """Compute the cotangents of the first arguments, with dL = Re tr(g^H dx).
 
-        None in `g` is zero. Of those not `wanted`, any may be None, and so may `x` be
-        there if the operation is linear in it.
+        None in `g` is zero. A cotangent that is not `wanted` may be None. So may its
+        argument in `x`, if the operation is linear in that argument.
         """
         raise NotImplementedError
 
@@ -78,23 +78,23 @@ class Operation:
         return self.value(x, xp)
 
     def anonymous(self) -> Operation:
-        """Return the operation without what its value does not depend on."""
+        """Return the operation without fields that its value does not depend on."""
         return self
 
 
 def direct(xp: Namespace) -> Call:
-    """Make the call that computes values alone."""
+    """Return the `Call` that computes values without derivatives."""
     return lambda operation, *x: operation.value(x, xp)
 
 
 def add(*terms: Any) -> Any:
-    """Sum of what is not None, or None."""
+    """Sum of the terms that are not None; None if all are."""
     given = [term for term in terms if term is not None]
     return sum(given[1:], given[0]) if given else None
 
 
 def rebuilt(outputs: Any, arrays: Iterable[Any]) -> Any:
-    """Put arrays in the place of outputs, in a named tuple if these are one."""
+    """Tuple of `arrays`, of the named tuple type of `outputs` if they are one."""
     kind = type(outputs)
     return kind(*arrays) if hasattr(kind, "_fields") else tuple(arrays)
 
@@ -112,23 +112,23 @@ def when(given: bool, call: Call, operation: Operation, *x: Any) -> tuple[Any, .
 def when_second(
     given: bool, call: Call, operation: Operation, points: Arrays, *x: Any
 ) -> tuple[Any, ...]:
-    """Call a second derivative, which refuses a third at `points`, as `when` does."""
+    """As `when`, for a second derivative at `points`, where a third one raises."""
     return call(operation, *call(RefuseThird(), *points), *x) if given else (None, None)
 
 
 def present(arrays: Iterable[Any]) -> tuple[bool, ...]:
-    """Which arrays are there, not None."""
+    """Which arrays are not None."""
     return tuple(x is not None for x in arrays)
 
 
 def filled(arrays: Iterable[Any], there: Iterable[bool]) -> tuple[Any, ...]:
-    """Put None where nothing is there, for functions that take arrays alone."""
+    """Undo the removal of None: the next array where `there` is true, else None."""
     rest = iter(arrays)
     return tuple(next(rest) if is_there else None for is_there in there)
 
 
 def in_front(arrays: Arrays, axes: Sequence[int | None], xp: Namespace) -> list[Any]:
-    """Move the axes that a framework maps over to the front; add one where none is.
+    """Move each mapped axis to the front; broadcast arrays without one along it.
 
     Operations accept arrays with the mapped axis in front.
     """
@@ -159,11 +159,9 @@ class RefuseThird(Operation):
     """
 
     def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
         return tuple(None if t is None else t + 0 for t in x)
 
     def tangent(self, *_: Any, **__: Any) -> NoReturn:
-        """Raise NotImplementedError."""
         refuse_third()
 
     cotangent = tangent

@@ -21,8 +21,8 @@ _PACKAGE = "svdinv.core."
 def to_text(x: Any, numbers: list[Any]) -> str | None:
     """Text of an operation, or a field of one; its numbers are added to `numbers`.
 
-    None where a field is of another kind: a callable, or a class of other code, of
-    which nothing says how to make it anew. PyTorch's Dynamo can trace this function.
+    None if a field cannot be restored from text: a callable, or a class outside svdinv.
+    PyTorch's Dynamo can trace this function.
     """
     if x is None:
         return "null"
@@ -52,7 +52,7 @@ def to_text(x: Any, numbers: list[Any]) -> str | None:
 
 @lru_cache(maxsize=512)
 def from_text(text: str, numbers: tuple[float, ...]) -> Operation:
-    """Operation of a text.
+    """Restore an operation from its text.
 
     Raises
     ------

@@ -1,52 +1,38 @@
 """Soft thresholding of singular values and the polar factor by products alone.
 
-No decomposition, no linear solve and no look at a value: a fixed number of batched
-products, which is what GPUs are fast at and batched decompositions are not. All
-rests on one map, the step of the singular values of A = U diag(s) V^H,
+A fixed number of batched products suits GPUs better than batched decompositions do,
+and needs no value on the host. With A = U diag(s) V^H and
 
     W = U diag(s > tau) V^H,   P = W^H W,
 
-since soft thresholding is F = A P - tau W, with dF/dtau = -W, and the polar factor
-is W at tau = 0. W is the limit of odd polynomials X p(X^H X), one after the other,
-of the scaled A. As those of Amsel, Persson, Musco and Gower (arXiv:2505.16932) for
-the polar factor, each is nearly the best of its degree, which is 9, for 4 products.
-They come in four kinds:
+soft thresholding is F = A P - tau W, with dF/dtau = -W, and the polar factor is W at
+tau = 0. W is the limit of a sequence of odd polynomials X p(X^H X) of the scaled A.
+Each is nearly the best of its degree, 9, for 4 products, as in Amsel, Persson, Musco
+and Gower (arXiv:2505.16932). They solve linear programs on a grid, with bounds on the
+sums of |coefficients|, to which rounding errors are proportional:
 
-- `_AMPLIFY` multiplies small singular values by 5.6, until the threshold, which it
-  moves along known levels, has arrived at 0.55;
-- `_SHARPEN` has a fixed point there with slope 4.1, moves all that is within 0.15 of
-  it away from it, and keeps [-0.4, 0.4] and [0.7, 1] apart;
-- `_CLOSE` maps these two intervals to the neighbourhoods of 0 and 1;
-- `_EVEN` and `_ODD` make P and W of the result. They agree in all of [0, 1], so that
-  A P - tau W has the factor s - tau even for a singular value at the threshold,
-  which may have come to lie anywhere in between.
+- `_AMPLIFY` multiplies small singular values by 5.6, and the threshold with them, along
+  known levels up to 0.55;
+- `_SHARPEN` has a fixed point there, with slope 4.1: it moves values within 0.15 of the
+  point away from it, and keeps [-0.4, 0.4] and [0.7, 1] apart;
+- `_CLOSE` maps these two intervals close to 0 and to 1;
+- `_EVEN` and `_ODD` compute P and W from the result. They agree on [0, 1], so that
+  A P - tau W has the factor s - tau even for a singular value at the threshold, which
+  may have arrived anywhere in [0, 1].
 
-They solve linear programs on a grid. The first two have the largest factor away from
-0, or from the fixed point, with which -0.4 < f below, f > 0.7 above and f < 0.999;
-`_CLOSE` has the least maximum error on what is left of the intervals; the last two
-have the least maximum difference. The sum of |coefficients|, to which rounding
-errors are proportional, is bounded by 6 in the first two and small in the others.
+Products for the value and its derivative, and the largest relative errors of both, over
+the spectra in the tests and sizes 6 to 32, with products in the arrays' own precision:
 
-The number of products and the errors, the worst for all spectra in the
-tests and sizes from 6 to 32, relative to s_1 and to the norm of the derivative:
+    single:  57 and 145 products, errors of 2e-6 and 4e-6
+    double: 124 and 312 products, errors of 6e-15 and 1.1e-14
 
-    ========= ======== ========== ======= ==========
-    precision products derivative value   derivative
-    ========= ======== ========== ======= ==========
-    single    57       145        2e-6    4e-6
-    double    124      312        6e-15   1.1e-14
-    ========= ======== ========== ======= ==========
-
-Products in a lower precision than the arrays', such as TF32, spoil that.
-
-A singular value closer to tau than 8 eps times a bound of s_1, which exceeds it by a
-factor up to min(m, n)^(1/4), is thresholded with an error up to that distance, and
-the derivative takes it for something between above and below; the polar factor has
-values between 0 and 1 for singular values below that. Otherwise the derivative is as
-ill-conditioned as the functions are: its error is of the order of eps s_1 / gap for a
-pair of singular values on either side of tau, and 0.3 eps s_1 / s_min for the polar
-factor, measured up to 1e4 in single and 1e10 in double precision, and not below 3 and
-6 eps.
+Singular values closer to tau than 8 eps times a bound of s_1, itself up to
+min(m, n)^(1/4) s_1, are not resolved: the value is wrong by up to that distance, and
+the derivative is between those on either side of tau; the polar factor has values
+between 0 and 1 for singular values below that. Otherwise the error of the derivative is
+of the order of eps s_1 / gap for a pair on either side of tau, and for the polar factor
+0.3 eps s_1 / s_min, measured up to s_1 / s_min = 1e4 in single and 1e10 in double
+precision, and not below 3 and 6 eps.
 """
 
 from __future__ import annotations
@@ -77,7 +63,7 @@ from svdinv.core.tolerances import eps, smallest
 
 Coefficients = tuple[float, ...]
 
-# Distance from tau, in eps, from which a singular value is above or below it.
+# Distance from tau, in eps of the bound of s_1, at which singular values are resolved.
 _RESOLVED = 8
 
 
@@ -160,8 +146,8 @@ def _on_tall(function: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
 def threshold(xp: Namespace, A: Array, tau: Any) -> tuple[Array, Array]:
     """F and W, for tau of shape (...) or broadcasting to it.
 
-    Without tau, None, W is the polar factor, a partial isometry for A without full
-    rank, and F is A.
+    If tau is None, W is the polar factor, a partial isometry for A without full rank,
+    and F is A.
     """
     scaled = _scaled(A, tau, xp)
     step = _step(scaled, xp)
@@ -208,9 +194,9 @@ def polar_derivative(
 def _leading_vectors(xp: Namespace, A: Array, _: Any) -> tuple[Array]:
     """Gradient L of the largest singular value, the mean of its vectors u v^H.
 
-    The Gram matrix, squared again and again, becomes the projector on them. Values
-    s with (s_1 - s) / s_1 up to about 1e-11, or 1e-4 in single precision, count as
-    equal to s_1, which is Re sum conj(L) A.
+    Repeated squaring turns the Gram matrix into the projector onto the vectors v.
+    Values s with (s_1 - s) / s_1 up to about 1e-11, or 1e-4 in single precision, count
+    as equal to s_1, which is Re sum conj(L) A.
     """
     A = A / cast(_positive(abs_max(A, xp), xp), A, xp)
     M = adjoint(A, xp) @ A
@@ -227,7 +213,7 @@ def _leading_vectors(xp: Namespace, A: Array, _: Any) -> tuple[Array]:
 
 
 class _Scaled(NamedTuple):
-    """A over its largest element `scale`, its tau, a bound of its norm, and 1."""
+    """A and tau over the largest element `scale` of A, a bound of |A|, and identity."""
 
     A: Array
     tau: Array
@@ -316,11 +302,10 @@ def _symmetric(x: Array, xp: Namespace) -> Array:
 def _finish(
     X: Array, dX: Array | None, one: Array, xp: Namespace
 ) -> tuple[_Step, _Step]:
-    """P and W from what `_CLOSE` leaves, and their tangents along dX, if given.
+    """P and W from the result X of `_CLOSE`, and their tangents along dX, if given.
 
-    At a singular value equal to tau all polynomials so far are anywhere in [0, 1].
-    There f = (s - tau) p, and A P - tau W is small, only if P and W have the same p,
-    which the one is even in, and the other odd.
+    A singular value equal to tau may have been mapped to any x in [0, 1]. There,
+    A P - tau W is small only if P, even in x, and W, odd in x, have the same value.
     """
     Z = 2 * (adjoint(X, xp) @ X) - one
     Z2 = Z @ Z
@@ -359,9 +344,9 @@ def _step_derivative(
     """Tangents of P and W along a tangent dA of the scaled A, and dA P.
 
     W does not change along the Hermitian part of dA between singular vectors above
-    tau, nor along dA between those below. But within either group the polynomials
-    are not monotone, and until the last ones make an end of it such tangents, or
-    what rounding errors make of them, would have grown as 4^steps. They are left out.
+    tau, nor along dA between those below. Such tangents are left out, because within
+    either group the polynomials are not monotone: until the last ones remove them, they
+    or their rounding errors would grow as 4^steps.
     """
     P = adjoint(W, xp) @ W
     outer, inner = dA @ P, adjoint(W, xp) @ dA
@@ -383,10 +368,10 @@ def _positive(x: Array, xp: Namespace) -> Array:
 
 
 class IterationFactors(NamedTuple):
-    """What the products leave behind: no factors of A, but of the map.
+    """Results of the iteration, in the place of factors of A.
 
-    Stacked, (..., 1 to 3, m, n), the result, the step W and, of a tau relative to s_1,
-    the gradient of s_1.
+    `stack`, (..., 1 to 3, m, n), holds the result, for soft thresholding also W, and
+    for tau relative to s_1 the gradient of s_1.
     """
 
     stack: Array

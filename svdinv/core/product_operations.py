@@ -29,8 +29,8 @@ class Product(Operation):
 def product(A: Array, B: Array, call: Call, xp: Namespace) -> Array:
     """Multiply A by B, by kernels where these are faster than the framework.
 
-    Their batches may broadcast. As an operation, too, where the framework would round
-    the products of its own derivative.
+    Their batches may broadcast. The product is also an operation where the framework
+    would compute the products in its derivative in lower precision.
     """
     if multiplies_quickly(A, B, xp):
         return call(Product(), A, B)[0]

@@ -44,7 +44,7 @@ __all__ = ["spectral_second_derivative"]
 
 
 class _Side(NamedTuple):
-    """Parts of two directions outside the range of U or, transposed, of V."""
+    """Parts of directions G and X outside the range of U or, transposed, of V."""
 
     G: Array
     X: Array
@@ -63,13 +63,12 @@ def spectral_second_derivative(
 ) -> tuple[Array, Array | None]:
     """Apply the second derivative of the spectral map, which is symmetric.
 
-    The factors are from an SVD: all vectors have to be orthonormal. `d` is the
-    cotangent G of the result, or one tangent of A and of tau; X and `dtau`, which may
-    be None, are such a tangent. With both as tangents, it gives the second derivative
-    of the map along both. With G as a cotangent, it gives the tangent of the cotangent
-    of A along (X, dtau), and so also the cotangent of A that belongs to (X, dtau) as a
-    cotangent of the pullback's results; and the same for the cotangent of tau, of its
-    shape, if f has one, else None.
+    The factors must be those of an SVD, with orthonormal vectors. `d` holds tangents of
+    A and tau, or the cotangent G of the result; X and `dtau`, which may be None, are
+    tangents of A and tau. For two tangents, the first output is the second derivative
+    of the map along both. For a cotangent, the outputs are the tangents along (X, dtau)
+    of the cotangents of A and, if f has it, tau (else None). By symmetry, they are also
+    the cotangents of A and tau for cotangents (X, dtau) of the pullback's results.
     """
     function, tau, G = d.function, d.tau, d.X
     U, S, Vh = factors
@@ -161,7 +160,7 @@ def _mixed(
     KXc = conj(KX, xp)
     even, odd = real(KXc * H, xp), real(KXc * W, xp)
     if function.weighted:
-        # Of each coefficient, the part that the weight of its row moves.
+        # The part of each coefficient that depends on the weight of its row.
         total = a.s + b.s
         one, zero = xp.ones_like(a.s), xp.zeros_like(a.s)
         moved = distinct_quotient(one, zero, a.s, b.s, xp) * 2 * herm(even, xp)
@@ -208,10 +207,10 @@ def _negative(point: Sample) -> Sample:
 
 
 def _rise(x: Array, y: Array, gap: Array, top: Array, xp: Namespace) -> Array:
-    """(x - y) / gap, and 0 where that is a rounding error over a small gap.
+    """(x - y) / gap, but 0 for a rounding error over a gap below sqrt(eps) `top`.
 
-    Over one below sqrt(eps) `top`, a rounding error would be larger than what most
-    functions, whose curvature is 0 at 0, rise.
+    Over such a gap, a rounding error would exceed the rise of most functions, whose
+    curvature is 0 at 0.
     """
     rise, rtol = x - y, neighbour_rtol(None, eps(gap, xp))
     size = rounding_rtol(gap, xp) * xp.maximum(xp.abs(x), xp.abs(y))
@@ -222,12 +221,12 @@ def _rise(x: Array, y: Array, gap: Array, top: Array, xp: Namespace) -> Array:
 def _of_pieces(
     c: Coefficients, pieces: Array, KG: Array, KX: Array, xp: Namespace
 ) -> Array:
-    """`_triple_sum` of a function that is linear on pieces, by matrix products.
+    """`_triple_sum` of a piecewise linear function, by matrix products.
 
-    A second difference is that of two first ones over the widest gap of the three
-    points. Which gap that is, is known by the order of two of them at a time, so that
-    each sum is one of a few products of masked matrices. It is 0 if the points at both
-    ends are in one piece, and the same of f minus a multiple of s.
+    A second difference is the quotient of two first ones over the widest gap of the
+    three points. The order of the points, two at a time, determines the widest gap, so
+    that each sum is a few products of masked matrices. A second difference is 0 if both
+    end points are in one piece; subtracting a multiple of s from f does not change it.
     """
     one = xp.ones_like(c.s)
     index = xp.cumulative_sum(one, axis=-1)
@@ -290,7 +289,7 @@ def _triple_sum(
         return _rise(ab, low, xp.maximum(a, b) + r, top, xp)
 
     def over(part: slice) -> Array:
-        """Sum over these of the middle indices k."""
+        """Sum over a slice of the middle index k."""
 
         def rows(x: Array) -> Array:
             return x[..., :, part, None]

@@ -153,7 +153,7 @@ class Coefficients(NamedTuple):
 def through_largest(
     ratio: Array, gtau: Array, S: Array, xp: Namespace
 ) -> tuple[Array, Array]:
-    """Return what tau = ratio s_1 adds to the cotangent of S, and that of ratio."""
+    """Cotangent of S through tau = ratio s_1, and cotangent of ratio."""
     gtop = xp.sum(ratio * gtau, axis=-1, keepdims=True)
     return gtop * TopSubgradient(1).value(S, None, xp), gtau * first(S)
 
@@ -172,7 +172,7 @@ def coefficients(
     `closed` says that nothing lies outside the ranges, `has_phase` that A is complex.
     """
     if second and function.smooth_at_zero:
-        # Nothing is known of what may be a rounding error.
+        # Values that may be rounding errors count as 0.
         s = xp.where(s > rounding_rtol(s, xp) * first(s), s, xp.zeros_like(s))
     y = function.value(s, tau, xp)
     lone: Any = None
@@ -199,7 +199,7 @@ def coefficients(
 
 
 def over_s(y: Array, s: Array, minus: Array, xp: Namespace) -> Array:
-    """Divide y by s; at 0 the slope, on the diagonal of the divided differences."""
+    """Divide y by s; at s = 0, return the slope from the diagonal of `minus`."""
     return safe_divide(y, s, s > 0, xp, xp.linalg.diagonal(minus))
 
 
@@ -231,16 +231,15 @@ def real_diagonal(K: Array, xp: Namespace) -> Array:
 
 
 def _is_slender(U: Array, Vh: Array) -> bool:
-    """Whether products of U cost more than some of small matrices."""
+    """Whether A is so tall that products with U cost more than extra small ones."""
     m, n = U.shape[-2], Vh.shape[-1]
     return isinstance(m, int) and isinstance(n, int) and m >= ASPECT_LIMIT * n
 
 
 def outside_ranges(U: Array, Vh: Array, unitary: bool) -> tuple[bool, bool]:
-    """Whether something may lie outside the ranges of U and of V.
+    """Whether matrices may have parts outside the ranges of U and of V.
 
-    Of a square matrix, too, outside that of U, if it comes from the Gram matrix and
-    is not known to be unitary.
+    For a square matrix, a U from the Gram matrix is not known to be `unitary`.
     """
     m, n = U.shape[-2], Vh.shape[-1]
     if known_equal(m, n):

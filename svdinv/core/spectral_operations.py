@@ -1,8 +1,8 @@
 """Spectral maps as operations, which are each other's derivatives.
 
-A map F(A, tau), its derivative `Push`, the transpose of that `Pull`, and the second
-derivatives `SecondDerivative` and `SecondPull`, which are symmetric. The factors of A
-come last, as arrays without a derivative: each operation has its own in A.
+`Map` is a map F(A, tau), `Push` its derivative and `Pull` the transpose of `Push`. The
+second derivatives `SecondDerivative` and `SecondPull` are symmetric. The factors of A
+come last, as arrays without a derivative: the rules differentiate in A instead.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _OfFunction(Operation):
 
 @dataclass(frozen=True)
 class _OfFactors(_OfFunction):
-    """One whose last arguments are factors of A, of the class `kind`."""
+    """An operation whose last arguments are factors of A, of the class `kind`."""
 
     kind: Kind = SVDFactors
 
@@ -175,7 +175,7 @@ class SecondPull(_OfFactors):
 
 
 class SecondDerivative(_OfFactors):
-    """(A, tau, dA, dtau, vA, vtau, factors) -> second derivative along both of F."""
+    """(A, tau, dA, dtau, vA, vtau, factors) -> second derivative of F along both."""
 
     def value(self, x, xp):
         A, tau, dA, dtau, vA, vtau, *factors = x
@@ -214,7 +214,7 @@ class Sum(_OfFactors):
 
 
 def _times(ratio: Array, top: Array, xp: Namespace) -> Array:
-    """Threshold of ratio s_1; of a zero matrix it is the ratio, which keeps nothing."""
+    """Threshold ratio s_1; for a zero matrix, the ratio itself, which keeps nothing."""
     return xp.where(top == 0, ratio, ratio * top)
 
 
@@ -294,7 +294,7 @@ def _second(
     (dA, dtau), (vA, vtau) = d, v
     dA, vA = (xp.zeros_like(A) if X is None else X for X in (dA, vA))
     if function.degree is not None:
-        # The coefficients may be no numbers where the result is one.
+        # The coefficients may overflow although the result does not.
         unit = binary_scale(abs_max(A, xp), xp)
         root = unit ** (function.degree / 2 - 1)
         dA, vA = dA * cast(root, A, xp), vA * cast(root, A, xp)
@@ -313,9 +313,9 @@ def _second(
 
 
 def _on_branch_of(known: Factors, factors: SVDFactors, xp: Namespace) -> SVDFactors:
-    """Factors whose polar factor has the determinant of that of the known ones.
+    """Change signs in U so that det(U V^H) is that of the `known` factors.
 
-    Of a zero singular value, one of the two vectors may have either sign.
+    The sign of either vector of a zero singular value is arbitrary.
     """
     if not isinstance(known, SVDFactors):
         return factors

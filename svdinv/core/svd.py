@@ -162,8 +162,8 @@ def svd_pullback(
             weight = reciprocal(s, xp)
         return cast(weight, U, xp)[..., None, :]
 
-    # With the parts (1 - U1 U1^H) gU1 / s of gU1 and gV1 outside the ranges of U1 and
-    # V1: nothing is left of them, but rounding errors, where the factor is square.
+    # Add (1 - U1 U1^H) gU1 / s, the part outside the range of U1, and that of gV1.
+    # Where the factor is square, it would consist of rounding errors.
     outside_U = outside_V = None
     if gU is not None and not known_equal(U.shape[-2], k):
         folded = _fold_null_space(U, gU, k, xp)
@@ -235,8 +235,8 @@ def svd_pushforward(
     some_lost = repeated == "consistent" and any_on_host(lost, xp) is not False
 
     def without_noise(x: Array, where: Array) -> Array:
-        # A rounding error divided by another one could be of any size, and would be
-        # that of a Hessian by forward over reverse mode. AV and AU are as when called.
+        # A rounding error divided by another one could be of any size, for example in a
+        # Hessian by forward over reverse mode. Reads AV and AU as they are when called.
         if not some_lost:
             return x
         noise = rounding_rtol(s, xp) * xp.maximum(abs_max(AV, xp), abs_max(AU, xp))
@@ -252,8 +252,8 @@ def svd_pushforward(
     even = cast(E + W, P, xp) * herm(P, xp)
     omega, psi = even + odd, even - odd
     if some_lost and is_complex(P, xp):
-        # Their phases may turn by 1 / eps against each other. Only u turns then: v,
-        # whose null vectors are asked for more often, keeps its digits.
+        # The relative phase of such u and v may change by 1 / eps. It is given to u
+        # alone: v, whose null vectors are needed more often, stays accurate.
         alone = lost[..., None] & (identity_like(P, xp) == 1)
         phase = xp.where(alone, psi, xp.zeros_like(psi))
         omega, psi = omega - phase, psi - phase
@@ -301,7 +301,7 @@ def _turn(
 
 
 def leading(Q: Array, k: Any, axis: int = -1) -> Array:
-    """First k columns or, with axis -2, rows; all of them are no new view."""
+    """First k columns or, with axis -2, rows; Q itself if it has no more."""
     if known_equal(Q.shape[axis], k):
         return Q
     return Q[..., :k] if axis == -1 else Q[..., :k, :]

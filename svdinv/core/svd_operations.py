@@ -1,4 +1,4 @@
-"""The decompositions as operations, and what is derived from them."""
+"""The decompositions as operations, with their pushforwards and pullbacks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Decomposition(Operation):
         return y
 
     def anonymous(self):
-        """See `Operation`; one compiled value serves every gauge."""
+        """Return the rule without `gauge`, so that one compiled value serves all."""
         if self.gauge == "ignore":
             return self
         return replace(self, gauge="ignore")  # type: ignore[type-var]
@@ -108,7 +108,7 @@ class Pullback(Operation):
 
 @dataclass(frozen=True)
 class SVD(Decomposition):
-    """A -> U, S, Vh, of which the derivatives are made.
+    """A -> U, S, Vh.
 
     The fields are the options of `svd_pullback`, and what to do with a
     gauge-dependent loss.
@@ -142,9 +142,9 @@ class SVD(Decomposition):
 
 @dataclass(frozen=True)
 class SingularValues(Operation):
-    """A -> S, without a derivative: half the work, or less, of an SVD.
+    """A -> S, without a derivative, for at most half the work of an SVD.
 
-    `method` is that of the operator: "auto" if a Gram matrix may be enough.
+    `method` is the operator's; with "auto", a Gram matrix may be used.
     """
 
     method: str = "svd"
@@ -157,8 +157,8 @@ class SingularValues(Operation):
 class LowRankSVD(Decomposition):
     """(A, sketch) -> U, S, Vh of a truncated SVD, with the derivative in A.
 
-    Of `rank` triplets, by a number of iterations, `power`. `rtol` and `epsilon` are
-    those of `svd_pullback`.
+    `rank` is the number of triplets, `power` that of iterations; `rtol` and `epsilon`
+    are those of `svd_pullback`.
     """
 
     rank: int
@@ -185,9 +185,9 @@ class LowRankSVD(Decomposition):
 class Recompose(Operation):
     """(A, y, divided differences, U, S, Vh) -> U diag(y) V^H.
 
-    With y = f(S), differentiated through S: the derivative in A is that of the
-    vectors alone. Second derivatives go through U, S and Vh. Without divided
-    differences, None, there is no derivative.
+    The caller differentiates y = f(S) through S; the derivative in A is that of the
+    vectors alone. Second derivatives go through U, S and Vh. If the divided
+    differences are None, there is no derivative.
     """
 
     def value(self, x, xp):

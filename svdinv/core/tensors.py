@@ -14,11 +14,11 @@ from svdinv.core.namespace import Array, Namespace, is_complex, sizes
 def fourier_slices(
     X: Array, axis: int, xp: Namespace
 ) -> tuple[Array, Callable[[Array], Array]]:
-    """Fourier transform along an axis, a matrix for each frequency, and the way back.
+    """Fourier transform along an axis, a matrix for each frequency, and its inverse.
 
     X has shape (..., a, b, c), of which `axis`, from -3 to -1, is transformed. The
-    result is complex, shape (..., frequencies, m, n); of a real X the half that
-    determines the rest.
+    result is complex, shape (..., frequencies, m, n); for real X, only the half of the
+    frequencies that determines the rest.
     """
     ndim, length = len(X.shape), sizes(X, xp)[axis]
     batch = tuple(range(ndim - 3))
@@ -44,8 +44,8 @@ def fourier_slices(
 class Tiling:
     """Images of H x W pixels cut into blocks, from a first row and column on.
 
-    Images that are no multiple of the block are filled up with zeros, and the tiling
-    wraps around.
+    Images that are no multiple of the block are padded with zeros, and the tiling wraps
+    around.
     """
 
     size: tuple[int, int]
@@ -62,7 +62,7 @@ class Tiling:
             x = xp.roll(x, -shift, axis=axis) if shift else x
         *batch, T, H, W = sizes(x, xp)
         (h, w), n = self.block, len(batch)
-        # One axis at a time: JAX refuses more of what is sharded over explicit axes.
+        # One axis at a time: JAX refuses more for arrays sharded over explicit axes.
         x = xp.reshape(x, (*batch, T, H // h, h, W))
         x = xp.reshape(x, (*batch, T, H // h, h, W // w, w))
         x = xp.permute_dims(x, (*range(n), n + 1, n + 3, n + 2, n + 4, n))
@@ -85,12 +85,12 @@ class Tiling:
 
 
 def along(x: Array, axis: int, part: slice) -> Array:
-    """Take a part of `x` along an axis, negative."""
+    """Slice `x` along an axis counted from the end."""
     return x[(..., part, *[slice(None)] * (-axis - 1))]
 
 
 def zero_padded(x: Array, count: Any, axis: int, xp: Namespace) -> Array:
-    """Append `count` zeros, a number that may be traced, along an axis, negative."""
+    """Append `count` zeros (may be traced) along an axis counted from the end."""
     if isinstance(count, int) and count == 0:
         return x
     shape = list(sizes(x, xp))
@@ -100,7 +100,7 @@ def zero_padded(x: Array, count: Any, axis: int, xp: Namespace) -> Array:
 
 
 def tilings(size: tuple[int, int], block: Any, stride: Any, shift: Any) -> list[Tiling]:
-    """Tilings whose average is that of all blocks a stride apart, of checked sizes."""
+    """Check sizes; return the tilings that together hold all blocks a stride apart."""
     blocks = pair("block", block)
     strides = blocks if stride is None else pair("stride", stride)
     shifts = pair("shift", shift)

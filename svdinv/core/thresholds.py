@@ -24,7 +24,7 @@ __all__ = ["Firm", "Hard", "Huber", "LogSum", "Rank", "Schatten", "Soft"]
 
 
 class _Above(Threshold):
-    """What sets the singular values up to a cutoff to 0: up to tau, unless it says."""
+    """A threshold that sets singular values up to `cutoff`, by default tau, to 0."""
 
     has_tau = True
 
@@ -44,9 +44,9 @@ def _kept(y: Array, tau: Any, xp: Namespace) -> Array:
 class Soft(_Above):
     """max(s - tau, 0), the proximal operator of tau times the nuclear norm.
 
-    With `weighted`, tau has one value for each singular value. That is differentiable
-    where the weights of equal singular values are equal; where they are not, what is
-    singular is left out.
+    With `weighted`, tau has one value for each singular value. The derivative exists
+    where equal singular values have equal weights; elsewhere, its singular part is left
+    out.
     """
 
     weighted: bool = False
@@ -67,8 +67,8 @@ class Soft(_Above):
             level = xp.astype(kept, a.s.dtype)
             rise = xp.where(alike, level, a.y - b.y)
             return rise / xp.where(alike, xp.ones_like(level), a.s - b.s)
-        # Of f = s - tau_i, the quotient of tau alone is singular at equal s; that of
-        # the rounded y is 0, 1 or 2 for neighbouring floats and equal weights.
+        # For f = s - tau_i, only the quotient of tau is singular at equal s. A quotient
+        # of the rounded y is 0, 1 or 2 for neighbouring floats and equal weights.
         turned = xp.matrix_transpose(tau)
         both = ((a.y > 0) | (tau == 0)) & ((b.y > 0) | (turned == 0))
         slope = 1 - distinct_quotient(tau, turned, a.s, b.s, xp)
@@ -113,8 +113,8 @@ class Hard(_Above):
 class Rank(Threshold):
     """The `rank` largest singular values: the best approximation of that rank.
 
-    With `multiplet_rtol`, without those of a multiplet that the rank cuts in two, or
-    with all of them if these are `most` values at most.
+    With `multiplet_rtol`, a multiplet that the rank cuts in two is kept as a whole if
+    that makes at most `most` values, and otherwise left out.
     """
 
     rank: int
@@ -134,13 +134,13 @@ class Rank(Threshold):
 
     def difference(self, a, b, tau, xp):
         slope = super().difference(a, b, tau, xp)
-        # All values are A itself, zeros included.
+        # If all values are kept, the result is A, and zeros have the slope 1, too.
         number = xp.sum(xp.ones_like(a.s), axis=-2, keepdims=True)
         return xp.where(number <= self.rank, xp.ones_like(slope), slope)
 
 
 def _share_below(knee: Any, y1: Array, y2: Array, xp: Namespace) -> Array:
-    """How much of the way from y1 to y2 lies below the knee of two lines."""
+    """Fraction of the interval between y1 and y2 that lies below `knee`."""
     high, low = xp.maximum(y1, y2), xp.minimum(y1, y2)
     across = safe_divide(knee - low, high - low, high > low, xp)
     share = xp.where(high >= knee, across, xp.ones_like(across))
@@ -195,8 +195,8 @@ class LogSum(Threshold):
         y, real = self._larger_root(s, tau, xp)
         positive = real & (y > 0)
         y = xp.where(positive, y, xp.ones_like(y))
-        # y is a minimum of the objective, the least one only if it is below 0's. Over
-        # y, as its square may be no number.
+        # y is a local minimum of the objective, the global one if it is below that at
+        # 0. Both are divided by y, because its square may over- or underflow.
         return positive & (tau / y * xp.log1p(y / self.epsilon) + 0.5 * y < s)
 
     def solve(self, s, tau, xp):
@@ -210,7 +210,8 @@ class LogSum(Threshold):
         real = less > 0
         root = xp.sqrt(xp.where(real, less, xp.ones_like(less)))
         root = root * xp.sqrt(total + double)
-        # Of s below epsilon the sum cancels: the product of both roots over the other.
+        # For s below epsilon the sum cancels: divide the product of both roots by the
+        # other root.
         below, epsilon = s < self.epsilon, max(self.epsilon, smallest(s, xp))
         shift = s - self.epsilon
         half = 0.5 * (xp.abs(shift) + root)
@@ -224,7 +225,7 @@ class LogSum(Threshold):
         return -1 / ((y1 + self.epsilon) * (y2 + self.epsilon))
 
     def r2(self, y1, y2, y3, tau, xp):
-        # One by one: the product of all three may be no number.
+        # One by one: the product of all three may over- or underflow.
         e = self.epsilon
         return tau / (y1 + e) / (y2 + e) / (y3 + e)
 
@@ -245,7 +246,7 @@ class Schatten(_Above):
     p: float
 
     def cutoff(self, tau, xp):
-        # The stationary y that costs as much as 0, and the s it belongs to.
+        # The stationary y whose objective equals that of 0, and the s it belongs to.
         y = (2 * (1 - self.p) * tau) ** (1 / (2 - self.p))
         return y * (1 + self.p / (2 * (1 - self.p)))
 
@@ -275,7 +276,7 @@ class Schatten(_Above):
 
     def r1(self, y1, y2, tau, xp):
         a, b = self._root(y1), self._root(y2)
-        # In parts: the product of all may be no number.
+        # In parts: the full product may over- or underflow.
         return -self.p * tau / (a * b) / self._power_difference(a, b)
 
     def r2(self, y1, y2, y3, tau, xp):
@@ -284,7 +285,7 @@ class Schatten(_Above):
         if self.p != 0.5:
             top = a * (a + b) + b * (b + c) + c * (c + a)
         below = self._power_difference(a, b) * self._power_difference(b, c)
-        # In parts: the product of all may be no number.
+        # In parts: the full product may over- or underflow.
         part = self.p * tau / (a * b * c)
         return part * (top / below) / self._power_difference(c, a)
 
@@ -326,7 +327,7 @@ class Huber(Threshold):
     def q1(self, y1, y2, tau, xp):
         return _share_below(self.delta, y1, y2, xp) / self.delta
 
-    # Not by q2, whose square of 1 / delta may be no number.
+    # Not by q2, whose square of 1 / delta may overflow.
 
     def r1(self, y1, y2, tau, xp):
         return _share_below(self.delta, y1, y2, xp) * (tau / self.delta)

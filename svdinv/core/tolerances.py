@@ -8,23 +8,23 @@ DOUBLE_EPS = 2.0**-52
 """The eps of double precision, where no array has it."""
 
 SINGLE_EPS = 2.0**-23
-"""The eps of single precision, likewise."""
+"""The eps of single precision, where no array has it."""
 
 SINGLE = 1e-10
-"""An eps above this is that of single precision."""
+"""Dtypes with a larger eps are single precision."""
 
 MOST_REPAIRED = 48
 """Largest Hermitian matrices whose eigenvectors are repaired in single precision.
 
-The three products halve the error of a function of the matrix, or better. Of larger
+The three products at least halve the error of a function of the matrix. For larger
 matrices they would cost a quarter of its gradient, and its error is larger anyway.
 """
 
 MOST_REPAIRED_ELEMENTS = 2**12
-"""Elements of the largest matrices whose singular vectors are, likewise.
+"""Elements of the largest matrices whose singular vectors are repaired.
 
-The same holds for the eigenvectors of a Gram matrix. At 300 x 50 the products would
-cost a third of a map and its gradient, and take a quarter off the error.
+It holds for eigenvectors of a Gram matrix, too. At 300 x 50, the products would cost a
+third of a map and its gradient, and reduce the error by a quarter.
 """
 
 GRAM_FLOOR = 0.1
@@ -34,12 +34,12 @@ Squaring makes its relative error eps (s_1 / s)^2 / 2, that is 50 eps here.
 """
 
 WIDE_GRAM_FLOOR = 1e-4
-"""The same for the Gram matrix of single precision data in double precision."""
+"""`GRAM_FLOOR` for single precision data with the Gram matrix in double precision."""
 
 TRIANGLE_FLOOR = 0.02
-"""The same where the right singular vectors are as accurate as those of an SVD.
+"""`GRAM_FLOOR` where V is as accurate as that of an SVD.
 
-What takes A V / s for the left ones has an error of eps s_1 / s.
+Maps that take A V / s as left singular vectors have an error of eps s_1 / s.
 """
 
 ASPECT_LIMIT = 3
@@ -48,17 +48,17 @@ ASPECT_LIMIT = 3
 MIN_GRAM_WORK = 2**22
 """Size of a decomposition, batch m n min(m, n), from which the Gram matrix is tried.
 
-Below, to find out whether tau is high enough for it costs more than 5 % of an SVD.
+Below, testing whether tau is high enough for it costs more than 5 % of an SVD.
 """
 
 MIN_TALL_ELEMENTS, MIN_TALL_WORK = 2**15, 2**19
-"""Elements, or their number times n, from which the kernels' Gram matrix of tall
-matrices pays where a graph has the SVD, too; a triangle from so many elements alone.
+"""Elements, or elements times n, from which the kernels' Gram matrix of tall matrices
+pays even in a graph that holds the SVD, too; for the QR triangle, elements alone count.
 """
 
 MOST_TALL_ELEMENTS, MOST_TALL_WORK = 2**15, 2**20
-"""Elements, and their number times n, up to which kernels compute what follows from U,
-S and V, which costs less than products without U by array functions.
+"""Elements, and elements times n, up to which kernels compute from U, S and V, at less
+cost than array functions from S and V.
 """
 
 
@@ -101,12 +101,12 @@ def vanishing(s: Array, xp: Namespace) -> float:
 
 
 def tiny(x: Array, xp: Namespace) -> float:
-    """Square that may have underflowed, so that its square would be 0."""
+    """Bound below which the square of a number underflows."""
     return smallest(x, xp) ** 0.5
 
 
 def smallest(x: Array, xp: Namespace) -> float:
-    """Least positive number of full precision."""
+    """Smallest positive normal number."""
     return float(xp.finfo(x.dtype).smallest_normal)
 
 

@@ -76,8 +76,8 @@ def svd_lowrank(
     with A and multiplies the error of a singular vector by about (s_{l+1} / s_j)^2,
     that of a singular value by the square of it.
 
-    Every factorization is a QR of a matrix with l columns, but for an SVD of l x l:
-    tall and wide matrices cost the same.
+    The factorizations are QRs of matrices with l columns and one l x l SVD: tall and
+    wide matrices cost the same.
     """
     xp = array_namespace(A, sketch) if xp is None else xp
     factors = subspace_iteration(
@@ -98,8 +98,8 @@ def subspace_iteration(
     `image` is A times a random matrix, shape (..., m, l). Each iterate is
     orthonormalised, on either side (Algorithm 4.4 of Halko, Martinsson and Tropp), so
     that nothing is lost by squaring singular values. All l columns take part in the
-    small SVD: it is its leading triplets alone that oversampling makes accurate. Its
-    singular values are those of Q Q^H A and hence no larger than those of A.
+    small SVD; oversampling makes only its leading triplets accurate. Its singular
+    values are those of Q Q^H A and hence no larger than those of A.
     """
     Q, _ = _qr(image, xp)
     for _ in range(power):
@@ -112,7 +112,7 @@ def subspace_iteration(
 
 
 def _qr(X: Array, xp: Namespace) -> tuple[Array, Array]:
-    """QR decomposition, of complex X without what is subnormal beside its largest.
+    """QR decomposition; in complex X, elements negligible beside the largest become 0.
 
     LAPACK returns NaN for complex columns of subnormal numbers.
     """
@@ -144,7 +144,7 @@ def triplet_residual(
     The vectors are (u_j, v_j) / sqrt(2). As that matrix is Hermitian, with the
     eigenvalues +-s_i, and 0 if A is not square, one of these lies within the residual
     of s_j (B. N. Parlett, The Symmetric Eigenvalue Problem, 1980, theorem 4.5.1).
-    `constant` takes the derivative off an array.
+    `constant` stops the gradient of an array.
     """
     U, S, Vh = factors
     V, s = adjoint(Vh, xp), cast(S, U, xp)[..., None, :]
@@ -152,7 +152,7 @@ def triplet_residual(
     sizes = (abs_max(constant(side), xp, axis=(-2,)) for side in (left, right))
     unit = binary_scale(xp.maximum(*sizes), xp)
     sides = (side / cast(unit, side, xp) for side in (left, right))
-    # Not of abs, whose derivative at 0 is 0.
+    # Not by abs, whose derivative at 0 is 0.
     squares = (real(conj(side, xp) * side, xp) for side in sides)
     square = 0.5 * sum(xp.sum(x, axis=-2) for x in squares)
     # At 0 the root has a kink, of slope 0, where its derivative would be NaN.
@@ -196,7 +196,7 @@ def svd_lowrank_pullback(
     With `call`, the solution of the system is an operation, `Outside`, whose derivative
     is one more solution: second derivatives are as accurate as the first, but wrong
     where s_r = s_{r+1}, whatever the loss. Without it, autodiff would go through the
-    steps, of which a cotangent of 0 takes none.
+    steps of the solver, which takes none for a cotangent of 0.
     """
     xp = array_namespace(A, U, S, Vh) if xp is None else xp
     r = S.shape[-1]
@@ -236,7 +236,7 @@ def svd_lowrank_pushforward(
 ) -> SVDResult:
     """Tangents of the leading singular triplets along a tangent of A.
 
-    Inside a cluster of repeated kept singular values by the minimum norm, as
+    Inside a cluster of repeated kept singular values, the minimum norm is used, as in
     `svd_pushforward`. Shapes are as for `svd_lowrank_pullback`.
     """
     xp = array_namespace(A, U, S, Vh) if xp is None else xp
@@ -257,7 +257,7 @@ def svd_lowrank_pushforward(
 
 
 def adjoint_product(A: Array, X: Array, xp: Namespace) -> Array:
-    """Return A^H X, without the copy of A that its conjugate may be."""
+    """Return A^H X without a conjugated copy of A."""
     return adjoint(adjoint(X, xp) @ A, xp)
 
 
@@ -270,13 +270,13 @@ def _outside(
 ) -> tuple[Array, Array]:
     """Solve the coupled system outside the kept ranges, divided by s_j.
 
-    `triplets` are U, S and V, not its adjoint.
+    `triplets` holds U, S and V, not V^H.
 
     With T_j = A2 / s_j it reads x - T y = left_j, y - T^H x = right_j. Eliminating x
-    leaves (I - T^H T) y = right + T^H left, half as large. Its eigenvalues are those
+    leaves (I - T^H T) y = right + T^H left, half as large. Its eigenvalues are
     1 - (s_i / s_j)^2, so that the condition number even falls, to s_j^2 / (s_j^2 -
     s_{r+1}^2): unlike that of A^H A, this square costs no digits, because no small
-    singular value is asked for. The eigenvalues of the whole system lie in pairs
+    singular value is needed. The eigenvalues of the whole system lie in pairs
     1 +- s_i / s_j, for which a Krylov method needs twice the steps (J. K. Reid,
     SIAM J. Numer. Anal. 9(2), 1972).
     """
@@ -301,7 +301,7 @@ def _outside(
         y, direction, null = Outside().value(system, xp)
     else:
         y, direction, null = call(Outside(constant=True), *system)
-        # Of size 0, with the derivative of the solution.
+        # The correction is 0, but has the derivative of the solution.
         left_over = right_side - _squared(*coupled, y, xp)
         y = y + call(_Correction(), *system[:-1], left_over)[0]
     null = null > 0
@@ -317,7 +317,7 @@ def _outside(
 def _times(
     A: Array, U: Array, V: Array, coupling: Array, x: Array, xp: Namespace
 ) -> Array:
-    """T x, of x in the smaller of the two spaces; U is in the other one."""
+    """T x, for x in the smaller of the two spaces; U lies in the other one."""
     x = adjoint_product(A, x, xp) if is_wide(A) else A @ x
     x = x - U @ (adjoint(U, xp) @ x)
     return x * coupling[..., :1, :] * coupling[..., 1:, :]
@@ -341,16 +341,15 @@ def _squared(
 
 @dataclass(frozen=True)
 class Outside(Operation):
-    """(A, U, V, coupling, floor, b) -> y of (I - T^H T) y = b, what is left, and where.
+    """(A, U, V, coupling, floor, b) -> y of (I - T^H T) y = b, residual and mask.
 
-    What is left of b is a null vector where the last output is 1, not 0. The derivative
-    is that of y in b, or none if it is `constant`.
+    The residual is a null vector of I - T^H T where the mask is 1, not 0. Only y has a
+    derivative, in b alone; with `constant`, it has none.
     """
 
     constant: bool = False
 
     def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
         A, U, V, coupling, floor, b = x
         y, direction, null = _conjugate_residuals(
             lambda p: _squared(A, U, V, coupling, p, xp),
@@ -359,7 +358,7 @@ class Outside(Operation):
         return y, direction, xp.where(null, xp.ones_like(floor), xp.zeros_like(floor))
 
     def moved(self, x: Arrays, b: Any, call: Call, xp: Namespace) -> Any:
-        """Compute y of another b; a third derivative is refused."""
+        """Solve for another b; a third derivative raises."""
         *coupled, floor, like = x
         if self.constant or b is None:
             return xp.zeros_like(like)
@@ -368,20 +367,18 @@ class Outside(Operation):
     def tangent(
         self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
     ) -> tuple[Any, ...]:
-        """See `Operation`."""
         moved = self.moved(x, dx[-1], call, xp)
         return moved, xp.zeros_like(x[-1]), xp.zeros_like(x[-2])
 
     def cotangent(
         self, x: Arrays, y: Arrays, g: Arrays, wanted: Any, call: Call, xp: Namespace
     ) -> tuple[Any, ...]:
-        """See `Operation`."""
         moved = self.moved(x, g[0], call, xp) if wanted[-1] else None
         return *zeros_where(wanted[:-1], x, xp), moved
 
 
 class _Correction(Outside):
-    """The same y of a b that is 0 but for rounding, and so is y."""
+    """`Outside` for a b that is 0 up to rounding: y is 0, but has a derivative."""
 
     def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
         return (xp.zeros_like(x[-1]),)
@@ -406,7 +403,7 @@ def _conjugate_residuals(
     singular and has no solution: what is left of `b` is then a null vector.
 
     `operator` applies Hermitian matrices with norms up to 1, one to each column;
-    eigenvalues up to `floor`, shape (..., 1, r), count as 0, and a column is left alone
+    eigenvalues up to `floor`, shape (..., 1, r), count as 0, and a column is finished
     at a residual of `tolerance`. Returns the solution and the residual up to a factor,
     both (..., n, r), and whether the latter is a null vector, (..., 1, r).
     """

@@ -1,13 +1,12 @@
 """Batches of small matrices on the CPU: one matrix in each lane of its vectors.
 
 `decompositions.c`, `derivatives.c`, `consistent.c`, `alignment.c`, `tall.c` and
-`tall_eigen.c` hold the algorithms, with `alone.c` for one matrix, whose columns are in
-the lanes. `batch.c`
-holds the threads and the choice of an instruction set, and `build.py` compiles all into
-one library without a trace of Python in it. `rules.py` states which operations the
-kernels compute, and with which arrays. Three modules make such a call: `memory.py` by
-addresses, `svdinv.backends.jax_kernels` through `xla.c`, and
-`svdinv.backends.tensorflow_kernels` through `tensorflow.c`. Where the library is
+`tall_eigen.c` hold the algorithms; `alone.c` decomposes one matrix, whose columns are
+in the lanes. `batch.c` holds the threads and the choice of an instruction set, and
+`build.py` compiles all into one library that does not depend on Python. `rules.py`
+states which operations the kernels compute, and with which arrays. Three modules call
+the library: `memory.py` with addresses, `svdinv.backends.jax_kernels` through `xla.c`,
+and `svdinv.backends.tensorflow_kernels` through `tensorflow.c`. Where the library is
 missing, `supports` is False for everything.
 """
 
@@ -24,30 +23,30 @@ KINDS = (
     *("clusters", "hermitian", "product", "align", "align_pull"),
     *("tall_eigen", "tall_gram", "tall_product"),
 )
-"""What the kernels do, in the order of `call.h`."""
+"""Names of the kernels, in the order of `call.h`."""
 
 DOUBLE = {"float32": "float64", "complex64": "complex128"}
-"""The dtype of double precision of one of single precision."""
+"""The double precision dtype for each single precision dtype."""
 
 _KIND = {kind: index for index, kind in enumerate(KINDS)}
 _TYPE = {"float32": 0, "float64": 1, "complex64": 2, "complex128": 3}
 
 _LIBRARY = Path(__file__).parent / "libsvdinv.so"
 TENSORFLOW_LIBRARY = _LIBRARY.with_name("libsvdinv_tensorflow.so")
-"""Name of TensorFlow's operation."""
+"""Path of the library with TensorFlow's operation."""
 
 # Beyond these sizes LAPACK's blocks are faster, or the lanes leave the caches.
 _LARGEST, _MOST_ELEMENTS = 64, 8192
-# Fewer matrices leave most lanes empty, which pays for those of few elements only.
+# Fewer matrices leave most lanes empty, which pays only for matrices of few elements.
 _LEAST_BATCH, _FEW_ELEMENTS = 4, 1024
-# LAPACK reduces long matrices to short ones first. Beyond this ratio of the sides that
-# is faster, and for a small batch beyond a smaller one.
+# LAPACK first reduces long matrices to short ones. That is faster beyond this ratio of
+# the sides, and for a small batch beyond a smaller one.
 _MOST_SLENDER = 64
 # Up to this ratio and number of elements, kernels are faster for any batch.
 _SLENDER, _SOME_ELEMENTS = 8, 4096
 # Elements up to which the kernels are not slower for one matrix of any ratio.
 _TINY = 256
-# The same against LAPACK's singular values without vectors.
+# The same, compared with LAPACK's singular values without vectors.
 _TINY_OF_VALUES = 192
 # Work m n min(m, n) for each matrix of the batch up to which products in lanes are
 # faster than array functions, though one matrix leaves most lanes empty.
@@ -56,14 +55,14 @@ _OF_PRODUCTS = "map", "spectral", "derivative", "hermitian", "svd_pull", "eigh_p
 # The same for one matrix alone, of which no lane is empty, and whose U diag(y) V^H is
 # two products, as by a BLAS.
 _LARGEST_ONE, _MOST_ELEMENTS_ONE, _MOST_WORK_ONE = 128, 2**16, 2**21
-# Values of which close ones are looked for, in memory for three matrices of them.
+# Most values among which clusters are searched, in memory for three such matrices.
 _MOST_CLUSTERED = 4096
 _TALL_ROWS = 1024  # of one block, as in tall.h
 
 # struct Call in call.h: a kind, a type and a shape, numbers, and strides.
 _CALL = struct.Struct("5q2d36q")
 _ADDRESSES = struct.Struct("12P")
-# Of graph.h: what a saved graph is checked against, and flags.
+# As in graph.h: the version that saved graphs are checked against, and flags.
 _PLAN_VERSION = 3
 _TRANSPOSED, _REAL, _PAIRS = 1, 2, 4
 
@@ -172,8 +171,8 @@ def supports(
     many = (batch >= _LEAST_BATCH) & (long <= least(batch, _MOST_SLENDER) * short)
     some = long <= _SLENDER * short
     if kind == "spectral":
-        # Without kernels a map of the factors is several calls of Python. But two or
-        # three matrices leave lanes empty.
+        # Without kernels, a map of the factors takes several calls of Python. But two
+        # or three matrices leave lanes empty.
         some = some | (batch == 1) | (batch >= _LEAST_BATCH)
         some = some | (m * n <= _SOME_ELEMENTS // 2)
     some = some & (m * n <= _SOME_ELEMENTS)
@@ -181,19 +180,19 @@ def supports(
 
 
 def suits_alone(kind: str, m: int, n: int) -> bool:
-    """Whether a kernel takes a matrix of that size only because it is alone."""
+    """Whether the kernels support a matrix of that size only if it is alone."""
     lanes = min(m, n) <= _LARGEST and m * n <= _MOST_ELEMENTS
     lanes = lanes and m * n * min(m, n) <= _MOST_WORK
     return kind in _OF_PRODUCTS and not lanes
 
 
 def outruns_lapack(m: int, n: int) -> bool:
-    """Whether one matrix that the kernels take is faster than by the framework."""
+    """Whether kernels decompose one supported matrix faster than the framework does."""
     return m * n <= _TINY or max(m, n) <= _SLENDER * min(m, n)
 
 
 def outruns_values(m: int, n: int) -> bool:
-    """Whether one matrix is decomposed sooner than LAPACK computes S alone."""
+    """Whether kernels decompose one matrix faster than LAPACK computes S alone."""
     return m * n <= _TINY_OF_VALUES
 
 
@@ -239,8 +238,8 @@ def plan(
 ) -> list[int]:
     """Make the plan of `graph.h`, for contiguous arrays of any batch.
 
-    `arrays` are tuples of slot, buffer, axes behind those of the batch, and whether the
-    array is transposed, real, and in pairs of numbers of single precision.
+    `arrays` are tuples of slot, buffer, number of axes after those of the batch, and
+    whether the array is transposed, is real, and holds pairs of single precision.
     """
     head = [_PLAN_VERSION, _KIND[kind], _TYPE[dtype]]
     slots = [[-1, 0, 0] for _ in range(12)]

@@ -11,12 +11,12 @@ typedef void Run(const Task *, int64_t, int64_t, void *);
 Run NAME(svd);
 int64_t NAME(decomposition_memory)(int, int);
 
-/* Points X and Y without their centroids p and q, over `unit`; weights of sum 1. */
+/* Centred points X and Y, divided by `unit`, their centroids p and q, and weights of sum 1. */
 typedef struct {
   int m, n;
   V *X, *Y, *w, *p, *q;
   V unit, mass;
-  V noise; /* what of the singular values may be a rounding error */
+  V noise; /* singular values up to this may be rounding errors */
   V scale;
 } Points;
 
@@ -53,8 +53,8 @@ static V binary_scale(V size) {
   return unit;
 }
 
-/* Take one centroid off, in two steps: far away, the first is off by rounding.  Gives
- * the largest element of the rest. */
+/* Subtract the centroid, in two steps because the first is rounded; return the largest element
+ * of the difference. */
 static V take_off(V *X, V *p, const Points *c) {
   for (int j = 0; j < c->n; j++) {
     p[j] = (V){0};
@@ -88,8 +88,8 @@ static void centre(Points *c, const Array *in, int64_t begin, int64_t end) {
   c->scale = fill(1);
 }
 
-/* Sign of the determinant of an orthogonal matrix, which is lost, by Householder's
- * reflections: each turns it, and so does each element that is left on the diagonal. */
+/* Sign of the determinant of an orthogonal matrix, which is overwritten, by Householder
+ * reflections: each has the determinant -1, and leaves -s on the diagonal. */
 static V determinant(V *A, int n) {
   V sign = fill(1);
   for (int k = 0; k < n; k++) {
@@ -107,8 +107,8 @@ static V determinant(V *A, int n) {
   return sign;
 }
 
-/* R = U diag(1, ..., 1, sign) V^H of determinant 1, from U and V as rows; `scratch` is
- * for another matrix.  The last row of U becomes that of U diag(1, ..., 1, sign). */
+/* R = U diag(1, ..., 1, sign) V^H of determinant 1, from U and V as rows; `scratch` has room
+ * for one matrix.  The last row of U becomes that of U diag(1, ..., 1, sign). */
 static V rotation_of(V *R, V *U, const V *Vh, V *scratch, int n) {
   for (int i = 0; i < n; i++)
     for (int j = 0; j < n; j++) {
@@ -141,8 +141,8 @@ INLINE V residual(const Points *c, const V *R, int i, int j) {
 
 #define CENTROID (1.0 / 1024) /* as CENTROID in alignment_operations.py */
 
-/* Scale of the similarity with a rotation, 1 of points that coincide; gives the inverse
- * variance of P, or 0 where the scale is held. */
+/* Scale of the similarity with a rotation, 1 for points that coincide; returns the inverse
+ * variance of P, or 0 where the scale is constant. */
 static V find_scale(Points *c, const V *R) {
   V variance = {0}, inner = {0}, size = {0};
   for (int i = 0; i < c->m; i++)
@@ -160,8 +160,8 @@ static V find_scale(Points *c, const V *R) {
   return safe_quotient(fill(1), variance, extended & ~held);
 }
 
-/* Root of the mean squared distance, 0 where that is a rounding error: of the distances,
- * or, by a few units in the last place, of the centroids. */
+/* Root of the mean squared distance; 0 where that is within the rounding errors of distances, or
+ * a few units in the last place of the centroids. */
 static V distance(const Points *c, const V *R) {
   V square = {0}, size = {0};
   for (int j = 0; j < c->n; j++)
@@ -177,7 +177,7 @@ static V distance(const Points *c, const V *R) {
 }
 
 /* Motion from P to Q.  Arrays: 0 P, 1 Q, 2 weights, 3 C, 4 U as rows, 5 S, 6 V^H, 7 R,
- * 8 t, 9 rmsd, 10 signs, and with number[0] = 1, of a similarity, 11 the scale.  Failed
+ * 8 t, 9 rmsd, 10 signs, and with number[0] = 1, for a similarity, 11 the scale.  Failed
  * is as for `svd`. */
 void NAME(align)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int n = (int)task->n;
@@ -226,9 +226,9 @@ void NAME(align)(const Task *task, int64_t begin, int64_t end, void *work) {
   }
 }
 
-/* Cotangent of C in place of that of its rotation. */
+/* Replace the cotangent G of the rotation by that of C. */
 static void rotation_pull(V *G, const V *U, const V *Vh, V *S, V sign, V *K, int n) {
-  /* A value at rounding level alone is added to a larger one; others are 0. */
+  /* A single value at rounding level is always added to a larger one; several become 0. */
   I small = {0};
   const V least = (T)ROUNDING * S[0];
   for (int i = 0; i < n; i++) small -= S[i] <= least;
@@ -271,7 +271,7 @@ static void rotation_pull(V *G, const V *U, const V *Vh, V *S, V sign, V *K, int
 
 /* Cotangents of the points and weights.  Arrays: 0 P, 1 Q, 2 weights, 3 U as rows, 4 S,
  * 5 V^H, 6 gR, 7 gt and 8 g_rmsd, or none, 9 gP, 10 gQ, 11 that of weights, or none.  With
- * number[0] = 1, of a similarity, 11 is gc, or none. */
+ * number[0] = 1, for a similarity, 11 is gc, or none. */
 void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int n = (int)task->n;
   const ptrdiff_t nn = (ptrdiff_t)n * n;
@@ -312,7 +312,7 @@ void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) 
       const V rmsd = distance(&c, R);
       h = safe_quotient(h * half, rmsd, ~(rmsd == (V){0}));
     }
-    /* Of the weights, K without the term of h: that would cancel, and h be 1 / rmsd. */
+    /* For the weights, K has no term of h, which would cancel although h is like 1 / rmsd. */
     for (ptrdiff_t i = 0; i < nn; i++) {
       K[i] = B[i];
       B[i] = K[i] + (slope - h * c.scale) * R[i];

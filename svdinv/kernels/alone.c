@@ -74,7 +74,7 @@ static void put_vector(Block *row, const E *x, int first, int length) {
 
 /* ---- to bidiagonal and tridiagonal matrices ------------------------------------------ */
 
-/* What a matrix is worked on in. */
+/* Workspace of one matrix. */
 typedef struct {
   Block *A, *left, *right, *w, *u, *strip;
   Basis P, Q;
@@ -195,7 +195,7 @@ static void take(Work *z, const Array *A, int64_t b, int m, int n, int hermitian
   for (int i = 0; hermitian && i < n; i++)
     z->A[(ptrdiff_t)i * blocks + i / COLUMNS].part[0][i % COLUMNS] =
         from[i * (A->row + A->column)];
-  /* Divided by the power of two above the largest part; zero if one is not finite. */
+  /* Divide by the power of two above the largest part; zero if one is not finite. */
   T size = 0, nothing = 0;
   for (ptrdiff_t i = 0; i < (ptrdiff_t)m * blocks; i++)
     for (int p = 0; p < PARTS; p++)
@@ -219,8 +219,8 @@ static void store_values(const Work *z, const Array *out, int64_t b, int n) {
         z->bad ? (T)__builtin_nan("") : z->d[i][0] * z->upper * z->lower + 0;
 }
 
-/* x := H_0 H_1 ... H_(count - 1) x for STRIP rows x of `blocks`; those before `first` + k
- * stand still in H_k. */
+/* x := H_0 H_1 ... H_(count - 1) x for STRIP rows x of `blocks`; H_k leaves the components
+ * before `first` + k unchanged. */
 static void reflect(Block *restrict x, int blocks, const Block *restrict v, int first,
                     int count, const E *tau) {
   for (int k = count - 1; k >= 0; k--) {
@@ -254,7 +254,7 @@ static void finish(const Work *z, const Basis *basis, int n, int length, const B
     for (int r = 0; r < many; r++) {
       Block *x = z->strip + r * blocks, norm = {0};
       for (int k = 0; k < blocks; k++) add_products(&norm, x[k], x[k]);
-      /* Lengths have gathered rounding errors. */
+      /* Correct the length, which has accumulated rounding errors. */
       const T by = 1 - (T)0.5 * (total(norm).part[0][0] - 1);
       T *to = out->data + b * out->matrix + z->place[i + r][0] * out->row;
       for (int k = 0; k < length; k++)
@@ -299,8 +299,8 @@ static Work laid_out(void *memory, int m, int n) {
   return z;
 }
 
-/* As of a batch; failed is 1 for a matrix that is not finite and 2 where the iteration
- * did not end. */
+/* As for a batch; failed is 1 for a matrix that is not finite and 2 where the iteration
+ * did not converge. */
 void NAME(svd)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n;
   Work z = laid_out(work, m, n);

@@ -1,4 +1,4 @@
-/* What Python calls: the kernel that fits the processor, on all threads.
+/* The functions that Python calls, which run the kernel that fits the processor, on all threads.
  *
  * Another instruction set is one more line in VARIANTS, one test in `supported`, and
  * one entry with its flags in build.py.
@@ -33,7 +33,7 @@ typedef struct {
   const int *lanes; /* matrices that are worked on at a time */
 } Kernel;
 
-/* Kinds, what computes them, and whose memory that takes; `t` is a type and an
+/* Kinds, the functions that compute them, and whose memory these need; `t` is a type and an
  * instruction set. */
 #define OF_ANY(X, t)                                                              \
   X(SVD, svd, decomposition, t) X(EIGH, eigh, decomposition, t)                   \
@@ -44,7 +44,7 @@ typedef struct {
 /* Points are real. */
 #define OF_POINTS(X, t)                                                           \
   X(ALIGN, align, alignment, t) X(ALIGN_PULL, align_pull, alignment, t)
-/* What reads single precision and computes in double. */
+/* Kernels that read single precision and compute in double. */
 #define OF_TALL(X, t)                                                             \
   X(TALL_GRAM, tall_gram, tall, t) X(TALL_PRODUCT, tall_product, tall, t)
 #define OF_EIGEN(X, t) X(TALL_EIGEN, tall_eigen, tall_eigen, t)
@@ -52,7 +52,7 @@ typedef struct {
 #define ALL_f64(X, t) OF_ANY(X, t) OF_POINTS(X, t) OF_TALL(X, t) OF_EIGEN(X, t)
 #define ALL_c64(X, t) OF_ANY(X, t)
 #define ALL_c128(X, t) OF_ANY(X, t) OF_TALL(X, t) OF_EIGEN(X, t)
-/* Of one matrix. */
+/* For one matrix. */
 #define DOUBLE_ONE(X, t) OF_ANY(X, t) OF_EIGEN(X, t)
 
 #define DECLARE_ONE(kind, name, memory, t)                                        \
@@ -93,8 +93,8 @@ PUBLIC const char *svdinv_variant(int index) {
 }
 
 #if defined(__x86_64__) || defined(__i386__)
-/* Asked of the processor itself: not every compiler brings what __builtin_cpu_supports
- * looks at. */
+/* Asks the processor itself: not every compiler has the data that __builtin_cpu_supports
+ * reads. */
 static int has_vectors(int with_512) {
   unsigned a, b, c, d, state, high;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
@@ -193,7 +193,7 @@ static void forget(void) {
 
 static void work(Job *job) {
   void *memory = scratch(job->memory);
-  if (!memory) return; /* the others do it all, if they have some */
+  if (!memory) return; /* threads that have memory do all the work */
   int failures = 0;
   const uint64_t before = count_subnormal();
   for (;;) {
@@ -229,7 +229,7 @@ static void *worker(void *unused) {
 static void run(Job *job, int helpers) {
   pthread_once(&once, prepare);
   if (helpers <= 0 || pthread_mutex_trylock(&turn)) {
-    work(job); /* alone, too, where another thread has the pool */
+    work(job); /* also alone if another thread uses the pool */
     return;
   }
   pthread_mutex_lock(&lock);
@@ -244,7 +244,7 @@ static void run(Job *job, int helpers) {
   pthread_mutex_unlock(&lock);
   work(job);
   pthread_mutex_lock(&lock);
-  wanted = 0; /* who has not begun need not */
+  wanted = 0; /* threads that have not begun are not needed */
   while (busy) pthread_cond_wait(&end_work, &lock);
   current = 0;
   pthread_mutex_unlock(&lock);
@@ -253,7 +253,7 @@ static void run(Job *job, int helpers) {
 
 /* ---- entry ------------------------------------------------------------------------- */
 
-/* The instruction sets that are taken: most lanes, and fewer for what these are too many. */
+/* The instruction sets in use: the widest, and a narrower one where that has too many lanes. */
 static int wide_variant, narrow_variant, default_threads;
 
 PUBLIC void svdinv_select(int wide, int narrow, int threads_of_graphs) {
@@ -264,11 +264,11 @@ PUBLIC void svdinv_select(int wide, int narrow, int threads_of_graphs) {
 
 #define NARROW_FROM 41 /* columns: vectors of full length leave the second cache */
 #define MOST_COLUMNS 64 /* that one matrix in each lane is meant for */
-/* As many numbers as a narrow vector has: fewer matrices leave half of a long one empty. */
+/* Numbers in a narrow vector: no more matrices than that leave half of a long one empty. */
 static const int narrow_lanes[4] = {8, 4, 8, 4};
 
-/* Kernels take tall matrices: of wide ones, the adjoints.  Of these, rows and columns of the
- * arrays in `turned` change places, and so do the arrays of left and right vectors. */
+/* Kernels take tall matrices, and the adjoints of wide ones.  For these, rows and columns of the
+ * arrays in `turned` are exchanged, and so are the arrays of left and right vectors. */
 static const struct {
   unsigned turned;
   signed char exchanged[2][2];
@@ -324,7 +324,7 @@ PUBLIC int svdinv_run(const Call *call, void *const address[ARRAYS], int most_th
   job.memory = (size_t)kernel->of[kind].memory(m, n);
   if (kind == PRODUCT) job.memory *= (size_t)task.number[0];
   if (by_blocks) job.chunk = 1, job.batch *= TALL_BLOCKS(task.m);
-  /* A thread more for each 50 microseconds or so, in which one wakes. */
+  /* One more thread for each 50 microseconds or so, the time in which one wakes. */
   const int64_t chunks = (job.batch + job.chunk - 1) / job.chunk;
   const double cube = (double)n * n * n;
   const double each = by_blocks ? 0.3 * TALL_ROWS * n * n

@@ -1,4 +1,4 @@
-"""Compile the kernels into shared libraries, by the C compiler that is found.
+"""Compile the kernels into shared libraries, with the C compiler that is found.
 
 Run by the build hook of the package, and by hand as ``python -m svdinv.kernels.build``.
 """

@@ -1,6 +1,6 @@
 #pragma once
-/* What is the same in every call with arrays of such types, shapes and strides, as `_CALL` of
- * svdinv/kernels/__init__.py packs it. */
+/* The part of a call that is the same for all arrays of certain types, shapes and strides, as
+ * `_CALL` of svdinv/kernels/__init__.py packs it. */
 #include <stdint.h>
 
 #define ARRAYS 12
@@ -34,6 +34,6 @@ typedef struct {
 } Call;
 
 /* Run a kernel over a batch of matrices of shape (m, n), on at most so many threads; 0 is
- * the number that `svdinv_select` was told.
- * Returns the number of matrices that were not decomposed, or -1 without memory. */
+ * the number that `svdinv_select` set.  Returns the number of matrices that were not
+ * decomposed, or -1 without memory. */
 int svdinv_run(const Call *call, void *const address[ARRAYS], int most_threads);

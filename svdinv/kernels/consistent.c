@@ -13,7 +13,7 @@
 #define VANISHING 2.2737368e-13f
 #define LEAST_SQUARE 1.0842022e-19f
 #endif
-#define ERROR_FACTOR 10 /* the same as in core/degenerate.py, and those that follow */
+#define ERROR_FACTOR 10 /* this and the following as in core/degenerate.py */
 #define RATIO_ERROR ((T)0.3)
 #define SLOPE_RATIO_OF_GAUGE 100
 #define SLOPE_RATIO_AT_ZERO ((T)1e4)
@@ -49,8 +49,8 @@ int NAME(find_clusters)(Rule *r, T negligible) {
   return any(some);
 }
 
-/* Whether the rule has a say in a pair: of one cluster and, if that is asked for, within
- * reach of each other. */
+/* Whether the rule applies to a pair: both are in one cluster and, if `banded`, within reach of
+ * each other. */
 INLINE I in_cluster(const Rule *r, int i, int j) {
   const I close = magnitude(r->s[j] - r->s[i]) <= r->reach;
   return close & (r->cluster[i] == r->cluster[j]) & (r->cluster[i] >= 0);
@@ -60,13 +60,13 @@ INLINE I is_near(const Rule *r, int i, int j) {
   return magnitude(r->s[j] - r->s[i]) <= r->near;
 }
 
-/* The least and the largest j of such pairs (i, j) in any lane. */
+/* The range *from <= j < *to of such pairs (i, j) in any lane. */
 static void span_of(const Rule *r, int i, int *from, int *to) {
   for (*from = i; *from > 0 && any(in_cluster(r, i, *from - 1));) --*from;
   for (*to = i + 1; *to < r->n && any(in_cluster(r, i, *to));) ++*to;
 }
 
-/* ---- what the rule knows of whole matrices ---------------------------------------------- */
+/* ---- inputs of the rule from whole matrices --------------------------------------------- */
 
 /* The larger of two, or NaN. */
 INLINE V peak(V a, V b) {
@@ -132,12 +132,12 @@ static void measure_rows(Rule *r) {
 }
 #endif
 
-/* `cotangent_values`, but for smooth and inverse. */
+/* `cotangent_values`, without smooth and inverse. */
 static void collect_values(Rule *r, const V *g) {
   const int n = r->n;
   V scale = {0};
 #if ONE && !COMPLEX
-  measure_rows(r); /* of which quotients are rounded as those of all elements */
+  measure_rows(r); /* dividing the largest elements is as exact as dividing all elements */
   for (int i = 0; i < n; i++) scale = peak(r->size[i], scale);
 #else
   for (ptrdiff_t i = 0; i < (ptrdiff_t)n * n; i++)
@@ -233,8 +233,8 @@ static E cluster_part(const Rule *r, int i, int j, E odd, E B, E norm, V norm_er
   const I use_slope = error * distance < noise;
   const V best = SELECT(use_slope, error * distance, noise);
   I use_norm = (norm_error * distance < best) | (use_slope & (norm_error < error));
-  /* No function with this slope: a kink, or a loss of single vectors, which are arbitrary
-   * where the distance is a rounding error. */
+  /* f does not have this slope: there is a kink, or the loss depends on single vectors, which
+   * are arbitrary where the distance is a rounding error. */
   const V allowed = ERROR_FACTOR * (noise + error * distance);
   const I unlike = absolute(difference(odd, scaled(consistent, gap))) > allowed;
   const I free = absolute(odd) > SLOPE_RATIO_OF_GAUGE * distance * r->most;
@@ -243,8 +243,8 @@ static E cluster_part(const Rule *r, int i, int j, E odd, E B, E norm, V norm_er
   return choose(near & use_norm, norm, part);
 }
 
-/* What is known of a pair (i, j): the cotangents at (i, j) and (j, i), and the parts
- * of them that are formed in the same way for singular values and eigenvalues. */
+/* The cotangents at (i, j) and (j, i), and the parts of them that are formed in the same way for
+ * singular values and eigenvalues. */
 typedef struct {
   E m, mt, h, ht; /* M_ij, M_ji, N_ij, N_ji */
   E odd, B;       /* skew(M - N) and herm(M + N) / 2 */
@@ -259,7 +259,7 @@ INLINE Pair pair_of(const Rule *r, int i, int j) {
   return x;
 }
 
-/* Whether f is linear between two values, so that M_ij / s_j is all: `_zero_part`. */
+/* Whether f is linear between two values, so that the element is M_ij / s_j: `_zero_part`. */
 INLINE I is_zero_part(const Rule *r, int i, int j, E left, E right, E left_t, E right_t) {
   const V size = r->size[i] * r->inverse[i] + r->size[j] * r->inverse[j] + 1;
   const V limit = SQRT(r->epsilon) * size;
@@ -292,8 +292,7 @@ static E svd_element(const Rule *r, int i, int j) {
   return scaled(part, r->scale);
 }
 
-/* The same of eigenvalues; Moore and Penrose's solution is 0, off by what is there in a
- * function's stead. */
+/* The same for eigenvalues; the minimum-norm solution is 0, with the error B f' / f. */
 static E eigh_element(const Rule *r, int i, int j) {
   const Pair x = pair_of(r, i, j);
   E part = cluster_part(r, i, j, x.odd, x.B, (E){0}, absolute(x.B) * r->inverse[i]);
@@ -311,13 +310,13 @@ static void add_svd_values(Rule *r) {
   }
 }
 
-/* A slope that is known to differ from 1 / s is that of no linear function. */
+/* If the slope clearly differs from 1 / s, f is not linear. */
 static void check_linear(Rule *r, int i) {
   const I unlike = magnitude(r->rho[i] - r->inverse[i]) > ERROR_FACTOR * r->error[i];
   r->linear[i] &= ~unlike | (r->s[i] <= ROUNDING);
 }
 
-/* |f'/f| as the cotangents let guess, as 1 / s is for singular values: `_steepness`. */
+/* Estimate |f'/f| from the cotangents, in the role of 1 / s for singular values: `_steepness`. */
 static void guess_steepness(Rule *r, int i, int from, int to) {
   V g = {0}, b = {0};
   for (int j = from; j < to; j++) {

@@ -167,7 +167,7 @@ static void tridiagonalise(E *restrict A, int n, V *restrict d, V *restrict e,
 
 /* Divide each lane by the power of two above its largest part, which is returned in
  * two factors: one alone may overflow.  A lane with a number that is not finite becomes
- * zero, and is told in `bad`. */
+ * zero, and is marked in `bad`. */
 static void normalise(E *A, ptrdiff_t count, V *upper, V *lower, I *bad) {
   V size = {0}, nothing = {0};
   V *x = (V *)A;
@@ -216,7 +216,7 @@ static void finish(const Basis *basis, int n, int length, const E *v, ptrdiff_t 
       }
     }
     reflect_rows(strip, many, length, v, LEAD(n) + 1, step, first, count, tau);
-    for (int r = 0; r < many; r++) { /* lengths have gathered rounding errors */
+    for (int r = 0; r < many; r++) { /* correct the lengths for rounding errors */
       E *x = strip + (ptrdiff_t)r * length;
       V excess = fill(-1);
       for (int k = 0; k < length; k++) excess += square(x[k]);
@@ -227,7 +227,7 @@ static void finish(const Basis *basis, int n, int length, const E *v, ptrdiff_t 
   }
 }
 
-/* What a group of matrices is worked on in. */
+/* Workspace of a group of matrices. */
 typedef struct {
   E *x, *tau_left, *tau_right;
   V upper, lower;
@@ -263,7 +263,7 @@ static void store_values(const V *d, int n, const I *place, const Group *g,
           g->bad[t] ? (T)__builtin_nan("") : d[i * GROUPS][t] * g->upper[t] * g->lower[t] + 0;
 }
 
-/* Vectors that a group needs, and all groups together. */
+/* Vectors that each group needs, and that all groups share. */
 #define OWN(m, n)                                                                \
   (PARTS * ((ptrdiff_t)(m) * LEAD(n) + 2 * (n)) + 2 * BASIS(n) + 4 * SWEEPS * (n))
 #define SHARED(m, n) (PARTS * (STRIP * (ptrdiff_t)(m) + 2 * (n)) + 4 * GROUPS * (n))
@@ -287,7 +287,7 @@ static void divide(V *work, int m, int n, Group *groups, Basis *left, Basis *rig
   }
 }
 
-/* A group without matrices, of which the iteration finds that it has ended. */
+/* Mark a group without matrices as converged. */
 INLINE void idle(V *d, V *e, int n) {
   for (int i = 0; i < n; i++) d[i * GROUPS] = e[i * GROUPS] = (V){0};
 }
@@ -299,7 +299,7 @@ INLINE void report(int32_t *failed, I bad, I left_over, int64_t begin, int64_t e
 
 /* Thin SVD, m >= n, of array 0: to array 1 the singular values, to 2 the left vectors
  * as rows, and to 3 the conjugates of the right ones as rows.  Failed is 1 for a matrix
- * that is not finite and 2 where the iteration did not end: their factors are NaN. */
+ * that is not finite and 2 where the iteration did not converge: their factors are NaN. */
 void NAME(svd)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n;
   E *strip = work, *w = strip + STRIP * (ptrdiff_t)m;
@@ -351,7 +351,7 @@ void NAME(svd)(const Task *task, int64_t begin, int64_t end, void *work) {
   }
 }
 
-/* Of the Hermitian matrices whose lower triangle is in array 0, to array 1 the
+/* Eigendecomposition of Hermitian matrices, whose lower triangles are in array 0: to array 1 the
  * eigenvalues in ascending order, and to 2 the eigenvectors as rows.  Failed as above. */
 void NAME(eigh)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int n = (int)task->n;

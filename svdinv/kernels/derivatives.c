@@ -5,8 +5,8 @@
  */
 #include "functions.h"
 
-/* Factors and products with strides, of which none costs more than another: every
- * element is a vector. */
+/* A factor of a product, with any strides: all take the same time, because every element is a
+ * vector. */
 typedef struct {
   const E *data;
   ptrdiff_t row, column;
@@ -16,7 +16,7 @@ typedef struct {
 #define TURNED(x, lead) ((Factor){x, 1, lead})
 
 #if ONE
-#define TERMS 128 /* as many rows of B lie in the first cache */
+#define TERMS 128 /* rows of B that fit into the first cache */
 
 /* Rows of C: the terms of a sum in the same order as with a matrix in each lane. */
 INLINE void add_terms(E *C, ptrdiff_t lead, const E *a, Factor A, int conj, const Row *b,
@@ -186,8 +186,8 @@ void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
   }
 }
 
-/* What reaches the diagonal of B through the largest s, where that multiplies tau, shared
- * by those equal to it; and the cotangent of tau from that of its product. */
+/* For tau relative to the largest s: add the cotangent through that value to the diagonal of B,
+ * shared by values equal to it, and multiply the cotangent of tau by it. */
 static void through_largest(E *B, V *gtau, const V *s, const Array *tau, int64_t begin,
                             int64_t end, int n) {
   const V level = (T)ROUNDING * s[0];
@@ -266,7 +266,7 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
 }
 
 /* Divide values by the power of two nearest `top`, the largest modulus, or by 1 where it
- * is too small, as `scaled` in core/namespace.py; returns what they were divided by. */
+ * is too small, as `scaled` in core/namespace.py; returns the divisor. */
 INLINE V scale_values(V *s, V *gs, V top, int n) {
   const Int leading = (Int)1 << MANTISSA;
   const V most = fill(power_of_two(BIAS));
@@ -283,7 +283,7 @@ static void load_cotangents(V *g, const Array *from, int64_t begin, int64_t end,
   else for (int i = 0; i < n; i++) g[i] = (V){0};
 }
 
-/* Middle factor for distinct values (`_distinct_block`), s sorted downwards; of others it
+/* Middle factor for distinct values (`_distinct_block`), s sorted downwards; for others it
  * has no meaning. */
 static void distinct_block(E *B, const E *M, const E *N, const V *s, const V *gs, int n) {
   for (int i = 0; i < n; i++)
@@ -322,7 +322,7 @@ void NAME(svd_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
     load(Vh, n, &in[2], begin, end, n, n, turn);
     load_reals(s, &in[1], begin, end, n);
     load_cotangents(gs, &in[4], begin, end, n);
-    for (int t = 0; t < LANES; t++) /* what is left over has no clusters */
+    for (int t = 0; t < LANES; t++) /* unused lanes have no clusters */
       if (begin + t >= end)
         for (int i = 0; i < n; i++) s[i][t] = n - i;
     const V top = scale_values(s, gs, s[0], n);
@@ -378,8 +378,8 @@ static void halve(E *M, E *N, int n) {
 }
 
 /* Hermitian cotangent of A from those of its eigendecomposition.
- * Arrays: 0 V, 1 w, 2 gw or none, 3 gV, 4 the result.  Numbers as above.  With 5, A V =
- * B V diag(w) and V^H B V = 1, and that is the cotangent of B. */
+ * Arrays: 0 V, 1 w, 2 gw or none, 3 gV, 4 the result.  Numbers as above.  With array 5, the
+ * problem is A V = B V diag(w) with V^H B V = 1, and 5 is the cotangent of B. */
 void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int n = (int)task->n;
   const ptrdiff_t nn = (ptrdiff_t)n * n;
@@ -418,7 +418,7 @@ void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   }
 }
 
-/* Where matrix b lies as it would in the lanes, if it does: one alone without gaps. */
+/* Matrix b in memory, if it is alone and contiguous there, as it would be in the lanes; else 0. */
 INLINE E *in_place(const Array *A, int64_t b, int n) {
   const int plain = ONE && A->data && A->column == PARTS && A->row == n * PARTS;
   return plain ? (E *)(A->data + b * A->matrix) : 0;
@@ -430,7 +430,7 @@ int64_t NAME(clusters_memory)(int m, int n) {
   return (3 * PARTS * (int64_t)n + 2 + RULE_VALUES) * n * LANE_BYTES;
 }
 
-/* The consistent rule in the place of the plain formula, where values are close.
+/* The consistent rule in place of the plain formula, where values are close.
  * Arrays: 0 s, 1 gs, 2 U^H gU, 3 (V^H gV)^H, 4 the middle factor by the plain formula,
  * 5 the result.  Without 3, 0 are eigenvalues, 2 is V^H gV.  Numbers as above. */
 void NAME(clusters)(const Task *task, int64_t begin, int64_t end, void *work) {
@@ -446,7 +446,7 @@ void NAME(clusters)(const Task *task, int64_t begin, int64_t end, void *work) {
   for (; begin < end; begin += LANES) {
     load_reals(s, &in[0], begin, end, n);
     load_reals(gs, &in[1], begin, end, n);
-    for (int t = 0; t < LANES; t++) /* what is left over has no clusters */
+    for (int t = 0; t < LANES; t++) /* unused lanes have no clusters */
       if (begin + t >= end)
         for (int i = 0; i < n; i++) s[i][t] = n - i;
     const E *at[3] = {in_place(&in[2], begin, n), in_place(&in[3], begin, n),
@@ -557,7 +557,7 @@ static void power_differences(V *d, const V *s, const V *y, V p, V *rest, int n)
       const V ratio = (ry[i] / rs[i]) * (ry[j] / rs[j]);
       const V near = p * sinc / hyperbolic_sinc(SELECT(close, L, zero)) * ratio;
       const V high = greater(s[i], s[j]);
-      /* One of the two is 0; or both, where only w has a slope, other than 0. */
+      /* One of the two is 0, or both: then only f(w) = w has a slope other than 0. */
       const V slope = SELECT(p == one, one, zero);
       V across = SELECT(high == zero, slope, safe_quotient(y[i] + y[j], high, ~(high == zero)));
       across += 0 * gap; /* NaN stays */
@@ -565,7 +565,7 @@ static void power_differences(V *d, const V *s, const V *y, V p, V *rest, int n)
     }
 }
 
-/* Divided differences of f at s, its values there in y; `rest` is for 3 n vectors. */
+/* Divided differences of f at s, with its values y there; `rest` has room for 3 n vectors. */
 static void function_differences(V *d, const V *s, const V *y, V p, int function,
                                  V *rest, int n) {
   const V zero = {0};

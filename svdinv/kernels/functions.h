@@ -1,9 +1,9 @@
 #pragma once
 /* Functions f of a singular value: values and divided differences.
  *
- * The formulas are those of functions.py and thresholds.py in svdinv/core, of the odd
- * extension of f.  A Task says which f it is: by number[0], and number[1] where f has a
- * number of its own.
+ * The formulas are those of functions.py and thresholds.py in svdinv/core, for the odd
+ * extension of f.  In a Task, number[0] selects f, and number[1] is the constant of f, if it
+ * has one.
  */
 #include "consistent.h"
 
@@ -32,7 +32,7 @@ INLINE T cutoff(const Task *task) {
 }
 
 /* Gradient of the sum of the `count` largest values, or of all if that is 0; values
- * equal to the last of them share what is left. */
+ * equal to the last of them share the rest of the count. */
 static void shares(V *y, const V *s, int count, int n) {
   const V rounding = (T)ROUNDING * s[0], one = fill(1), none = {0};
   const V last = count ? s[count - 1] : none;
@@ -51,7 +51,7 @@ static void shares(V *y, const V *s, int count, int n) {
   }
 }
 
-/* y = f(s), of which y may be s itself; `from` is tau, one number for each matrix, if f
+/* y = f(s), where y may be s itself; `from` is tau, one number for each matrix, if f
  * has one.  Returns tau. */
 static V function_of(V *y, const V *s, const Task *task, const Array *from,
                      int64_t begin, int64_t end, int n) {
@@ -83,8 +83,8 @@ static V function_of(V *y, const V *s, const Task *task, const Array *from,
   return tau;
 }
 
-/* D- and the slope of y in tau of a function that keeps its derivative 1 where y is not 0,
- * and everywhere with `every`: a tau of 0 keeps zeros, too. */
+/* D-, and the slope of y in tau, of a function with the derivative 1 where y is not 0, and
+ * everywhere in the lanes of `every`: a tau of 0 keeps zeros, too. */
 static void threshold_differences(V *minus, V *slope, const V *s, const V *y, I every,
                                   int soft, int n) {
   const V zero = {0}, one = fill(1);
@@ -102,7 +102,7 @@ static void threshold_differences(V *minus, V *slope, const V *s, const V *y, I 
   }
 }
 
-/* The same of s / (s^2 + tau^2): u of 1 / z = u - i v for z = s + i tau, whose divided
+/* The same for s / (s^2 + tau^2): u of 1 / z = u - i v for z = s + i tau, whose divided
  * differences are products. */
 static void tikhonov_differences(V *minus, V *slope, const V *s, const V *u, V tau, T cut,
                                  int n) {
@@ -124,7 +124,7 @@ static void tikhonov_differences(V *minus, V *slope, const V *s, const V *u, V t
   for (int i = 0; i < n; i++) slope[i] = -2 * u[i] * v[i];
 }
 
-/* The same of s / sqrt(s^2 + tau). */
+/* The same for s / sqrt(s^2 + tau). */
 static void whitening_differences(V *minus, V *slope, const V *s, const V *y, V tau, T cut,
                                   int n) {
   const V size = cut * cut * (s[0] * s[0] + tau), one = fill(1);
@@ -149,7 +149,7 @@ static void whitening_differences(V *minus, V *slope, const V *s, const V *y, V 
 }
 
 /* D-, D+ and phi of a function with a jump at 0, as `coefficients` in spectral.py; `s`
- * becomes 0 where it is nothing to divide by. */
+ * becomes 0 where nothing may be divided by it. */
 static void step_differences(V *minus, V *plus, V *phi, V *s, const V *y, int closed,
                              int reciprocal, int n) {
   const V least = (T)ROUNDING * s[0];
@@ -174,7 +174,7 @@ static void step_differences(V *minus, V *plus, V *phi, V *s, const V *y, int cl
   }
 }
 
-/* D+ and phi from D-, which has the slope at 0 where they divide by 0. */
+/* D+ and phi; where their divisor is 0, they are the slope in D-. */
 static void sum_quotients(V *plus, V *phi, const V *minus, const V *s, const V *y, int n) {
   const V zero = {0};
   for (int i = 0; i < n; i++) {
@@ -188,10 +188,9 @@ static void sum_quotients(V *plus, V *phi, const V *minus, const V *s, const V *
   }
 }
 
-/* Divided differences of y = f(s), of which D- and D+ are of shape (n, n), and the slope
- * of f in tau.  `closed` says that nothing lies outside the ranges; then a single value at
- * rounding level has a derivative, which s keeps.  Of SAMPLED, D- is given and becomes 0 on
- * its diagonal. */
+/* Divided differences of y = f(s), with D- and D+ of shape (n, n), and the slope of f in tau.
+ * `closed` says that nothing lies outside the ranges; then a single value at rounding level is
+ * kept in s and has a derivative.  For SAMPLED, D- is given and becomes 0 on its diagonal. */
 static void divided_differences(V *minus, V *plus, V *phi, V *slope, V *s, const V *y,
                                  V tau, const Task *task, int closed, int n) {
   const int f = FUNCTION(task);

@@ -1,22 +1,22 @@
 #pragma once
-/* Kernels in the graphs of a framework, whose arrays are contiguous buffers and tell their
- * shapes when the graph runs.
+/* Kernels in the graphs of a framework, whose arrays are contiguous buffers with shapes that are
+ * known when the graph runs.
  *
  * A plan holds 64-bit integers: a version, kind, type, the bits of both numbers, and for each
- * of the twelve arrays its buffer, the number of its axes behind those of the batch, and
- * flags.  Buffers are counted through the operands and then through the results; -1 is none.
+ * of the twelve arrays its buffer, the number of its axes after those of the batch, and
+ * flags.  Buffers are numbered through the operands and then the results; -1 is none.
  */
 #include <string.h>
 
 #include "call.h"
 #include "tall.h"
 
-#define VERSION 3 /* of all that a plan means: saved graphs have one */
+#define VERSION 3 /* of the meaning of a plan, which saved graphs contain */
 enum { PLAN_VERSION, PLAN_KIND, PLAN_TYPE, PLAN_NUMBERS, PLAN_ARRAYS = 5, PLAN_LENGTH = 41 };
 enum { BUFFER, AXES, FLAGS };
 enum {
-  TRANSPOSED = 1, /* of the kernel's matrices, the buffer holds the transposes */
-  REAL = 2,       /* of complex matrices */
+  TRANSPOSED = 1, /* the buffer holds the transposes of the kernel's matrices */
+  REAL = 2,       /* a real array beside complex matrices */
   PAIRS = 4       /* numbers of double precision as pairs of single ones */
 };
 

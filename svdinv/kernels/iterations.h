@@ -35,7 +35,7 @@ INLINE V reflector(E *x, ptrdiff_t step, int length, E *tau) {
 
 typedef struct { V c, s; } Rotation;
 
-/* (c, s, r) with c f + s g = r and c g - s f = 0; lanes out of the mask stand still. */
+/* (c, s, r) with c f + s g = r and c g - s f = 0; the identity in lanes outside the mask. */
 INLINE Rotation rotation(V f, V g, I on, V *r) {
   const V zero = {0}, one = fill(1);
   V size = f * f + g * g;
@@ -145,7 +145,7 @@ INLINE void whole(Window *w, const V *d, const V *e, int n) {
   w->high = fill_int(n - 1);
 }
 
-/* Deflate, and narrow the windows; tell which hold a zero on the diagonal. */
+/* Deflate, narrow the windows, and find which of them hold a zero on the diagonal. */
 INLINE void narrow(Window *w, const V *d, V *e, int n) {
   const V floor = w->floor;
   I high = w->high, low = high, open = {0}, singular = {0};
@@ -186,7 +186,7 @@ INLINE V smaller_value(V f, V g, V h) {
 /* Golub and Kahan's iteration on GROUPS groups of real bidiagonal matrices: their steps
  * alternate, because each waits long for its roots and quotients.  Every lane has its
  * own window and shift; a sweep runs over the union of the windows, and is the identity
- * outside each.  Tells the lanes left over after too many sweeps. */
+ * outside each.  `left_over` marks the lanes that have not converged after the last sweep. */
 static void bidiagonal_qr(V *restrict d, V *restrict e, int n, Basis *left,
                           Basis *right, I *left_over) {
   const V zero = {0};
@@ -202,7 +202,7 @@ static void bidiagonal_qr(V *restrict d, V *restrict e, int n, Basis *left,
       narrow(&w[u], d + u, e + u, n);
       if (w[u].bottom < bottom) bottom = w[u].bottom;
       if (w[u].top > top) top = w[u].top;
-      /* A sweep without shift now and then, should one stall. */
+      /* A sweep without shift, should eight make no progress. */
       idle[u] = (idle[u] + 1) & (w[u].high == before);
       I rest = w[u].singular | (idle[u] >= 8);
       idle[u] &= idle[u] < 8;

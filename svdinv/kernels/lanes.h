@@ -1,9 +1,9 @@
 #pragma once
-/* One matrix of a batch in each lane of a vector: what all kernels are written in.
+/* One matrix of a batch in each lane of a vector: the types and functions of all kernels.
  *
  * Compiled once for every instruction set and element type: LANE_BYTES is the width
  * of a vector, T the real type, COMPLEX 0 or 1, NAME(x) adds the suffix to a symbol.
- * A width of 0 is for matrices alone, of which lanes hold the columns.
+ * With a width of 0, they are compiled for one matrix alone, whose columns are in the lanes.
  */
 #include <float.h>
 #include <stddef.h>
@@ -183,12 +183,12 @@ INLINE E choose(I mask, E x, E y) {
   return x;
 }
 
-/* x / y where that is meant, 0 elsewhere. */
+/* x / y where `where` holds, 0 elsewhere. */
 INLINE V safe_quotient(V x, V y, I where) {
   return SELECT(where, x / SELECT(where, y, fill(1)), (V){0});
 }
 
-/* |x|, whose square may be no number. */
+/* |x|, whose square may over- or underflow. */
 INLINE V absolute(E x) {
 #if COMPLEX
   V a = magnitude(x.part[0]), b = magnitude(x.part[1]);
@@ -204,7 +204,7 @@ INLINE V absolute(E x) {
 
 #include "task.h"
 
-/* Transpose LANES vectors: blocks off the diagonal change places, the largest first. */
+/* Transpose LANES vectors: exchange blocks off the diagonal, the largest first. */
 #define UPPER(t, d) ((t) & (d) ? LANES + (t) - (d) : (t))
 #define LOWER(t, d) ((t) & (d) ? LANES + (t) : (t) + (d))
 #define OF_2(F, t, d) F(t, d), F(t + 1, d)
@@ -242,8 +242,8 @@ INLINE void transpose(V *r) {
 
 static const T nothing[LANES] = {0};
 
-/* `count` numbers, of which `from` has an address for each lane or none; every PARTS of
- * them are an element, and `step` elements apart. */
+/* Read `count` numbers for each lane from its address in `from`, zeros if that is 0.  Every PARTS
+ * of them are an element of `to`, whose elements are `step` apart. */
 OFTEN void load_run(E *to, ptrdiff_t step, const T *const *from, ptrdiff_t count,
                     int conj) {
   ptrdiff_t q = 0;
@@ -262,8 +262,8 @@ OFTEN void load_run(E *to, ptrdiff_t step, const T *const *from, ptrdiff_t count
   }
 }
 
-/* The way back.  Zeros lose their sign, which would hang on the other lanes; `more` is
- * what is added: zero, or NaN. */
+/* Write them.  `more`, zero or NaN, is added, so that zeros lose their sign, which would depend
+ * on the other lanes. */
 OFTEN void unload_run(const E *x, ptrdiff_t step, T *const *to, ptrdiff_t count,
                       int conj, V more) {
   ptrdiff_t q = 0;
@@ -285,7 +285,7 @@ OFTEN void unload_run(const E *x, ptrdiff_t step, T *const *to, ptrdiff_t count,
   }
 }
 
-/* One number after the other, at any distance. */
+/* Read numbers one by one, with any strides. */
 OFTEN void load_scattered(E *x, const T *const *from, ptrdiff_t lead, ptrdiff_t m,
                           ptrdiff_t n, ptrdiff_t row, ptrdiff_t column, int conj) {
   for (ptrdiff_t i = 0; i < m; i++)
@@ -315,7 +315,7 @@ INLINE void addresses(T **at, const Array *A, int64_t begin, int64_t end) {
     at[t] = begin + t < end ? A->data + (begin + t) * A->matrix : 0;
 }
 
-/* Matrices begin <= b < end, shape (m, n); the lanes that are left become zero. */
+/* Read the matrices begin <= b < end, shape (m, n); unused lanes become zero. */
 OFTEN void load(E *x, ptrdiff_t lead, const Array *A, int64_t begin, int64_t end,
                 ptrdiff_t m, ptrdiff_t n, int conj) {
   T *at[LANES];

@@ -64,7 +64,7 @@ class Memory(Hashable, Protocol):
         """`x`, resolved, or a copy in the order of C."""
 
     def strides(self, x: Any) -> tuple[int, ...] | None:
-        """Strides in real numbers, None if they are no whole numbers."""
+        """Strides in units of one real number; None if they are not whole."""
 
     def address(self, x: Any) -> int:
         """Address of the first element."""
@@ -72,7 +72,7 @@ class Memory(Hashable, Protocol):
     def empty(
         self, shape: tuple[int, ...], dtype: str, transposed: bool
     ) -> Callable[[], Any]:
-        """Return a function that makes uninitialised arrays, or transposes of such."""
+        """Return a function that makes uninitialised arrays, or transposed ones."""
 
     def threads(self) -> int:
         """Return the number of threads to use at most."""
@@ -148,7 +148,7 @@ def _steps(shape: tuple[int, ...], dtype: str) -> tuple[int, int, int]:
 
 
 def _contiguous(plan: Plan, operand: Operand) -> tuple[int, int, int]:
-    """Strides of the further argument: singular values, or square matrices."""
+    """Strides of the argument made by `further`: values, or square matrices."""
     if operand.axes == 1:
         return _steps((plan.length("k"),), "float")
     return _steps((plan.n, plan.n), "float" if operand.real else plan.dtype)
@@ -193,10 +193,10 @@ def _arrays(x: Any, memory: Memory) -> list[Any]:
 
 
 class _Factorised:
-    """Factors of matrices whose SVD is not by a kernel, or a map of them.
+    """Factors, or a map, of matrices whose SVD no kernel computes.
 
-    Of tall or wide ones in single precision there are three kernels, and a decision in
-    between.
+    For tall or wide ones in single precision there are three kernels, with a decision
+    in between.
     """
 
     def __init__(self, operation: Any, A: ArraySpec, svd: Any) -> None:
@@ -221,7 +221,7 @@ class _Factorised:
         return self._maps[key]((A, tau, *factors), memory, xp)
 
     def _map(self, kind: type, x: Any, memory: Memory) -> Callable[..., Any]:
-        """Prepare the map of factors of a kind, in memory as those in `x`."""
+        """Prepare the map of factors of a kind, laid out in memory as those in `x`."""
         f = self._operation
         mapped = (RelativeMap if f.relative else Map)(f.function, kind)
         found = plan(mapped, _arrays(x, memory))
@@ -258,8 +258,8 @@ _prepared: dict[Any, Callable[..., Any] | None] = {}
 def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> Any:
     """Compute an operation by a kernel; None where there is none for it.
 
-    Which kernel, and how it is called, is decided once for arguments of certain dtypes,
-    shapes and strides.
+    The kernel and its call are prepared once for arguments of certain dtypes, shapes
+    and strides.
     """
     if type(operation) not in _RULES or not kernels.is_loaded():
         return None
@@ -306,7 +306,7 @@ def value(operation: Operation, x: Any, memory: Memory | None, xp: Namespace) ->
 
 
 def decomposes(A: Any, memory: Memory) -> bool:
-    """See `decomposes_quickly` in `svdinv.core.namespace`."""
+    """Whether kernels decompose A now, and faster than the framework does."""
     if len(A.shape) < 2 or memory.key((A,)) is None:
         return False
     *batch, m, n = A.shape
@@ -318,13 +318,13 @@ def decomposes(A: Any, memory: Memory) -> bool:
 def decomposition(kind: str, A: Any, memory: Memory) -> Any:
     """Thin SVD, or eigendecomposition from lower triangles, as `Decompose`.
 
-    None where the kernels do not suit, or not for every matrix.
+    None if kernels do not support A, or fail for one of its matrices.
     """
     return by_kernel(Decompose(kind), (A,), memory, None)
 
 
 def clusters(memory: Memory, xp: Namespace, *x: Any) -> Any:
-    """See `svdinv.core.namespace`; the last two arguments are numbers."""
+    """Overwrite a block within clusters, by a kernel; the last two are numbers."""
     *arrays, near, epsilon = x
     try:
         found = by_kernel(Clusters(near, epsilon), arrays, memory, xp)

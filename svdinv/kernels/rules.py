@@ -1,8 +1,8 @@
 """Which operations the kernels compute: what is called, with which arrays.
 
 A rule reads the shapes and dtypes of the arguments of an operation and returns a
-`Plan`, or None where no kernel computes it, or not faster. Nothing here knows how a
-call is made.
+`Plan`, or None where no kernel computes it, or not faster. How calls are made is not
+decided here.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _SOFT, _HARD, _RANK, _LARGEST = 1.0, 2.0, 3.0, 4.0
 _RECIPROCAL, _TIKHONOV, _SAMPLED, _WHITENING = 5.0, 6.0, 7.0, 8.0
 _RELATIVE, _GIVEN = 16.0, (0.0, 0.0)
 _ONES = Polar()
-_STEPS = Polar, ProperRotation  # of which the values are given; no derived classes
+_STEPS = Polar, ProperRotation  # whose values are given; no derived classes
 
 
 class ArraySpec(NamedTuple):
@@ -92,7 +92,7 @@ class ArraySpec(NamedTuple):
 class Operand(NamedTuple):
     """Argument number `source` of the operation, as array `slot` of the kernel.
 
-    Its transpose, if `transposed`. `real` marks a real matrix made by `further`.
+    If `transposed`, it is the transpose. `real` marks a real matrix made by `further`.
     """
 
     slot: int
@@ -106,8 +106,9 @@ class Operand(NamedTuple):
 class Result(NamedTuple):
     """An output of the operation, written by the kernel as its array `slot`.
 
-    The shape, behind the batch axes, is of the letters m, n, k = min(m, n), b for the
-    number of blocks of rows, and 1. If `transposed`, the kernel writes its transpose.
+    `shape`, after the batch axes, consists of the letters m, n, k = min(m, n), b for
+    the number of blocks of rows, and 1. If `transposed`, the kernel writes the
+    transpose.
     """
 
     slot: int
@@ -122,7 +123,7 @@ class Plan(NamedTuple):
 
     kind: str
     dtype: str
-    """Of the matrices."""
+    """The dtype of the matrices."""
     batch: tuple[Any, ...]
     m: Any
     n: Any
@@ -139,7 +140,7 @@ class Plan(NamedTuple):
     lengths_from: tuple[int, int] = (0, 0)
     """Arguments that have m rows and n columns."""
     limits: str = ""
-    """The kind whose limits of sizes hold, if they are not its own."""
+    """The kind whose limits of sizes hold; by default its own."""
 
     @property
     def computed_in(self) -> str:
@@ -151,9 +152,9 @@ class Plan(NamedTuple):
         """Whether to use the kernel; None if that depends on unknown lengths."""
         m, n = self.m, self.n
         if self.kind.startswith("tall") and None in (*self.batch, m, n):
-            return False  # which would cost a decision more
+            return False  # otherwise a graph would need one more decision
         if None in (m, n):
-            # Kernels suit a long batch and a square best: assume these if unknown.
+            # Kernels suit long batches and square matrices best: assume these.
             m, n = m or n or 1, n or m or 1
             return None if self._suits(2**31, m, n) else False
         if None not in self.batch:
@@ -213,7 +214,6 @@ class Decompose(Operation):
     kind: str
 
     def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
-        """See `Operation`."""
         if self.kind == "eigh":
             return tuple(xp.linalg.eigh(x[0]))
         return tuple(xp.linalg.svd(x[0], full_matrices=False))
@@ -254,7 +254,7 @@ def plan(operation: Operation, arrays: Any) -> Plan | None:
     """Plan the call of a kernel that computes an operation; None where there is none.
 
     `arrays` are those of the arguments, None for absent ones. Where lengths are
-    unknown, `supports` of the plan may be too.
+    unknown, `supports` of the plan may be None.
     """
     rule = RULES.get(type(operation))
     return rule and rule(operation, arrays)
@@ -267,7 +267,7 @@ def _plan(
     results: Iterable[Result | None],
     **options: Any,
 ) -> Plan | None:
-    """Make a plan; None where the kernels do not suit matrices such as A."""
+    """Make a plan; None if the kernels do not support matrices such as A."""
     if len(A.shape) < 2:
         return None
     *batch, m, n = A.shape
@@ -291,7 +291,7 @@ def _decompose(operation: Decompose, x: Any, limits: str = "") -> Plan | None:
 def knows(
     function: Any, A: ArraySpec, tau: ArraySpec | None
 ) -> tuple[float, float] | None:
-    """Return the numbers by which the kernels know a function; None if they do not."""
+    """Return the numbers that select a function in kernels; None if they lack it."""
     kind = type(function)
     if tau is not None and not _same(tau.shape, (*A.shape[:-2], 1)):
         return None
@@ -338,7 +338,7 @@ def _map(operation: Map | RelativeMap, x: Any) -> Plan | None:
 
 
 def _values_of(operation: Map | RelativeMap) -> Callable[[Any, Any], Any]:
-    """Return what computes f(S) from the arguments."""
+    """Return a function that computes f(S) from the arguments."""
 
     def values(x: Any, xp: Any) -> Any:
         _, tau, _, S, _ = x
@@ -531,14 +531,14 @@ def _align_pull(operation: AlignPull, x: Any) -> Plan | None:
 
 
 def _similarity_pull(operation: SimilarityPull, x: Any) -> Plan | None:
-    """Plan as for a motion, with the cotangent of c in the place of that of weights."""
+    """Plan as for a motion, with the cotangent of c instead of that of weights."""
     *found, _, gR, gt, grmsd, gc = x
     if operation.weighted:
         return None
     plan = _align_pull(AlignPull(False), (*found, gR, gt, grmsd, None))
     if plan is None:
         return None
-    # An argument more, c, is in front of the cotangents.
+    # One more argument, c, is in front of the cotangents.
     operands = tuple(
         operand._replace(source=operand.source + (operand.source > 10))
         for operand in plan.operands
@@ -567,7 +567,7 @@ def _tall(operation: Tall, x: Any) -> Plan | None:
 
 
 def values_plan(operation: SingularValues, x: Any) -> Plan | None:
-    """Plan an SVD that is faster than S alone by LAPACK: not of one large matrix."""
+    """Plan an SVD if that is faster than LAPACK's S alone: not for one large matrix."""
     plan = _decompose(Decompose("svd"), x)
     if plan is None:
         return None
@@ -621,7 +621,7 @@ DECOMPOSITIONS: dict[type, Callable[[Any, Any], Plan | None]] = {
     FactoriseHermitian: _factors,
     SingularValues: values_plan,
 }
-"""Rules that save the way through `Decompose`, where arrays have values."""
+"""Rules for arrays with values, which do without `Decompose`."""
 
 COMPOSED: dict[type, Callable[[Any, Any], Plan | None]] = {RelativePull: _derivative}
-"""Rules of what graphs are to compose of the others, for its derivatives."""
+"""Rules for arrays with values; graphs use `composed`, for the derivatives."""

@@ -49,8 +49,8 @@ static inline uint64_t flush_subnormal(void) {
   return before;
 }
 
-/* At the entry of all kernels, for the threads of XLA and TensorFlow count them as 0, and
- * in a matrix of small elements they may be a tenth of the largest. */
+/* Called at the entry of all kernels, because the threads of XLA and TensorFlow count subnormal
+ * numbers as 0, which in a matrix of small elements may be a tenth of the largest. */
 static inline uint64_t count_subnormal(void) {
   const uint64_t before = control_word();
   restore(before & ~(uint64_t)ALL);

@@ -1,5 +1,5 @@
-/* Products of tall matrices of single precision in double precision: their Gram matrices,
- * and those with small matrices.
+/* Products of tall matrices of single precision, computed in double precision: their Gram
+ * matrices, and products with small matrices.
  *
  * Products of two numbers are exact then, and sums nearly so.  Here the lanes hold rows of
  * one matrix.  A matrix is cut into blocks of TALL_ROWS rows, whatever the number of
@@ -38,7 +38,7 @@ int64_t NAME(tall_memory)(int m, int n) {
   return (2 * p.groups + p.lead + 1) * p.lead * (int64_t)sizeof(E);
 }
 
-/* Numbers one behind the other, from memory and back. */
+/* Consecutive numbers, from memory and back. */
 INLINE void read_run(T *to, const Array *A, int64_t at, ptrdiff_t count) {
   const float *from = (const float *)A->data + at;
   for (ptrdiff_t i = 0; i < count; i++) to[i] = (T)from[i];
@@ -49,7 +49,7 @@ INLINE void write_run(const Array *A, int64_t at, const T *from, ptrdiff_t count
   for (ptrdiff_t i = 0; i < count; i++) to[i] = (float)from[i];
 }
 
-/* Real and imaginary parts in turns, and apart. */
+/* Separate interleaved real and imaginary parts, and interleave them again. */
 #define REAL_OF(t, d) (2 * (t) + (d))
 #define LOW(t, d) (((t) & 1) * LANES + (t) / 2 + (d))
 INLINE E parted(const V *r) {
@@ -75,8 +75,7 @@ INLINE int in_runs(const Array *A, ptrdiff_t count) {
   return A->column == PARTS && count >= LANES / 2;
 }
 
-/* Read `rows` rows, of which the first begins at number `at`; lanes that are left become
- * zero. */
+/* Read `rows` rows, of which the first begins at number `at`; unused lanes become zero. */
 static void read_rows(E *to, const Array *A, int64_t at, int64_t rows, const Panel *p) {
   const ptrdiff_t count = (ptrdiff_t)p->n * PARTS, whole = p->lead * PARTS;
   if (in_runs(A, count)) {
@@ -121,7 +120,7 @@ static void write_rows(const E *x, const Array *A, int64_t at, int64_t rows, con
   }
 }
 
-/* Read a panel from row `row` on, before row `end`; the columns that are left are zero. */
+/* Read a panel from row `row` on, before row `end`; unused rows and columns are zero. */
 static void read_panel(E *to, const Array *A, int64_t matrix, int64_t row, int64_t end,
                        const Panel *p) {
   for (int g = 0; g < p->groups; g++, row += LANES) {
@@ -184,7 +183,7 @@ void NAME(tall_product)(const Task *task, int64_t begin, int64_t end, void *work
   p.buffer = (T *)(y + p.groups * lead);
   T *W = p.buffer + LANES * lead * PARTS;
   memset(p.buffer, 0, (size_t)lead * sizeof(E));
-  memset(y, 0, (size_t)(p.groups * lead) * sizeof *y); /* which columns are left */
+  memset(y, 0, (size_t)(p.groups * lead) * sizeof *y); /* for the unused columns */
   for (; begin < end; begin++) {
     const int64_t matrix = begin / blocks, first = begin % blocks * TALL_ROWS;
     const int64_t last = first + TALL_ROWS < task->m ? first + TALL_ROWS : task->m;

@@ -1,6 +1,6 @@
 /* The SVD of tall matrices of single precision by their Gram matrix in double precision.
  *
- * Singular values are as accurate as single precision can tell, and so are vectors down to
+ * Singular values are accurate to single precision, and so are the vectors of values down to
  * 1e-4 of the largest.
  */
 #include "lanes.h"
@@ -24,8 +24,8 @@ INLINE float *at(const Array *A, int64_t matrix, int64_t row, int64_t column) {
 }
 
 /* Singular values and right singular vectors from the results of `tall_gram`.  Arrays: 0
- * these, 1 S and 2 V, of single precision, 3 V diag(1 / s), in which values that are lost
- * count as the largest that is. */
+ * these, 1 S and 2 V, of single precision, 3 V diag(1 / s), in which values s that the Gram
+ * matrix loses are replaced by their upper bound. */
 void NAME(tall_eigen)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int n = (int)task->n;
   const ptrdiff_t nn = (ptrdiff_t)n * n, row = (ptrdiff_t)n * PARTS;

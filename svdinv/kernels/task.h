@@ -1,6 +1,5 @@
 #pragma once
-/* What a kernel works on.
- * T is the real type, or void where nothing is read. */
+/* Arguments of kernels.  T is the real type, or void where nothing is read. */
 #include <stdint.h>
 
 /* Matrices of a batch in memory: strides in elements of T (complex ones are pairs). */
@@ -9,7 +8,7 @@ typedef struct {
   int64_t matrix, row, column;
 } Array;
 
-/* What a kernel works on; which array is which is said at each of them. */
+/* Arguments of a kernel, whose comment states which array is which. */
 typedef struct {
   Array array[12];
   double number[2];

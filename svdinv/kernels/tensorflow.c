@@ -2,9 +2,9 @@
  * looked up in the library that the process has loaded, so that one compiled library
  * serves every version of TensorFlow 2, without its headers.
  *
- * A library of its own, because TensorFlow has to load it to learn of the operation.  The
- * attribute `plan` is as in graph.h, and behind it stand for each result the number of its
- * axes behind those of the batch, and three lengths: below 0, one of `enum Length`.
+ * It is a library of its own, because TensorFlow has to load it to register the operation.  The
+ * attribute `plan` is that of graph.h, followed for each result by the number of its axes after
+ * those of the batch, and three lengths, which below 0 are of `enum Length`.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -69,10 +69,10 @@ FUNCTIONS(DECLARE)
 
 static int (*run)(const Call *, void *const *, int);
 
-/* Python says where `svdinv_run` of the other library is. */
+/* Python passes the address of `svdinv_run` of the other library. */
 PUBLIC void svdinv_bind(void *function) { *(void **)&run = function; }
 
-/* For the plan that graph.h reads. */
+/* Called by `run_plan` of graph.h. */
 int svdinv_run(const Call *call, void *const address[ARRAYS], int most_threads) {
   return run ? run(call, address, most_threads) : -1;
 }
@@ -210,7 +210,7 @@ static void compute(void *state, Context *context) {
   TF_DeleteStatus(status);
 }
 
-/* Python knows the shapes that are known while it traces. */
+/* Python sets the shapes that are known while it traces. */
 static void infer(Inference *context, Status *status) {
   TF_ShapeInferenceContextSetUnknownShape(context, status);
 }

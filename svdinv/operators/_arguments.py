@@ -11,14 +11,17 @@ from typing import Any
 from svdinv.core.backend import Backend
 from svdinv.core.namespace import Array, known_shape, sizes
 
-# More than any matrix has, and still an integer of single precision.
+# More singular values than any matrix has; exact in single precision.
 MOST_VALUES = 2**24
 
 
 def threshold_values(
     backend: Backend, tau: Any, A: Array, weights: bool
 ) -> tuple[Array, bool]:
-    """Check tau; (..., 1) or, with `weights`, (..., k), one for each singular value."""
+    """Return tau as (..., 1) or, given one per singular value, (..., k), and if it is.
+
+    The latter is allowed with `weights` only.
+    """
     xp, values = backend.xp, checked(backend, tau, A)
     batch = tuple(A.shape[:-2])
     each = (*batch, shorter(A.shape))
@@ -66,7 +69,7 @@ def per_batch(
 
 
 def _fitted(backend: Backend, values: Array, A: Array, batch: tuple[Any, ...]) -> Array:
-    # Lengths first: torch.export would keep that (B, 3) is not (3,) because B is not 3.
+    # Numbers of axes first: torch.export would record B != 3 for (B, 3) and (3,).
     alike = len(values.shape) == len(batch) and None not in batch
     if alike and tuple(values.shape) == batch:
         return values
@@ -115,11 +118,11 @@ def two_matrices(
 ) -> tuple[Array, Array, Callable[[Array], Array]]:
     """Check two matrices of one dtype, by default as `Backend.matrices` does.
 
-    Half precision may stand beside single, as autocast makes of a network's output and
-    its target: the result is in single. Returns both in the dtype to compute in, and a
-    cast of results back.
+    Half precision may be combined with single, as for a network's output under autocast
+    and its target: the result is in single. Returns both in the dtype to compute in,
+    and a cast of results back.
     """
-    if check is None:  # not `or`: Dynamo of PyTorch 2.9 asks for no truth of a partial
+    if check is None:  # not `or`: Dynamo of PyTorch 2.9 has no truth of a partial
         check = backend.matrices
     (first, restore), (second, of_second) = check(A, a), check(B, b)
     # Half precision is in single now.
@@ -146,10 +149,10 @@ def negative_axis(backend: Backend, axis: int, X: Array) -> int:
 def in_precision(
     backend: Backend, operation: Any, given: Array, A: Array, inside: bool = True
 ) -> Any:
-    """Set the precision of cotangents to a half precision, if `given` has one.
+    """Set the precision that an operation assumes for its cotangents.
 
-    They come back with the rounding errors of the outputs, or of the products that the
-    framework rounds.
+    They have the rounding errors of outputs in the half precision of `given`, if it has
+    one, or of products that the framework rounds.
     """
     epsilon = half_eps(backend, given, A)
     if epsilon is not None:
@@ -157,8 +160,8 @@ def in_precision(
     epsilon = backend.eps_of_products(A, inside)
     if epsilon is None:
         return operation
-    # Of values that are further apart, single vectors may have functions without
-    # products, whose cotangents are not rounded.
+    # For values further apart than that, the loss may depend on single vectors without
+    # products, and its cotangents are not rounded.
     usual = getattr(operation, "repeated", "consistent") == "consistent"
     rtol = epsilon if usual and operation.rtol is None else operation.rtol
     return replace(operation, epsilon=epsilon, rtol=rtol)

@@ -34,7 +34,7 @@ def threshold(
     method: str,
     weights: bool = False,
 ) -> Array:
-    """Apply a function with tau, as the user gave it; `weights` if it may be many."""
+    """Apply a function with the user's tau; `weights` if that may be one per value."""
     check_method(method)
     if getattr(relative, "shape", ()) != () or relative not in (True, False):
         raise TypeError(f"relative must be True or False, got {relative!r}")
@@ -57,7 +57,7 @@ def with_tau(
 ) -> Array:
     """Apply a function with tau of shape (..., 1) or (..., k), or without."""
     if relative and isinstance(function, _HOMOGENEOUS) and 1 in A.shape[-2:]:
-        # Linear in A, with a derivative at A = 0 too; NaN fails as in any matrix.
+        # Of vectors, it is linear, with a derivative at A = 0; NaN fails as usual.
         xp = backend.xp
         nothing = 0 * abs_max(backend.stop_gradient(A), xp)
         one = xp.ones_like(A[..., :1, :1]) + cast(nothing, A, xp)

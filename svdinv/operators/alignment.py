@@ -56,7 +56,7 @@ def polar(
     {A}
     special : bool, optional
         Whether the factor is to have the determinant 1, for real square A: where
-        U V^T is a reflection, the last column of U is turned [1]_.
+        U V^T is a reflection, the last column of U changes its sign [1]_.
     {method_or_products}
         With `special`, ``"auto"`` or ``"svd"``.
 
@@ -68,10 +68,10 @@ def polar(
     The derivative contains 1 / (s_i + s_j), and 1 / s_i if m != n or A is complex:
     repeated singular values do no harm. At a single zero of a real square matrix the
     factor jumps between two branches, and the derivative is that of the one returned.
-    Where A does not determine the factor otherwise, such terms are left out.
+    In other cases where A does not determine the factor, such terms are left out.
 
     With `special` and det A < 0, the last of the singular values counts as negative.
-    Then two equal values do no harm either, but for the last two: with s_(n-1) = s_n
+    Then two equal values do no harm either, except the last two: with s_(n-1) = s_n
     the nearest rotation is not determined.
 
     References
@@ -116,9 +116,9 @@ def procrustes(backend: Backend, A: Array, B: Array) -> Array:
 
     Notes
     -----
-    Only what is truly singular is left in the gradient: 1 / (s_i + s_j), with s
-    the singular values of A^H B. Perfect and repeated configurations have one; at rank
-    n - 1, and where A and B do not determine R, it is as for `polar`.
+    The only singular terms of the gradient are 1 / (s_i + s_j), with s the singular
+    values of A^H B. Perfect and repeated configurations have a gradient; at rank n - 1,
+    and where A and B do not determine R, it is as for `polar`.
 
     References
     ----------
@@ -156,15 +156,15 @@ def kabsch(
     ----------
     P, Q : array
         Points, shape (..., N, d), real; d = 3 in space, but any d >= 1. Batches
-        broadcast, as of one reference against many.
+        broadcast, as for one reference and many samples.
     weights : array, optional
         Weights >= 0, shape (..., N), whose batch broadcasts with that of the points, as
-        of a mask for each sample; 1 each by default. Points of weight 0 are left out,
+        for a mask of each sample; 1 each by default. Points of weight 0 are left out,
         and their coordinates may be NaN, which count as 0 in the derivative in that
         weight. Weights that are the same for all points, a number or (..., 1), change
         nothing.
     scale : bool, optional
-        Whether c is sought too.
+        Whether to find c, too.
     reflection : bool, optional
         Whether R may be a reflection, determinant -1, where that fits better.
 
@@ -192,17 +192,17 @@ def kabsch(
     covariance and the last of them negative where a reflection would fit better.
     Perfect fits, planar points and repeated singular values are regular. With
     `reflection`, all of the values count as positive, and planar points, which a
-    reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
+    reflection fits no better, are rotated. The rmsd of a perfect fit has a kink: its
     gradient is 0 there. Its square has the right gradient, too, but second derivatives
-    of 0: for these, write the mean squared distance with the motion.
+    of 0: for these, compute the mean squared distance from the motion.
 
     Points P or Q on a line in space, any other points whose covariance has rank 1, or a
-    reflection with s_{d-1} = s_d, leave a turn free: of points on a line, any turn
-    about it fits as well. R is then an arbitrary one of the nearest rotations,
-    differentiated as if that turn were fixed. The rmsd and the scale do not depend on
-    the choice, and their derivative is that with R held fixed. It is exact if P and Q
-    are both on lines; if only one of them is, both numbers have a kink there, and it is
-    one of the subgradients. The scale of points P that coincide is 1.
+    reflection with s_{d-1} = s_d, leave a rotation free: for points on a line, any
+    rotation about it fits as well. R is then an arbitrary one of the nearest rotations,
+    differentiated as if the free one were fixed. The rmsd and the scale do not depend
+    on the choice, and their derivative is that with R held fixed. It is exact if P and
+    Q are both on lines; if only one of them is, both numbers have a kink there, and it
+    is one of the subgradients. The scale of points P that coincide is 1.
 
     References
     ----------
@@ -227,12 +227,12 @@ def kabsch(
     w = xp.broadcast_to(one, sizes(P, xp)[:-1])
     if weights is not None:
         w = w * _weights(backend, weights, P)
-        # Their sum and its square may be no numbers.
+        # Otherwise their sum and its square might overflow.
         w = w / binary_scale(abs_max(backend.stop_gradient(w), xp, (-1,)), xp)
         P, Q = (_without_nan(x, w, xp) for x in (P, Q))
     units = None
     if scale:
-        # It is the quotient of two sizes, whose squares have to be numbers.
+        # c is the quotient of two sizes, whose squares must not over- or underflow.
         each = [abs_max(backend.stop_gradient(x), xp) for x in (P, Q)]
         size = xp.concat(each, axis=-1)
         if not is_usual(size, xp):
@@ -280,16 +280,16 @@ def _weights(backend: Backend, weights: Any, P: Array) -> Array:
 
 
 def _without_nan(P: Array, w: Array, xp: Namespace) -> Array:
-    """Points in the batch shape of w; of the weight 0, 0 if huge or no numbers."""
-    # Not by ~, which TensorFlow's graphs take into a comparison, wrongly of NaN.
-    # Of larger ones squares overflow, or those of the other points underflow.
+    """Points in the batch shape of w; where that is 0, NaN and huge values become 0."""
+    # Not by ~, which TensorFlow's graphs merge with the comparison, wrongly for NaN.
+    # Squares of larger ones overflow, or those of the other points underflow.
     most = float(xp.finfo(P.dtype).max) ** 0.4
     known = xp.where(xp.abs(P) <= most, P, xp.zeros_like(P))
     return xp.where(w[..., None] == 0, known, P)
 
 
 def _mirror(backend: Backend, P: Array, Q: Array, w: Array) -> Array:
-    """Last coordinate turned, (..., 1, d), where a reflection brings P nearer to Q."""
+    """Signs, (..., 1, d), the last -1 where a reflection brings P nearer to Q."""
     xp = backend.xp
     motion = Motion(*backend.evaluate(FindMotion(), P, Q, w))
     S, signs = motion.S[..., None, :], motion.signs[..., None, :]

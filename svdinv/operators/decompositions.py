@@ -40,13 +40,13 @@ def svd(
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> SVDResult:
-    """Decompose `A`, which the caller knows as `name`.
+    """Decompose `A`, which error messages call `name`.
 
-    The modules of the frameworks have a function around it, each with the arguments
-    and the order of results of the framework's own.
+    The modules of the frameworks wrap this function, with the arguments and the order
+    of results of the framework's own SVD.
     """
     full_matrices = bool(full_matrices)
-    # SVD checks the options, as long as it takes to decompose a very small matrix.
+    # Checking the options in SVD takes as long as to decompose a very small matrix.
     usual = repeated == "consistent" and rtol is None and gauge == "ignore"
     simple = usual and full_matrices is False
     operation = _USUAL if simple else SVD(full_matrices, repeated, rtol, gauge)
@@ -126,12 +126,12 @@ def svd_lowrank(
     -------
     SVDResult
         Named tuple ``(U, S, Vh)`` with shapes (..., m, r), (..., r), (..., r, n);
-        in this order on every framework, TensorFlow included. Of products, m and n are
-        the numbers of elements of what they give and take.
+        in this order on every framework, TensorFlow included. For products, m and n are
+        the numbers of elements of their results and arguments.
 
-    {raises}, and if `rank`, `oversampling`, `power` or `multiplets` is out of range; of
-        products, if they give something of another dtype, or are seen not to be
-        adjoint to each other.
+    {raises}, and if `rank`, `oversampling`, `power` or `multiplets` is out of range;
+        for products, if they return another dtype, or are found not to be adjoint to
+        each other.
 
     See Also
     --------
@@ -141,12 +141,12 @@ def svd_lowrank(
     Notes
     -----
     A loss should not depend on the phases of the vectors. Where s_r = s_{r+1}
-    there is no derivative, and a finite substitute is taken. If the triplets are
+    there is no derivative, and a finite substitute is used. If the triplets are
     inexact, so is the derivative, by their error over s_r - s_{r+1}. Nothing is
-    differentiated through products: of these the triplets have no derivative, and
-    within JAX's grad or jvp in what they depend on, NotImplementedError is raised.
+    differentiated through products: their triplets have no derivative, and JAX's grad
+    or jvp in what the products depend on raises NotImplementedError.
 
-    S is never larger than the singular values of A, but for rounding.
+    S is never larger than the singular values of A, up to rounding.
 
     References
     ----------
@@ -200,20 +200,20 @@ def null_vector(backend: Backend, A: Array, *, gauge: Gauge = "ignore") -> Array
     Returns
     -------
     array
-        Shape (..., n). Of its elements above half the largest in magnitude, the first
-        is real and positive.
+        Shape (..., n). Its first element above half the largest in magnitude is real
+        and positive.
 
     {raises}, and if m < n - 1, where the null space is no line.
 
     Notes
     -----
-    Repeated values among the others and rank n - 1 do no harm, but to second
-    derivatives: these need distinct values above 0. Where the smallest value is
+    Repeated values among the others and rank n - 1 do no harm, except to second
+    derivatives, which need distinct values above 0. Where the smallest value is
     repeated, v is some vector of its space, and has no derivative: a finite one is
-    taken, and `gauge` reports it.
+    used, and `gauge` reports it.
 
-    Of complex A with a smallest value s above rounding, the derivative loses digits, up
-    to a relative error of eps s_1 / s.
+    For complex A with a smallest value s above rounding, the derivative loses digits,
+    up to a relative error of eps s_1 / s.
 
     References
     ----------
@@ -230,7 +230,7 @@ def null_vector(backend: Backend, A: Array, *, gauge: Gauge = "ignore") -> Array
         )
     xp = backend.xp
     v = conj(svd(backend, A, "A", full_matrices=m < n, gauge=gauge).Vh[..., -1, :], xp)
-    # LAPACK's vectors of a matrix with infinity may be finite.
+    # LAPACK's vectors for a matrix with infinity may be finite.
     lost = xp.sum(xp.abs(checked - checked), axis=(-2, -1))[..., None]
     return v * (phase_of_pivot(backend, v) + cast(lost, v, xp))
 
@@ -243,7 +243,7 @@ def phase_of_pivot(backend: Backend, v: Array) -> Array:
     large = xp.where(size > xp.max(size, axis=-1, keepdims=True) / 2, one, zero)
     first = (large > 0) & (xp.cumulative_sum(large, axis=-1) == 1)
     pivot = xp.sum(xp.where(first, v, xp.zeros_like(v)), axis=-1, keepdims=True)
-    # Not abs: that of complex numbers has a wrong second derivative in MLX.
+    # Not abs, which has a wrong second derivative for complex numbers in MLX.
     length = xp.sqrt(real(conj(pivot, xp) * pivot, xp))
     return conj(pivot, xp) / cast(length, v, xp)
 
@@ -258,7 +258,7 @@ def svd_residual(
 
         sqrt((norm(A v_j - s_j u_j)^2 + norm(A^H u_j - s_j v_j)^2) / 2)
 
-    of s_j, whatever the triplet was computed by [1]_; if A is not square, 0 counts as a
+    of s_j, however the triplet was computed [1]_; if A is not square, 0 counts as a
     singular value. For orthonormal U and V, all r of them are matched at once, within
     the root of the sum of squares of the bounds.
 
@@ -267,7 +267,7 @@ def svd_residual(
     {A}
         {products}
     U, S, Vh : array
-        Triplets, shapes (..., m, r), (..., r), (..., r, n), as of `svd_lowrank`.
+        Triplets, shapes (..., m, r), (..., r), (..., r, n), as from `svd_lowrank`.
     {like}
 
     Returns
@@ -281,9 +281,9 @@ def svd_residual(
     -----
     It takes two products with r vectors. The bound is a theorem, up to rounding; for
     singular values away from others the error is far smaller, of the order of its
-    square over the gap. That s_j is close to the j-th singular value, and none was
-    missed, no few products can prove: a random start misses one with probability 0.
-    Through products nothing is differentiated, as in `svd_lowrank`.
+    square over the gap. A few products cannot prove that s_j is close to the j-th
+    singular value and none was missed, but a random start misses one with probability
+    0. Nothing is differentiated through products, as in `svd_lowrank`.
 
     References
     ----------
@@ -322,7 +322,7 @@ def _check_rank(rank: int, short: int) -> None:
 
 
 def _beyond(rank: int, rtol: float | None) -> int:
-    """How many triplets tell where the last multiplet ends."""
+    """Count the triplets needed to find where the last multiplet ends."""
     return rank if rtol is None else rank + 1
 
 

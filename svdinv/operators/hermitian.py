@@ -117,13 +117,13 @@ def eigh(
 
     Notes
     -----
-    The gradient is Hermitian, as that of the framework's own; in TensorFlow it is, as
-    there, in the lower triangle that is read. Forward mode takes the minimum norm at
+    The gradient is Hermitian, as that of the framework's own `eigh`; in TensorFlow it
+    is, as there, in the triangle that is read. Forward mode uses the minimum norm at
     repeated eigenvalues, where the rule is not linear.
     """
     if UPLO not in ("L", "U", None):
         raise ValueError(f'UPLO must be "L" or "U", got {UPLO!r}')
-    # Eigh checks the options, as long as it takes to decompose a very small matrix.
+    # Checking the options in Eigh takes as long as to decompose a very small matrix.
     usual = UPLO != "U" and rtol is None and gauge == "ignore"
     operation = _USUAL if usual else Eigh(UPLO or "L", rtol, gauge)
     xp, given = backend.xp, backend.asarray(A, "A")
@@ -179,9 +179,9 @@ def eigh_generalized(
     -----
     At repeated eigenvalues the gradient is exact for losses in V f(w) V^H with one
     smooth f that is not 0 there, as density matrices are, and any penalty on w. Where B
-    is singular, the null space of the divided B counts as eigenvectors of eigenvalue 0
-    with V = 0: what belongs to eigenvalues up to 64 eps of the largest, 7.6e-6 of it in
-    single precision. So do variables whose root of B_ii is below eps of the largest.
+    is singular, the null space of the divided B, of eigenvalues up to 64 eps of the
+    largest (7.6e-6 of it in single precision), counts as eigenvectors of eigenvalue 0
+    with V = 0. So do variables whose root of B_ii is below eps of the largest.
     Second derivatives are those of `eigh`, exact for distinct eigenvalues.
     """
     xp = backend.xp
@@ -205,9 +205,9 @@ def eigh_generalized(
 def _positive_definite(
     backend: Backend, rule: Eigh, A: Array, B: Array, D: Array
 ) -> tuple[Array, ...] | None:
-    """W and V in few calls, where products are quick and all of B known to be definite.
+    """Find w and V in few calls, if products are quick and all B known to be definite.
 
-    Singular B have further terms, for which the root of B is to be differentiated.
+    For singular B there are further terms, for which the root of B is differentiated.
     """
     xp, run = backend.xp, backend.evaluate
     if rule.gauge != "ignore" or not multiplies_quickly(A, B, xp):
@@ -226,7 +226,7 @@ def _positive_definite(
 
 
 def _units(backend: Backend, B: Array) -> Array:
-    """Powers of two near 1 / sqrt(B_ii), (..., n, 1), of the largest where B_ii is 0.
+    """Powers of two near 1 / sqrt(B_ii), (..., n, 1), for the largest if B_ii is 0.
 
     They scale B almost as well as any diagonal can (A. van der Sluis, "Condition
     numbers and equilibration of matrices", Numer. Math. 14, 1969), and change in steps,
@@ -244,7 +244,7 @@ def _units(backend: Backend, B: Array) -> Array:
 def bures_distance(
     backend: Backend, A: Array, B: Array, *, squared: bool = False
 ) -> Array:
-    """Distance of Bures between covariances: Wasserstein's of centred Gaussians.
+    """Bures distance of covariances: the Wasserstein distance of centred Gaussians.
 
     The root of tr A + tr B - 2 tr (A^(1/2) B A^(1/2))^(1/2) [1]_. The Frechet distance
     of Gaussians, as in the FID, is its square plus that of the means.
@@ -271,7 +271,7 @@ def bures_distance(
     -----
     The value is computed as the least distance of A^(1/2) to B^(1/2) Q over unitary Q,
     in which nothing cancels where A is close to B. The distance itself has a kink at
-    A = B, and the gradient 0 is taken there.
+    A = B, where the gradient 0 is used.
 
     Eigenvalues up to 64 eps of the largest count as 0, in single precision up to
     7.6e-6 of it. Where A or B is singular, the derivative is exact for changes that
@@ -288,7 +288,7 @@ def bures_distance(
     A, B, restore = two_matrices(backend, *given, "A", "B", partial(_square, backend))
     check_compatible(backend, A, B, "A", "B")
     A, B = herm(A, xp), herm(B, xp)
-    # Of rounding errors, roots would be taken for a range that is not there.
+    # Roots of rounding errors would pass for a range that does not exist.
     root = partial(_map, backend, function=SquareRoot(cut=True))
     roots = [root(A, given=given[0]), root(B, given=given[1])]
     roots, unit = _separated(backend, *roots)
@@ -296,7 +296,7 @@ def bures_distance(
     K, norm = times(*roots), TopSubgradient(None)
     U, S, Vh = backend.evaluate(Factorise(norm, method="svd"), K, None)
     fidelity = leading_sum(K, None, SVDFactors(U, S, Vh), backend.call, xp)
-    # Not by `diagonal`, of whose gradient MLX has no derivative.
+    # Not by `diagonal`, whose gradient has no derivative in MLX.
     traces = inner(identity_like(A, xp), A + B, xp)
     smooth = traces - 2 * fidelity
     # The value from a difference of roots, and the derivative from that of the traces.
@@ -364,8 +364,8 @@ def powm(backend: Backend, A: Array, p: float | Array) -> Array:
     -------
     array
         Positive semidefinite, of the shape and dtype of A. An eigenvalue of 0 stays 0,
-        for p <= 0 too, as in a pseudo-inverse; there, all up to 64 eps of the largest
-        count as 0. Clearly negative eigenvalues give NaN, of half precision those below
+        also for p <= 0, as in a pseudo-inverse, where all up to 64 eps of the largest
+        count as 0. Clearly negative eigenvalues give NaN, in half precision those below
         -eps sqrt(n) of the largest.
 
     {raises_hermitian}, and if p is complex, does not broadcast, or is a number that is
@@ -377,10 +377,10 @@ def powm(backend: Backend, A: Array, p: float | Array) -> Array:
 
     Notes
     -----
-    There is a gradient in p as well, V w^p log(w) V^H. Where A is singular, that in A
-    is exact for changes that keep the rank. For others there is none if p < 1, and the
-    infinite term is left out. In all derivatives eigenvalues up to 64 eps of the
-    largest count as 0, 7.6e-6 of it in single precision.
+    There is a gradient in p as well, V w^p log(w) V^H. Where A is singular, the
+    gradient in A is exact for changes that keep the rank. For others there is none if
+    p < 1, and the infinite term is left out. In all derivatives, eigenvalues up to 64
+    eps of the largest count as 0, 7.6e-6 of it in single precision.
     """
     given = backend.asarray(A, "A")
     A, restore = _square(backend, given)
@@ -403,7 +403,7 @@ def sqrtm(backend: Backend, A: Array) -> Array:
     -------
     array
         Positive semidefinite, of the shape and dtype of A; NaN for matrices with
-        eigenvalues that are clearly negative. Up to rounding level they count as 0.
+        eigenvalues that are clearly negative. Those at rounding level count as 0.
 
     {raises_hermitian}.
 
@@ -421,7 +421,7 @@ def sqrtm(backend: Backend, A: Array) -> Array:
 def inv_sqrtm(backend: Backend, A: Array) -> Array:
     """Inverse square root of positive definite Hermitian matrices.
 
-    What whitening multiplies by: ZCA, decorrelated batch normalisation.
+    The factor of whitening, as in ZCA and decorrelated batch normalisation.
 
     Parameters
     ----------
@@ -430,7 +430,7 @@ def inv_sqrtm(backend: Backend, A: Array) -> Array:
     Returns
     -------
     array
-        Of the shape and dtype of A. Eigenvalues up to 64 eps of the largest count as
+        Shape and dtype of A. Eigenvalues up to 64 eps of the largest count as
         0 and give 0, as in a pseudo-inverse; clearly negative ones give NaN.
 
     {raises_hermitian}.
@@ -456,8 +456,8 @@ def inv_sqrtm(backend: Backend, A: Array) -> Array:
 def psd_project(backend: Backend, A: Array, floor: float | Array = 0.0) -> Array:
     """Nearest Hermitian matrix with no eigenvalue below a floor, V max(w, floor) V^H.
 
-    For a floor of 0 the projection on positive semidefinite matrices [1]_; for a small
-    one the layer ReEig of SPDNet [2]_.
+    For a floor of 0, the projection onto positive semidefinite matrices [1]_; for a
+    small one, the layer ReEig of SPDNet [2]_.
 
     Parameters
     ----------
@@ -475,8 +475,8 @@ def psd_project(backend: Backend, A: Array, floor: float | Array = 0.0) -> Array
 
     Notes
     -----
-    There is a gradient in `floor` as well. Where an eigenvalue is equal to it there is
-    none, and that of an eigenvalue below is taken.
+    There is a gradient in `floor` as well. Where an eigenvalue is equal to it, there is
+    none, and that of an eigenvalue below is used.
 
     References
     ----------
@@ -489,7 +489,7 @@ def psd_project(backend: Backend, A: Array, floor: float | Array = 0.0) -> Array
     A, restore = _square(backend, A)
     least = per_batch(backend, floor, A, 2, "floor", any_sign=True)[..., None, None]
     least = cast(least, A, xp) * identity_like(A, xp)
-    # A floor of NaN would make an error of the whole batch.
+    # A floor of NaN would make LAPACK fail for the whole batch.
     shift = xp.where(least == least, least, xp.zeros_like(least))
     return restore(_map(backend, A - shift, PositivePart()) + least)
 
@@ -538,10 +538,10 @@ def _map(
     p: Array | None = None,
     given: Array | None = None,
 ) -> Array:
-    """Apply a function; of `given`, the semidefinite matrices that A was made of.
+    """Apply a function; `given` are the semidefinite matrices that A was cast from.
 
-    Rounding those to half precision moves eigenvalues by up to eps sqrt(n) / 2 of the
-    largest. Negative ones are 0 then.
+    In half precision, their rounding moves eigenvalues by up to eps sqrt(n) / 2 of the
+    largest. Such negative eigenvalues count as 0.
     """
     # V of the matrix that is differentiated: A itself, up to rounding.
     w, V = backend.evaluate(FactoriseHermitian(), A)
@@ -556,9 +556,10 @@ def _map(
 
 
 def _separated(backend: Backend, *roots: Array) -> tuple[list[Array], Array | None]:
-    """Roots with 0 in place of NaN, and NaN for their problems beside 1 for others.
+    """Replace roots that are NaN by 0; also return NaN for their problems, else 1.
 
-    LAPACK refuses a batch in which one matrix is NaN. None where no root is NaN.
+    LAPACK refuses a batch in which one matrix is NaN. The second result is None if no
+    root is NaN.
     """
     xp, unit, separated = backend.xp, None, []
     for root in roots:

@@ -30,14 +30,14 @@ from svdinv.operators._arguments import (
 from svdinv.operators._maps import with_tau
 from svdinv.operators._registry import operator
 
-# Elements of right-hand sides whose residual is computed at once, where there are more
+# Elements of right-hand sides whose residual is computed at once, if there are more
 # than eight times as many: fresh memory takes longer than the products.
 _BLOCK = 2**18
 
 
 @operator
 def pinv(backend: Backend, A: Array, rcond: float | None = None) -> Array:
-    """Pseudo-inverse of Moore and Penrose, V S^+ U^H.
+    """Moore-Penrose pseudo-inverse, V S^+ U^H.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ def pinv(backend: Backend, A: Array, rcond: float | None = None) -> Array:
 
         dA^+ = -A^+ dA A^+ + A^+ A^+H dA^H (1 - P) + (1 - Q) dA^H A^+H A^+
 
-    Where a change of A raises the rank, the pseudo-inverse jumps and has none. Of
-    singular values that `rcond` leaves out, though they are not 0, the derivative
-    contains 1 / (s_i - s_j) across the cut-off, as that of `low_rank`.
+    Where a change of A raises the rank, the pseudo-inverse jumps and has none. If
+    `rcond` leaves out singular values that are not 0, the derivative contains
+    1 / (s_i - s_j) across the cut-off, as that of `low_rank`.
 
     References
     ----------
@@ -94,7 +94,7 @@ def lstsq(
         Right-hand sides: shape (..., m, k), whose batch broadcasts with that of A, or,
         with one dimension less than A, vectors (..., m).
     rcond : float, optional
-        As for `pinv`; with damping, of the singular values sqrt(s^2 + damping^2).
+        As for `pinv`; with damping, it applies to sqrt(s^2 + damping^2).
     damping : float or array, optional
         At least 0, in units of A, broadcasting to the batch shape of A.
 
@@ -107,9 +107,9 @@ def lstsq(
 
     Notes
     -----
-    The derivative is that of `pinv`, at fixed rank. With damping above 64 eps s_1, and
-    the default `rcond`, it exists everywhere, in `damping` too; with smaller damping
-    the values cut off count as 0. Without damping x is refined by its residual, once
+    The derivative is that of `pinv`, at fixed rank. With damping above 64 eps s_1 and
+    the default `rcond`, it exists everywhere, also in `damping`; with smaller damping,
+    the values cut off count as 0. Without damping, x is refined by its residual, once
     (N. J. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, ch. 20): the
     product with the pseudo-inverse would leave one of eps times the condition number.
     """
@@ -134,7 +134,7 @@ def lstsq(
     times = partial(product, call=backend.call, xp=xp)
 
     def solution(P: Array, B: Array) -> Array:
-        # Of subnormal matrices, the pseudo-inverse itself is infinite.
+        # The pseudo-inverse of a subnormal matrix is itself infinite.
         return times(P, B if unit is None else B * unit)
 
     x = solution(inverse, B)
@@ -153,7 +153,7 @@ def lstsq(
 def _in_blocks(
     f: Callable[..., Array], P: Array, M: Array, b: Array, y: Array, xp: Namespace
 ) -> Array:
-    """Compute f = P (b - M y) of large b in blocks of its columns or rows."""
+    """Compute f = P (b - M y) for large b, in blocks of its columns or rows."""
     *_, m, k = b.shape
     if not runs_kernels(b, xp) or math.prod(b.shape) <= 8 * _BLOCK:
         return f(P, M, b, y)

@@ -29,8 +29,8 @@ def nuclear_norm(backend: Backend, A: Array, *, method: Method = "auto") -> Arra
 
     Notes
     -----
-    The gradient is U V^H, over the singular values that are not 0: where some
-    are, the subgradient of least norm.
+    The gradient is U V^H over the singular values that are not 0; where some are 0,
+    that is the subgradient of least norm.
     """
     return sum_of_largest(backend, A, None, method)
 
@@ -129,7 +129,7 @@ def schatten_norm(
         total = p * differentiable(xp.sum(powers, axis=-1) / p, top)
         positive = total != 0  # NaN included
         root = xp.where(positive, total, xp.ones_like(total)) ** (1 / p)
-        size = xp.sum(top, axis=-1) * root  # sums, because there may be nothing
+        size = xp.sum(top, axis=-1) * root  # sums, because S may be empty
         return xp.where(positive, size, xp.zeros_like(root))
 
     def with_derivative(A: Array) -> Array:

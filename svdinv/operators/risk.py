@@ -1,4 +1,4 @@
-"""What a soft threshold loses, estimated without the truth."""
+"""The error of a soft threshold, estimated without the true matrix."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def sure(backend: Backend, A: Array, tau: float | Array, sigma: float | Array) -
         Threshold >= 0, broadcasting to the batch shape (...).
     sigma : float or array
         Standard deviation of the Gaussian noise in every element, broadcasting
-        to the batch shape; of complex noise, that of each of both parts.
+        to the batch shape; for complex noise, that of the real and imaginary parts.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def sure(backend: Backend, A: Array, tau: float | Array, sigma: float | Array) -
     _, S, _ = backend.call(SVD(), A)
     m, n = lengths(backend, A)
     size = m * n * (2 if is_complex(A, xp) else 1)
-    # What is squared may be far smaller than A.
+    # tau and sigma, which are squared, may be far smaller than A.
     least = backend.stop_gradient(xp.maximum(tau, sigma))
     scale = binary_scale(least, xp)
     lost = xp.minimum(S * unit[..., None], tau[..., None]) / scale[..., None]
@@ -102,7 +102,7 @@ def sure(backend: Backend, A: Array, tau: float | Array, sigma: float | Array) -
 
 
 def _unit(backend: Backend, A: Array, *sizes: Array) -> Array:
-    """Power of two that brings A and what goes with it to a size with squares."""
+    """Power of two to divide A and `sizes` by, so that squares do not overflow."""
     xp = backend.xp
     size = abs_max(A, xp)[..., 0, 0]
     for other in sizes:
@@ -129,8 +129,8 @@ def _divergence(backend: Backend, S: Array, tau: Array, A: Array) -> Array:
     lost = safe_divide(tau, S, kept & (S > 0), xp)
     phi = -lost + xp.astype(kept, S.dtype)
     trace = inside + abs(m - n) * xp.sum(phi, axis=-1)
-    # NaN, which comparisons lose. Of a constant: TensorFlow adds the derivatives 1 and
-    # -1 to a small one in any order, which may leave a rounding error of it.
+    # Restores NaN, which comparisons lose, by a constant: TensorFlow would add the
+    # derivatives 1 and -1 to a small one in any order, which may round the latter off.
     held = backend.stop_gradient(S)
     trace = trace + xp.sum(held - held, axis=-1)
     trace = nan_unless(tau[..., 0] == tau[..., 0], trace, xp)

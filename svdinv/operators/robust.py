@@ -55,13 +55,13 @@ def robust_pca(
     weight : float or array, optional
         At least 0, broadcasting to the batch shape (...). Default: 1 / sqrt(max(m, n)).
     iterations : int, optional
-        Number of iterations, all of which are made.
+        Number of iterations, all of which are carried out.
     penalty : float or array, optional
-        Weight mu of the squared residual at first, positive, in units of 1 / A,
+        Initial weight mu of the squared residual, positive, in units of 1 / A,
         broadcasting to the batch shape. Default: 1.25 / s_1.
     growth : float, optional
-        What mu is multiplied by after each iteration, at least 1, until it is 100 times
-        the first. Larger ones need fewer iterations and end farther from the minimum.
+        Factor of mu after each iteration, at least 1, until mu is 100 times the first.
+        Larger factors need fewer iterations and end farther from the minimum.
     report : callable, optional
         Called after each iteration with its number, from 1, and the size of A - L - S
         relative to that of A, shape (...).
@@ -73,12 +73,12 @@ def robust_pca(
         Named tuple ``(low_rank, sparse)`` of the shape and dtype of A.
 
     {raises}, and if `iterations` or `growth` is below 1, or the number `penalty` is not
-        positive. Penalties of an array that are not positive, and weights of NaN, give
+        positive. Penalties in an array that are not positive, and weights of NaN, give
         NaN.
 
     See Also
     --------
-    svdinv.unroll.algorithms.LowRankPlusSparse : The same of noisy and of indirect data.
+    svdinv.unroll.algorithms.LowRankPlusSparse : The same for noisy and indirect data.
 
     Notes
     -----
@@ -87,10 +87,11 @@ def robust_pca(
     right for A of any scale. Derivatives are right where s_1, 1 / s_1 and 100 times
     either are normal floating-point numbers.
 
-    Thresholds are divided by mu. Were it to grow on, as in [2]_, L and S would stop
+    Thresholds are divided by mu. If it kept growing, as in [2]_, L and S would stop
     beside the minimum, with L + S = A to rounding, and with derivatives of elements of
-    S that are rounding errors. So the sum is A up to 1e-6 of its norm where A is one of
-    low rank and few elements, up to 1e-4 after 50 iterations where it is not.
+    S that are rounding errors. With the limit, L + S is A up to 1e-6 of its norm if A
+    is a sum of a low-rank and a sparse matrix, and up to 1e-4 after 50 iterations if
+    it is not.
 
     References
     ----------
@@ -116,8 +117,8 @@ def robust_pca(
         known = isinstance(m, int) and isinstance(n, int)
         weight = (max(m, n, 1) if known else xp.maximum(m, n)) ** -0.5
     weight = per_batch(backend, weight, A, 2, "weight")
-    # Squares of the elements are taken; and the cotangents, of the size of A, times the
-    # derivative of the penalty are to be numbers, for which `binary_scale` is too near.
+    # Elements are squared; and cotangents of the size of A times the derivative of the
+    # penalty must not overflow, for which `binary_scale` is not enough.
     unit = binary_scale(abs_max(backend.stop_gradient(A), xp), xp)
     A = A * cast(1 / unit, A, xp)
     largest = xp.where(unit == 1, unit, abs_max(backend.stop_gradient(A), xp))
@@ -149,7 +150,7 @@ def robust_pca(
 
 
 def _default_penalty(backend: Backend, A: Array) -> Array:
-    """1.25 / s_1, of matrices of 0 1."""
+    """1.25 / s_1; 1.25 for zero matrices."""
     xp = backend.xp
     factors = backend.evaluate(Factorise(TopSubgradient(1), method="svd"), A, None)
     top = leading_sum(A, 1, factors, backend.call, xp)

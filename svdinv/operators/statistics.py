@@ -45,7 +45,7 @@ from svdinv.operators.hermitian import hermitian_map, powm
 from svdinv.operators.least_squares import pinv
 
 Kind: TypeAlias = Literal["zca", "pca"]
-"""Of whitening."""
+"""The kinds of whitening."""
 
 
 @operator
@@ -65,13 +65,13 @@ def whiten(
     X : array
         Samples by features, shape (..., N, p), real or complex.
     epsilon : float or array, optional
-        What is added to the variances, at least 0, in units of X squared, broadcasting
-        to the batch shape (...).
+        Added to the variances, at least 0, in units of X squared, broadcasting to the
+        batch shape (...).
     kind : {"zca", "pca"}, optional
         ``"zca"`` multiplies by the inverse square root of the covariance, so that
-        features stay as near to what they were as can be [1]_; ``"pca"`` takes
-        principal components, the largest first, of each of which the first weight above
-        half of the largest is positive.
+        features change as little as possible [1]_; ``"pca"`` returns principal
+        components, the largest first, each with a positive first weight among those
+        above half of the largest.
     mean, covariance : array, optional
         Statistics to be used in place of those of X, shapes (..., p) and (..., p, p).
 
@@ -79,15 +79,15 @@ def whiten(
     -------
     Whitened
         Named tuple ``(white, mean, covariance)`` of shapes (..., N, p), (..., p) and
-        (..., p, p). The covariance is X^H X / N of what is left without the mean.
+        (..., p, p). The covariance is X^H X / N for X without its mean.
 
     {raises}, and if there is no sample, `kind` is not one of the accepted values, or
         the statistics do not fit.
 
     Notes
     -----
-    The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
-    that do not depend on the basis where variances are equal, as for `eigh`.
+    The gradient of ZCA is exact where variances are equal; that of PCA is exact there
+    for losses that do not depend on the basis, as for `eigh`.
 
     ZCA is U f(S) V^H with f(s) = s / sqrt(s^2 / N + epsilon), of the singular values s
     of X without its mean: sqrt(N) times the polar factor without epsilon [1]_. Errors
@@ -95,10 +95,10 @@ def whiten(
     each with epsilon in its variance. Deviations up to 64 eps of the largest count as
     0, and the derivative is that of changes which leave them 0.
 
-    With a given covariance, samples are multiplied by a function of it. Of many samples
-    that is faster; errors are of the order of eps times the ratio of the variances.
-    Variances with epsilon up to 4 eps of the largest count as 0, without it those up to
-    64 eps.
+    With a given covariance, samples are multiplied by a function of it. For many
+    samples that is faster; errors are of the order of eps times the ratio of the
+    variances. With epsilon, variances up to 4 eps of the largest count as 0; without
+    it, those up to 64 eps.
 
     References
     ----------
@@ -165,8 +165,8 @@ def cca(
     rank : int, optional
         Number of correlations, from 1 to min(p, q); all by default.
     ridge : float or array, optional
-        What is added to the variances, at least 0, in units of X squared, broadcasting
-        to the batch shape of X.
+        Added to the variances, at least 0, in units of X squared, broadcasting to the
+        batch shape of X.
     gauge : optional
         As for `eigh`.
 
@@ -184,15 +184,15 @@ def cca(
     -----
     The gradient of the correlations is exact where variances are equal, and where
     correlations are, for losses that treat these alike, such as their sum. That of the
-    weights is so for losses that depend neither on the signs nor on the basis of equal
+    weights is exact for losses that depend neither on signs nor on the basis of equal
     correlations. The units of the features do not matter: they are divided by their
-    standard deviations, but for those that are constant up to 64 eps, which are left
+    standard deviations, except those that are constant up to 64 eps, which are left
     out. Without a ridge the correlations are the singular values of Qx^H Qy, with the
     polar factors Q of the features [3]_. With fewer samples than features, or features
     that depend on each other, singular values of these up to 64 eps of the largest
-    count as 0. Errors are of the order of eps times the condition numbers. A ridge
-    makes a function of the covariances of it, with errors of the order of eps times
-    the condition numbers of the matrices of correlations within X and within Y.
+    count as 0. Errors are of the order of eps times the condition numbers. With a
+    ridge, the covariances are used, with errors of the order of eps times the condition
+    numbers of the matrices of correlations within X and within Y.
 
     References
     ----------
@@ -273,9 +273,9 @@ def _statistic(backend: Backend, x: Array, X: Array, name: str, axes: int) -> Ar
 
 
 def _centred(backend: Backend, X: Array) -> tuple[Array, Array]:
-    """Take the mean off the samples, in two steps; return both.
+    """Subtract the mean from the samples, in two steps; return both.
 
-    Far from 0 the mean is rounded, and what is left without it has one of its own.
+    Far from 0 the mean is rounded, and the difference has a mean of its own.
     """
     xp, count = backend.xp, _count(backend, X)
     mean = xp.sum(X, axis=-2) / count
@@ -287,9 +287,9 @@ def _centred(backend: Backend, X: Array) -> tuple[Array, Array]:
 def _scaled(
     backend: Backend, X: Array, size: Array, tau: Array
 ) -> tuple[Array, Array, Array]:
-    """Features over powers of two near their size, (..., 1, 1 or p): powers overflow.
+    """Features over powers of two near their size, (..., 1, 1 or p), against overflow.
 
-    And these, and tau, which is added to C, over their squares, (..., 1 or p).
+    Also return these, and tau, which is added to C, over their squares, (..., 1 or p).
     """
     xp = backend.xp
     root = xp.sqrt(backend.stop_gradient(tau))[..., None, None]
@@ -300,10 +300,10 @@ def _scaled(
 
 
 def _standardised(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array, Array]:
-    """Features over their deviations, by what they were multiplied, and tau likewise.
+    """Features over their standard deviations, their factors, and tau over variances.
 
-    Of the shapes of X, (..., p, 1) and (..., p). The deviations are the roots of the
-    diagonal of X^H X / N + tau; features that are constant are multiplied by 0.
+    The shapes are those of X, (..., p, 1) and (..., p). Variances are the diagonal of
+    X^H X / N + tau; features that are constant are multiplied by 0.
     """
     xp, (X, mean) = backend.xp, _centred(backend, X)
     size = xp.max(xp.abs(backend.stop_gradient(X)), axis=-2, keepdims=True)
@@ -322,12 +322,12 @@ def _standardised(backend: Backend, X: Array, tau: Array) -> tuple[Array, Array,
 
 
 def _polar(backend: Backend, X: Array) -> Array:
-    """U V^H of the singular values that are no rounding errors."""
+    """U V^H over the singular values that are not rounding errors."""
     return with_tau(backend, X, TopSubgradient(None), None, False, "auto")
 
 
 def _whitened(backend: Backend, X: Array, tau: Array | None) -> Array:
-    """Whiten samples without a mean by ZCA, with tau added to variances, or none."""
+    """Whiten centred samples by ZCA, with tau, if given, added to variances."""
     if tau is None:
         return _polar(backend, X) * _count(backend, X) ** 0.5
     count = _count(backend, X, tau)
@@ -343,7 +343,7 @@ def _variances(
     Those that are rounding errors are 0.
     """
     xp = backend.xp
-    # With as many rows as columns, V has all of these.
+    # With at least as many rows as columns, V has all its columns.
     rows = xp.concat([X, xp.zeros_like(C)], axis=-2)
     _, S, Vh = backend.call(in_precision(backend, SVD(), given, X), rows)
     w = S * S / _count(backend, X, S) + tau
@@ -364,7 +364,7 @@ def _to_components(backend: Backend, w: Array, V: Array) -> Array:
 
 
 def _is_zero(number: Any) -> bool:
-    """Whether a parameter is the number 0, not an array, of which that is not known."""
+    """Whether a parameter is the number 0; false for arrays, whatever their values."""
     return isinstance(number, (int, float)) and number == 0
 
 
@@ -375,7 +375,7 @@ def _covariance(backend: Backend, X: Array, Y: Array) -> Array:
 
 
 def _count(backend: Backend, X: Array, like: Array | None = None) -> Any:
-    """Count the samples, in the dtype of X or of another array if it is no number."""
+    """Count the samples; a traced count is cast to the dtype of X, or of `like`."""
     n = lengths(backend, X)[0]
     return n if isinstance(n, int) else cast(n, X if like is None else like, backend.xp)
 

@@ -24,7 +24,7 @@ def tsvt(
     """Soft-threshold a tensor's singular values after a Fourier transform.
 
     The proximal operator of tau times the tensor nuclear norm of the t-SVD [1]_:
-    the transform along `axis` makes a matrix of every frequency, of which each
+    the transform along `axis` yields one matrix for each frequency, each of which
     is soft-thresholded.
 
     Parameters
@@ -59,7 +59,7 @@ def tsvt(
     axis = negative_axis(backend, axis, X)
     check_method(method)
     tau = per_batch(backend, tau, X, 3)
-    if 0 in tuple(X.shape):  # there is no transform of nothing
+    if 0 in tuple(X.shape):  # an empty tensor has no transform
         return restore(X + cast(0 * tau, X, xp)[..., None, None, None])
     slices, back = fourier_slices(X, axis, xp)
     result = soft_threshold(backend, slices, tau[..., None], relative, method)
@@ -89,8 +89,8 @@ def local_low_rank(
     tau : float or array
         Threshold >= 0 in units of x, broadcasting to the batch shape (...).
     block : int or (int, int)
-        Height and width of a block. Images that are no multiple of it are filled
-        up with zeros at the end, which adds only zero singular values.
+        Height and width of a block. Images that are no multiple of it are padded
+        with zeros at the end, which adds only zero singular values.
     stride : int or (int, int), optional
         Distance of neighbouring blocks, a divisor of `block`: blocks overlap if
         it is smaller, and the results are averaged. Default: `block`.
@@ -120,7 +120,7 @@ def local_low_rank(
     if None in size:
         raise backend.shape_error("the height and width of x must be known")
     tiled = tilings(size, block, stride, shift)
-    if 0 in tuple(x.shape):  # there may be thousands
+    if 0 in tuple(x.shape):  # one of perhaps thousands is enough
         tiled = tiled[:1]
     parts = [
         tiling.join(

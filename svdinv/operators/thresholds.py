@@ -66,27 +66,26 @@ def svt(
         in single precision and cast back.
     tau : float or array
         Threshold >= 0 in units of A (in an array, negative ones count as 0): one
-        for all, or an array that broadcasts
-        to the batch shape (...), or with A.ndim - 1 dimensions one for each
-        singular value, shape (..., min(m, n)) or broadcasting to it (weighted
-        nuclear norm [2]_, of which this is the proximal operator for weights that
-        do not fall). Equal singular values need equal weights: where they
-        have not, there is no derivative, and the infinite term is set to 0.
+        for all, an array that broadcasts to the batch shape (...), or, with
+        A.ndim - 1 dimensions, one for each singular value, broadcasting to shape
+        (..., min(m, n)): the weighted nuclear norm [2]_, of which this is the
+        proximal operator if the weights do not decrease. Where equal singular values
+        have different weights, there is no derivative, and the infinite term is 0.
     relative : bool, optional
         Whether tau is a multiple of the largest singular value of each matrix.
         The gradient goes through that value as well; where it is repeated, as
         the subgradient of least norm.
     method : {"auto", "svd", "gram", "matmul"}, optional
-        How. ``"gram"`` takes the eigenvectors of the Gram matrix, in double precision
-        where that is at hand, and is accurate only if kept values are above about
-        sqrt(eps) s_1, which is not checked; ``"matmul"`` takes matrix products alone,
-        meant for GPUs, with one tau for each matrix. ``"auto"`` takes the Gram matrix
-        where it is faster and, judged by its singular values, accurate; in PyTorch of
-        other tall or wide matrices the triangle of the QR decomposition; and the SVD
+        ``"gram"`` uses the eigenvectors of the Gram matrix, in double precision where
+        that is available, and is accurate only if kept values are above about
+        sqrt(eps) s_1, which is not checked; ``"matmul"`` uses matrix products alone,
+        meant for GPUs, with one tau for each matrix. ``"auto"`` uses the Gram matrix
+        where it is faster and, judged by its singular values, accurate; in PyTorch, for
+        other tall or wide matrices, the triangle of the QR decomposition; and the SVD
         elsewhere: for small inputs, on GPUs, and in traced or compiled functions, where
-        nothing can be judged, but for tall matrices in JAX's on the CPU. Of matrices
-        known to be spread over devices it takes two Gram matrices where one does not
-        do.
+        nothing can be judged (except for tall matrices in JAX's on the CPU). For
+        matrices known to be spread over devices, it uses a second Gram matrix where one
+        is not enough.
 
     Returns
     -------
@@ -263,7 +262,7 @@ def huber_threshold(
     """Proximal operator of tau times the sum of Huber's function of s.
 
     Singular values up to delta + tau are divided by 1 + tau / delta, larger ones are
-    lessened by tau. The penalty is smooth at 0, so that no value becomes 0 and the rank
+    reduced by tau. The penalty is smooth at 0, so that no value becomes 0 and the rank
     stays; the kink is at delta + tau.
 
     Parameters
@@ -332,7 +331,7 @@ def spectral_operator(
     relative: bool = False,
     method: Method = "auto",
 ) -> Array:
-    """Apply a spectral function of one's own, with all that the others have.
+    """Apply a spectral function of your own, with all features of the other operators.
 
     Parameters
     ----------
