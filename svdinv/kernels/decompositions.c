@@ -1,6 +1,36 @@
 /* Singular value and Hermitian eigendecomposition of a batch. */
 #include "iterations.h"
 
+/* w_j = conj(tau) v^H a_j with `many` of the columns to the right of v, from j on. */
+INLINE void inner_products(const E *v, ptrdiff_t lead, int length, int j, int many,
+                           E conj_tau, E *restrict w) {
+  E s[4] = {0};
+  for (int i = 0; i < length; i++, v += lead)
+    for (int q = 0; q < many; q++) add_inner(&s[q], v[0], v[j + 1 + q]);
+  for (int q = 0; q < many; q++) w[j + q] = times(conj_tau, s[q]);
+}
+
+/* a := (a - v w) (I - conj(tau) conj(u) u^T) for `many` rows (v, a). */
+INLINE void reflect_columns(E *a, ptrdiff_t lead, int many, int width,
+                            const E *restrict w, const E *restrict u, E tau) {
+  E v[2], dot[2] = {0};
+  for (int q = 0; q < many; q++) v[q] = a[q * lead];
+  for (int j = 0; j < width; j++) {
+    E wj = w[j], uj = conjugate(u[j]);
+    for (int q = 0; q < many; q++) {
+      E x = a[q * lead + j + 1];
+      subtract(&x, v[q], wj);
+      add_inner(&dot[q], uj, x); /* conj(conj(u)) x = u x */
+      a[q * lead + j + 1] = x;
+    }
+  }
+  for (int q = 0; q < many; q++) dot[q] = times(tau, dot[q]);
+  for (int j = 0; j < width; j++) {
+    E uj = conjugate(u[j]);
+    for (int q = 0; q < many; q++) subtract(a + q * lead + j + 1, dot[q], uj);
+  }
+}
+
 /* A = H_0 H_1 ... B (G_0 G_1 ...)^H with a real bidiagonal B = (d, e), m >= n.
  * The vectors of H_k are left in the columns of A, those of G_k in its rows. */
 static void bidiagonalise(E *restrict A, int m, int n, V *restrict d, V *restrict e,
@@ -17,29 +47,8 @@ static void bidiagonalise(E *restrict A, int m, int n, V *restrict d, V *restric
     if (width == 0) continue;
     E conj_tau = conjugate(tau);
     int j = 0;
-    for (; j + 4 <= width; j += 4) {
-      E s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-      for (int i = 0; i < m - k; i++) {
-        const E *r = column + i * lead;
-        E v = r[0];
-        add_inner(&s0, v, r[j + 1]);
-        add_inner(&s1, v, r[j + 2]);
-        add_inner(&s2, v, r[j + 3]);
-        add_inner(&s3, v, r[j + 4]);
-      }
-      w[j] = times(conj_tau, s0);
-      w[j + 1] = times(conj_tau, s1);
-      w[j + 2] = times(conj_tau, s2);
-      w[j + 3] = times(conj_tau, s3);
-    }
-    for (; j < width; j++) {
-      E s = {0};
-      for (int i = 0; i < m - k; i++) {
-        const E *r = column + i * lead;
-        add_inner(&s, r[0], r[j + 1]);
-      }
-      w[j] = times(conj_tau, s);
-    }
+    for (; j + 4 <= width; j += 4) inner_products(column, lead, m - k, j, 4, conj_tau, w);
+    for (; j < width; j++) inner_products(column, lead, m - k, j, 1, conj_tau, w);
     E *u = column + 1; /* row k; its conjugate is reflected */
     for (j = 0; j < width; j++) {
       for (int p = 0; p < PARTS; p++) u[j].part[p] -= w[j].part[p];
@@ -49,38 +58,23 @@ static void bidiagonalise(E *restrict A, int m, int n, V *restrict d, V *restric
     u[0] = one;
     tau_right[k] = tau;
     int i = 1;
-    for (; i + 2 <= m - k; i += 2) {
-      E *a = column + i * lead, *b = a + lead;
-      E va = a[0], vb = b[0], dot_a = {0}, dot_b = {0};
-      for (j = 0; j < width; j++) {
-        E wj = w[j], uj = conjugate(u[j]), xa = a[j + 1], xb = b[j + 1];
-        subtract(&xa, va, wj);
-        subtract(&xb, vb, wj);
-        add_inner(&dot_a, uj, xa); /* conj(conj(u)) x = u x */
-        add_inner(&dot_b, uj, xb);
-        a[j + 1] = xa;
-        b[j + 1] = xb;
-      }
-      dot_a = times(tau, dot_a);
-      dot_b = times(tau, dot_b);
-      for (j = 0; j < width; j++) {
-        E uj = conjugate(u[j]);
-        subtract(a + j + 1, dot_a, uj);
-        subtract(b + j + 1, dot_b, uj);
-      }
-    }
-    for (; i < m - k; i++) {
-      E *a = column + i * lead;
-      E v = a[0], dot = {0};
-      for (j = 0; j < width; j++) {
-        subtract(a + j + 1, v, w[j]);
-        add_inner(&dot, conjugate(u[j]), a[j + 1]);
-      }
-      dot = times(tau, dot);
-      for (j = 0; j < width; j++) subtract(a + j + 1, dot, conjugate(u[j]));
-    }
+    for (; i + 2 <= m - k; i += 2)
+      reflect_columns(column + i * lead, lead, 2, width, w, u, tau);
+    for (; i < m - k; i++)
+      reflect_columns(column + i * lead, lead, 1, width, w, u, tau);
   }
   e[(n - 1) * GROUPS] = (V){0};
+}
+
+/* x := (I - tau h h^H) x for `many` rows x, `length` elements apart. */
+INLINE void reflect(E *restrict x, int many, int length, const E *restrict h,
+                    ptrdiff_t step, int size, E tau) {
+  E s[STRIP] = {0};
+  for (int i = 0; i < size; i++)
+    for (int r = 0; r < many; r++) add_inner(&s[r], h[i * step], x[r * length + i]);
+  for (int r = 0; r < many; r++) s[r] = times(tau, s[r]);
+  for (int i = 0; i < size; i++)
+    for (int r = 0; r < many; r++) subtract(x + r * length + i, s[r], h[i * step]);
 }
 
 /* x := H_0 H_1 ... H_(count - 1) x for `many` rows x, each of `length` elements; the
@@ -91,35 +85,11 @@ static void reflect_rows(E *restrict x, int many, int length, const E *restrict 
   for (int k = count - 1; k >= 0; k--) {
     const E *h = v + k * diagonal;
     const int start = k + first, size = length - start;
-    E s[STRIP] = {0};
     if (many == STRIP) {
-      E s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-      E *x0 = x + start, *x1 = x0 + length, *x2 = x1 + length, *x3 = x2 + length;
-      for (int i = 0; i < size; i++) {
-        E hi = h[i * step];
-        add_inner(&s0, hi, x0[i]);
-        add_inner(&s1, hi, x1[i]);
-        add_inner(&s2, hi, x2[i]);
-        add_inner(&s3, hi, x3[i]);
-      }
-      s0 = times(tau[k], s0);
-      s1 = times(tau[k], s1);
-      s2 = times(tau[k], s2);
-      s3 = times(tau[k], s3);
-      for (int i = 0; i < size; i++) {
-        E hi = h[i * step];
-        subtract(x0 + i, s0, hi);
-        subtract(x1 + i, s1, hi);
-        subtract(x2 + i, s2, hi);
-        subtract(x3 + i, s3, hi);
-      }
+      reflect(x + start, STRIP, length, h, step, size, tau[k]);
     } else {
-      for (int r = 0; r < many; r++) {
-        E *xr = x + (ptrdiff_t)r * length + start;
-        for (int i = 0; i < size; i++) add_inner(&s[r], h[i * step], xr[i]);
-        s[r] = times(tau[k], s[r]);
-        for (int i = 0; i < size; i++) subtract(xr + i, s[r], h[i * step]);
-      }
+      for (int r = 0; r < many; r++)
+        reflect(x + (ptrdiff_t)r * length + start, 1, length, h, step, size, tau[k]);
     }
   }
 }

@@ -94,24 +94,21 @@ static void eye(Basis *basis, int n) {
 
 static void rotate(Basis *basis, int n) {
   for (int k = 0; k < STRIPS(n); k++)
-    for (int q = 0; q < basis->count; q++) {
-      const Rotation *restrict R = basis->rotations + (ptrdiff_t)q * n;
-      const int low = basis->low[q], high = basis->high[q];
+    for (int sweep = 0; sweep < basis->count; sweep++) {
+      const Rotation *restrict R = basis->rotations + (ptrdiff_t)sweep * n;
+      const int low = basis->low[sweep], high = basis->high[sweep];
       Component *restrict x = basis->vectors + ((ptrdiff_t)k * n + low) * STRIP;
-      Component f0 = x[0], f1 = x[1], f2 = x[2], f3 = x[3];
+      Component f[STRIP];
+      for (int q = 0; q < STRIP; q++) f[q] = x[q];
       for (int i = low; i < high; i++, x += STRIP) {
         const Coefficient c = COEFFICIENT(R[i].c), s = COEFFICIENT(R[i].s);
-        Component h0 = x[4], h1 = x[5], h2 = x[6], h3 = x[7];
-        x[0] = c * f0 + s * h0;
-        x[1] = c * f1 + s * h1;
-        x[2] = c * f2 + s * h2;
-        x[3] = c * f3 + s * h3;
-        f0 = c * h0 - s * f0;
-        f1 = c * h1 - s * f1;
-        f2 = c * h2 - s * f2;
-        f3 = c * h3 - s * f3;
+        for (int q = 0; q < STRIP; q++) {
+          const Component h = x[STRIP + q];
+          x[q] = c * f[q] + s * h;
+          f[q] = c * h - s * f[q];
+        }
       }
-      x[0] = f0, x[1] = f1, x[2] = f2, x[3] = f3;
+      for (int q = 0; q < STRIP; q++) x[q] = f[q];
     }
   basis->count = 0;
 }
