@@ -259,6 +259,12 @@ def for_namespace(xp: Namespace) -> SimpleNamespace:
         raise TypeError(
             f"xp must be an array-API namespace with linear algebra, got {xp!r}"
         )
+    name = getattr(xp, "__name__", "").removeprefix("array_api_compat.")
+    if (framework := name.partition(".")[0]) in ("torch", "jax"):
+        raise TypeError(
+            f"xp must be a namespace without derivatives of its own, got {name}: the "
+            f"operators with derivatives for its arrays are those of svdinv.{framework}"
+        )
     backend = ArrayBackend(xp, True, ValueError, default_rng)
     functions = make_module(backend, f"svdinv.for_namespace({xp})")
     return SimpleNamespace(**functions, _backend=backend)

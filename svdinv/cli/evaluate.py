@@ -112,6 +112,10 @@ def run(arguments: argparse.Namespace) -> int:
         settings = settings if len(settings) > 1 else task.settings(settings[0])
         with naming_flags(arguments, task):
             images = _images(arguments, task, settings[0])
+            if not images:
+                raise ValueError(
+                    "argument --images: required: the task has no examples"
+                )
             # Checks masks and other options with one image of each shape.
             shapes = {x.image.shape: x for x in images if isinstance(x, InputImage)}
             measured = [x for x in images if not isinstance(x, InputImage)]

@@ -150,17 +150,17 @@ class SpectralFunction(ABC):
 
     def tau_derivative(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
         """Compute the derivative of f in its parameter."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self!r} has no tau_derivative, the one in tau")
 
     def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         """First divided difference of `tau_derivative`, whose values are a.t, b.t."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self!r} has no tau_difference")
 
     def tau_second_derivative(
         self, s: Array, y: Array, tau: Array, xp: Namespace
     ) -> Array:
         """Second derivative of f in its parameter."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self!r} has no tau_second_derivative")
 
 
 def extreme_difference(
@@ -215,6 +215,16 @@ class Threshold(SpectralFunction):
 
     cuts: bool = True
     """Whether small singular values are set to 0; if not, the equation holds at 0."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuse q without tau, which would have no part in the derivative."""
+        super().__init_subclass__(**options)
+        own = {"q0", "q1", "q2"} & vars(cls).keys()
+        if own and not cls.has_tau and cls.r1 is Threshold.r1:
+            raise TypeError(
+                f"{cls.__name__} defines {', '.join(sorted(own))} and must set "
+                "has_tau = True, or define r1 and r2 for a penalty without tau"
+            )
 
     def _moving(self, y: Array) -> Array:
         return y > 0 if self.cuts else y >= 0

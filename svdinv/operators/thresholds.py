@@ -358,6 +358,12 @@ def spectral_operator(
         ) from error
     if not isinstance(function, SpectralFunction):
         raise TypeError(f"function must be a SpectralFunction, got {function!r}")
+    for name, value in getattr(function, "__dict__", {}).items():
+        if hasattr(value, "dtype") and not backend.is_constant(value):
+            raise TypeError(
+                f"{name} of {type(function).__name__} must be a number: of the "
+                "parameters of a function, tau alone has a gradient"
+            )
     if function.has_tau == (tau is None):
         raise ValueError(
             f"{function!r} has {'a' if function.has_tau else 'no'} parameter tau"

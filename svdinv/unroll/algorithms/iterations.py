@@ -426,6 +426,11 @@ class PDHG(Algorithm):
         """
         if hasattr(prior, "split"):
             K, prox = prior.split()
+            if not callable(prox):
+                raise TypeError(
+                    f"split() of {prior!r} must return an operator K and a function "
+                    f"prox(z, step), got {type(prox).__name__} for the latter"
+                )
             unneeded = isinstance(K, Identity) and not self.nonnegative
             return replace(self, transform=None if unneeded else K), prox
         if self.transform is not None:

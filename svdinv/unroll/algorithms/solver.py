@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from inspect import Parameter, ismethod, signature
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 from array_api_compat import is_numpy_array
@@ -40,6 +41,9 @@ from svdinv.unroll.priors import Prior
 from svdinv.unroll.problem import Problem
 
 Stop: TypeAlias = Literal["converged", "iterations", "callback", "interrupted"]
+
+
+_RISES = 20  # of the objective in a row, if the iterations diverge
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,21 @@ class Interrupted(KeyboardInterrupt):
         self.solution = solution
 
 
+@contextmanager
+def _not_traced_by_jax() -> Iterator[None]:
+    """Explain the error of JAX where it traces data or parameters."""
+    try:
+        yield
+    except TypeError as error:
+        if not type(error).__module__.startswith("jax"):
+            raise
+        raise TypeError(
+            "JAX traces a call of solve, which reads values to choose steps and to stop: "
+            "use algorithm.start(problem) and algorithm.iterate in the traced function"
+        ) from error
+
+
+@_not_traced_by_jax()
 def solve(
     problem: Problem,
     prior: Any,
@@ -171,7 +190,8 @@ def solve(
         If data or `x0` are NaN or infinite, or so large or small that their squares
         are no numbers, a shape is wrong, or an option is out of range.
     FloatingPointError
-        If the image becomes NaN or infinite, because a step is too large.
+        If the image becomes NaN or infinite, or the objective grows steadily, because a
+        step is too large.
     Interrupted
         On Ctrl-C, a KeyboardInterrupt with the state reached so far.
 
@@ -185,7 +205,8 @@ def solve(
     learned weight, it records all iterations; `torch.no_grad` prevents that. Default
     parameters, restarts and the number of iterations count as constants, though they
     may depend on data, weight and operator: the derivative is that of iterations with
-    the same `parameters`, and of the limit if they converge.
+    the same `parameters`, and of the limit if they converge. JAX cannot trace `solve`,
+    which reads values; it can trace ``algorithm.start`` and ``algorithm.iterate``.
     """
     iterations = as_integer(iterations, "iterations", 1)
     if not rtol >= 0:
@@ -279,7 +300,19 @@ def solve(
     except KeyboardInterrupt as interrupt:
         part = Solution(current["x"], history[:count], count, "interrupted", current, p)
         raise Interrupted(part) from interrupt
+    if stopped == "iterations" and _grows(history):
+        raise FloatingPointError(
+            f"{algorithm!r} diverges: the objective rose in each of the last "
+            f"{_RISES} iterations, to {history[-1]:.3g}; its steps are too large"
+        )
     return Solution(current["x"], history, count, stopped, current, p)
+
+
+def _grows(objective: list[float]) -> bool:
+    """Whether the objective rises steadily, to a million times its first value."""
+    last = objective[-_RISES - 1 :]
+    rises = len(last) > _RISES and all(a < b for a, b in pairwise(last))
+    return rises and last[-1] > 1e6 * objective[0]
 
 
 def _on_device(problem: Problem) -> Problem:

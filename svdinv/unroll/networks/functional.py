@@ -167,6 +167,19 @@ def residual_gains(count: int) -> tuple[float, ...]:
     return (*[1.0] * (count - 1), 0.04)
 
 
+def check_axes(x: Array, axes: str) -> None:
+    """Raise ValueError if an image has not the axes of the network, such as B C H W."""
+    names, shape = axes.split(), tuple(x.shape)
+    if len(names) == len(shape):
+        return
+    hint = f"give an image of (H, W) as ({'1, ' * (len(names) - 2)}H, W)"
+    hint = hint if len(names) > len(shape) else "coils need maps"
+    raise ValueError(
+        f"the image must have the axes {axes}, got shape {shape} from the measured "
+        f"values ({hint})"
+    )
+
+
 def check_image(
     x: Array, axes: str, *, complex_: bool = False, channels: int | None = None
 ) -> None:
@@ -175,13 +188,7 @@ def check_image(
     Raises ValueError if it lacks the axes of the network, or has another number of
     `channels`; TypeError if it is not floating point, or not real or complex as needed.
     """
-    shape = f"got shape {tuple(x.shape)} from the measured values"
-    missing = len(axes.split()) - len(x.shape)
-    if missing:
-        ones = "1, " * (len(axes.split()) - 2)
-        hint = f"give an image of (H, W) as ({ones}H, W)"
-        hint = hint if missing > 0 else "coils need maps"
-        raise ValueError(f"the image must have the axes {axes}, {shape} ({hint})")
+    check_axes(x, axes)
     kind = "complex" if complex_ else "real"
     if not namespace(x).isdtype(x.dtype, f"{kind} floating"):
         raise TypeError(
@@ -189,6 +196,7 @@ def check_image(
             f"got {x.dtype} from the measured values"
         )
     if channels is not None and x.shape[1] not in (channels, None):
+        shape = f"got shape {tuple(x.shape)} from the measured values"
         raise ValueError(f"the image must have {channels} channels, {shape}")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
@@ -20,6 +21,7 @@ from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.fidelity import L2, DataFidelity
 from svdinv.unroll.networks.functional import (
     at_least,
+    check_axes,
     check_floats,
     require,
     residual_gains,
@@ -186,7 +188,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(ABC):
     """An unrolled algorithm; subclasses define the cell.
 
     Attributes
@@ -215,6 +217,7 @@ class Recipe:
         check_floats(self)
         at_least(1, self, "cells")
 
+    @abstractmethod
     def layers(self, last: bool) -> Mapping[str, Layer]:
         """Return the layers of a cell by name.
 
@@ -228,7 +231,6 @@ class Recipe:
         mapping of str to Layer
             The layers, in the order in which weights are listed.
         """
-        raise NotImplementedError
 
     def operator(self, *measurement: Array) -> Operator:
         """Make the forward operator from the arguments that follow the measured values.
@@ -266,6 +268,7 @@ class Recipe:
         """
         return L2()
 
+    @abstractmethod
     def begin(self, problem: Problem) -> State:
         """Return the state before the first cell.
 
@@ -279,7 +282,6 @@ class Recipe:
         dict of str to array
             The state; ``"x"`` is the first estimate.
         """
-        raise NotImplementedError
 
     def no_penalty(self, x: Array) -> Array:
         """Return the penalty before the first cell, 0; ValueError if there is none."""
@@ -288,6 +290,7 @@ class Recipe:
         xp = namespace(x)
         return xp.sum(xp.zeros_like(real(x, xp)))
 
+    @abstractmethod
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         """Iterate once.
 
@@ -305,7 +308,6 @@ class Recipe:
         dict of str to array
             The next state, with the same names; ``"x"`` is the next estimate.
         """
-        raise NotImplementedError
 
 
 def residual_chain(recipe: Any, inputs: int, outputs: int, axes: int) -> Convolutions:
@@ -330,8 +332,17 @@ def choose(recipe: Recipe | None, kind: str, options: Any) -> Recipe:
 
 
 def first_state(recipe: Recipe, problem: Problem) -> State:
-    """Return the state before the first cell; TypeError without an image "x"."""
-    return checked_state(recipe.begin(problem), f"{type(recipe).__name__}.begin", ["x"])
+    """Return the state before the first cell.
+
+    Raises TypeError without an image "x", ValueError if it has other axes than those of
+    the recipe.
+    """
+    name = f"{type(recipe).__name__}.begin"
+    state = checked_state(recipe.begin(problem), name, ["x"])
+    x, axes = state["x"], getattr(recipe, "axes", None)
+    if axes and getattr(x.shape, "rank", 0) is not None:  # as in graphs of TensorFlow
+        check_axes(x, axes)
+    return state
 
 
 def checked_state(state: Any, method: str, names: Iterable[str]) -> State:

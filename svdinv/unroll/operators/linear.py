@@ -68,6 +68,8 @@ class Operator:
 
     def adjoint(self, y: Array) -> Array:
         """Apply the adjoint of a linear operator."""
+        if self.linear:
+            raise NotImplementedError(f"{self!r} is linear and must define adjoint(y)")
         raise NotImplementedError(
             f"{self!r} has no adjoint: take derivative(x).H, and for the first image "
             "of a network define approximate_inverse(y)"
