@@ -1,9 +1,9 @@
-"""The singular value decomposition that one can train through.
+"""A singular value decomposition that networks can be trained through.
 
 Importing ``svdinv`` imports no framework. Each framework has its own module,
 imported by name: ``svdinv.torch``, ``svdinv.tf``, ``svdinv.jax``, ``svdinv.numpy``,
-``svdinv.cupy``, ``svdinv.dask`` and ``svdinv.mlx``; `for_namespace` makes the same for
-any other namespace of the array API. Layers for networks are in ``svdinv.torch.nn`` and
+``svdinv.cupy``, ``svdinv.dask`` and ``svdinv.mlx``; `for_namespace` makes one for any
+other namespace of the array API. Layers for networks are in ``svdinv.torch.nn`` and
 ``svdinv.keras``.
 """
 
@@ -21,7 +21,7 @@ _MODULES = ("torch", "tf", "jax", "numpy", "cupy", "dask", "mlx", "keras")
 
 
 def __getattr__(name: str) -> Any:
-    """Find `for_namespace`; of a framework, name the import that is missing."""
+    """Import `for_namespace`; for a framework, name the missing import in the error."""
     if name == "for_namespace":
         from svdinv.backends.arrays import for_namespace
 

@@ -1,4 +1,4 @@
-"""The errors that a face raises where its framework is not installed, or is old."""
+"""Errors for frameworks and packages that are not installed or too old."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 
 def command(extra: str) -> str:
-    """Make the command that installs an extra, from where svdinv itself came.
+    """Return the command that installs an extra, from the source of svdinv itself.
 
-    That is a folder, an archive or a repository if pip has noted one (PEP 610), or else
-    an index.
+    The source is a folder, an archive or a repository if pip has recorded one (PEP
+    610), else an index.
     """
-    import json  # dear, and seldom needed
+    import json  # expensive, and seldom needed
     from importlib import metadata
     from urllib.parse import urlsplit
     from urllib.request import url2pathname
@@ -32,12 +32,12 @@ def command(extra: str) -> str:
 
 
 def explain_missing(module: str, extra: str) -> ImportError:
-    """Make the ImportError of a module that names the extra of svdinv to install."""
+    """Return the ImportError for a module, which names the extra to install."""
     return ImportError(f"svdinv needs {module} for this: {command(extra)}", name=module)
 
 
 def check_version(module: str, found: str, least: str) -> None:
-    """Raise ImportError if a framework is older than what svdinv works with."""
+    """Raise ImportError if a framework is older than svdinv requires."""
     old, new = (tuple(map(int, re.findall(r"\d+", v)[:3])) for v in (found, least))
     if old < new:
         raise ImportError(
@@ -48,10 +48,10 @@ def check_version(module: str, found: str, least: str) -> None:
 
 @contextmanager
 def needing(module: str, extra: str) -> Iterator[None]:
-    """Name the extra to install, where an import within finds that there is none."""
+    """Name the extra to install if an import within fails for lack of `module`."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != module:  # one that it needs itself
+        if (error.name or "").partition(".")[0] != module:  # a module that it needs
             raise
         raise explain_missing(module, extra) from error

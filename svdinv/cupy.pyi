@@ -1,9 +1,9 @@
 # Written by `make stubs` (tools/stubs.py): change what that reads.
 """The singular value decomposition and low-rank operators for CuPy.
 
-CuPy has no automatic differentiation: `vjp` returns the value of any function that is
-composed of these and the function from its cotangent to those of its arguments, `jvp`
-the value and its tangent.
+CuPy has no automatic differentiation. For any function that is composed of these, `vjp`
+returns the value and a function that maps the cotangent of the value to those of the
+arguments; `jvp` returns the value and its tangent.
 """
 
 import cupy

@@ -1,12 +1,12 @@
-"""Low-rank operators for Dask arrays, of which each matrix may be in many chunks.
+"""Low-rank operators for Dask arrays, each matrix of which may have many chunks.
 
 Results are lazy. A matrix cut along its longer side is thresholded by its Gram matrix,
 which Dask sums over the chunks; nothing of the size of the matrix leaves its chunk.
-`vjp` and `jvp` give derivatives, as those of `svdinv.numpy`, and these are lazy, too;
-in the functions that they are given, take NumPy's functions instead of Dask's.
+`vjp` and `jvp` are as in `svdinv.numpy`, and their derivatives are lazy, too; functions
+passed to them must use NumPy's functions instead of Dask's.
 """
 
-# Editors that use Jedi list all public names here, beside those of the stub.
+# Imports start with an underscore: editors that use Jedi list all other names.
 from __future__ import annotations as _annotations
 
 from svdinv._missing import needing as _needing

@@ -1,10 +1,10 @@
 """The singular value decomposition and low-rank operators for JAX.
 
 `svd` is called as `jax.numpy.linalg.svd`; the operators threshold, project, align and
-measure matrices by their singular values, without handing these out.
+measure matrices by their singular values, without returning these.
 """
 
-# Editors that use Jedi list all public names here, beside those of the stub.
+# Imports start with an underscore: editors that use Jedi list all other names.
 from __future__ import annotations as _annotations
 
 from collections.abc import Callable as _Callable
@@ -57,19 +57,19 @@ def svd(
     {full_matrices}
     {compute_uv}
     {repeated}
-        Forward mode takes ``"minimum-norm"`` for ``"consistent"``, which is
-        not linear.
+        Forward mode uses ``"minimum-norm"`` in place of ``"consistent"``, which
+        is not linear.
     {rtol}
     {gauge}
-        By `jax.debug.callback`; ``"error"`` reaches the caller as JAX's own
-        runtime error, when the computation is waited for.
+        The numbers are read by `jax.debug.callback`; ``"error"`` is raised as
+        JAX's runtime error when the caller waits for the computation.
 
     Returns
     -------
     SVDResult or Array
     {factors}
-        A matrix with NaN or infinity gives NaN, and leaves the others of its batch
-        alone.
+        A matrix with NaN or infinity results in NaN, without any effect on the others
+        of its batch.
 
     Raises
     ------
@@ -112,10 +112,10 @@ def jacobian_svd(
     Parameters
     ----------
     f : callable
-        From `theta` to one array of any shape: an image from the parameters of a
-        network, say.
+        Maps `theta` to one array of any shape, such as an image from the parameters of
+        a network.
     theta : pytree of Array
-        Where to take the Jacobian.
+        Point at which the Jacobian is computed.
     {jacobian_svd}
 
     Examples

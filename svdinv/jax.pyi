@@ -2,7 +2,7 @@
 """The singular value decomposition and low-rank operators for JAX.
 
 `svd` is called as `jax.numpy.linalg.svd`; the operators threshold, project, align and
-measure matrices by their singular values, without handing these out.
+measure matrices by their singular values, without returning these.
 """
 
 from collections.abc import Callable
@@ -35,10 +35,10 @@ def jacobian_svd(
     Parameters
     ----------
     f : callable
-        From `theta` to one array of any shape: an image from the parameters of a
-        network, say.
+        Maps `theta` to one array of any shape, such as an image from the parameters of
+        a network.
     theta : pytree of Array
-        Where to take the Jacobian.
+        Point at which the Jacobian is computed.
     rank : int
         Number r of triplets, from 1 to min(m, n).
     oversampling : int, optional
@@ -116,8 +116,8 @@ def svd(
         losses in U f(S) Vh with one smooth f that is not 0 there, and any penalty on
         S), ``"minimum-norm"`` (Zhang and Hu, arXiv:2411.14141), or for comparison
         ``"drop"``, ``"clip"``, ``"taylor"``, ``"lorentz"`` and ``"none"``.
-        Forward mode takes ``"minimum-norm"`` for ``"consistent"``, which is
-        not linear.
+        Forward mode uses ``"minimum-norm"`` in place of ``"consistent"``, which
+        is not linear.
     rtol : float, optional
         Gap, relative to the largest singular value, up to which the rule acts; for
         ``"consistent"`` relative to a power of two near it. Default: sqrt(eps) for
@@ -127,8 +127,8 @@ def svd(
         What to do in the backward pass if the loss depends on the arbitrary phase
         or basis of the singular vectors. A callable, such as a
         `svdinv.GaugeMonitor`, gets an array of one number per matrix.
-        By `jax.debug.callback`; ``"error"`` reaches the caller as JAX's own
-        runtime error, when the computation is waited for.
+        The numbers are read by `jax.debug.callback`; ``"error"`` is raised as
+        JAX's runtime error when the caller waits for the computation.
 
     Returns
     -------
@@ -136,8 +136,8 @@ def svd(
         Named tuple ``(U, S, Vh)`` with shapes (..., m, k), (..., k) and
         (..., k, n), k = min(m, n), S real and sorted downwards; with
         `full_matrices`, U (..., m, m) and Vh (..., n, n).
-        A matrix with NaN or infinity gives NaN, and leaves the others of its batch
-        alone.
+        A matrix with NaN or infinity results in NaN, without any effect on the others
+        of its batch.
 
     Raises
     ------

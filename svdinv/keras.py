@@ -2,14 +2,14 @@
 
 The layers run on the TensorFlow, JAX and PyTorch backends of Keras, by way of
 `svdinv.tf`, `svdinv.jax` and `svdinv.torch`. The same weights give the same results
-on each, and the same names are modules in `svdinv.torch.nn`. What is learned is the
-weight ``raw_threshold``; the attribute ``threshold`` is what it stands for at present.
+on each, and the same names are modules in `svdinv.torch.nn`. The learned weight is
+``raw_threshold``; the attribute ``threshold`` is the current threshold.
 
 Half precision, as with the policy ``"mixed_float16"``, is computed in single
-precision, and the learned parameter stays in it. Complex tensors pass as they are, but
-not through `Whitening`: Keras casts only real ones to a layer's dtype. Without XLA,
-that is, on TensorFlow: its decomposition knows no complex matrices and stops at 1e-6,
-so that Keras compiles models with these layers without it.
+precision, and the learned parameter stays in it. Complex tensors keep their dtype,
+since Keras casts only real ones to that of a layer; `Whitening` refuses them. On
+TensorFlow, Keras compiles models with these layers without XLA, whose decomposition
+does not support complex matrices and is accurate only to 1e-6.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from svdinv.operators._arguments import as_integer
 try:
     import keras
 except ImportError as error:
-    if error.name != "keras":  # the framework that Keras is told to run on
+    if error.name != "keras":  # the backend of Keras is missing
         raise
     raise explain_missing("keras", "keras") from error
 
-import numpy as np  # which Keras itself needs
+import numpy as np  # required by Keras
 from keras import ops
 
 __all__ = [
@@ -89,12 +89,12 @@ data_format : {"channels_last", "channels_first"}, optional
 
 
 def _layer(layer: type) -> type:
-    """Register and describe a layer."""
+    """Register a layer, and set its docstring and signature."""
     return _register(layers.described(_TEXTS)(layer))
 
 
 class _Layer(keras.layers.Layer):
-    """What keeps the shape and takes channels first or last."""
+    """Base of layers that keep the shape, with channels first or last."""
 
     _axes = 2  # beside those of batch and channels
     _more: tuple[str, ...] = ()  # in the configuration, besides _arguments
@@ -124,7 +124,7 @@ class _Layer(keras.layers.Layer):
         return import_module(_FACES[backend])
 
     def _try(self, *tau: float) -> None:
-        # By NumPy, whatever Keras runs on: nothing is compiled, or put on a device.
+        # With NumPy, so that nothing is compiled or put on a device.
         self._operate(np.zeros((1, 1)), *tau, by=import_module("svdinv.numpy"))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -136,7 +136,7 @@ class _Layer(keras.layers.Layer):
         return keras.KerasTensor(x.shape, dtype=x.dtype)
 
     def call(self, x: Any, training: bool = False) -> Any:
-        """Map a tensor."""
+        """Apply the operator to a tensor."""
         first = -self._axes - 1
         if self.data_format == "channels_first" or len(x.shape) <= -first:
             return self._map(x, training)
@@ -144,7 +144,7 @@ class _Layer(keras.layers.Layer):
         return ops.moveaxis(self._map(x, training), first, -1)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make this layer."""
+        """Return the arguments of the constructor."""
         names = ("data_format", *self._arguments, *self._more, *self._options)
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
@@ -183,7 +183,7 @@ class _Threshold(_Layer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make this layer."""
+        """Return the arguments of the constructor."""
         return {"threshold": self._start.tolist(), **super().get_config()}
 
 
@@ -246,7 +246,7 @@ class Whitening(layers.Whitening, _Layer):
         return 1 if self.data_format == "channels_first" else -1
 
     def build(self, input_shape: Any) -> None:
-        """Make the running statistics."""
+        """Create the running statistics."""
         features = input_shape[self._axis] if len(input_shape) >= 2 else None
         if not features:
             raise ValueError(
@@ -279,7 +279,7 @@ class Whitening(layers.Whitening, _Layer):
         size = ops.shape(last)
         rows = ops.reshape(last, (-1, self.moving_mean.shape[0]))
         if keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16"):
-            rows = ops.cast(rows, "float32")  # too short for statistics
+            rows = ops.cast(rows, "float32")  # too imprecise for statistics
 
         def back(y: Any) -> Any:
             y = ops.reshape(ops.cast(y, x.dtype), size)
@@ -300,17 +300,17 @@ class Whitening(layers.Whitening, _Layer):
 
 @_register
 class Casorati(keras.layers.Wrapper):
-    """A layer of matrices applied to series, pixels by frames.
+    """A layer for matrices, applied to series as matrices of pixels by frames.
 
     Parameters
     ----------
     layer : keras.layers.Layer
-        Takes matrices and keeps their shape: (B, pixels, T), with channels
+        Keeps the shape of matrices: (B, pixels, T), with channels
         (B, pixels, T, C) or (B, C, pixels, T).
     spatial : int, optional
         Axes of a frame: 2 of an image, 3 of a volume.
     data_format : {"channels_last", "channels_first"}, optional
-        Which axis is that of the channels, where there is one: series are
+        Position of the axis of channels, if there is one: series are
         (B, T, H, W), with channels (B, T, H, W, C) or (B, C, T, H, W). Default:
         that of `layer`, or `keras.config.image_data_format`.
     **kwargs
@@ -335,7 +335,7 @@ class Casorati(keras.layers.Wrapper):
         self.spatial = spatial
 
     def _first(self, ndim: int) -> int:
-        """Axis of the frames: behind those of the batch and of channels first."""
+        """Return the axis of the frames, after the batch and any channels in front."""
         if ndim not in (self.spatial + 2, self.spatial + 3):
             raise ValueError(
                 f"expected {self.spatial + 2} axes, or {self.spatial + 3} with "
@@ -360,8 +360,8 @@ class Casorati(keras.layers.Wrapper):
         return input_shape
 
     def compute_output_spec(self, x: Any, **_: Any) -> Any:
-        """Return the shape of the input, and the dtype that the layer makes of it."""
-        # The layer converts what it is called with to the dtype of its own policy.
+        """Return the shape of the input, and the dtype of the layer's output."""
+        # The layer casts its input to the dtype of its own policy.
         converts = self.layer.autocast and keras.backend.is_float_dtype(x.dtype)
         dtype = self.layer.input_dtype if converts else x.dtype
         matrices = keras.KerasTensor(self._matrices(x.shape), dtype=dtype)
@@ -379,6 +379,6 @@ class Casorati(keras.layers.Wrapper):
         return ops.moveaxis(ops.reshape(self.layer(matrices), size), last, first)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make this layer."""
+        """Return the arguments of the constructor."""
         own = {"spatial": self.spatial, "data_format": self.data_format}
         return {**super().get_config(), **own}

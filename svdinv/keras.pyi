@@ -3,14 +3,14 @@
 
 The layers run on the TensorFlow, JAX and PyTorch backends of Keras, by way of
 `svdinv.tf`, `svdinv.jax` and `svdinv.torch`. The same weights give the same results
-on each, and the same names are modules in `svdinv.torch.nn`. What is learned is the
-weight ``raw_threshold``; the attribute ``threshold`` is what it stands for at present.
+on each, and the same names are modules in `svdinv.torch.nn`. The learned weight is
+``raw_threshold``; the attribute ``threshold`` is the current threshold.
 
 Half precision, as with the policy ``"mixed_float16"``, is computed in single
-precision, and the learned parameter stays in it. Complex tensors pass as they are, but
-not through `Whitening`: Keras casts only real ones to a layer's dtype. Without XLA,
-that is, on TensorFlow: its decomposition knows no complex matrices and stops at 1e-6,
-so that Keras compiles models with these layers without it.
+precision, and the learned parameter stays in it. Complex tensors keep their dtype,
+since Keras casts only real ones to that of a layer; `Whitening` refuses them. On
+TensorFlow, Keras compiles models with these layers without XLA, whose decomposition
+does not support complex matrices and is accurate only to 1e-6.
 """
 
 from typing import Any, Literal
@@ -20,17 +20,17 @@ import keras
 from svdinv.layers import Pair
 
 class Casorati(keras.layers.Layer):
-    """A layer of matrices applied to series, pixels by frames.
+    """A layer for matrices, applied to series as matrices of pixels by frames.
 
     Parameters
     ----------
     layer : keras.layers.Layer
-        Takes matrices and keeps their shape: (B, pixels, T), with channels
+        Keeps the shape of matrices: (B, pixels, T), with channels
         (B, pixels, T, C) or (B, C, pixels, T).
     spatial : int, optional
         Axes of a frame: 2 of an image, 3 of a volume.
     data_format : {"channels_last", "channels_first"}, optional
-        Which axis is that of the channels, where there is one: series are
+        Position of the axis of channels, if there is one: series are
         (B, T, H, W), with channels (B, T, H, W, C) or (B, C, T, H, W). Default:
         that of `layer`, or `keras.config.image_data_format`.
     **kwargs
@@ -57,7 +57,7 @@ class FirmThreshold(keras.layers.Layer):
     Parameters
     ----------
     threshold : float or nested list
-        First threshold.
+        Initial threshold.
     gamma : float, optional
         Where shrinking ends, in multiples of the threshold; above 1. Not learned.
     relative, channels, method, data_format, **kwargs
@@ -85,7 +85,7 @@ class FirmThreshold(keras.layers.Layer):
     def threshold(self) -> Any:
         """Current threshold: one, or one for each channel, singular value, or both."""
     def call(self, x: Any, training: bool = False) -> Any:
-        """Map a tensor."""
+        """Apply the operator to a tensor."""
 
 class LocalLowRank(keras.layers.Layer):
     """Soft-threshold the blocks of a series, with a learned threshold.
@@ -95,7 +95,7 @@ class LocalLowRank(keras.layers.Layer):
     block : int or (int, int)
         Height and width of a block.
     threshold : float or nested list
-        First threshold; relative to the largest singular value of each block.
+        Initial threshold; relative to the largest singular value of each block.
     stride : int or (int, int), optional
         Distance of neighbouring blocks, a divisor of `block`. Default: `block`.
     shift : "random", int or (int, int), optional
@@ -135,7 +135,7 @@ class LocalLowRank(keras.layers.Layer):
     def threshold(self) -> Any:
         """Current threshold: one, or one for each channel, singular value, or both."""
     def call(self, x: Any, training: bool = False) -> Any:
-        """Map a tensor."""
+        """Apply the operator to a tensor."""
 
 class LowRank(keras.layers.Layer):
     """Best approximation of matrices of a given rank.
@@ -145,8 +145,8 @@ class LowRank(keras.layers.Layer):
     rank : int
         Number of singular values to keep.
     multiplets, max_rank : optional
-        Whether to leave out or keep a multiplet, that is repeated singular values, that
-        the rank would cut in two; as for `low_rank`.
+        Whether to leave out or keep a multiplet, a group of repeated singular values,
+        that the rank would split; as for `low_rank`.
     method, data_format, **kwargs
         As for `SingularValueThreshold`.
     """
@@ -167,7 +167,7 @@ class LowRank(keras.layers.Layer):
         **kwargs: Any,
     ) -> None: ...
     def call(self, x: Any, training: bool = False) -> Any:
-        """Map a tensor."""
+        """Apply the operator to a tensor."""
 
 class SchattenProx(keras.layers.Layer):
     """Proximal operator of the sum of s^p, with a learned weight.
@@ -177,7 +177,7 @@ class SchattenProx(keras.layers.Layer):
     p : float
         1/2, 2/3, 1 or 2.
     threshold : float or nested list
-        First weight of the penalty, positive, in units of the input to the power 2 - p.
+        Initial weight of the penalty, > 0, in units of the input to the power 2 - p.
     channels, method, data_format, **kwargs
         As for `SingularValueThreshold`.
     """
@@ -201,7 +201,7 @@ class SchattenProx(keras.layers.Layer):
     def threshold(self) -> Any:
         """Current threshold: one, or one for each channel, singular value, or both."""
     def call(self, x: Any, training: bool = False) -> Any:
-        """Map a tensor."""
+        """Apply the operator to a tensor."""
 
 class SingularValueThreshold(keras.layers.Layer):
     """Soft-threshold the singular values of matrices, with a learned threshold.
@@ -209,13 +209,13 @@ class SingularValueThreshold(keras.layers.Layer):
     Parameters
     ----------
     threshold : float or nested list
-        First threshold; a list or array gives one for each parameter.
+        Initial threshold; a list or array gives one for each parameter.
     relative : bool, optional
         Whether thresholds are multiples of the largest singular value of each
         matrix, between 0 and 1; otherwise they are positive, in units of the input.
     num_values : int, optional
         Learn a threshold for each of this many singular values, min(m, n) (weighted
-        nuclear norm). The derivative needs equal ones for equal singular values.
+        nuclear norm). The derivative requires equal ones for equal singular values.
     channels : int, optional
         Learn a threshold for each channel.
     method : optional
@@ -256,7 +256,7 @@ class SingularValueThreshold(keras.layers.Layer):
     def threshold(self) -> Any:
         """Current threshold: one, or one for each channel, singular value, or both."""
     def call(self, x: Any, training: bool = False) -> Any:
-        """Map a tensor."""
+        """Apply the operator to a tensor."""
 
 class TensorSingularValueThreshold(keras.layers.Layer):
     """Soft-threshold a tensor's singular values, with a learned threshold.
@@ -264,7 +264,7 @@ class TensorSingularValueThreshold(keras.layers.Layer):
     Parameters
     ----------
     threshold : float or nested list
-        First threshold; relative to the largest singular value of each frequency.
+        Initial threshold; relative to the largest singular value of each frequency.
     axis : int, optional
         Fourier axis, from -3 to -1, of the three that are not those of batch and
         channels.
@@ -294,22 +294,22 @@ class TensorSingularValueThreshold(keras.layers.Layer):
     def threshold(self) -> Any:
         """Current threshold: one, or one for each channel, singular value, or both."""
     def call(self, x: Any, training: bool = False) -> Any:
-        """Map a tensor."""
+        """Apply the operator to a tensor."""
 
 class Whitening(keras.layers.Layer):
     """Whiten features: decorrelated batch normalisation, with running statistics.
 
-    While training, samples are whitened by the mean and covariance of their batch, and
-    the running statistics follow these; in evaluation, by the running ones. Samples are
-    all elements of the batch and of the axes that are not that of the features.
+    While training, samples are whitened by the mean and covariance of their batch,
+    which update the running statistics; in evaluation, by the running statistics.
+    Samples are all positions along the batch and axes other than that of the features.
 
     Parameters
     ----------
     epsilon : float, optional
-        What is added to the variances.
+        Number added to the variances.
     kind : {"zca", "pca"}, optional
-        As for `whiten`. Training wants ``"zca"``: the order of principal components
-        changes from batch to batch, and signs may.
+        As for `whiten`. Use ``"zca"`` for training: the order of principal components,
+        and possibly their signs, change from batch to batch.
     momentum : float, optional
         Weight of the running statistics, against that of a batch.
     data_format : {"channels_last", "channels_first"}, optional

@@ -1,9 +1,9 @@
-"""The layers of `svdinv.torch.nn` and `svdinv.keras`, described without a framework.
+"""Framework-independent parts of the layers of `svdinv.torch.nn` and `svdinv.keras`.
 
-A class here says which operator its layer calls, with which arguments, and checks them;
-`Threshold` says how thresholds are learned. Classes of the same name in the two files
-derive from it and from a base that follows their framework's conventions. What differs
-in their docstrings fills gaps such as ``{options}``.
+A class here defines which operator its layer calls, with which arguments, and checks
+them; `Threshold` defines how thresholds are learned. Classes of the same name in the
+two modules derive from it and from a base class for their framework. Texts that differ
+between their docstrings replace placeholders such as ``{options}``.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ T = TypeVar("T", bound="Layer")
 
 
 def described(texts: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
-    """Make the decorator that gives a framework's class its docstring and signature.
+    """Return a decorator that sets the docstring and signature of a framework's class.
 
-    The texts fill gaps in docstrings; ``{operator}`` in them is the operator's name.
+    The texts replace placeholders; ``{operator}`` in them is the operator's name.
     """
 
     def describe(layer: type[T]) -> type[T]:
@@ -37,7 +37,7 @@ def described(texts: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
         doc = inspect.cleandoc(described.__doc__ or "").format_map(texts)
         layer.__doc__ = doc.replace("{operator}", layer._operator)
         parameters: dict[str, inspect.Parameter] = {}
-        # The framework's initialiser, behind that of Layer, says what **options are.
+        # The framework's initialiser, after that of Layer, defines the **options.
         for owner in (layer, described, super(Layer, layer)):
             further = inspect.signature(owner.__init__).parameters  # type: ignore[misc]
             for name, parameter in further.items():
@@ -58,14 +58,14 @@ def described(texts: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
 
 
 class Layer:
-    """A layer that calls an operator. What is only annotated, a framework supplies."""
+    """A layer that calls an operator; frameworks define attributes without values."""
 
     _operator: ClassVar[str]
     _arguments: ClassVar[tuple[str, ...]]  # of the operator, besides tau and method
     _options: ClassVar[tuple[str, ...]] = ("method",)
 
     _operators: Callable[[], ModuleType]  # module of the framework's operators
-    _try: Callable[..., None]  # lets the operator refuse arguments
+    _try: Callable[..., None]  # calls the operator to check its arguments
 
     def _map(self, x: Any, training: bool) -> Any:
         return self._operate(x)
@@ -81,17 +81,17 @@ class Layer:
 class Threshold(Layer):
     """A layer that learns thresholds: above 0 by softplus, or in (0, 1) by a sigmoid.
 
-    What is learned is ``raw_threshold``, of shape (channels, num_values) without those
+    The parameter is ``raw_threshold``, of shape (channels, num_values) without those
     that are None.
     """
 
-    _axes = 2  # of what is thresholded, behind those of batch and channels
-    _batch_axes: int  # that an input has at least
+    _axes = 2  # number of axes after those of batch and channels
+    _batch_axes: int  # minimum number of batch axes
     _functions: ModuleType  # has sigmoid and softplus
-    _xp: ModuleType  # namespace of first thresholds
+    _xp: ModuleType  # namespace of initial thresholds
 
     _double: Callable[[Any], Any]  # array of _xp in double precision
-    _learn: Callable[[tuple[int, ...]], None]  # adds the parameter, as _first_raw
+    _learn: Callable[[tuple[int, ...]], None]  # adds the parameter, with _first_raw
     _raw: Callable[[], Any]  # the parameter as a real tensor
     _channel_error: Callable[[Any, int], Exception]  # for a shape, along an axis
 
@@ -136,7 +136,7 @@ class Threshold(Layer):
         return self._operate(x, self._tau(x))
 
     def _tau(self, x: Any) -> Any:
-        """Threshold for `x`, channels first, of which it checks the channels."""
+        """Return the threshold for `x`, channels first, and check its channels."""
         ndim, axis = len(x.shape), -self._axes - 1
         if self.channels is not None and (
             ndim < self._batch_axes - axis or x.shape[axis] not in (None, self.channels)
@@ -154,13 +154,13 @@ class SingularValueThreshold(Threshold):
     Parameters
     ----------
     threshold : float or {array}
-        First threshold; {an_array} gives one for each parameter.
+        Initial threshold; {an_array} gives one for each parameter.
     relative : bool, optional
         Whether thresholds are multiples of the largest singular value of each
         matrix, between 0 and 1; otherwise they are positive, in units of the input.
     num_values : int, optional
         Learn a threshold for each of this many singular values, min(m, n) (weighted
-        nuclear norm). The derivative needs equal ones for equal singular values.
+        nuclear norm). The derivative requires equal ones for equal singular values.
     channels : int, optional
         Learn a threshold for each {channel}.
     {each_option}{see_also}
@@ -186,7 +186,7 @@ class FirmThreshold(Threshold):
     Parameters
     ----------
     threshold : float or {array}
-        First threshold.
+        Initial threshold.
     gamma : float, optional
         Where shrinking ends, in multiples of the threshold; above 1. Not learned.
     relative, channels, {options}
@@ -212,7 +212,7 @@ class SchattenProx(Threshold):
     p : float
         1/2, 2/3, 1 or 2.
     threshold : float or {array}
-        First weight of the penalty, positive, in units of the input to the power 2 - p.
+        Initial weight of the penalty, > 0, in units of the input to the power 2 - p.
     channels, {options}
         As for `SingularValueThreshold`.{see_also}
     """
@@ -234,7 +234,7 @@ class TensorSingularValueThreshold(Threshold):
     Parameters
     ----------
     threshold : float or {array}
-        First threshold; relative to the largest singular value of each frequency.
+        Initial threshold; relative to the largest singular value of each frequency.
     axis : int, optional
         Fourier axis, {fourier_axes}.
     relative, channels, {options}
@@ -243,7 +243,7 @@ class TensorSingularValueThreshold(Threshold):
 
     _operator, _arguments = "tsvt", ("axis", "relative")
     _axes = 3
-    _negative_axis: bool  # where others would count batch and channels
+    _negative_axis: bool  # nonnegative ones would count batch and channels
 
     def __init__(
         self, threshold: Any = 0.1, *, axis: int = -1, relative: bool = True,
@@ -263,7 +263,7 @@ class LocalLowRank(Threshold):
     block : int or (int, int)
         Height and width of a block.
     threshold : float or {array}
-        First threshold; relative to the largest singular value of each block.
+        Initial threshold; relative to the largest singular value of each block.
     stride : int or (int, int), optional
         Distance of neighbouring blocks, a divisor of `block`. Default: `block`.
     shift : "random", int or (int, int), optional
@@ -277,8 +277,8 @@ class LocalLowRank(Threshold):
     _axes = 3
 
     _pad: Callable[[Any, int, int], Any]  # with zeros, below and on the right
-    _draw: Callable[[int, Any], Any]  # number below another, where x is, as a tensor
-    _roll: Callable[[Any, Any, int], Any]  # by such a number, along an axis
+    _draw: Callable[[int, Any], Any]  # random integer below a bound, beside x
+    _roll: Callable[[Any, Any, int], Any]  # by such an integer, along an axis
 
     def __init__(
         self, block: Pair, threshold: Any = 0.1, *, stride: Pair | None = None,
@@ -297,7 +297,7 @@ class LocalLowRank(Threshold):
             return self._operate(x, tau)
         if not training:
             return self._operate(x, tau, shift=0)
-        # Rolled by index, for a shift that is a number would be compiled in.
+        # Rolled by index: a shift that is a number would be compiled in.
         *_, height, width = x.shape
         if None in (height, width):
             raise ValueError("the height and width of the series must be known")
@@ -321,8 +321,8 @@ class LowRank(Layer):
     rank : int
         Number of singular values to keep.
     multiplets, max_rank : optional
-        Whether to leave out or keep a multiplet, that is repeated singular values, that
-        the rank would cut in two; as for `low_rank`.
+        Whether to leave out or keep a multiplet, a group of repeated singular values,
+        that the rank would split; as for `low_rank`.
     {method}{see_also}
     """
 
@@ -342,17 +342,17 @@ class LowRank(Layer):
 class Whitening(Layer):
     """Whiten features: decorrelated batch normalisation, with running statistics.
 
-    While training, samples are whitened by the mean and covariance of their batch, and
-    the running statistics follow these; in evaluation, by the running ones. Samples are
-    all elements of the batch and of the axes that are not that of the features.
+    While training, samples are whitened by the mean and covariance of their batch,
+    which update the running statistics; in evaluation, by the running statistics.
+    Samples are all positions along the batch and axes other than that of the features.
 
     Parameters
     ----------
     {features}epsilon : float, optional
-        What is added to the variances.
+        Number added to the variances.
     kind : {{"zca", "pca"}}, optional
-        As for `whiten`. Training wants ``"zca"``: the order of principal components
-        changes from batch to batch, and signs may.
+        As for `whiten`. Use ``"zca"`` for training: the order of principal components,
+        and possibly their signs, change from batch to batch.
     {momentum}{see_also}
 
     Notes
@@ -365,9 +365,9 @@ class Whitening(Layer):
     _operator, _arguments = "whiten", ("epsilon", "kind")
     _options = ()
 
-    _rows: Callable[[Any], tuple[Any, Callable[[Any], Any]]]  # samples, and their undo
+    _rows: Callable[[Any], tuple[Any, Callable[[Any], Any]]]  # samples, and the inverse
     _statistics: Callable[[], dict[str, Any]]  # running mean and covariance
-    _follow: Callable[[Any, Any], None]  # moves these towards those of a batch
+    _follow: Callable[[Any, Any], None]  # updates these by those of a batch
 
     def __init__(
         self, *, momentum: float, epsilon: float = 1e-5, kind: Kind = "zca",

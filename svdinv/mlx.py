@@ -1,15 +1,15 @@
 """The singular value decomposition and low-rank operators for MLX.
 
 `svd` is called as `mlx.core.linalg.svd`; the operators threshold, project, align and
-measure matrices by their singular values, without handing these out.
+measure matrices by their singular values, without returning these.
 
 `mx.grad`, `mx.vjp` and `mx.jvp` differentiate them, twice if nested, and `mx.vmap` and
-`mx.compile` take them. Decompositions run on the CPU, whatever the default device.
-Double precision is MLX's own: on the CPU, without complex numbers, and without Fourier
-transforms, so that `tsvt` takes single precision alone.
+`mx.compile` support them. Decompositions run on the CPU, whatever the default device.
+Double precision is that of MLX: only on the CPU, without complex numbers and without
+Fourier transforms, so that `tsvt` supports only single precision.
 """
 
-# Editors that use Jedi list all public names here, beside those of the stub.
+# Imports start with an underscore: editors that use Jedi list all other names.
 from __future__ import annotations as _annotations
 
 from svdinv._missing import explain_missing as _explain_missing
@@ -63,15 +63,15 @@ def svd(
     {repeated}
     {rtol}
     {gauge}
-        ``"warn"`` and ``"error"`` read it, which MLX refuses in `mx.compile` and
-        `mx.vmap`.
+        ``"warn"`` and ``"error"`` read these numbers, which MLX does not allow in
+        `mx.compile` and `mx.vmap`.
 
     Returns
     -------
     SVDResult or array
     {factors}
-        A matrix with NaN or infinity gives NaN, and leaves the others of its batch
-        alone.
+        A matrix with NaN or infinity results in NaN, without any effect on the others
+        of its batch.
 
     Raises
     ------

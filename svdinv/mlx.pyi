@@ -2,12 +2,12 @@
 """The singular value decomposition and low-rank operators for MLX.
 
 `svd` is called as `mlx.core.linalg.svd`; the operators threshold, project, align and
-measure matrices by their singular values, without handing these out.
+measure matrices by their singular values, without returning these.
 
 `mx.grad`, `mx.vjp` and `mx.jvp` differentiate them, twice if nested, and `mx.vmap` and
-`mx.compile` take them. Decompositions run on the CPU, whatever the default device.
-Double precision is MLX's own: on the CPU, without complex numbers, and without Fourier
-transforms, so that `tsvt` takes single precision alone.
+`mx.compile` support them. Decompositions run on the CPU, whatever the default device.
+Double precision is that of MLX: only on the CPU, without complex numbers and without
+Fourier transforms, so that `tsvt` supports only single precision.
 """
 
 from typing import Literal, overload
@@ -61,8 +61,8 @@ def svd(
         What to do in the backward pass if the loss depends on the arbitrary phase
         or basis of the singular vectors. A callable, such as a
         `svdinv.GaugeMonitor`, gets an array of one number per matrix.
-        ``"warn"`` and ``"error"`` read it, which MLX refuses in `mx.compile` and
-        `mx.vmap`.
+        ``"warn"`` and ``"error"`` read these numbers, which MLX does not allow in
+        `mx.compile` and `mx.vmap`.
 
     Returns
     -------
@@ -70,8 +70,8 @@ def svd(
         Named tuple ``(U, S, Vh)`` with shapes (..., m, k), (..., k) and
         (..., k, n), k = min(m, n), S real and sorted downwards; with
         `full_matrices`, U (..., m, m) and Vh (..., n, n).
-        A matrix with NaN or infinity gives NaN, and leaves the others of its batch
-        alone.
+        A matrix with NaN or infinity results in NaN, without any effect on the others
+        of its batch.
 
     Raises
     ------

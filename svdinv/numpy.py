@@ -1,11 +1,11 @@
 """The singular value decomposition and low-rank operators for NumPy.
 
-NumPy has no automatic differentiation: `vjp` returns the value of any function that is
-composed of these and the function from its cotangent to those of its arguments, `jvp`
-the value and its tangent.
+NumPy has no automatic differentiation. For any function that is composed of these,
+`vjp` returns the value and a function that maps the cotangent of the value to those of
+the arguments; `jvp` returns the value and its tangent.
 """
 
-# Editors that use Jedi list all public names here, beside those of the stub.
+# Imports start with an underscore: editors that use Jedi list all other names.
 from __future__ import annotations as _annotations
 
 from svdinv._missing import needing as _needing

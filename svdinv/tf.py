@@ -1,10 +1,10 @@
 """The singular value decomposition and low-rank operators for TensorFlow.
 
 `svd` is called as `tf.linalg.svd`; the operators threshold, project, align and
-measure matrices by their singular values, without handing these out.
+measure matrices by their singular values, without returning these.
 """
 
-# Editors that use Jedi list all public names here, beside those of the stub.
+# Imports start with an underscore: editors that use Jedi list all other names.
 from __future__ import annotations as _annotations
 
 from typing import Any as _Any
@@ -65,19 +65,19 @@ def svd(
         Return square u and v. Their null-space columns get the gradient that is
         independent of their arbitrary basis.
     compute_uv : bool, optional
-        If false, return s alone.
+        If false, return only s.
     {repeated}
     {rtol}
     {gauge}
-        All but ``"ignore"`` read it on the host, inside a graph by
-        `tf.py_function`, where ``"error"`` arrives as an error of TensorFlow; XLA
+        All but ``"ignore"`` read these numbers on the host, inside a graph by
+        `tf.py_function`, where ``"error"`` is raised as an error of TensorFlow; XLA
         cannot compile them.
 
     Returns
     -------
     SUVResult or Tensor
         Named tuple ``(s, u, v)`` with shapes (..., k), (..., m, k) and
-        (..., n, k), k = min(m, n), s real and sorted downwards; with
+        (..., n, k), k = min(m, n), s real, in descending order; with
         `full_matrices`, u (..., m, m) and v (..., n, n).
 
     Raises

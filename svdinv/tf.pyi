@@ -2,7 +2,7 @@
 """The singular value decomposition and low-rank operators for TensorFlow.
 
 `svd` is called as `tf.linalg.svd`; the operators threshold, project, align and
-measure matrices by their singular values, without handing these out.
+measure matrices by their singular values, without returning these.
 """
 
 from typing import Any, Literal, NamedTuple, overload
@@ -50,7 +50,7 @@ def svd(
         Return square u and v. Their null-space columns get the gradient that is
         independent of their arbitrary basis.
     compute_uv : bool, optional
-        If false, return s alone.
+        If false, return only s.
     repeated : str, optional
         Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
         losses in U f(S) Vh with one smooth f that is not 0 there, and any penalty on
@@ -65,15 +65,15 @@ def svd(
         What to do in the backward pass if the loss depends on the arbitrary phase
         or basis of the singular vectors. A callable, such as a
         `svdinv.GaugeMonitor`, gets an array of one number per matrix.
-        All but ``"ignore"`` read it on the host, inside a graph by
-        `tf.py_function`, where ``"error"`` arrives as an error of TensorFlow; XLA
+        All but ``"ignore"`` read these numbers on the host, inside a graph by
+        `tf.py_function`, where ``"error"`` is raised as an error of TensorFlow; XLA
         cannot compile them.
 
     Returns
     -------
     SUVResult or Tensor
         Named tuple ``(s, u, v)`` with shapes (..., k), (..., m, k) and
-        (..., n, k), k = min(m, n), s real and sorted downwards; with
+        (..., n, k), k = min(m, n), s real, in descending order; with
         `full_matrices`, u (..., m, m) and v (..., n, n).
 
     Raises

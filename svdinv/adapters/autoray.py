@@ -1,4 +1,4 @@
-"""svdinv's decompositions as those of autoray, and so of quimb."""
+"""svdinv's decompositions for autoray, and thus for quimb."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def register(*frameworks: str) -> None:
     """Let autoray decompose arrays of PyTorch, JAX and TensorFlow by svdinv.
 
     ``linalg.svd``, ``linalg.svdvals`` and ``linalg.eigh`` become svdinv's, whose
-    gradients are finite at repeated and zero singular values. The step of quimb that
-    its ``method="qr"`` names, in canonical forms and in compression, becomes a singular
-    value decomposition with the values absorbed: its isometry is another than that of
-    QR, the tensor network the same, and its gradient needs no inverse of R.
+    gradients are finite at repeated and zero singular values. quimb's ``method="qr"``,
+    in canonical forms and in compression, becomes a singular value decomposition with
+    absorbed values: the isometry differs from that of QR, the tensor network is the
+    same, and the gradient needs no inverse of R.
 
     Parameters
     ----------
@@ -44,16 +44,16 @@ def register(*frameworks: str) -> None:
 
     See Also
     --------
-    unregister : Takes it back.
+    unregister : Restore autoray's functions.
 
     Notes
     -----
-    To call it again changes nothing. ``linalg.qr`` itself stays as it is.
+    Repeated calls have no effect. ``linalg.qr`` itself is unchanged.
 
-    Gradients are those of `svdinv.torch.svd`: exact for losses in U f(S) V^H, as those
-    in a compressed network are, but for what passes through singular values of exactly
-    0. That is lost where a small change of the tensors raises the rank of a bond; where
-    it matters, add noise of 1e-8 to them.
+    Gradients are those of `svdinv.torch.svd`: exact for losses of U f(S) V^H, such as
+    those of a compressed network, except for contributions of singular values that are
+    exactly 0. These are lost where a small change of the tensors raises the rank of a
+    bond; if they matter, add noise of 1e-8 to the tensors.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def unregister(*frameworks: str) -> None:
     for key in [key for key in _before if key[0] in chosen]:
         function = _before.pop(key)
         autoray.register_function(*key, function or _nothing)
-        if function is None:  # autoray had not looked for it yet
+        if function is None:  # autoray had not looked it up yet
             del autoray.autoray._FUNCS[key]
 
 
@@ -123,7 +123,7 @@ def _eigh(face: str, x: Any, *args: Any, **options: Any) -> Any:
 
 
 def _isometry(face: str, x: Any, absorb: Any = 1, **_: Any) -> Any:
-    """Split a matrix as quimb's QR does, which stabilises phases of no meaning here."""
+    """Split a matrix in place of quimb's QR, whose options for phases are ignored."""
     return autoray.do("svd_truncated", x, absorb=absorb)
 
 

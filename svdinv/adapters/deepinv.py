@@ -22,7 +22,7 @@ class Prior(deepinv.optim.Prior):
     prior : svdinv.unroll.priors.Prior
         Such as `Nuclear`, `WeightedNuclear`, `Schatten`, `Casorati`, `LocalLowRank` or
         `TensorNuclear`, of images (C, H, W), (C, T, H, W) and so on. A `weight` that is
-        a Parameter is one of this module.
+        a Parameter becomes a parameter of this module.
     two_channels : bool, optional
         Whether images are complex, with real and imaginary parts as their two channels,
         as DeepInverse has them in MRI: (B, 2, H, W), which are images (1, H, W), or
@@ -129,13 +129,13 @@ class Physics(Operator):
     Parameters
     ----------
     physics : deepinv.physics.Physics
-        Its `A` alone, without the noise and the sensor. One that is not linear gets its
-        derivative from automatic differentiation.
+        Only its `A` is used, not its noise and sensor. If it is not linear, automatic
+        differentiation computes its derivative.
 
     Raises
     ------
     TypeError
-        If `physics` is none, or is stacked, and so returns a list of tensors.
+        If `physics` is not a Physics, or is stacked and so returns a list of tensors.
     """
 
     def __init__(self, physics: deepinv.physics.Physics) -> None:
@@ -151,7 +151,7 @@ class Physics(Operator):
         self.linear = isinstance(physics, deepinv.physics.LinearPhysics)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Measure images, without noise and sensor."""
+        """Apply the physics to images, without noise and sensor."""
         return self.physics.A(x)
 
     def adjoint(self, y: torch.Tensor) -> torch.Tensor:
@@ -179,7 +179,7 @@ class _Derivative(Operator):
 
 
 def to_physics(operator: Operator, **options: Any) -> deepinv.physics.Physics:
-    """Make a physics of DeepInverse of a forward operator.
+    """Make a physics of DeepInverse from a forward operator.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def to_physics(operator: Operator, **options: Any) -> deepinv.physics.Physics:
     Raises
     ------
     TypeError
-        If `operator` is none of svdinv.
+        If `operator` is not an Operator of svdinv.
     """
     if not isinstance(operator, Operator):
         raise TypeError(f"operator must be an Operator of svdinv, got {operator!r}")

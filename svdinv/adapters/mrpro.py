@@ -22,10 +22,10 @@ class Functional(ProximableFunctional):
     Parameters
     ----------
     prior : svdinv.unroll.priors.Prior
-        The prior. A `weight` that is a Parameter is one of this module.
+        The prior. A `weight` that is a Parameter becomes a parameter of this module.
     time : int, optional
         Axis of the frames of a series, such as 0 of MRpro's (time, coils, z, y, x). It
-        is moved before y and x, where `Casorati` and others of series expect it.
+        is moved before y and x, where `Casorati` and other priors of series expect it.
 
     Raises
     ------
@@ -54,7 +54,7 @@ class Functional(ProximableFunctional):
         ------
         ValueError
             If `sigma` is negative or complex, does not broadcast to x, or varies along
-            axes that the prior takes together.
+            axes that the prior treats jointly.
         """
         throw_if_negative_or_complex(sigma)
         if isinstance(sigma, torch.Tensor):

@@ -14,7 +14,7 @@ from svdinv.unroll.priors import Prior, Sparse
 
 
 def check_prior(prior: Any) -> Prior:
-    """Return a prior; TypeError if it is none, or has no proximal operator."""
+    """Return a prior; TypeError unless it is an object with a proximal operator."""
     prox = getattr(type(prior), "prox", None)
     if isinstance(prior, type) or prox is None or prox is Prior.prox:
         raise TypeError(
@@ -25,7 +25,7 @@ def check_prior(prior: Any) -> Prior:
 
 
 def with_weight(prior: Prior, weight: Any) -> Prior:
-    """Return a prior with the weight that its module has now, None for its own.
+    """Return a prior with the current weight of its module; None for its own.
 
     PyTorch replaces parameters of modules, as in `torch.func.functional_call`.
     """
@@ -47,15 +47,15 @@ def prox_of_images(prior: Prior, x: Array, step: Any, name: str) -> Array:
         Images.
     step : number or array
         One number, or an array that broadcasts to `x` and is constant over each image;
-        of `Sparse` without a transform, any that broadcasts.
+        for `Sparse` without a transform, any that broadcasts.
     name : str
-        What `step` is called in error messages.
+        Name of `step` in error messages.
 
     Raises
     ------
     ValueError
-        If `step` does not broadcast to `x`, varies along axes that the prior takes
-        together, or is a negative number or array of NumPy.
+        If `step` does not broadcast to `x`, varies along axes that the prior treats
+        jointly, or is a number or NumPy array that is negative somewhere.
     """
     if isinstance(step, np.ndarray) and not (step >= 0).all():
         raise ValueError(f"{name} must be >= 0, got {step}")
@@ -74,7 +74,7 @@ def prox_of_images(prior: Prior, x: Array, step: Any, name: str) -> Array:
         )
     if not math.prod(x.shape):
         return x
-    # The prior's own steps would be one for each of its matrices.
+    # Image by image: for the prior, an array holds a step for each of its matrices.
     xp, kept = namespace(x), x.shape[: varies[-1] + 1]
     steps = step.reshape(shape[: len(kept) - extra])
     steps = xp.reshape(xp.broadcast_to(steps, kept), (-1,))
@@ -82,7 +82,7 @@ def prox_of_images(prior: Prior, x: Array, step: Any, name: str) -> Array:
     try:
         done = [prior.prox(images[i], steps[i]) for i in range(math.prod(kept))]
     except (ValueError, RuntimeError) as error:
-        prior.prox(x, 1.0)  # which raises unless it is for the axes
+        prior.prox(x, 1.0)  # raises if the axes are at fault
         raise ValueError(
             f"{name} must not vary along axes that the prior takes together, got "
             f"{shape} for {tuple(x.shape)}: {error}"

@@ -18,7 +18,7 @@ __all__ = ["Prox"]
 
 
 class Prox(pyproximal.ProxOperator):
-    """A prior of svdinv with its proximal operator, of batches and complex images too.
+    """A prior of svdinv with its proximal operator, also of batches and complex arrays.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ class Prox(pyproximal.ProxOperator):
         Raises
         ------
         ValueError
-            If `tau` is not one positive number, or `x` has not as many elements as
-            `dims`.
+            If `tau` is not one positive number, or `x` does not have as many elements
+            as `dims`.
         """
         if np.size(tau) != 1:
             raise ValueError(

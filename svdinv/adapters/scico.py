@@ -14,7 +14,7 @@ __all__ = ["Functional"]
 
 
 class Functional(scico.functional.Functional):
-    """A prior of svdinv with its proximal operator, of JAX arrays of any shape.
+    """A prior of svdinv with its proximal operator, for JAX arrays of any shape.
 
     Parameters
     ----------
@@ -39,5 +39,5 @@ class Functional(scico.functional.Functional):
         return self.prior.value(x)
 
     def prox(self, v: Array, lam: Any = 1.0, **options: Any) -> Array:
-        """Apply the proximal operator of `lam`, a step or one an image, times R."""
+        """Apply the proximal operator of `lam` R, with one step or one per image."""
         return prox_of_images(self.prior, v, lam, "lam")

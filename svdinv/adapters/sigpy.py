@@ -15,7 +15,7 @@ __all__ = ["Prox"]
 
 
 class Prox(sigpy.prox.Prox):
-    """The proximal operator of a prior of svdinv, on NumPy's and CuPy's arrays.
+    """The proximal operator of a prior of svdinv, for arrays of NumPy and CuPy.
 
     Parameters
     ----------

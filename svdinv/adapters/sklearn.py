@@ -23,38 +23,38 @@ __all__ = ["LowRankImputer"]
 Floats = NDArray[np.floating]
 
 _MATRICES = 2**20  # elements of the matrices of the rows that are solved for at once
-_PATH = 2.0 ** -np.arange(0.5, 8)  # thresholds to choose among, over the norm of X
+_PATH = 2.0 ** -np.arange(0.5, 8)  # thresholds to try, relative to the norm of X
 
 
 class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Fill in missing values of a table by a matrix of low rank.
 
-    Soft-impute [1]_: with the mean of each column taken off, it minimises ::
+    Soft-impute [1]_: after subtracting the mean of each column, it minimises ::
 
         |mask * (X - Z)|_F^2 / 2 + tau |Z|_*
 
-    over Z. Written as Z = A B^T, with B of the singular vectors and values that `fit`
-    finds, this is a ridge regression for each row of A. `transform` solves that for
-    rows of any table; for the rows of `fit` it returns Z, as far as the iterations have
-    converged.
+    over Z. With Z = A B^T, where B consists of the singular vectors and values that
+    `fit` computes, this is a ridge regression for each row of A. `transform` solves it
+    for rows of any table; for the rows of `fit` it returns Z, as far as the iterations
+    have converged.
 
     Parameters
     ----------
     tau : {"cv", "sure"} or float, optional
-        Threshold of the singular values, in units of X. ``"cv"`` takes that which
-        predicts values best that were left out, ``"sure"`` that of least estimated
-        error by Stein's formula, its divergence from one random probe [2]_, and needs
-        `noise`.
+        Threshold of the singular values, in units of X. ``"cv"`` selects the one that
+        best predicts values that were left out, ``"sure"`` the one with the least error
+        estimated by Stein's formula, with the divergence from one random probe [2]_; it
+        needs `noise`.
     noise : float, optional
         Standard deviation of the noise in X, for ``tau="sure"``.
     folds : int, optional
         Parts of the cross-validation, each left out once.
     iterations : int, optional
-        Most iterations, for each threshold.
+        Maximum number of iterations for each threshold.
     rtol : float, optional
-        Stop once an iteration changes Z by less than this, relatively.
+        Stop when the relative change of Z in an iteration is less than this.
     random_state : int or RandomState, optional
-        Source of the parts and of the probe.
+        Random generator of the parts and of the probe, or its seed.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     singular_values_ : ndarray, shape (rank,)
         Singular values of Z.
     mean_ : ndarray, shape (n_features,)
-        Mean of the values that are there, 0 for a column without any.
+        Mean of the values that are not missing, 0 for a column without any.
     n_features_in_ : int
         Number of columns.
 
@@ -111,12 +111,12 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X : array, shape (n_samples, n_features)
             Table; NaN where a value is missing.
         y : optional
-            Not looked at.
+            Ignored.
 
         Returns
         -------
         LowRankImputer
-            Itself.
+            The fitted imputer.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: ArrayLike) -> Floats:
-        """Fill in what is missing; what is there stays as it is.
+        """Fill in missing values; other values are unchanged.
 
         Parameters
         ----------
@@ -152,7 +152,7 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray, shape (n_samples, n_features)
-            Without NaN.
+            The table without NaN.
         """
         check_is_fitted(self)
         values = self._checked(X, reset=False).copy()
@@ -176,7 +176,7 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         least = np.finfo(B.dtype).eps ** 0.5 * self.singular_values_.max(initial=0)
         if self.tau_ > least:
             A = np.linalg.solve(normal, right)
-        else:  # of no threshold at all, the smallest solution
+        else:  # for a threshold of about 0, the solution of least norm
             rounding = 10 * max(B.shape) * np.finfo(B.dtype).eps
             A = np.linalg.pinv(normal, rounding, hermitian=True) @ right
         return A[..., 0] @ B.T + self.mean_
@@ -224,7 +224,7 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _left_out(
         self, samples: Floats, mask: NDArray[np.bool_], path: Floats, rng: Any
     ) -> Floats:
-        """Squared errors of values that were left out, for each threshold."""
+        """Return the squared error of left-out values for each threshold."""
         folds: Any = self.folds
         if not (isinstance(folds, numbers.Integral) and int(folds) >= 2):
             raise ValueError(f"folds must be at least 2, and whole, got {folds}")
@@ -241,13 +241,13 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _risk(
         self, samples: Floats, mask: NDArray[np.bool_], path: Floats, rng: Any
     ) -> Floats:
-        """Stein's estimate of the squared error of the values that are there."""
+        """Return Stein's estimate of the squared error, without missing values."""
         if self.noise is None or not self.noise > 0:
             raise ValueError(
                 f"noise must be positive for tau='sure', got {self.noise!r}"
             )
         probe = np.where(mask, rng.standard_normal(mask.shape), 0)
-        shift = 0.1 * self.noise  # far above what the iterations leave
+        shift = 0.1 * self.noise  # far above the error of the iterations
         moved = samples + (shift * probe).astype(samples.dtype)
         z, w = np.zeros_like(samples), np.zeros_like(samples)
         risks = np.zeros(len(path))

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     streams = (s for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper))
     strict = [stream for stream in streams if stream.errors == "strict"]
-    for stream in strict:  # which names of files may not fit
+    for stream in strict:  # file names may not be encodable
         stream.reconfigure(errors="backslashreplace")
     parser = _parser(words)
     previous = _interrupt_on_sigterm()
@@ -131,7 +131,7 @@ def _parser(words: Sequence[str]) -> Parser:
         dest="command", title="commands", metavar="command", parser_class=Parser
     )
     for name, help in _COMMANDS.items():
-        if name in words:  # imports only the command; rarely also an argument's name
+        if name in words:  # imports only the commands that are named
             importlib.import_module(f"svdinv.cli.{name}").add(commands, help)
         else:
             commands.add_parser(name, help=help)

@@ -120,7 +120,7 @@ def need(parser: Parser, modules: Iterable[str], extra: str) -> None:
 
 
 def add_computing(parser: Parser) -> None:
-    """Declare the options of all that reconstructs, such as ``--seed``."""
+    """Declare the options of all commands that reconstruct, such as ``--seed``."""
     help = "import a module that registers a network of your own"
     parser.option("--import MODULE", help, _module, action="append")
     parser.option("--seed", "seed of sampling and noise (default 0)", seed, 0)
@@ -214,7 +214,7 @@ def _add_own_task(parser: Parser, name: str) -> None:
 
         with naming("argument --task"):
             task = task_named(name)
-            # One that an entry point describes keeps that description.
+            # A task that an entry point describes keeps that description.
             known = {entry.location for entry in entries().values()}
             if task.described().location not in known:
                 add(task)
@@ -383,7 +383,7 @@ def check_network(
 ) -> None:
     """Raise ValueError if a network is for another task or number of channels.
 
-    These are the first axis of data.
+    Channels are the first axis of the data.
     """
     from svdinv.unroll.inference import task_of_network
 

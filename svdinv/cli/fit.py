@@ -122,7 +122,7 @@ class _Plan:
     trained : Network or None
         The generator with its weights, if it was trained.
     weights : str
-        Their name.
+        Name of its weights.
     noise : float or None
         Standard deviation of the noise of the data; None if it is unknown.
     """
@@ -153,7 +153,7 @@ class _Plan:
 
     @cached_property
     def reduced(self) -> Problem:
-        """The problem without repeats; all of it for a trained network."""
+        """The problem without repeats, but unchanged for a trained network."""
         whole = self.trained is not None
         return self.problem if whole else self.task.without_repeats(self.problem)
 
@@ -296,7 +296,7 @@ def _fitting(
     from svdinv.unroll.formats.checks import check_regular
     from svdinv.unroll.untrained import Fitting
 
-    # What a trained network makes is a whole image.
+    # A trained network generates the whole image.
     start = plan.trained is None if arguments.start is None else arguments.start
     fitting = Fitting(
         plan.fitted,

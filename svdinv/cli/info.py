@@ -13,8 +13,8 @@ from svdinv import __version__, kernels
 from svdinv._missing import command
 from svdinv.cli.arguments import Subparsers
 
-# For each framework its packages, and the module that reports whether it uses the
-# kernels, or why it uses none.
+# For each framework its packages, and the module that reports its kernels, or the
+# reason why it uses none.
 _FRAMEWORKS = {
     "numpy": ("numpy", "svdinv.kernels"),
     "torch": ("torch", "svdinv.kernels"),

@@ -1,10 +1,10 @@
 """The singular value decomposition and low-rank operators for PyTorch.
 
 `svd` is called as `torch.linalg.svd`; the operators threshold, project, align and
-measure matrices by their singular values, without handing these out.
+measure matrices by their singular values, without returning these.
 """
 
-# Editors that use Jedi list all public names here, beside those of the stub.
+# Imports start with an underscore: editors that use Jedi list all other names.
 from __future__ import annotations as _annotations
 
 from collections.abc import Callable as _Callable
@@ -37,7 +37,7 @@ _backend = _TorchBackend()
 
 
 def _full_precision(*arguments: _Any) -> _AbstractContextManager[_Any] | None:
-    """Keep an operator's products from being rounded, as by autocast."""
+    """Return a context that keeps products from being rounded, as by autocast."""
     if not (_torch._C._is_any_autocast_enabled() or _may_round()):
         return None
     tensors = (x for x in arguments if isinstance(x, _torch.Tensor))
@@ -66,8 +66,8 @@ def svd(
     ----------
     A : Tensor
         Matrices, shape (..., m, n), floating point or complex. Half precision is
-        computed in single precision and cast back, under autocast too; cast up
-        before and down after U f(S) Vh to keep the digits.
+        computed in single precision and cast back, also under autocast; to keep
+        precision, cast up before and down after U f(S) Vh.
     {full_matrices}
     {repeated}
     {rtol}
@@ -123,13 +123,13 @@ def jacobian_svd(
     Parameters
     ----------
     f : callable
-        From `theta` to one tensor of any shape: an image from the parameters of a
-        network, say.
+        Maps `theta` to one tensor of any shape, such as an image from the parameters of
+        a network.
     theta : Tensor, or mapping or sequence of Tensor
-        Where to take the Jacobian: for a module ``dict(module.named_parameters())``.
+        Point of the Jacobian, for a module ``dict(module.named_parameters())``.
     {jacobian_svd}
     A module that changes its buffers, as batch normalisation does in training, cannot
-    be differentiated in forward mode: set it to evaluation, or let it track no
+    be differentiated in forward mode: set it to evaluation mode, or disable its running
     statistics.
 
     Examples

@@ -2,7 +2,7 @@
 """The singular value decomposition and low-rank operators for PyTorch.
 
 `svd` is called as `torch.linalg.svd`; the operators threshold, project, align and
-measure matrices by their singular values, without handing these out.
+measure matrices by their singular values, without returning these.
 """
 
 from collections.abc import Callable
@@ -35,10 +35,10 @@ def jacobian_svd(
     Parameters
     ----------
     f : callable
-        From `theta` to one tensor of any shape: an image from the parameters of a
-        network, say.
+        Maps `theta` to one tensor of any shape, such as an image from the parameters of
+        a network.
     theta : Tensor, or mapping or sequence of Tensor
-        Where to take the Jacobian: for a module ``dict(module.named_parameters())``.
+        Point of the Jacobian, for a module ``dict(module.named_parameters())``.
     rank : int
         Number r of triplets, from 1 to min(m, n).
     oversampling : int, optional
@@ -74,7 +74,7 @@ def jacobian_svd(
     transpose, by forward and reverse mode: exact, unlike differences. Nothing is
     differentiated through the result: JAX raises NotImplementedError if `theta` is.
     A module that changes its buffers, as batch normalisation does in training, cannot
-    be differentiated in forward mode: set it to evaluation, or let it track no
+    be differentiated in forward mode: set it to evaluation mode, or disable its running
     statistics.
 
     Examples
@@ -108,8 +108,8 @@ def svd(
     ----------
     A : Tensor
         Matrices, shape (..., m, n), floating point or complex. Half precision is
-        computed in single precision and cast back, under autocast too; cast up
-        before and down after U f(S) Vh to keep the digits.
+        computed in single precision and cast back, also under autocast; to keep
+        precision, cast up before and down after U f(S) Vh.
     full_matrices : bool, optional
         Return square U and Vh. Their null-space columns get the gradient that is
         independent of their arbitrary basis.

@@ -1,9 +1,9 @@
 """The low-rank operators as modules, with thresholds that are learned.
 
 Every module takes real and complex tensors, computes half precision in single
-precision, under autocast too, and can be compiled, copied, pickled and saved. What is
-learned is the parameter ``raw_threshold``; the attribute ``threshold`` is what it
-stands for at present.
+precision, also under autocast, and can be compiled, copied, pickled and saved. The
+learned parameter is ``raw_threshold``; the attribute ``threshold`` is the current
+threshold.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ _described = layers.described(_TEXTS)
 
 
 class _Layer(nn.Module):
-    _more: tuple[str, ...] = ()  # that is printed, besides _arguments
+    _more: tuple[str, ...] = ()  # also printed, after _arguments
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)  # which refuses any
+        super().__init__(**options)  # raises TypeError for any
 
     def forward(self, x: Tensor) -> Tensor:
         """Map matrices (..., m, n), tensors (..., a, b, c) or series (..., T, H, W)."""
@@ -115,7 +115,7 @@ class _Threshold(_Layer):
 
     def __init__(self, *, trainable: bool = True, **options: Any) -> None:
         super().__init__(**options)
-        self._trainable = trainable  # at first
+        self._trainable = trainable  # initially
 
     def _double(self, threshold: Any) -> Tensor:
         # On the CPU, whatever the default device: that of a large model may be meta.
@@ -135,7 +135,7 @@ class _Threshold(_Layer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set the threshold to its first value."""
+        """Set the threshold to its initial value."""
         with torch.no_grad():
             self.raw_threshold.copy_(self._first_raw())
 
@@ -228,10 +228,10 @@ class Whitening(layers.Whitening, _Layer):
                 f"or more, got shape {tuple(x.shape)}"
             )
         last = x.movedim(self.axis, -1)
-        # Half precision is too short for the running statistics.
+        # Half precision is too imprecise for the running statistics.
         wide = torch.promote_types(x.dtype, torch.float32)
         rows = last.reshape(-1, self.num_features).to(wide)
-        if self.training and rows.shape[0] == 1:  # as of `BatchNorm1d`
+        if self.training and rows.shape[0] == 1:  # as in `BatchNorm1d`
             raise ValueError(
                 f"expected more than one sample in training, got shape {tuple(x.shape)}"
             )
@@ -265,13 +265,13 @@ class Whitening(layers.Whitening, _Layer):
 
 
 class Casorati(nn.Module):
-    """A module of matrices applied to series, pixels by frames.
+    """A module for matrices, applied to series as matrices of pixels by frames.
 
     Parameters
     ----------
     module : nn.Module
-        Takes matrices (..., pixels, T). A result of the same shape comes back as a
-        series, any other, such as a norm, as it is.
+        Maps matrices (..., pixels, T). A result of the same shape is returned as a
+        series, any other, such as a norm, unchanged.
     spatial : int, optional
         Axes of a frame: 2 of an image, 3 of a volume.
 
@@ -315,7 +315,7 @@ class SchattenNorm(_Layer, layers.Layer):
     p : float
         Positive, or infinity for the spectral norm.
     reduction : {"mean", "sum", "none"}, optional
-        Of the norms of all matrices.
+        Reduction of the norms of all matrices.
     method : optional
         As for `svdinv.torch.svt`.
 
@@ -340,7 +340,7 @@ class SchattenNorm(_Layer, layers.Layer):
         self._try()
 
     def forward(self, A: Tensor) -> Tensor:
-        """Norm of matrices of shape (..., m, n): a number, or of shape (...)."""
+        """Return the norm of matrices (..., m, n): a number, or of shape (...)."""
         return _REDUCTIONS[self.reduction](self._operate(A))
 
 
@@ -367,7 +367,7 @@ class NuclearNorm(SchattenNorm):
 
 
 def _numbers(values: Tensor) -> str:
-    """Few numbers one by one, many by their range."""
+    """Format a few numbers individually, many by their range."""
     if values.is_meta or is_sharded(values):
         return "?"
     numbers = values.detach().flatten().tolist()

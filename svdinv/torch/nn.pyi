@@ -2,9 +2,9 @@
 """The low-rank operators as modules, with thresholds that are learned.
 
 Every module takes real and complex tensors, computes half precision in single
-precision, under autocast too, and can be compiled, copied, pickled and saved. What is
-learned is the parameter ``raw_threshold``; the attribute ``threshold`` is what it
-stands for at present.
+precision, also under autocast, and can be compiled, copied, pickled and saved. The
+learned parameter is ``raw_threshold``; the attribute ``threshold`` is the current
+threshold.
 """
 
 from typing import Any, Literal
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from svdinv.layers import Pair
 
 class Casorati(nn.Module):
-    """A module of matrices applied to series, pixels by frames.
+    """A module for matrices, applied to series as matrices of pixels by frames.
 
     Parameters
     ----------
     module : nn.Module
-        Takes matrices (..., pixels, T). A result of the same shape comes back as a
-        series, any other, such as a norm, as it is.
+        Maps matrices (..., pixels, T). A result of the same shape is returned as a
+        series, any other, such as a norm, unchanged.
     spatial : int, optional
         Axes of a frame: 2 of an image, 3 of a volume.
 
@@ -45,7 +45,7 @@ class FirmThreshold(nn.Module):
     Parameters
     ----------
     threshold : float or array
-        First threshold.
+        Initial threshold.
     gamma : float, optional
         Where shrinking ends, in multiples of the threshold; above 1. Not learned.
     relative, channels, trainable, method : optional
@@ -75,7 +75,7 @@ class FirmThreshold(nn.Module):
     def threshold(self) -> Tensor:
         """Current threshold: one, or one for each channel, singular value, or both."""
     def reset_parameters(self) -> None:
-        """Set the threshold to its first value."""
+        """Set the threshold to its initial value."""
     def forward(self, x: Tensor) -> Tensor:
         """Map matrices (..., m, n), tensors (..., a, b, c) or series (..., T, H, W)."""
     def __call__(self, x: Tensor) -> Tensor: ...
@@ -88,7 +88,7 @@ class LocalLowRank(nn.Module):
     block : int or (int, int)
         Height and width of a block.
     threshold : float or array
-        First threshold; relative to the largest singular value of each block.
+        Initial threshold; relative to the largest singular value of each block.
     stride : int or (int, int), optional
         Distance of neighbouring blocks, a divisor of `block`. Default: `block`.
     shift : "random", int or (int, int), optional
@@ -127,7 +127,7 @@ class LocalLowRank(nn.Module):
     def threshold(self) -> Tensor:
         """Current threshold: one, or one for each channel, singular value, or both."""
     def reset_parameters(self) -> None:
-        """Set the threshold to its first value."""
+        """Set the threshold to its initial value."""
     def forward(self, x: Tensor) -> Tensor:
         """Map matrices (..., m, n), tensors (..., a, b, c) or series (..., T, H, W)."""
     def __call__(self, x: Tensor) -> Tensor: ...
@@ -140,8 +140,8 @@ class LowRank(nn.Module):
     rank : int
         Number of singular values to keep.
     multiplets, max_rank : optional
-        Whether to leave out or keep a multiplet, that is repeated singular values, that
-        the rank would cut in two; as for `low_rank`.
+        Whether to leave out or keep a multiplet, a group of repeated singular values,
+        that the rank would split; as for `low_rank`.
     method : optional
         As for `svdinv.torch.svt`.
 
@@ -188,7 +188,7 @@ class NuclearNorm(SchattenNorm):
         method: Literal["auto", "svd", "gram", "matmul"] = "auto",
     ) -> None: ...
     def forward(self, A: Tensor) -> Tensor:
-        """Norm of matrices of shape (..., m, n): a number, or of shape (...)."""
+        """Return the norm of matrices (..., m, n): a number, or of shape (...)."""
     def __call__(self, A: Tensor) -> Tensor: ...
 
 class SchattenNorm(nn.Module):
@@ -199,7 +199,7 @@ class SchattenNorm(nn.Module):
     p : float
         Positive, or infinity for the spectral norm.
     reduction : {"mean", "sum", "none"}, optional
-        Of the norms of all matrices.
+        Reduction of the norms of all matrices.
     method : optional
         As for `svdinv.torch.svt`.
 
@@ -219,7 +219,7 @@ class SchattenNorm(nn.Module):
         method: Literal["auto", "svd", "gram", "matmul"] = "auto",
     ) -> None: ...
     def forward(self, A: Tensor) -> Tensor:
-        """Norm of matrices of shape (..., m, n): a number, or of shape (...)."""
+        """Return the norm of matrices (..., m, n): a number, or of shape (...)."""
     def __call__(self, A: Tensor) -> Tensor: ...
 
 class SchattenProx(nn.Module):
@@ -230,7 +230,7 @@ class SchattenProx(nn.Module):
     p : float
         1/2, 2/3, 1 or 2.
     threshold : float or array
-        First weight of the penalty, positive, in units of the input to the power 2 - p.
+        Initial weight of the penalty, > 0, in units of the input to the power 2 - p.
     channels, trainable, method : optional
         As for `SingularValueThreshold`.
 
@@ -256,7 +256,7 @@ class SchattenProx(nn.Module):
     def threshold(self) -> Tensor:
         """Current threshold: one, or one for each channel, singular value, or both."""
     def reset_parameters(self) -> None:
-        """Set the threshold to its first value."""
+        """Set the threshold to its initial value."""
     def forward(self, x: Tensor) -> Tensor:
         """Map matrices (..., m, n), tensors (..., a, b, c) or series (..., T, H, W)."""
     def __call__(self, x: Tensor) -> Tensor: ...
@@ -267,13 +267,13 @@ class SingularValueThreshold(nn.Module):
     Parameters
     ----------
     threshold : float or array
-        First threshold; an array gives one for each parameter.
+        Initial threshold; an array gives one for each parameter.
     relative : bool, optional
         Whether thresholds are multiples of the largest singular value of each
         matrix, between 0 and 1; otherwise they are positive, in units of the input.
     num_values : int, optional
         Learn a threshold for each of this many singular values, min(m, n) (weighted
-        nuclear norm). The derivative needs equal ones for equal singular values.
+        nuclear norm). The derivative requires equal ones for equal singular values.
     channels : int, optional
         Learn a threshold for each channel of an input (B, C, m, n).
     trainable : bool, optional
@@ -311,7 +311,7 @@ class SingularValueThreshold(nn.Module):
     def threshold(self) -> Tensor:
         """Current threshold: one, or one for each channel, singular value, or both."""
     def reset_parameters(self) -> None:
-        """Set the threshold to its first value."""
+        """Set the threshold to its initial value."""
     def forward(self, x: Tensor) -> Tensor:
         """Map matrices (..., m, n), tensors (..., a, b, c) or series (..., T, H, W)."""
     def __call__(self, x: Tensor) -> Tensor: ...
@@ -322,7 +322,7 @@ class TensorSingularValueThreshold(nn.Module):
     Parameters
     ----------
     threshold : float or array
-        First threshold; relative to the largest singular value of each frequency.
+        Initial threshold; relative to the largest singular value of each frequency.
     axis : int, optional
         Fourier axis, one of the last three.
     relative, channels, trainable, method : optional
@@ -352,7 +352,7 @@ class TensorSingularValueThreshold(nn.Module):
     def threshold(self) -> Tensor:
         """Current threshold: one, or one for each channel, singular value, or both."""
     def reset_parameters(self) -> None:
-        """Set the threshold to its first value."""
+        """Set the threshold to its initial value."""
     def forward(self, x: Tensor) -> Tensor:
         """Map matrices (..., m, n), tensors (..., a, b, c) or series (..., T, H, W)."""
     def __call__(self, x: Tensor) -> Tensor: ...
@@ -360,19 +360,19 @@ class TensorSingularValueThreshold(nn.Module):
 class Whitening(nn.Module):
     """Whiten features: decorrelated batch normalisation, with running statistics.
 
-    While training, samples are whitened by the mean and covariance of their batch, and
-    the running statistics follow these; in evaluation, by the running ones. Samples are
-    all elements of the batch and of the axes that are not that of the features.
+    While training, samples are whitened by the mean and covariance of their batch,
+    which update the running statistics; in evaluation, by the running statistics.
+    Samples are all positions along the batch and axes other than that of the features.
 
     Parameters
     ----------
     num_features : int
         Number of features.
     epsilon : float, optional
-        What is added to the variances.
+        Number added to the variances.
     kind : {"zca", "pca"}, optional
-        As for `whiten`. Training wants ``"zca"``: the order of principal components
-        changes from batch to batch, and signs may.
+        As for `whiten`. Use ``"zca"`` for training: the order of principal components,
+        and possibly their signs, change from batch to batch.
     momentum : float, optional
         Weight of a batch in the running statistics.
     axis : int, optional

@@ -1,7 +1,7 @@
 """Unrolled networks with a low-rank step, their training and evaluation.
 
-Import the modules by name. Those marked need the framework; the others work on arrays
-of any framework, or on NumPy arrays only.
+Import the modules by name. Those with a framework in parentheses need it; the others
+work on arrays of any framework, or on NumPy arrays only.
 
 ======================  ==========================================================
 ``problem``             data, operator, data fidelity and truth, as one object

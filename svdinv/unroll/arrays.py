@@ -101,7 +101,7 @@ def backend(x: Array) -> Any:
 
 
 def like(x: Any, other: Array, xp: Namespace) -> Array:
-    """Cast `x`, or a number of NumPy, to the dtype and framework of `other`."""
+    """Cast `x`, an array or a NumPy scalar, to the dtype and framework of `other`."""
     if isinstance(x, np.generic):  # the result of NumPy functions of 0-d arrays
         x = np.asarray(x)
     if compat.is_numpy_array(x) and not compat.is_numpy_array(other):
@@ -229,7 +229,7 @@ def times(factor: Any, x: Array, xp: Namespace) -> Array:
 
 
 def nonnegative(value: Any, name: str, xp: Namespace | None = None) -> Any:
-    """Return a number, ValueError if it is negative or NaN, or an array cut at 0.
+    """Return an array clipped at 0, or a number; ValueError if it is negative or NaN.
 
     NaN in arrays stays, and the derivative at 0 is 1.
     """
@@ -251,7 +251,7 @@ def root(x: Array, xp: Namespace) -> Array:
 def inner(x: Array, y: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
     """Return Re <x, y>, summed over `axis` or all axes, which `keepdims` keeps."""
     xp = namespace(x)
-    if is_complex(x, xp) != is_complex(y, xp):  # TensorFlow multiplies no such arrays
+    if is_complex(x, xp) != is_complex(y, xp):  # which TensorFlow cannot multiply
         x, y = real(x, xp), real(y, xp)
     return xp.sum(real(conj(x, xp) * y, xp), axis=axis, keepdims=keepdims)
 
@@ -272,7 +272,7 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     # "resolve_..." is for PyTorch, where conjugation may be lazy, "get" for CuPy.
     for move in ("detach", "resolve_conj", "resolve_neg", "cpu", "get"):
         x = getattr(x, move)() if hasattr(x, move) else x
-    # PyTorch's bfloat16 is none of NumPy's, nor of ml_dtypes'.
+    # NumPy has no bfloat16.
     return np.asarray(x.float() if str(x.dtype) == "torch.bfloat16" else x)
 
 

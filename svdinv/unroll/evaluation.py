@@ -56,10 +56,10 @@ class Row:
 def classical(
     task: Task, problem: Problem, *, which: Which = "all", asked: str = ""
 ) -> dict[str, Method]:
-    """Return the classical methods to compare with, by name; the first is always one.
+    """Return the classical methods to compare with, by name, always with the first.
 
-    The others are "all" methods that apply to the problem and are not too slow for it,
-    or those of them that are "quick", and in any case the one named `asked`.
+    With "all", these include all that apply to the problem and are not slow for it,
+    with "quick" only those of them that are not lengthy; `asked` is always included.
     """
     methods = task.baselines()
     names = {next(iter(methods)), asked}
@@ -273,8 +273,8 @@ class Evaluation:
     def means(self) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
         """Yield means over the images of each setting, in the order of computation.
 
-        Yields the setting with its number of images, and means by method and metric; a
-        method that fewer images allow has their number in its name.
+        Yields the setting with its number of images, and means by method and metric;
+        the name of a method that applies to fewer images includes their number.
         """
         for setting in dict.fromkeys(row.setting for row in self.rows):
             rows = [row for row in self.rows if row.setting == setting]

@@ -245,7 +245,7 @@ class PoissonKL(_OfOneParameter):
     def distance(self, z: Array, y: Array) -> Array:
         """Return the divergence, infinite for positive counts with mean 0.
 
-        A mean that is negative by a rounding error of the largest counts as 0.
+        A negative mean within the rounding errors of the largest mean counts as 0.
         """
         xp = namespace(z)
         mean, counted = self.expected(z), y > 0

@@ -41,9 +41,9 @@ _LARGEST, _TILE, _MARGIN = 1024, 768, 96
 
 
 def weights_file(weights: str | Path) -> Path:
-    """Return the file of weights: a file, that of a training's folder, or svdinv's own.
+    """Return the path of weights: a file, the file in a folder, or shipped weights.
 
-    Raises ValueError if there are no weights of that name, or it is no regular file,
+    Raises ValueError if there are no weights of that name or the file is not regular,
     FileNotFoundError if there is no such file.
     """
     path = Path(weights)
@@ -58,17 +58,17 @@ def weights_file(weights: str | Path) -> Path:
 
 
 def open_network(weights: str | Path, device: str = "cpu") -> Network:
-    """Load a network with its weights, in evaluation mode, of a `weights_file`.
+    """Load a network from a `weights_file`, in evaluation mode.
 
-    Raises ValueError, too, if the file is damaged.
+    Raises the errors of `weights_file`, and ValueError if the file is damaged.
     """
-    # In the precision of the data.
+    # The data are in single precision, too.
     network = load(weights_file(weights), dtype=torch.float32)
     return network.to(device)
 
 
 def task_of_network(network: Network) -> Task:
-    """Return the task in a network's file, or for its images; ValueError if none."""
+    """Return the task named in a network's file, or for its images; else ValueError."""
     recipe = network.recipe
     axes = getattr(recipe, "axes", None)
     return task_of(axes, getattr(recipe, "channels", None), network.task)
@@ -160,7 +160,7 @@ def learned(
 
 
 def _tiled(network: Network, task: Task, problem: Problem, device: str) -> Arrays:
-    """Reconstruct; large images in tiles on the grid of the network's blocks."""
+    """Reconstruct an image, a large one in tiles aligned with the network's blocks."""
     height, width = problem.y.shape[-2:]
     block = getattr(network.recipe, "block", None)
     if block is None or max(height, width) <= _LARGEST or not task.tiled(problem):

@@ -303,13 +303,13 @@ class _Layers:
 def _taped(operator: Operator) -> Operator:
     """Return a copy of a linear operator that a tape differentiates by its adjoint.
 
-    Other methods of its own, and nonlinear operators, have to be composed of functions
-    that the tape knows.
+    Its other methods, and nonlinear operators, must be composed of functions that the
+    tape can differentiate.
     """
     if not operator.linear:
         return operator
     taped = copy(operator)
-    if isinstance(taped, Stack):  # whose operators may be used in turn
+    if isinstance(taped, Stack):  # its operators may be used in turn
         taped.operators = taped.parts = tuple(map(_taped, taped.operators))
     A, AH = operator.forward, operator.adjoint
     P, M = operator.project_to_samples, operator.preconditioned  # Hermitian

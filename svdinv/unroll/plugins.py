@@ -43,7 +43,7 @@ def late_attributes(package: str) -> tuple[Callable[[str], Any], list[str]]:
     The names are those that the package's ``__init__`` imports from its own modules for
     type checkers; each is imported at its first use.
     """
-    loader: Any = sys.modules[package].__loader__  # of files, of a zip archive
+    loader: Any = sys.modules[package].__loader__  # of files or a zip archive
     tree = ast.parse(loader.get_source(package))
     modules = {
         alias.name: node.module

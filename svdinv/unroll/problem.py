@@ -46,7 +46,7 @@ class Problem:
         Number by which data and image were divided.
     phase_known : bool
         Whether the phase of an image is comparable to that of the truth; false if coil
-        maps were estimated, whose common phase is arbitrary, or the truth has none.
+        maps were estimated, whose common phase is arbitrary, or the truth has no phase.
     scan : object
         Additional information for the task, such as the geometry of a scan.
 
@@ -79,7 +79,7 @@ class Problem:
     scan: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        # Names of files may be no text, which tables and pictures could not hold.
+        # File names may not be valid Unicode, which tables and pictures need.
         name = str(self.name).encode("utf-8", "backslashreplace").decode()
         object.__setattr__(self, "name", name)
         for name, kind, expected in (

@@ -322,7 +322,7 @@ def _layout(spec: Convolutions) -> torch.memory_format:
 
 
 def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
-    """Return `x` in a layout of memory, unless `torch.vmap` runs, which knows none."""
+    """Return `x` in a memory format, except in `torch.vmap`, which supports none."""
     compiled = torch.compiler.is_compiling()
     if not compiled and torch._C._functorch.peek_interpreter_stack() is not None:
         return x
@@ -367,7 +367,7 @@ def save(network: Network, path: str | Path) -> None:
     tensors = {k: v.float() if v.dtype == bfloat16 else v for k, v in tensors.items()}
     arrays = {k: v.numpy() for k, v in tensors.items()}
     missing = files.shapes(network.recipe, foreign=True).keys() - arrays.keys()
-    if missing:  # as of parametrised layers
+    if missing:  # such as those of parametrised layers
         raise ValueError(f"network has no weights named {', '.join(sorted(missing))}")
     files.write(path, network.recipe, arrays, network.task)
 

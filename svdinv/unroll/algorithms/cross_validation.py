@@ -13,7 +13,7 @@ from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
 
 LEAST = 20
-"""Least number of data of which some can be held out."""
+"""Minimum number of data, so that some can be held out."""
 
 _LARGE = 3.0  # times the 90th percentile
 _FEW = 0.03  # largest share of the data that is kept for being too large

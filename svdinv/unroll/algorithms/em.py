@@ -42,8 +42,8 @@ class EM(Algorithm):
 
     The operators of a `svdinv.unroll.operators.Stack` are subsets, used in turn (OSEM:
     Hudson & Larkin, IEEE TMI 1994): faster by their number, but without convergence.
-    An image or frame with few counts, some subset of which has less than half of its
-    share, is changed by the fraction 1 / subsets of each step: a subset without counts
+    Where a subset has less than half of its share of the counts of an image or frame,
+    this changes by only the fraction 1 / subsets of each step: a subset without counts
     would leave no activity.
     """
 
@@ -109,8 +109,8 @@ class EM(Algorithm):
 def expected(x: Array, subset: _Subset, state: State, k: int) -> tuple[Array, Array]:
     """Return the expected counts emitted by each pixel, and the sensitivity s.
 
-    ``x A^T(y / (A x + b))`` of subset number k. Where the step is below 1, that
-    fraction of the way from ``s x``, which keeps x.
+    The counts are ``x A^T(y / (A x + b))`` for subset k. If the step is below 1, they
+    lie at that fraction of the way from ``s x``, which would keep x, to these.
     """
     xp, (A, y, background), s = namespace(x), subset, state["sensitivity"][k, ...]
     mean = A.forward(x) + background
@@ -133,8 +133,8 @@ def sensitivities(problem: Problem, x: Array) -> State:
 def _steps(problem: Problem, s: Array) -> Array:
     """Return the fraction of a step for each image, (..., 1, 1).
 
-    It is 1, but 1 / subsets if a subset has less than half of its share of the counts
-    of an image, by the sensitivity s (subsets, ...) of all pixels.
+    It is 1, or 1 / subsets if a subset has less than half of its share of the counts of
+    an image; shares are proportional to the total sensitivity s (subsets, ...).
     """
     xp = namespace(s)
     axes = _image_axes(problem.A, len(s.shape) - 1)
@@ -153,7 +153,7 @@ def _steps(problem: Problem, s: Array) -> Array:
 
 
 def _image_axes(A: Any, most: int) -> int:
-    """Return the number of axes of one image; `most` if an operator does not tell."""
+    """Return the number of axes of one image; `most` if it is unknown."""
     while not hasattr(A, "image_shape"):
         if not getattr(A, "parts", ()):
             return most

@@ -45,7 +45,7 @@ Parameters: TypeAlias = Mapping[str, Any]
 # Upper bound of the ratio of the true norm to its estimate.
 _MARGIN = 1.01
 _MOMENTUM = 6.0  # that FISTA reaches in ten iterations
-_ROUNDING = 16.0  # times eps: residual relative to the right side and the first one
+_ROUNDING = 16.0  # times eps: negligible residual, relative to b and the first one
 # Ratio of the two steps of PDHG.
 _LARGEST_RATIO = 1e4
 
@@ -113,7 +113,7 @@ class Algorithm:
         return {"step": 1 / _lipschitz(problem, x)}
 
     def is_slow(self, state: State) -> bool:
-        """Return whether the image changes little for lack of momentum alone."""
+        """Return whether the image may change little only for lack of momentum."""
         return False
 
     def with_defaults(
@@ -300,7 +300,7 @@ class ADMM(Algorithm):
         return {"x": x, "multiplier": namespace(x).zeros_like(x)}
 
     def check(self, problem: Problem) -> None:
-        """Raise as `start`, before any work."""
+        """Raise the errors of `start`."""
         _check_linear(self, problem)
         if self.exact_data and not problem.A.tight:
             raise ValueError(f"exact_data needs a tight operator, not {problem.A!r}")
@@ -445,7 +445,7 @@ class PDHG(Algorithm):
         The bound of Chambolle & Pock is smallest if the steps have the ratio of the
         squared distances from the start to the solution. `transform_dual` is bounded by
         the weight; the geometric mean of that ratio and equal steps works well. Dual
-        variables are proportional to the weight of `L2`, of which a mean is taken.
+        variables are proportional to the weight of `L2`, so a mean of it is used.
         """
         squared = total = _squared_norm(problem.A, x)
         differences = not isinstance(self.transform, Identity | None)
@@ -565,9 +565,9 @@ def conjugate_gradients(
     `normal` applies N, `right` is b, and the first `batch_axes` axes enumerate systems
     of equations. A system solved up to rounding errors is not changed further: for
     singular N they leave a residual that no step can reduce, and steps along it would
-    grow without bound. With `rtol` fewer than `iterations` are made if the largest norm
-    of a residual decreases by that factor; the norm is that of `precondition`, which
-    applies an approximate inverse of N.
+    grow without bound. With `rtol` iterations end early when the largest norm of a
+    residual r has decreased by that factor, where the squared norm is
+    ``<r, precondition(r)>``; `precondition` applies an approximate inverse of N.
     """
     xp = namespace(right)
     axes = tuple(range(batch_axes, len(right.shape)))
@@ -600,7 +600,7 @@ def least_squares_near(
 ) -> Array:
     """Approximate the argmin of ``|A x - y|^2 + mu |x - v|^2`` by conjugate gradients.
 
-    Images have one batch axis, and `mu` broadcasts to them; they start from `v`.
+    Images have one batch axis, and `mu` broadcasts to them; `v` is the first image.
     """
     xp = namespace(v)
 
@@ -625,8 +625,8 @@ def _lipschitz(problem: Problem, x: Array) -> float:
 def _usual_weight(fidelity: Any, differences: bool) -> float:
     """Return the mean of the positive weights of `L2`; 1 for other fidelities.
 
-    Of priors of `differences`, which carry an error to where weights are large, the
-    arithmetic mean, of others the geometric one, was found to need fewer iterations.
+    The arithmetic mean for priors of `differences`, which carry an error to where
+    weights are large, else the geometric one: found to need the fewest iterations.
     """
     weight: Any = fidelity.weight if isinstance(fidelity, L2) else None
     if not hasattr(weight, "dtype"):

@@ -1,8 +1,8 @@
-"""Images by low rank of patches that look alike, found anew as the image improves.
+"""Reconstruction by low rank of similar patches, regrouped as the image improves.
 
 Dong, Shi, Li, Ma & Huang, "Compressive sensing via nonlocal low-rank regularization",
 IEEE TIP 2014, with the alternating direction method of multipliers: strong
-regularisation first, of patches that are hardly known, then less of it. Of noise alone,
+regularisation first, while patches are hardly known, then less of it. For denoising,
 weighted nuclear norm minimisation (WNNM; Gu, Zhang, Zuo & Feng, CVPR 2014).
 """
 
@@ -43,22 +43,22 @@ DEVIATIONS = (0.3, 0.2, 0.12, 0.07, 0.045, 0.03, 0.02, 0.013, 0.008, 0.005)
 
 _PENALTY = 0.25  # in units of the mean eigenvalue of A^H A
 _GROUPS = ("patch", "stride", "count", "reach", "phase")
-_ONE_CHANNEL = {"patch": 6, "count": 32}  # as many values as 4 x 4 pixels of colours
-_SHARE = 0.05  # of the data
-# Noise that a proximal operator takes away, of what there is: where groups overlap
-# their mean takes the rest. Chosen on crops of three photographs, at 10 and 25 / 255.
+_ONE_CHANNEL = {"patch": 6, "count": 32}  # about as many values as 4 x 4 colour pixels
+_SHARE = 0.05  # fraction of the data that is held out
+# Fraction of the noise that a proximal operator removes: the mean of overlapping groups
+# removes the rest. Chosen on crops of three photographs, at 10 and 25 / 255.
 _BESIDE_DATA, _ALONE = 0.45, 0.5
-# The error of what is left out where noise is fitted, and what is as good as the least.
+# Held-out errors up to this multiple of the least are as good; above, noise is fitted.
 _RISES = 1.05
 _NEAR = 0.1  # the part of the data nearest to 0
-# Of noise alone, the first two by Gu et al.: what is fed back, and what is left of the
-# noise after an iteration, in units of what the image does not show of it.
+# For denoising, the first two by Gu et al.: fraction of the residual that is fed back;
+# noise left by an iteration, relative to sqrt(|deviation^2 - mean square residual|).
 _FED_BACK, _LEFT, _STRIDE = 0.1, 0.56, 3
 _EPSILON = 0.01  # where the penalty turns logarithmic, in units of the noise
-_COLOURS = 4  # channels at the most of a picture
-_TILE, _MARGIN = 256, 32  # of larger images, for the memory
-# Sides of the patches whose covariance tells the noise, and how many there are to be,
-# for each of its rows at the least, and in all at the most.
+_COLOURS = 4  # maximum number of channels of a picture
+_TILE, _MARGIN = 256, 32  # tiles of larger images, to save memory
+# Noise estimate: sides of patches, least number of patches per row of their covariance,
+# and about the largest number of patches that are used.
 _PATCHES, _ENOUGH, _PLENTY = (4, 3, 2), 20, 2**18
 
 
@@ -80,23 +80,23 @@ def non_local_low_rank(
         Of an image (C, H, W), or of a batch of one, with an `L2` fidelity and a linear
         operator.
     x0 : array, optional
-        First image; by default that of `Operator.approximate_inverse`, or the
-        multiple of it that is nearest to the data.
+        First image; by default the multiple of `Operator.approximate_inverse` that fits
+        the data best.
     deviations : sequence of float
         Standard deviations of the noise that the proximal operators remove from the
         image, relative to the largest magnitude of an image that roughly fits the
         data: singular values up to the largest of such noise become 0. Largest first.
     noise : float
-        Standard deviation of the noise in the data, where they have weight one; of
+        Standard deviation of the noise in the data, where they have weight one; for
         complex data, of both parts together. It sets the penalty of ADMM, so that the
         residual of the last image is about that large.
     iterations : int
-        Iterations with each of them, and with the same groups.
+        Iterations with each of the deviations, without regrouping.
     cg_iterations : int
         As for `ADMM`.
     **groups
-        `patch`, `stride`, `count`, `reach` and `phase` of `NonLocalLowRank`. Of one
-        channel the default is 6 pixels and 32 patches.
+        `patch`, `stride`, `count`, `reach` and `phase` of `NonLocalLowRank`. For one
+        channel `patch` is 6 and `count` 32 by default.
 
     Returns
     -------
@@ -205,7 +205,7 @@ def _check_noise(noise: float) -> None:
 
 
 def _check_axes(name: str, shape: tuple[int, ...]) -> None:
-    """Raise for what is no image (C, H, W): (H, W, C) would pass silently."""
+    """Raise ValueError unless images are (C, H, W); (H, W, C) would pass silently."""
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"{name} must be (C, H, W), got shape {shape}")
     if shape[0] > _COLOURS >= shape[2]:
@@ -213,7 +213,7 @@ def _check_axes(name: str, shape: tuple[int, ...]) -> None:
 
 
 def _prox(prior: NonLocalLowRank, tau: float, x: Array, step: Any) -> Array:
-    """Apply the proximal operator, whatever the step of the algorithm."""
+    """Apply the proximal operator with `tau`, ignoring the step of the algorithm."""
     return prior.prox(x, tau)
 
 
@@ -300,9 +300,9 @@ def best_non_local(
     def errors(x: Array) -> tuple[float, float]:
         """Return the mean error of left-out data, and a noise estimate from all data.
 
-        With p the share of the data that the image uses up, what is left out has the
-        error of the rest over 1 - p (Golub, Heath & Wahba, 1979), and the noise the
-        variance of the rest over it (Wahba, 1983): the product of both errors.
+        If the image has p degrees of freedom per datum, left-out data have the error of
+        the other data over 1 - p (Golub, Heath & Wahba, 1979), and the noise variance
+        is the latter's square over 1 - p (Wahba, 1983): the product of both errors.
         """
         rest = np.abs(to_numpy(A.forward(x)) - y) * relative
         seen = (np.sqrt(np.mean(rest[of] ** 2)) for of in (held, measured & ~held))
@@ -316,7 +316,7 @@ def best_non_local(
         estimate = next(level for error, level in found if error <= _RISES * least)
         *_, x = images(known, estimate)
         left, again = errors(x)
-        if left <= _RISES * least:  # else it was the image's error
+        if left <= _RISES * least:  # else the estimate was the image's error
             end, level = len(found) - 1, math.sqrt(estimate * again)
     image = next(islice(images(problem, level), end, None))
     return Best(image, deviations[end], level)
@@ -346,26 +346,26 @@ def denoise_non_local(
 ) -> Array:
     """Denoise an image with white noise, after Gu et al. (WNNM, CVPR 2014).
 
-    Their weights are those of the logarithmic penalty of `NonLocalLowRank`, here of
-    patches of all channels at once.
+    Their weights are those of the logarithmic penalty of `NonLocalLowRank`; here
+    patches contain all channels.
 
     Parameters
     ----------
     y : array, shape (C, H, W)
         Image with noise, real or complex, of any framework, without missing values.
     noise : float, optional
-        Standard deviation of the noise; of a complex image, of both parts together. By
+        Standard deviation of the noise; for a complex image, of both parts together. By
         default that of `noise_deviation`.
     iterations : int
         How often groups are found and thresholded.
     **groups
         `patch`, `stride`, `count`, `reach` and `phase` of `NonLocalLowRank`; the
-        stride is 3 here. Of one channel the default is 6 pixels and 32 patches.
+        stride is 3 here. For one channel `patch` is 6 and `count` 32 by default.
 
     Returns
     -------
     array, shape (C, H, W)
-        The image.
+        The denoised image.
 
     Raises
     ------
@@ -440,12 +440,12 @@ def noise_deviation(y: Array) -> float:
     """Estimate the standard deviation of white noise in an image (C, H, W).
 
     The image, of any framework, is real or complex; the deviation of complex noise is
-    that of both parts together. The noise must be independent and have one deviation in
+    that of both parts together. The noise must be independent, with one deviation in
     all pixels and channels: pass one channel of a grey picture, and leave out an empty
     margin. With only some hundred pixels the estimate may be a tenth too small.
 
-    The covariance of patches has the variance of the noise as its least eigenvalues,
-    which are those whose mean is their median (Chen, Zhu & Heng, ICCV 2015).
+    The least eigenvalues of the covariance of patches equal the variance of the noise;
+    they are those whose mean is their median (Chen, Zhu & Heng, ICCV 2015).
 
     Raises TypeError if `y` is neither real floating point nor complex, ValueError if it
     has other axes, too few pixels, or is not finite.

@@ -47,8 +47,8 @@ def truncated_svd(
     """Solve a linear problem with the leading singular triplets of its operator.
 
     The operator is real and only applied to vectors, by `svdinv.numpy.svd_lowrank`;
-    images have the shape and dtype of `like`. `rank` triplets are computed, the maximum
-    that can be count. Data are divided by their standard deviation `noise`, which
+    images have the shape and dtype of `like`. `rank` triplets are computed, of which
+    `keep` are used. Data are divided by their standard deviation `noise`, which
     broadcasts to them; data that are not finite, or have infinite noise, are ignored.
     The solution has minimum norm relative to the typical size of each element, `scale`,
     such as the square root of the area of a cell.
@@ -112,9 +112,9 @@ def gauss_newton(
 
     A is real, linear or with a `derivative`; images have the shape (n,), and L,
     `penalty`, is sparse, (p, n), of full column rank. Data that are not finite are
-    ignored. The method stops after `iterations`, of which a linear operator needs
-    several, too, as each is computed to 1 %, or when a step decreases the objective by
-    less than the fraction `rtol`. `callback` is called with the number of each step and
+    ignored. The method stops when a step decreases the objective by less than the
+    fraction `rtol`, or after `iterations`; a linear operator needs several, too, as
+    each step is computed to 1 %. `callback` is called with the number of each step and
     the objective. Raises ValueError if `weight` or `variation` is not positive, or
     shapes do not match.
     """
@@ -153,7 +153,7 @@ def gauss_newton(
         )
 
     def descended(move: Floats) -> tuple[Floats, Floats, float] | None:
-        """Image, residual and objective after the move, halved until that decreases."""
+        """Halve a move until the objective decreases; None if it does not."""
         length = 1.0
         while length > 1e-3:
             trial = np.maximum(x + length * move, lower)

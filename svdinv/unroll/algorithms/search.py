@@ -116,7 +116,7 @@ def largest(
         left = max((x for x in scores if x < middle), default=middle)
         right = min((x for x in scores if x > middle), default=middle)
         points = [(math.log(x / middle), scores[x]) for x in (left, middle, right)]
-        # Of a peak narrower than the steps the parabola is too low, so one section
+        # For a peak narrower than the steps the parabola is too low, so one section
         # is always tried, except on a plateau.
         rise = points[1][1] - min(points[0][1], points[2][1])
         if rise <= _CLEARLY * tolerance or (
@@ -130,7 +130,7 @@ def largest(
 
 
 def _predicted_gain(*points: tuple[float, float]) -> float:
-    """Return the predicted rise of a parabola through three points above the middle."""
+    """Return how far a parabola through three points rises above the middle one."""
     (a, fa), (b, fb), (c, fc) = points
     if a == b or b == c:
         return abs(fc - fa) / 8  # at the end of the range

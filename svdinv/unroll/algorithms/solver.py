@@ -61,7 +61,7 @@ class Solution:
     stopped : {"converged", "iterations", "callback", "interrupted"}
         Reason for the end; "interrupted" only in `Interrupted`.
     state : dict of str to array
-        State from which another call continues as if there had been no end.
+        State from which another call continues as if this one had not stopped.
     parameters : dict of str to float
         Steps and penalties that were used.
     """
@@ -143,11 +143,10 @@ def solve(
     problem : Problem
         Data, forward operator and data fidelity D.
     prior : Prior, pair of them or None
-        R; for `LowRankPlusSparse` the priors of the low-rank and of the sparse part;
-        with None, R is 0, but for `GradientDescent`. Any object works that has
-        ``value(x)`` and ``prox(x, step)``, or ``value``, ``gradient(x)`` and
-        ``lipschitz(x)``, the constant of that, or ``value`` and ``split()``, as of
-        `Prior`.
+        R; for `LowRankPlusSparse` the priors of the low-rank and of the sparse part.
+        None means R = 0, which `GradientDescent` does not accept. Any object works that
+        has ``value(x)`` and, as in `Prior`, either ``prox(x, step)``, or
+        ``gradient(x)`` and its Lipschitz constant ``lipschitz(x)``, or ``split()``.
     algorithm : Algorithm, optional
         By default `LowRankPlusSparse` for a pair, `PDHG` for `TotalVariation` and for a
         prior that has ``split`` but no ``prox``, `GradientDescent` for one with
@@ -157,9 +156,9 @@ def solve(
     iterations : int
         Maximum number of iterations.
     rtol : float
-        Stop when image and dual variables change by at most this, relatively; of
-        `FISTA` the extrapolated image too, and for ten iterations after a restart by a
-        tenth of it.
+        Stop when the relative changes of image and dual variables are at most this; for
+        `FISTA` that of the extrapolated image, too, and for ten iterations after a
+        start or restart at most a tenth of this.
     x0 : array, optional
         First image, of the framework of y or of NumPy. Default: A^H y; for `PDHG` and
         `LowRankPlusSparse` with `L2` and default steps, ``A^H y / |A|^2``.
@@ -171,8 +170,8 @@ def solve(
         Called as ``callback(iteration, state)`` after each iteration, counted from
         1; a true result ends the iterations.
     objective : bool
-        Whether to record the objective, at the cost of applying A and evaluating R, for
-        low-rank priors with singular values, in each iteration.
+        Whether to record the objective, which applies A and evaluates R, for low-rank
+        priors by singular values, in each iteration.
     progress : bool
         Whether to show a progress bar, which needs tqdm.
 
@@ -188,7 +187,7 @@ def solve(
         where images are real, or the algorithm cannot use the prior or fidelity.
     ValueError
         If data or `x0` are NaN or infinite, or so large or small that their squares
-        are no numbers, a shape is wrong, or an option is out of range.
+        overflow or underflow, a shape is wrong, or an option is out of range.
     FloatingPointError
         If the image becomes NaN or infinite, or the objective grows steadily, because a
         step is too large.
@@ -197,9 +196,9 @@ def solve(
 
     Notes
     -----
-    For A of a norm far from 1, A^H y is far from the image, and convergence may be
-    slow: divide A and y by the norm, and for `L2` weights of priors by its square.
-    `PDHG` and `LowRankPlusSparse` do not need that with `L2` and default steps.
+    If the norm of A is far from 1, A^H y is far from the image, and convergence may be
+    slow: divide A and y by the norm, and with `L2` weights of priors by its square.
+    `PDHG` and `LowRankPlusSparse` do not need this with `L2` and default steps.
 
     If a framework records derivatives, such as PyTorch or `svdinv.numpy.vjp` for a
     learned weight, it records all iterations; `torch.no_grad` prevents that. Default
@@ -316,7 +315,7 @@ def _grows(objective: list[float]) -> bool:
 
 
 def _on_device(problem: Problem) -> Problem:
-    """Convert arrays of NumPy once, which A would do each time that it is applied."""
+    """Convert NumPy arrays to the framework of y once, not in each application of A."""
     y = problem.y
     if is_numpy_array(untraced(y)):
         return problem
@@ -334,7 +333,7 @@ def _untraced(state: State) -> State:
 
 
 def _check_step(prox: Any, prior: Any) -> None:
-    """Raise TypeError if the step is ``gamma``, by name alone, as in DeepInverse."""
+    """Raise TypeError if the step is the keyword ``gamma``, as in DeepInverse."""
     if ismethod(prox):
         found = signature(prox).parameters
         kinds = [p.kind for p in found.values()]
@@ -345,7 +344,7 @@ def _check_step(prox: Any, prior: Any) -> None:
 
 
 def _checked(prox: Any, prior: Any) -> Any:
-    """Let functions of priors raise TypeError for what is not like their argument."""
+    """Wrap functions of priors: TypeError unless shape and dtype are preserved."""
     if isinstance(prox, Sequence):
         return tuple(map(_checked, prox, prior))
     if not callable(prox):
@@ -370,8 +369,8 @@ def objective_value(state: State, problem: Problem, prior: Any) -> Array:
     """Return ``D(A x, y) + R(x)`` as a real 0-d array.
 
     `state` is that of an algorithm, or ``{"x": image}``. For several priors R is their
-    mean, as of Douglas-Rachford splitting; if x has two parts, low-rank and sparse, the
-    sum of their own.
+    mean, as in Douglas-Rachford splitting; but if x has a low-rank and a sparse part,
+    it is the sum of one prior for each part.
     """
     data = problem.value(state["x"])
     if prior is None:
@@ -414,7 +413,7 @@ def _default_algorithm(problem: Problem, prior: Any) -> Algorithm:
 
 
 def _defines(prior: Any, name: str) -> bool:
-    """Whether a prior has a method that is not just the default of `Prior`."""
+    """Return whether a prior has a method other than the default of `Prior`."""
     method, default = getattr(prior, name, None), getattr(Prior, name)
     return method is not None and getattr(method, "__func__", None) is not default
 
@@ -449,7 +448,7 @@ def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -
     names = algorithm.convergence_variables
     norms = [norm(new[name]) for name in names]
     norms += [norm(new[name] - old[name]) for name in names]
-    # All at once, since each number from a GPU is a wait for it.
+    # All at once, because each transfer from a GPU waits for it.
     found = to_numpy(namespace(new["x"]).stack(norms)).astype(float)
     sizes, changes = found[: len(names)], found[len(names) :]
     for name, size in zip(names, sizes, strict=True):
@@ -509,8 +508,8 @@ def _largest(x: Array) -> float:
 def check_units(name: str, x: Array) -> None:
     """Raise ValueError, naming `x`, unless sums of its squares are normal numbers.
 
-    Algorithms divide and compare squares: of those that underflow, an image that has
-    hardly changed looks like one that has converged.
+    Algorithms divide and compare squares: if these underflow, an image that changes
+    slightly seems to have converged.
     """
     xp = namespace(x)
     info, size = xp.finfo(x.dtype), _largest(x)

@@ -239,8 +239,8 @@ def read_mask(
 ) -> NDArray[np.bool_]:
     """Read a sampling mask (..., H, W) from an array file of booleans, or of 0 and 1.
 
-    Or from a picture file, white where sampled and black elsewhere: (H, W) of a grey
-    one, (3, H, W) of colours. `key` and `time_axis` are as for
+    Or from a picture file, white where sampled and black elsewhere: (H, W) if it is
+    grey, (3, H, W) if it has colours. `key` and `time_axis` are as for
     `svdinv.unroll.formats.read_series`; by default, the array called ``mask`` is read
     if there are several. Raises ValueError if the file cannot be read, contains other
     numbers, or samples nothing.
@@ -388,7 +388,7 @@ def _offsets(n: int) -> _Array:
 
 
 def middle(n: int, width: int) -> slice:
-    """Return where `width` samples around the centre n // 2 of n lie."""
+    """Return the slice of `width` samples around the centre n // 2 of an axis."""
     start = n // 2 - width // 2
     return slice(start, start + width)
 

@@ -79,8 +79,8 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
                 raise ValueError("its channels of more than 8 bits are not interleaved")
             if white <= 255 and _SIGNED in tags.get(_FORMAT, ()):  # read modulo 256
                 raise ValueError("its values have a sign")
-            # As decoded. In single precision it takes four times as much: a camera's
-            # largest pictures do not reach this limit.
+            # Size as decoded. Single precision takes four times as much: the largest
+            # pictures of cameras do not reach this limit.
             check_bytes(path, "the picture", 3, *picture.size)
             if picture.format in _PAGED and not _holds_one(picture):
                 raise ValueError("it holds several pictures; save one of them")
@@ -96,7 +96,7 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
                     "save 8 or 16 bits"
                 )
             pixels = np.asarray(upright if deep else upright.convert("RGB"))
-            # Of TIFF with white at 0, Pillow inverts 8 bits alone.
+            # For TIFF with white at 0, Pillow inverts only 8-bit values.
             if deep and tags.get(_PHOTOMETRIC) == 0:
                 pixels = white - pixels
     except Exception as error:  # Pillow may raise any class for a damaged file
@@ -194,7 +194,7 @@ def split(*test: str) -> tuple[str, ...]:
 
 
 def with_twins(names: set[str]) -> set[str]:
-    """Return names of photographs, with the other one of a scene."""
+    """Return names of photographs, with the other photograph of the same scene."""
     return names | _TWINS if names & _TWINS else names
 
 

@@ -19,9 +19,9 @@ _LOCK = ".lock"
 
 @contextlib.contextmanager
 def naming_file(path: str | Path, draft: str | Path = "") -> Iterator[None]:
-    """Name a file in the errors of writing to it, such as that of a full disk.
+    """Name a file in errors of writing to it, such as that of a full disk.
 
-    It replaces the name of a `draft` of it.
+    Its name replaces that of `draft`, a temporary file for it.
     """
     try:
         yield
@@ -66,7 +66,7 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 def remove_drafts(path: Path) -> None:
     """Remove the temporary files for `path` that killed processes left behind."""
-    # The name of a draft may itself be that of a draft's draft.
+    # Drafts of drafts have several of these suffixes.
     draft = re.compile(rf"\.+{re.escape(path.name)}(\.[0-9a-f]{{16}})+")
     for file in path.parent.iterdir():
         if draft.fullmatch(file.name):

@@ -181,7 +181,7 @@ def magnitudes_or_complex(
 ) -> NDArray[Any]:
     """Convert images to complex64; real ones must not be negative.
 
-    Interpolated magnitudes may be, by up to a tenth of the largest.
+    Interpolated magnitudes may be negative, by up to a tenth of the largest.
     """
     images = to_complex(array, path, name)
     if array.dtype.kind in "if":

@@ -24,10 +24,10 @@ def holds_cmrxrecon(file: Datasets) -> bool:
 
 
 def read_scan(path: Path, *, slice: int | None = None) -> Scan:
-    """Read the frames of a slice: all coils, or one. Samples that are 0 are missing.
+    """Read the frames of a slice, with all coils. Samples that are 0 are missing.
 
-    The axes are (kx, ky, coil, slice, time) in MATLAB, without coils in files of one,
-    and the other way round in HDF5; kx is the readout.
+    The axes are (kx, ky, coil, slice, time) in MATLAB, without coil in files of one
+    coil, and reversed in HDF5; kx is the readout.
     """
     with open_hdf5(path, "a MATLAB file") as file:
         name = _name(file)

@@ -34,12 +34,12 @@ class _Frame:
     index: int
     slice: tuple[Any, ...]  # key that the frames of a slice share, for sorting
     time: float | None  # in milliseconds
-    acquired: float | None  # when, in milliseconds
+    acquired: float | None  # time of acquisition in milliseconds
     number: tuple[int, ...]  # order of frames without times
     scale: tuple[float, float]
     geometry: Geometry | None
     described: str
-    detail: str  # by which slices of the same description differ
+    detail: str  # distinguishes slices of the same description
 
 
 def holds_dicom(path: Path) -> bool:
@@ -57,11 +57,10 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     Frames are sorted by trigger time, or by instance number if some times are missing
     or equal, and those of an enhanced file by temporal position or dimension index. If
     the times of acquisition increase with the instance numbers, and trigger times do
-    not, each frame is of a heartbeat of its own, and the times of acquisition count. A
-    file has one frame or several; further copies of an image, other files of a folder,
-    and subfolders are ignored.
-    Numbers are rescaled with the slope and intercept in the files, from which the
-    geometry is read too.
+    not, each frame is from another heartbeat, and times of acquisition are used. A file
+    has one frame or several; further copies of an image, other files of a folder, and
+    subfolders are ignored. Numbers are rescaled with the slope and intercept in the
+    files, from which the geometry is read, too.
 
     Raises ValueError if a file is damaged, in colour, has white at its lowest value or
     a modality lookup table, or is compressed with a method that no installed package
@@ -142,7 +141,7 @@ def _milliseconds(time: Any) -> float | None:
 
 
 def _is_image(path: Path) -> bool:
-    """Check a file of a folder; ValueError if it is DICOM by name alone."""
+    """Check a file of a folder; ValueError if only its name is that of DICOM."""
     if _has_preamble(path):
         return True
     if path.is_file() and path.name.lower().endswith(DICOM_SUFFIXES):
@@ -200,7 +199,7 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
             affine[:2] *= -1
             geometry = Geometry(affine)
         series = int(find("SeriesNumber", 0)), str(find("SeriesInstanceUID", ""))
-        # Files of several frames have the type of each in a group of its own.
+        # In files of several frames, the type of each is in a separate group.
         kinds = tuple(map(str, find("FrameType", find("ImageType", ()))))
         kinds += (str(find("ComplexImageComponent", "")),)
         echo = float(find("EffectiveEchoTime", find("EchoTime", 0)))

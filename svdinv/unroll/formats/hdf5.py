@@ -40,7 +40,7 @@ def open_hdf5(path: str | Path, expected: str) -> Iterator[Datasets]:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a file is HDF5, alone or behind MATLAB's header of 512 bytes."""
+    """Return whether a file is HDF5, alone or after MATLAB's header of 512 bytes."""
     if not path.is_file():  # a pipe might block forever
         return False
     with path.open("rb") as file:
@@ -75,7 +75,7 @@ class Datasets:
     """The datasets of an open h5py file, each checked before it is read.
 
     `path` is the name in messages. Missing and invalid datasets raise ValueError.
-    `asked` collects the names of those that were looked for, `found` what was found.
+    `asked` collects the names that were looked up, `found` the datasets found.
     """
 
     def __init__(self, file: Any, path: str | Path) -> None:
@@ -129,9 +129,9 @@ class Datasets:
         return dataset
 
     def unread(self) -> Iterator[str]:
-        """Iterate over the names in the root of arrays that nothing has looked for.
+        """Iterate over the names in the root of arrays that were not looked up.
 
-        Links to what was found, and the scales of axes, are left out.
+        Links to datasets in `found`, and the scales of axes, are left out.
         """
         for name in self._file:
             try:

@@ -269,7 +269,7 @@ def _encoding(header: str, path: str | Path) -> _Encoding:
 def of_images(head: NDArray[Any], *, embedded: bool = False) -> NDArray[np.bool_]:
     """Return a mask of the readouts that belong to an image, from their heads.
 
-    With `embedded`, those for calibration alone do so too.
+    With `embedded`, readouts for calibration belong to it, too.
     """
     numbers = [n for n in _NOT_IMAGING if not (embedded and n == _CALIBRATION)]
     flags = sum(1 << (number - 1) for number in numbers)

@@ -39,11 +39,11 @@ def read_nifti(
     """Read a series of one slice from a NIfTI file, ``.nii`` or ``.nii.gz``.
 
     The axes are (x, y, slice, time); set `time_axis` to 2 for files with (x, y, time).
-    `slice` selects one of several slices. The scan has rows along y and columns along
-    x, and its geometry, None if the header marks the position of the pixels as unknown;
-    numbers are scaled as in the header. Raises ValueError if the
-    file is missing, damaged, or has other axes, or if there are several slices and none
-    is selected; ImportError without nibabel.
+    `slice` selects one of several slices. The scan has rows along y, columns along x
+    and a geometry, or None if the header marks the position of the pixels as unknown;
+    numbers are scaled as in the header. Raises ValueError if the file is missing,
+    damaged, or has other axes, or if there are several slices and none is selected;
+    ImportError without nibabel.
     """
     nibabel = _nibabel()
     with reading(path, "a NIfTI file"):
@@ -76,11 +76,10 @@ def save_nifti(
     """Write a series (T, H, W) to a NIfTI file, ``.nii`` or ``.nii.gz``.
 
     The real or complex array is written as (W, H, 1, T), which `read_nifti` reads, in
-    its own dtype if NIfTI has it.
-    Without a geometry, the file marks the position of the pixels as unknown. An
-    existing file is replaced only once the new one is complete. Raises ValueError if
-    the array has another number of axes or no numbers, ImportError without nibabel,
-    OSError if the file cannot be written.
+    its own dtype if NIfTI has it. Without a geometry, the file marks the position of
+    the pixels as unknown. An existing file is replaced only once the new one is
+    complete. Raises ValueError if the array has another number of axes or no numbers,
+    ImportError without nibabel, OSError if the file cannot be written.
     """
     nibabel, array = _nibabel(), np.asarray(series)
     if array.ndim != 3:

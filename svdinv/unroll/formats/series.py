@@ -27,11 +27,11 @@ from svdinv.unroll.formats.scans import Scan
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 
 Shapes = Mapping[str, tuple[int, ...]]
-Choice = Callable[[Path, Shapes, list[str]], str]  # of an array, of shapes and names
+Choice = Callable[[Path, Shapes, list[str]], str]  # from path, shapes and names
 
 _ARCHIVE = "an archive of NumPy arrays"
 
-# As images they would be transformed and sampled again.
+# Measured data, which would be sampled again as images, and what files need with them.
 _MEASURED = {
     "kspace": "mask",
     "samples": "mask",
@@ -40,8 +40,8 @@ _MEASURED = {
     "voltages": "currents and the mesh",
 }
 _NEVER_IMAGES = ("kspace", "sinogram")
-_ALSO_KSPACE = ("ksp", "kdata", "rawdata")  # and what begins with these
-_GEOMETRIES = ("angles", "geometry", "currents")  # what images do not have beside them
+_ALSO_KSPACE = ("ksp", "kdata", "rawdata")  # and names that begin with these
+_GEOMETRIES = ("angles", "geometry", "currents")  # never stored with images
 
 
 def read_series(
@@ -154,7 +154,7 @@ def shapes_in(path: str | Path) -> Shapes:
 def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
     """Read all arrays of an ``.npz`` file by name, or the one of an ``.npy`` file.
 
-    That one has the name of the file. Nothing is unpickled.
+    The array of an ``.npy`` file has the name of the file. Nothing is unpickled.
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
@@ -247,7 +247,7 @@ def _read_hdf5(path: Path, choose: Choice, *, reverse: bool = False) -> NDArray[
 def _choose_images(
     key: str | None, path: Path, shapes: Shapes, names: list[str]
 ) -> str:
-    """Return the name of the array to read, which no measured data may have."""
+    """Return the name of the array to read; FileError if it may be measured data."""
     for name in shapes if key is None else [key.strip("/")]:
         kind, shape = name.split("/")[-1].lower(), shapes.get(name, ())
         if key is None and len(shape) > 1 and kind not in _MEASURED:

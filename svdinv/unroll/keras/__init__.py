@@ -87,10 +87,10 @@ class Network(keras.Model):
         Forward operator to use instead of the recipe's, or a function that makes one
         from the arguments that follow the measured values. Not saved with the model.
     penalty : float
-        Weight in the loss of the recipe's penalty, such as the asymmetry of SLR-Net.
+        Weight of the recipe's penalty in the loss, such as the asymmetry of SLR-Net.
     checkpoint : bool
         Whether to recompute each cell in the backward pass instead of storing its
-        intermediate results, by `keras.remat`. ValueError with layers of one's own that
+        intermediate results, by `keras.remat`. ValueError for user-defined layers that
         change when they are called, such as BatchNormalization. On TensorFlow, tensors
         in an `Operator` then have an incomplete gradient; tensors in the input do not.
     seed : int, optional
@@ -191,12 +191,12 @@ class Network(keras.Model):
         return state["x"]
 
     def export(self, filepath: Any, *args: Any, **options: Any) -> None:
-        """Export as `keras.Model.export`, for inputs as of the last call.
+        """Export as `keras.Model.export` does, for inputs like those of the last call.
 
-        The number of images is free. NotImplementedError on PyTorch, where Keras
-        exports no model of several inputs. ValueError before the first call, unless
-        there is an `input_signature`, and if the operator is computed by NumPy, as
-        those from a matrix, of CT and of other libraries are.
+        The number of images is free. Raises NotImplementedError on PyTorch, where Keras
+        exports no model of several inputs; ValueError before the first call without an
+        `input_signature`, or if NumPy computes the operator, such as one of a matrix,
+        of CT or of another library.
         """
         if keras.backend.backend() == "torch":
             raise NotImplementedError(
@@ -220,8 +220,8 @@ class Network(keras.Model):
     def compile(self, *args: Any, **options: Any) -> None:
         """Compile; TypeError if a Keras loss or metric would drop imaginary parts.
 
-        ValueError if PyTorch is to compile, too: with its default layout of memory, its
-        compiler returns wrong gradients for complex images, as of version 2.13.
+        ValueError if PyTorch's compiler is requested, too: with the default memory
+        format it returns wrong gradients for complex images, as of version 2.13.
         """
         if "T" in self.recipe.axes:
             signature = inspect.signature(keras.Model.compile)
@@ -263,7 +263,7 @@ class Network(keras.Model):
     def arrays(self) -> files.Weights:
         """Return the weights with the names and shapes of files.
 
-        Only those of `Convolutions` and `Number`; Keras's own layers have no such name.
+        Only those of `Convolutions` and `Number`; others have no names in files.
         """
         return {
             name: to_numpy(variable.value).copy().transpose(_file_axes(variable))
@@ -371,7 +371,7 @@ class _Cell(keras.layers.Layer):
     """The layers of one cell, with all weights created immediately."""
 
     def __init__(self, recipe: Recipe, index: int, dtype: Any) -> None:
-        # TensorFlow wants no "_" in front, which the name of the class would bring.
+        # TensorFlow rejects a leading "_", which the name of the class has.
         super().__init__(name=f"cell_{next(_numbers)}", dtype=dtype)
         self.recipe, self.index = recipe, index
         last = index == recipe.cells - 1
@@ -381,15 +381,15 @@ class _Cell(keras.layers.Layer):
                 number = self.add_weight(shape=(), name=name, autocast=False)
                 self.parts[name] = number
             elif isinstance(layer, Convolutions):
-                # Keras knows PyTorch's parameters by these names, and clears no
-                # gradients of those that share one.
+                # Keras identifies PyTorch's parameters by these names; if names are
+                # equal, it does not clear some gradients.
                 self.parts[name] = _Chain(layer, f"{self.name}_{name}", dtype)
             else:
                 self.parts[name] = None if layer is None else layer()
         self.built = True
 
     def changes(self) -> bool:
-        """Whether a layer of one's own has state, such as moving means or a seed."""
+        """Return whether a user-defined layer has state, such as a mean or a seed."""
         own = [x for x in self.parts.values() if isinstance(x, keras.layers.Layer)]
         return any(
             (x.trainable and x.non_trainable_weights)
@@ -452,7 +452,7 @@ class _Layers:
             return part.apply
         if isinstance(part, keras.Variable):
             return part.value
-        # In `fit` of Keras on JAX, and where a cell is recomputed, layers do not know.
+        # In `fit` of Keras on JAX, and in recomputed cells, layers lack `training`.
         has_argument = getattr(part, "_call_has_training_arg", False)
         return partial(part, training=self._training) if has_argument else part
 

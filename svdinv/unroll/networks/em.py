@@ -17,16 +17,16 @@ small that the network starts as EM.
 
 If A is a `svdinv.unroll.operators.Stack`, cells use its operators in turn, as in OSEM.
 
-With `components` the frames of a dynamic scan are corrected jointly, in place of the
-second line. E is their Casorati matrix, frames x pixels of e / s; W divides its rows by
+With `components` the frames of a dynamic scan are corrected jointly, which replaces the
+second line. E is the Casorati matrix of e / s, frames x pixels; W divides its rows by
 the standard deviation of their noise; V holds the leading singular vectors of W E::
 
     M = SVT(W E, tau)                                low rank, tau learned
     z = max(W^-1 (M + V D(V^T W E, V^T M, V^T W x)), 0)
 
-D sees one component at a time, which has counts from all frames, and the first
-component and the noise of the pixels as guides. D is odd, so the sign of a component
-does not matter. No gradient is propagated through V, only through SVT and D.
+The inputs of D are one component, which has counts from all frames, and as guides the
+first component and the noise of the pixels. D is made odd, so that the sign of a
+component does not matter. Gradients propagate through SVT and D, not through V.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
 
 _PIXEL = (-2, -1)
-_THRESHOLD = math.log(0.45)  # for pure noise about 1, but EM images have less noise
+_THRESHOLD = math.log(0.45)  # times the norm of white noise; EM images have less
 
 
 @register
@@ -91,7 +91,7 @@ class EMNet(Recipe):
     slope : float
         Slope of the ReLUs below zero.
     components : int
-        Number of leading components of all frames that D corrects; 0: D of each frame.
+        Leading components that D corrects, for all frames jointly; 0: single frames.
     """
 
     cells: int = 6
@@ -188,7 +188,7 @@ class EMNet(Recipe):
     def _joint(
         self, em: Array, x: Array, state: State, layers: Layers, xp: Namespace
     ) -> Array:
-        """Threshold the singular values of all frames, and add D of each component."""
+        """Threshold singular values of all frames; correct leading components by D."""
         B, T, H, W = sizes(x, xp)
         sensitivity = xp.sum(state["sensitivity"], axis=0)
         mean = xp.mean(sensitivity, axis=_PIXEL, keepdims=True)
@@ -232,5 +232,5 @@ def _total(x: Array, xp: Namespace) -> Array:
 
 
 def _over(x: Array, deviation: Array, xp: Namespace) -> Array:
-    """Divide, and leave 0 where nothing was counted."""
+    """Divide by deviations; return 0 where a deviation is 0, as without counts."""
     return safe_divide(x, deviation, deviation > 0, xp)

@@ -27,7 +27,7 @@ from svdinv.unroll.operators import Operator
 from svdinv.unroll.priors.local_phase import blur
 
 SCALES = (6.0, 2.0, 0.8)
-"""Widths of the Gaussians in pixels, coarsest first: gaps first, then detail."""
+"""Standard deviations in pixels of the means in `normalised_fill`, coarsest first."""
 
 # Sum of sample weights in a window at which the finer scale counts half.
 _ENOUGH = 0.05
@@ -133,7 +133,7 @@ def _between(size: int, like: Array, xp: Namespace) -> Array:
     """Return the matrix (2 size, size) of linear interpolation along an axis."""
     position = (count_up(2 * size, like, xp) - 0.5) / 2
     grid = count_up(size, like, xp)
-    # Beyond the edge the value of the edge continues.
+    # Positions beyond the edge get the value at the edge.
     position = xp.where(position > 0, position, xp.zeros_like(position))
     position = xp.where(position < grid[-1], position, grid[-1])
     distance = xp.abs(position[:, None] - grid[None, :])
@@ -141,7 +141,7 @@ def _between(size: int, like: Array, xp: Namespace) -> Array:
 
 
 def low_rank_parts(v: Array, layers: Any) -> Array:
-    """Return ``v + D(SVT(E(v)))`` of complex series; E, D see two real channels."""
+    """Return ``v + D(SVT(E(v)))`` of complex series; E, D act on two real channels."""
     xp = namespace(v)
     channels = to_channels(v, xp)
     maps = to_complex(layers.analysis(channels), v, xp)
@@ -152,7 +152,7 @@ def low_rank_parts(v: Array, layers: Any) -> Array:
 def sampled_where(A: Operator, x: Array, what: str) -> Array:
     """Return 1 at measured pixels and 0 elsewhere, with the shape and dtype of x.
 
-    Raises TypeError, which names `what` needs it, if A does not sample pixels.
+    Raises TypeError, saying that `what` needs this, if A does not sample pixels.
     """
     if A.pixel_mask is None:
         raise TypeError(

@@ -111,7 +111,7 @@ class Generator(ImageOrSeriesRecipe):
 
     @property
     def outputs(self) -> int:
-        """Number of channels of an image as maps."""
+        """Number of real channels that represent an image."""
         if self.along_time:
             return 2
         return self.channels * (2 if self.images == "series" else 1)
@@ -213,8 +213,8 @@ class Generator(ImageOrSeriesRecipe):
 class Skip(Generator):
     """Encoder and decoder with skip connections (Ulyanov, Vedaldi & Lempitsky, 2018).
 
-    With few skips, the last of them at the coarse scales, and `source` "adjoint" it is
-    the U-Net of the educated deep image prior.
+    With few skips, only at the coarse scales, and `source` "adjoint" it is the U-Net of
+    the educated deep image prior.
 
     Attributes
     ----------
@@ -223,7 +223,7 @@ class Skip(Generator):
     skips : tuple of int
         Channels of the skip connection at each scale; 0 for none.
     residual : bool
-        Whether to add the input to the output: `source` "adjoint", not `bounded`.
+        Whether to add the input to the output; needs `source` "adjoint", not `bounded`.
     """
 
     features: tuple[int, ...] = (32, 32, 32, 32, 32)
@@ -284,9 +284,9 @@ class Skip(Generator):
 class Decoder(Generator):
     """A decoder of coarse noise: deep decoder or ConvDecoder.
 
-    With `side` 1 the deep decoder (Heckel & Hand, ICLR 2019), which has few weights:
-    linear combinations of channels and upsampling. With `side` 3 the ConvDecoder
-    (Darestani & Heckel, IEEE Trans. Comput. Imaging 2021).
+    With `side` 1 it is the deep decoder (Heckel & Hand, ICLR 2019), which has few
+    weights: linear combinations of channels and upsampling. With `side` 3 it is the
+    ConvDecoder (Darestani & Heckel, IEEE Trans. Comput. Imaging 2021).
 
     Attributes
     ----------
@@ -353,8 +353,8 @@ class Bilinear(Generator):
     space : Decoder or Skip
         Generator of the images; its `images` and `channels` are replaced.
     time : tuple of int
-        Widths of the network of time: length of the code, then of each hidden layer.
-        If empty, the functions are free parameters.
+        Widths of the network for the functions of time: length of a frame's code, then
+        of each hidden layer. If empty, the functions are free parameters.
     """
 
     rank: int = 6
@@ -399,7 +399,7 @@ class Bilinear(Generator):
             xp.concat([zero[:, k] + (1 - k)] * self.channels, axis=2) for k in range(2)
         )
         if self.rank > 1:
-            # The layer maps a unit matrix to the functions, by way of the codes.
+            # For a unit matrix, one column per frame, the layer returns the functions.
             frames = np.eye(self.channels, dtype=np.float32)[None, ..., None]
             frames = cast_like(frames, z, xp) + xp.zeros_like(z[:, :1, :1, :1])
             functions = layers.time(frames)

@@ -8,10 +8,10 @@ One cell, where D is a chain of convolutions in space and time::
     x = z - gamma A^H (A z - y)                          data consistency
 
 The position of the blocks changes from cell to cell. Iterations without learned
-parameters come before the first cell and after the last one. Before: first for a static
-series, then with large blocks, then with those of the cells, penalising the sum of the
-logarithms of singular values (Candes, Wakin & Boyd, J. Fourier Anal. Appl. 2008), which
-shrinks large values less. After: with low rank of the whole series, weighted by noise.
+parameters precede the first cell: for a static series, with large blocks, then with
+those of the cells. They penalise the sum of the logarithms of singular values (Candes,
+Wakin & Boyd, J. Fourier Anal. Appl. 2008), which shrinks large values less. Others
+after the last cell penalise the whole series; with noise they stay near their start.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _RESTART = 10  # iterations between restarts of the momentum
 _CONCAVE = 1.5  # where the penalty turns from linear to logarithmic, in thresholds
 # Noise-to-series ratio that is distinguished from none, about -50 dB.
 _FAINT = 0.003
-# Relative noise, per root of the energy of a pixel, at which half is due to edges.
+# Noise estimate, relative to `scale`, of which half is attributed to edges.
 _EDGES = 0.004
 
 
@@ -131,7 +131,7 @@ class LLS(SeriesRecipe):
         same energy.
     finish_noise : (float, float)
         For one coil and for several, the relative noise at which the network's output
-        weighs as much as the samples; its weight grows as the fourth power of noise.
+        weighs as much as the iterate; its weight grows as the fourth power of noise.
     noise : bool
         Whether the cells use the noise estimated from the k-space. With an operator
         other than `MRI` the noise is taken to be 0.
@@ -200,7 +200,7 @@ class LLS(SeriesRecipe):
         x = zero_filled(problem)
         xp = namespace(x)
         square = real(xp.conj(x) * x, xp)
-        # Summed, because a TensorFlow graph may not have the size of an image.
+        # Summed, because the size may be unknown in a TensorFlow graph.
         pixels = xp.sum(xp.ones_like(square[:, 0]), axis=(-2, -1))
         energy = xp.sum(square, axis=(-3, -2, -1))
         scale = root(energy / pixels, xp)
@@ -344,7 +344,7 @@ def _level(deviation: Array, scale: Array, series: Array, xp: Namespace) -> Arra
 
 
 def _log_sum(matrices: Array, tau: Array) -> Array:
-    """Apply the concave log-sum threshold, homogeneously by scaling to units of tau."""
+    """Apply the log-sum threshold in units of tau, so that it is homogeneous."""
     xp = namespace(matrices)
     unit = xp.where(tau > 0, tau, xp.ones_like(tau))[..., None, None]
     unit = like(unit, matrices, xp)
@@ -357,7 +357,7 @@ def _log_sum(matrices: Array, tau: Array) -> Array:
 
 
 def _shift(block: int, index: int) -> tuple[int, int]:
-    """Return the offset of the blocks; the steps cycle through all offsets."""
+    """Return the offset of the blocks, which changes with the iteration's index."""
     return 3 * index % block, 5 * index % block
 
 

@@ -24,7 +24,7 @@ from svdinv.unroll.operators import MRI, Operator
 from svdinv.unroll.operators.wrapped import OnHost
 
 QUIET = 1e-4
-"""Least standard deviation of noise that is told from none, of images in [0, 1]."""
+"""Least standard deviation of noise distinguished from none, for images in [0, 1]."""
 
 _EULER = 0.5772156649  # Euler's constant
 _LEAST = 1e-3  # energy relative to the largest, below which weights saturate
@@ -86,8 +86,8 @@ def _at_zero(x: Array, y: Array, xp: Namespace) -> Array:
     """Extrapolate a line along the last axis to x = 0, for y >= 0.
 
     Assumes equal relative errors of y, and ignores values that may be rounding errors,
-    as of a coil that is switched off. The slope is biased towards zero: for similar x
-    it would be determined by the errors.
+    such as those of a coil that is switched off. The slope is biased towards zero,
+    since for similar x the errors would determine it.
     """
     largest = xp.max(y, axis=-1, keepdims=True)
     significant = y > (_ROUNDED * float(xp.finfo(y.dtype).eps)) ** 2 * largest
@@ -107,7 +107,7 @@ def _at_zero(x: Array, y: Array, xp: Namespace) -> Array:
 def _outer(size: Any, like: Array, xp: Namespace) -> Array:
     """Return weights along an axis of k-space: 0 in the middle, 1 at the border."""
     index = count_up(size, like, xp)
-    # Summed, because a TensorFlow graph may not have the size.
+    # Summed, because the size may be unknown in a TensorFlow graph.
     middle = xp.sum(xp.ones_like(index)) / 2
     square = ((index - middle) / (middle + 1)) ** 2
     return square * square
@@ -116,7 +116,7 @@ def _outer(size: Any, like: Array, xp: Namespace) -> Array:
 def noise_of_images(x: Array) -> Array:
     """Estimate the standard deviation (B,) of white noise in images (B, C, H, W).
 
-    As `noise_deviation` does, but at least 1e-4; no gradient goes through it.
+    It is that of `noise_deviation`, but at least 1e-4; no gradient passes through it.
     """
     from svdinv.unroll.algorithms.non_local import noise_deviation
 

@@ -1,38 +1,38 @@
-"""Low rank of groups of patches that look alike, with what is learned in its steps.
+"""Unrolled non-local low-rank reconstruction, with learned parameters in each step.
 
-The steps of `svdinv.unroll.algorithms.non_local`, unrolled (Dong, Shi, Li, Ma & Huang,
-IEEE TIP 2014, by the alternating direction method of multipliers), behind a network or
-alone. In each round the groups are found on the current image, and kept for some steps:
+The steps of `svdinv.unroll.algorithms.non_local` (Dong, Shi, Li, Ma & Huang, IEEE TIP
+2014, by the alternating direction method of multipliers) start from the output of a
+network or from A^H y. Each round groups patches anew, for several steps:
 
     G = the patches of x + u in each group, as rows, without their mean
-    G = SVT(G, tau)                     tau of each singular value
-    z = weighted mean of the patches, where they lie
+    G = SVT(G, tau)                     with one tau for each singular value
+    z = weighted mean of the patches that contain a pixel
     z = z + p (z - x)
-    x = z + A^H (y - A z)               if need be several times
+    x = z + A^H (y - A z)               `data_steps` times
     u = k u + g (x - z)
 
-Data with noise are not put back. The last line but one is then, as in the algorithm,
+For noisy data the last line but one is instead, as in the algorithm,
 
     x = argmin |A x - y|^2 + mu |x - (z - u)|^2     by conjugate gradients
 
-and the penalty of a group is the logarithmic one, of G with its mean and with one
-threshold for all singular values. For k-space mu depends on the noise, which is
-estimated from the outer samples. With `phase` the phase of the local mean is removed
-first, and real and imaginary part have thresholds of their own: if the phase is smooth
-the imaginary part then holds little but errors.
+and the logarithmic penalty replaces the SVT, for G with its mean and with one threshold
+for all singular values. For k-space mu depends on the noise, which is estimated from
+the outer samples. With `phase` the phase of the local mean is removed first, and real
+and imaginary part have different thresholds: if the phase is smooth, the imaginary part
+then contains little but errors.
 
-The learned numbers are the thresholds, one for each singular value, times learned
-powers of three features of a group: the part of its values that is measured, its
-contrast, and the least contrast of the groups of the image, an estimate of the noise;
-the weight of a patch, a product of powers of its group's contrast after the threshold
-and of what the threshold removed from the patch; and p, mu, k and g.
+Learned are p, mu, k, g and the thresholds, which are multiplied by learned powers of
+three features of a group: the measured fraction of its values, its contrast, and the
+least contrast of all groups of the image, an estimate of the noise. The weight of a
+patch is a product of learned powers of its group's contrast after thresholding and of
+the contrast that the threshold removed from the patch.
 
-For images with white noise and no missing values, these are the steps of
+For images with white noise and no missing values (`alone`), these are the steps of
 `svdinv.unroll.algorithms.non_local.denoise_non_local` (WNNM, Gu, Zhang, Zuo & Feng,
-CVPR 2014), applied to groups without their mean. The first feature is then the number
-of singular values over which a group is spread, and the noise is estimated by
+CVPR 2014), applied to groups without their mean. The first feature is then the
+effective number of singular values of a group, and the noise is estimated by
 `noise_deviation`. There is no u, and the last image is z. No gradient passes through
-the choice of the patches of a group: their positions are integers.
+the grouping, since positions are integers.
 """
 
 from __future__ import annotations
@@ -90,16 +90,16 @@ from svdinv.unroll.priors.patch_matching import (
 )
 from svdinv.unroll.problem import Problem
 
-_VALUES = 2**21  # of groups at a time
+_VALUES = 2**21  # elements of groups that are processed at a time
 _LEAST = 1e-6  # mean square below which a group counts as flat
 _LEAST_DENSITY = 0.02
-# About the means over photographs: where a threshold is as its first value says.
+# Typical logarithms of the features, of photographs; features are relative to them.
 _DENSITY, _CONTRAST, _SPREAD, _NOISE = -1.2, -3.0, 1.0, -4.5
 _FIRST = {"push": 0.1, "keep": 1.0, "gain": 0.5}
-# mu as `non_local_low_rank` begins: at least, and in units of noise by threshold.
+# As in `non_local_low_rank`: least initial mu, and the factor of noise / deviation.
 _LEAST_MU, _BESIDE_DATA = 0.06, 0.45
-# Of noise alone, as `denoise_non_local` begins: -log mu, and the threshold of the first
-# step and of the others in units of the largest singular value of the noise.
+# With `alone`, as in `denoise_non_local`: initial -log mu, and thresholds of the first
+# step and of later ones, relative to the largest singular value of the noise.
 _TRUST, _ALONE, _ALONE_LATER = -2.2, 0.5, 0.14
 _EPSILON = 0.002
 
@@ -107,45 +107,45 @@ _EPSILON = 0.002
 @register
 @dataclass(frozen=True, kw_only=True)
 class NonLocal(ImageOrSeriesRecipe):
-    """Unrolled low rank of groups of similar patches, behind a network or alone.
+    """Unrolled low rank of groups of similar patches, alone or after another network.
 
-    Images are (B, C, H, W), real or complex, at least a patch high and wide, of an
-    operator with a norm of about 1 at most, which is a mask unless `images` or the
-    network say otherwise. The layers of the network keep their names, so that its
-    weights go into this one. Every learned number is one of its own.
+    Images are (B, C, H, W), real or complex, at least a patch high and wide. The norm
+    of the operator is about 1 at most; it is a mask unless `images` or `network`
+    defines another. The layers of `network` keep their names, so that its weights can
+    be loaded. Every learned number is a separate layer.
 
     Attributes
     ----------
     cells : int
-        Those of `network`, or 1; 0, the default, is filled in.
+        Cells of `network`, or 1 without it; 0, the default, is replaced by that number.
     network : Recipe, optional
-        Network of the first image, with as many `channels`; by default ``A^H y``.
+        Network for the first image, with the same `channels`; by default ``A^H y``.
     images : {"image", "series"}
-        Images sampled by a mask; or complex series (B, T, H, W) measured by MRI, from
-        mask and coil maps, of `channels` frames: not with `network`. With an operator
-        of one's own it is the name of the axes alone.
+        Images sampled by a mask; or, without `network`, complex series (B, T, H, W) of
+        `channels` frames, measured by MRI with mask and coil maps. A passed operator
+        replaces either one.
     channels : int
         Channels of the image.
     rounds : int
-        How often groups are found.
+        Number of times that groups are found.
     steps : int
         Steps with the same groups.
     data_steps : int
-        Steps towards the data after each of these, of conjugate gradients with
-        ``exact=False``: one suffices for an operator whose singular values are 0 and 1,
-        such as a mask; several coils need more.
+        Data consistency steps in each of these, with ``exact=False`` conjugate gradient
+        steps: one suffices for an operator whose singular values are 0 and 1, such as a
+        mask; several coils need more.
     patch, stride, count, reach : int
         As for `svdinv.unroll.priors.patch_matching.Groups`.
     exact : bool
-        Whether the data have no noise, and are put back. Otherwise mu at the top of
-        this module is learned, and a power of the noise.
+        Whether the data are noiseless and are restored. Otherwise mu, see the top of
+        this module, and its dependence on the noise are learned.
     alone : bool
-        Whether images have white noise and no missing values: not with `exact`, behind
-        a network, or for series.
+        Whether images have white noise and no missing values; not allowed with `exact`,
+        with `network` or for series.
     phase : float
         Standard deviation in pixels of the Gaussian mean whose phase is removed from
         complex images before their groups are found, in each round; real and imaginary
-        part are then grouped on their own. With 0 groups are of complex patches.
+        part then form separate groups. With 0, groups consist of complex patches.
     first, last : float
         Standard deviations of the noise that the initial thresholds remove, in the
         first and the last step, for images in [0, 1]; not used with `alone`.
@@ -235,7 +235,7 @@ class NonLocal(ImageOrSeriesRecipe):
         return state | {"x": self.improve(state["x"], problem, layers)}
 
     def improve(self, x: Array, problem: Problem, layers: Layers) -> Array:
-        """Take all steps from an image (B, C, H, W), as at the top of this module."""
+        """Apply all steps to an image (B, C, H, W), see the top of this module."""
         xp = namespace(x)
         density = xp.ones_like(real(x, xp))
         if problem.A.pixel_mask is not None:
@@ -267,7 +267,7 @@ class NonLocal(ImageOrSeriesRecipe):
     def _towards_data(
         self, z: Array, u: Array, problem: Problem, own: Any, noise: Array
     ) -> Array:
-        """Put the data back, or if they have noise weigh them against z - u."""
+        """Restore the data; if they are noisy, solve least squares near z - u."""
         A, y = problem.A, problem.y
         if not self.exact:
             mu = namespace(z).exp(-own.trust - own.trust_noise * noise)
@@ -278,7 +278,7 @@ class NonLocal(ImageOrSeriesRecipe):
         return z
 
     def _noise(self, x: Array, problem: Problem) -> Array | None:
-        """Estimate log(noise) - `_NOISE` (B,); None where the data do not allow it."""
+        """Estimate log(noise) - `_NOISE` (B,); None if the data do not allow it."""
         xp = namespace(x)
         if self.alone:
             return xp.log(noise_of_images(x)) - _NOISE
@@ -289,7 +289,7 @@ class NonLocal(ImageOrSeriesRecipe):
         return xp.log(found + QUIET) - _NOISE
 
     def _numbers(self, step: int) -> dict[str, float]:
-        """Names and initial values of the learned numbers of a step."""
+        """Return the initial values of the learned numbers of a step, by name."""
         size = self.channels * self.patch**2
         values, total = min(size, self.count), self.rounds * self.steps
         if self.alone:
@@ -304,7 +304,7 @@ class NonLocal(ImageOrSeriesRecipe):
         way = step / max(1, total - 1)
         deviation = self.first * (self.last / self.first) ** way
         largest = deviation * (math.sqrt(size) + math.sqrt(self.count))
-        largest *= math.sqrt(0.5) if self.phase else 1.0  # half of the noise each
+        largest *= math.sqrt(0.5) if self.phase else 1.0  # half of the variance each
         numbers = dict.fromkeys((*self._powers, "kept_power", "taken_power"), 0.0)
         if self.exact:
             shape = [0.35 + 0.65 * k / max(1, values - 1) for k in range(values)]
@@ -336,9 +336,9 @@ class NonLocal(ImageOrSeriesRecipe):
         return xp.astype(found, xp.int32)
 
     def _parts(self, rows: Array, index: Array, xp: Namespace) -> Iterator[Any]:
-        """Yield groups of rows (B, places, values) of patches, some at a time.
+        """Yield some groups of patches at a time, from rows (B, places, values).
 
-        They are (some, count, values); and where they lie, in the whole batch.
+        They are (some, count, values), with the indices of their rows in the batch.
         """
         B, places, size = sizes(rows, xp)
         whole, count = namespace(index), index.shape[-1]
@@ -358,7 +358,7 @@ class NonLocal(ImageOrSeriesRecipe):
     ) -> tuple[Array, Array]:
         """Compute features of groups, (B groups, 3), and the noise of images, (B,).
 
-        Logarithms less their means; `noise` is returned if it is not None.
+        They are logarithms minus typical values. `noise` is returned unless it is None.
         """
         squares, first = [], []
         for part, _ in self._parts(patches_of(x, self.patch), index, xp):
@@ -374,7 +374,7 @@ class NonLocal(ImageOrSeriesRecipe):
         square = xp.concat(squares, axis=0)
         B, groups = sizes(index, xp)[:2]
         each = xp.reshape(square, (B, groups))
-        # The harmonic mean is close to the least: that of flat groups of noise.
+        # The harmonic mean is close to the least, which flat groups with noise have.
         least = -xp.log(xp.mean(1 / (each + _LEAST), axis=-1)) / 2 - _NOISE
         noise = least if noise is None else noise
         of_groups = xp.reshape(noise[:, None] + xp.zeros_like(each), (-1,))
@@ -407,7 +407,7 @@ class NonLocal(ImageOrSeriesRecipe):
     def _low_rank(
         self, x: Array, features: Array, index: Array, own: Any, xp: Namespace
     ) -> Array:
-        """Threshold the groups, and take the weighted mean of their patches."""
+        """Threshold the groups, and average their patches at each pixel, weighted."""
         log_tau, powers = self._thresholds(features, index, own, xp)
         one = xp.sum(xp.zeros_like(log_tau)) + 1
         B, corners = sizes(x, xp)[0], tuple(n - self.patch + 1 for n in x.shape[-2:])
@@ -456,15 +456,15 @@ def _joined(parts: Array, x: Array, xp: Namespace) -> Array:
 def _for_both_parts(
     features: Array, index: Array, xp: Namespace
 ) -> tuple[Array, Array]:
-    """Repeat features and positions of groups, with a last feature, 0 and 1."""
+    """Repeat features and positions; append a feature, 0 for real, 1 for imaginary."""
     zero, whole = xp.zeros_like(features[:, :1]), namespace(index)
     both = [xp.concat([features, zero + k], axis=1) for k in (0, 1)]
     return xp.concat(both, axis=0), whole.concat([index, index], axis=0)
 
 
 def _log_sum(x: Array, unit: Array, xp: Namespace) -> Array:
-    """Apply the logarithmic threshold in a unit for each group."""
-    # Without units, as no gradient goes through the penalty's epsilon.
+    """Apply the log-sum threshold to each group in its own unit."""
+    # Scale x instead of epsilon, through which no gradient is propagated.
     kept = operators(x).log_sum_threshold(times(1 / unit, x, xp), 0.25, _EPSILON)
     return times(unit, kept, xp)
 
@@ -478,7 +478,7 @@ def _squares(x: Array, xp: Namespace) -> Array:
 
 
 def _spread(groups: Array, square: Array, xp: Namespace) -> Array:
-    """Logarithm of ``(sum s^2)^2 / sum s^4`` of groups: 0 for rank 1 or flat ones.
+    """Return ``log((sum s^2)^2 / sum s^4)`` of groups: 0 for rank 1 or flat ones.
 
     `square` is the mean square of each group.
     """

@@ -16,15 +16,15 @@ filtered back-projection, or with `start` near nonnegative least squares. With
     x = argmin |A x - y|^2 + mu |x - z|^2
 
 mu is learned, and depends on the noise and on the residual of the image at the start,
-which shows how far the operator is from that of the data.
+which measures how far A is from the operator that produced the data.
 
-`JointPrimalDual` does so for channels of low rank, such as bins of energy, measured by
-the same A. W is the root of the mean weight of each channel, its inverse variance; V
-holds the leading left singular vectors of W y, a matrix channels x measurements::
+`JointPrimalDual` does the same for channels of low rank, such as energy bins, measured
+by one A. W is the root of the mean weight (inverse variance) of each channel; V holds
+the leading left singular vectors of W y, a matrix channels x measurements::
 
     y = V^T W y,   the cells above,   x = W^-1 V x
 
-A few components have the signal of all channels, and less of their noise.
+A few components contain the signal of all channels, but less of their noise.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
 
-# Of mu; found on phantoms, without training.
+# Initial values of the parameters of mu, chosen on phantoms without training.
 _TRUST = {"log_mu": 2.6, "residual_power": 2.8, "noise_power": -3.1}
 _JOINT_TRUST = {"log_mu": -4.0, "residual_power": 3.0, "noise_power": -1.3}
-_MOST = 9.0  # of log mu, where images no longer change; half precision ends at 11
-_USUAL, _LEAST = -4.4, 1e-8  # log of a usual misfit, and the least square of one
+_MOST = 9.0  # largest log mu: images no longer change; half precision ends at 11
+_USUAL, _LEAST = -4.4, 1e-8  # log of a typical misfit; added to squared misfits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class _Alternating(Recipe):
         at_least(0, self, "start", "data_steps")
 
     def _layers(self, channels: int, others: int = 0) -> Mapping[str, Layer]:
-        """Return the layers for images of some channels, and more maps of data."""
+        """Return the layers for `channels`, and `others` additional maps of data."""
         maps = self.memory * channels
         inputs = maps + 2 * channels + others
         numbers = self._trust.items() if self.data_steps else ()
@@ -109,8 +109,8 @@ class _Alternating(Recipe):
     ) -> list[Array]:
         """Return the image after `start` iterations from x.
 
-        With `changes` also what changes until twice as many iterations, and what
-        changed since half of them.
+        With `changes`, also return the differences from this image of the images after
+        twice and after half as many iterations.
         """
         if not self.start:
             return [x]
@@ -121,7 +121,7 @@ class _Alternating(Recipe):
         return [x, after - x, before - x]
 
     def _remember(self, images: list[Array], y: Array, xp: Namespace) -> State:
-        """Return all maps before the first cell: some images, and zeros."""
+        """Return the maps before the first cell: `images`, and zeros for the rest."""
         zeros = [xp.zeros_like(images[0])] * self.memory
         maps = [*images, *zeros][: self.memory]
         dual = xp.concat([xp.zeros_like(y)] * self.memory, axis=1)
@@ -146,7 +146,7 @@ class _Alternating(Recipe):
     def _explained(
         self, z: Array, y: Array, state: State, A: Operator, layers: Layers
     ) -> Array:
-        """Return about the argmin of |A x - y|^2 + mu |x - z|^2.
+        """Approximate the argmin of |A x - y|^2 + mu |x - z|^2.
 
         log mu is a learned function of the noise of the data and of their misfit.
         """
@@ -182,8 +182,8 @@ class PrimalDual(_Alternating):
     start : int
         Iterations of nonnegative least squares, by FISTA, from the approximate inverse
         to the image of the first cell; for an operator with a norm of at most 1. With
-        `data_steps`, what changes until twice as many, and what changed since half of
-        them, are the first of the other maps.
+        `data_steps`, the first of the other maps are the differences from it of the
+        images after twice and after half as many iterations.
     data_steps : int
         Iterations of conjugate gradients after each cell, with a learned mu; 0 for
         none. The noise is estimated from neighbours along the last axis of the data,
@@ -200,7 +200,7 @@ class PrimalDual(_Alternating):
         return self._layers(self.channels)
 
     def begin(self, problem: Problem) -> State:
-        """Start from an approximate inverse, or `start` iterations behind it.
+        """Start from an approximate inverse, improved by `start` iterations.
 
         Raises TypeError if the operator is not linear, ValueError if the image or the
         data do not have two axes after the channels.
@@ -213,7 +213,7 @@ class PrimalDual(_Alternating):
         images = self._started(x, problem, changes=self.data_steps > 0)
         state = {"x": images[0]} | self._remember(images, y, xp)
         if self.data_steps:
-            # Second differences along a view: noise, and edges that are sharp.
+            # Second differences along a view consist of noise and sharp edges.
             before = xp.concat([y[..., :1], y[..., :-1]], axis=-1)
             after = xp.concat([y[..., 1:], y[..., -1:]], axis=-1)
             noise = xp.mean(xp.abs(before - 2 * y + after), axis=(1, 2, 3)) ** 2
@@ -231,11 +231,11 @@ class PrimalDual(_Alternating):
 class JointPrimalDual(_Alternating):
     """Structure of a learned primal-dual network for channels of low rank.
 
-    Images and data are as for `PrimalDual`, with any number of channels from
-    `components` on, and an operator that acts on each channel alike. The data fidelity
+    Images and data are as for `PrimalDual`, with at least `components` channels, and an
+    operator that acts in the same way on each channel. The data fidelity
     `svdinv.unroll.fidelity.L2` has the inverse variances of the data as its weight. A
-    channel of weight 0 is not used, and its image is 0; data of weight 0 in another one
-    are used, and must be plausible.
+    channel of weight 0 is not used, and its image is 0; data of weight 0 in any other
+    channel are used, and must be plausible.
 
     Attributes
     ----------
@@ -249,12 +249,12 @@ class JointPrimalDual(_Alternating):
         Slope of the ReLUs below zero.
     start : int
         Iterations of FISTA from the approximate inverse to the image of the first cell,
-        for least squares that penalise negative channels, with W alone as weights; for
-        an operator with a norm of at most 1. What changes until twice as many, and what
-        changed since half of them, are the first of the other maps.
+        for least squares that penalise negative channels, with only W as weights; for
+        an operator with a norm of at most 1. The first of the other maps are the
+        differences from it of the images after twice and half as many iterations.
     components : int
-        Number of leading singular vectors, one more than there may be materials, so
-        that the last one shows the noise.
+        Number of leading singular vectors: one more than the possible number of
+        materials, so that the last one measures the noise.
     data_steps : int
         Iterations of conjugate gradients after each cell.
     """
@@ -270,14 +270,14 @@ class JointPrimalDual(_Alternating):
 
     @property
     def least_channels(self) -> int:
-        """Number of channels that the data must have at least."""
+        """Minimum number of channels of the data."""
         return self.components
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         return self._layers(self.components, 1)
 
     def begin(self, problem: Problem) -> State:
-        """Start from the components of an approximate inverse, or `start` iterations.
+        """Start from components of an approximate inverse, improved by `start` steps.
 
         Raises TypeError if the operator is not linear, ValueError if there are fewer
         channels or measurements in each than `components`, or the image or the data do
@@ -318,7 +318,7 @@ class JointPrimalDual(_Alternating):
         return self._in_channels(state | maps, namespace(y))
 
     def _in_channels(self, state: State, xp: Namespace) -> State:
-        """Return the state with the image of all channels, from that of components."""
+        """Return the state with the image of all channels, made of the components."""
         x = _multiplied(state["V"], state["primal"][:, : self.components], xp)
         W = state["W"]  # 0 for channels without data
         return state | {"x": safe_divide(x, W, W > 0, xp)}
@@ -333,7 +333,7 @@ def _check_data(y: Array) -> None:
 
 
 def _misfits(images: list[Array], problem: Problem, noise: Array) -> State:
-    """Return logarithms of the residual and the noise, (B,), less what is usual.
+    """Return logarithms of the residual and the noise, (B,), minus a typical value.
 
     Both are relative to the root mean square of the data. `noise` is a mean square, in
     the units of the data. The residual is that after the most iterations of the start.
@@ -350,7 +350,7 @@ def _misfits(images: list[Array], problem: Problem, noise: Array) -> State:
 
 
 def _weights(problem: Problem, xp: Namespace) -> Array:
-    """Return the weights of the data, of their shape; 1 without any."""
+    """Return the weights of the data, broadcast to their shape; 1 if there are none."""
     ones = xp.ones_like(problem.y)
     if not isinstance(problem.fidelity, L2) or problem.fidelity.weight is None:
         return ones
@@ -360,8 +360,8 @@ def _weights(problem: Problem, xp: Namespace) -> Array:
 def _leading(y: Array, count: int, xp: Namespace) -> Array:
     """Return the leading left singular vectors (B, C, count) of data (B, C, ...).
 
-    The sign of the first makes its sum positive, that of the others the mean of the
-    channel's index, weighted by them, negative.
+    Signs are fixed: the first vector has a positive sum, the others have a negative
+    correlation with the channel's index.
     """
     B, C, *rest = sizes(y, xp)
     found = operators(y).svd(xp.reshape(y, (B, C, math.prod(rest))))
@@ -377,7 +377,7 @@ def _leading(y: Array, count: int, xp: Namespace) -> Array:
 def _multiplied(V: Array, x: Array, xp: Namespace) -> Array:
     """Multiply the channels of images or data (B, C, H, W) by matrices (B, K, C).
 
-    No product of matrices: it would be rounded in mixed precision.
+    Not by a matrix product, which would be rounded in mixed precision.
     """
     return xp.sum(V[:, :, :, None, None] * x[:, None], axis=2)
 
@@ -385,7 +385,7 @@ def _multiplied(V: Array, x: Array, xp: Namespace) -> Array:
 def _nonnegative(
     x: Array, problem: Problem, counts: Sequence[int], V: Array | None = None
 ) -> list[Array]:
-    """Return images after numbers of iterations of nonnegative least squares.
+    """Return the images of nonnegative least squares after `counts` iterations.
 
     They are those of FISTA for min |A x - y|^2 over x >= 0. With V, V^T V = 1, negative
     values of V x are not excluded but penalised: the proximal operator is

@@ -183,7 +183,7 @@ class Part:
         return getattr(self._layers, self._label + name)
 
     def doubled(self, maps: Array) -> Array:
-        """Double the size of maps, see `Layers.doubled`; not all layers have it."""
+        """Double the size of maps, see `Layers.doubled`, which some layers lack."""
         return self._layers.doubled(maps)
 
 
@@ -372,8 +372,8 @@ def make_problem(
     """Return the problem for a call of a network, without the ground truth.
 
     `y` is data or a problem; its unmeasured entries become 0. `operator` is that of the
-    network, a function that makes one, or None for that of the recipe; an operator in
-    `measurement` is used instead. Raises TypeError if the arguments after the measured
+    network, a function that makes one, or None for `Recipe.operator`; an operator in
+    `measurement` takes precedence. Raises TypeError if the arguments after the measured
     values do not determine an operator.
     """
     named = named or {}
@@ -451,7 +451,7 @@ def register(cls: _Class) -> _Class:
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls.__name__} must be a dataclass")
     other = _REGISTERED.get(cls.__name__, cls)
-    # A class defined again, as by running a notebook cell twice, is the same class.
+    # A class defined again, as by running a notebook cell twice, replaces the first.
     if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(f"another class named {cls.__name__} is registered")
     _REGISTERED[cls.__name__] = cls

@@ -7,8 +7,8 @@ whose operator samples pixels. With a local mean G::
     x = x + s U(d / s, mask d / s, mask)         refinement
     x = x - A^H (A x - y)                        data consistency, exact
 
-For denoising, with white noise in all pixels, whose standard deviation s is estimated
-from the data by `noise_deviation`::
+For denoising, with white noise in all pixels, the refinement is as follows, where the
+standard deviation s of the noise is estimated from the data by `noise_deviation`::
 
     x = x + s U((x - G x) / s, (y - x) / s, 1)
 """
@@ -70,7 +70,7 @@ class Refined(Recipe):
     slope : float
         Slope of its ReLUs below zero.
     exact : bool
-        Whether data are noiseless, to be restored; else all pixels have white noise.
+        Whether data are noiseless and restored; otherwise all pixels have white noise.
     """
 
     cells: int = 0

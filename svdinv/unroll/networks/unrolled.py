@@ -182,7 +182,7 @@ class Convolved(LearnedPrior):
     features : int
         Width of the hidden convolutions.
     channels : int
-        Channels of real images, 3 unless it is passed.
+        Channels of real images; not used for series.
     threshold : float
         Initial value of c, for thresholds ``sigmoid(c) * s_1``.
     """
@@ -233,7 +233,7 @@ class Unrolled(ImageOrSeriesRecipe):
         for `GradientDescent` a prior whose `prox` is the gradient.
     images : {"series", "image"}
         Complex series (B, T, H, W) measured by MRI, with mask and coil maps; or real
-        images (B, C, H, W) sampled by a mask. With another operator: complex or real.
+        images (B, C, H, W) sampled by a mask. With a passed operator: complex or real.
     """
 
     algorithm: Algorithm = field(default_factory=ISTA)

@@ -298,7 +298,7 @@ class Product(Compound):
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         inner = [getattr(other, "factors", ())[1:] for other in others]
-        # The shape of their data is unknown, so they have to be the same.
+        # The shape of the data of inner factors is unknown, so these must be the same.
         if any(
             len(rest) != len(self.factors) - 1
             or not all(map(alike, rest, self.factors[1:]))
@@ -455,7 +455,7 @@ def operator_norm(
             x, previous = as_complex(x, xp), as_complex(previous, xp)
         next_ = next_ - beta * previous
         alpha = as_float(inner(x, next_))
-        # Smaller ones may be rounding errors of an operator that is 0.
+        # Smaller negative values may be rounding errors of the zero operator.
         if not k and -alpha > max(0.01 * as_float(norm(next_)), 1e-6):
             raise ValueError(
                 f"the adjoint of {A!r} is wrong: <x, A^H A x> is negative for a random "

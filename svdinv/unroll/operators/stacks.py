@@ -25,7 +25,7 @@ class Stack(Compound):
     Raises
     ------
     TypeError
-        If one of them is no `Operator`.
+        If one of the operators is not an `Operator`.
     ValueError
         If there are no operators, `axis` is not negative, or a length is unknown.
     """

@@ -35,14 +35,14 @@ _WINDOWS: dict[str, Callable[[Any], Any]] = {
 }
 """Windows of the ramp filter, as functions of frequency relative to the highest."""
 
-# Views are missing in up to so many gaps between angles, fewer than half of all, if
-# these are so many times as large as the others.
+# Up to _MISSING gaps between angles, fewer than half of all, count as missing views if
+# they are _GAP times as large as the others.
 _MISSING, _GAP = 3, 4
 
-_NEAR = 30  # degrees between views which stand for those in between
+_NEAR = 30  # degrees: the largest gap between views that counts as covered
 
-_FALL = math.radians(15)  # at the ends of an arc that is too short
-_TRANSITION = 8  # detectors; with more, noise is larger, with fewer, a fan's error is
+_FALL = math.radians(15)  # width of the taper at the ends of an arc that is too short
+_TRANSITION = 8  # detectors; more increase the noise, fewer the error of a fan
 
 
 class _Views:
@@ -53,7 +53,7 @@ class _Views:
         self._cache: dict[tuple[str, bool], Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the matrices out, which another process computes anew."""
+        """Leave out the matrices; another process recomputes them."""
         return self.__dict__ | {"_cache": {}}
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -97,7 +97,7 @@ def _back_projected(rays: _Views, shape: tuple[int, int], y: NDArray[Any]) -> An
 
 
 class _Beam(Wrapped):
-    """Base of both geometries, which set what defines their rays before `__init__`."""
+    """Base of both geometries; they set attributes of their rays before `__init__`."""
 
     _period = 180.0  # degrees after which views repeat
 
@@ -142,7 +142,7 @@ class _Beam(Wrapped):
         self._positions = positions * self.spacing + self.offset
         count = len(degrees)
         self._interpolations: dict[str, Any] = {}
-        # Not of self: a cycle would keep its matrices until the next collection.
+        # Of a copy: a reference cycle would keep matrices until garbage is collected.
         rays = _Views(count, partial(copy.copy(self)._block, shape), self.matrix)
         super().__init__(
             partial(_projected, rays),
@@ -153,7 +153,7 @@ class _Beam(Wrapped):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is computed once for filtered back-projection."""
+        """Leave out the cached matrices of filtered back-projection."""
         kept = {name: x for name, x in self.__dict__.items() if name != "_wide"}
         return kept | {"_interpolations": {}}
 
@@ -177,9 +177,9 @@ class _Beam(Wrapped):
 
         Maps line integrals (..., views, detectors) to images (..., H, W); linear and
         differentiable. Unevenly spaced angles are weighted by the arc they represent;
-        missing views count as zero. A detector that `offset` moves off one side of the
-        image suffices in views of a whole turn, if it reaches over the centre; its rays
-        are weighted in the way of Wang, Med. Phys. 2002. `window` is the window of the
+        missing views count as zero. With views of a whole turn, a detector may miss one
+        side of the image because of `offset`, if it reaches beyond the centre; its rays
+        are weighted as by Wang, Med. Phys. 2002. `window` is the window of the
         ramp filter: "ram-lak" for none, "shepp-logan", "cosine", "hamming" or "hann".
         Raises ValueError for any other window, or if the data have the wrong shape.
         """
@@ -241,11 +241,11 @@ class _Beam(Wrapped):
         raise NotImplementedError
 
     def _displaced(self) -> NDArray[Any] | None:
-        """Return weights (views, detectors) of rays of which some are measured once.
+        """Return ray weights (views, detectors) for a displaced detector, or None.
 
         None unless views of more than half a turn miss one side of the image. The two
-        weights of a ray that is measured twice add up to 1: they are 1/2, but on the
-        outermost detectors, where they go smoothly to 0 and 1.
+        weights of a ray that is measured twice add up to 1: they are 1/2, except near
+        the end of the shorter side, where they go smoothly to 0 and 1.
         """
         short = self.detectors * self.spacing / 2 - abs(self.offset)
         if not 0 < short < self._shadow() or 2 * abs(self.offset) <= self.spacing:
@@ -522,7 +522,7 @@ def _arcs(
         span = period - gaps.max() + usual
         gaps = np.where(missing, usual, gaps)
     arcs = (gaps + np.roll(gaps, 1)) / 2 / counts
-    # Rounded: an angle slightly before the first is no turn after it.
+    # Rounded above: otherwise an angle just before the first would be a turn after it.
     beyond = (wrapped - begin) % period
     return np.radians(arcs)[index], np.radians(beyond), math.radians(span)
 
@@ -537,12 +537,12 @@ def _opposed(angles: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _redundancy(angles: NDArray[Any], fan: NDArray[Any]) -> NDArray[Any]:
-    """Return weights (views, detectors) of rays, some of them measured in both ways.
+    """Return ray weights (views, detectors), as some are measured in both directions.
 
     The weights of the two opposite measurements add up to 1. For arcs between half a
     turn plus the fan and a whole turn they vary smoothly (Parker, Med. Phys. 1982; for
-    any such arc, Silver, Med. Phys. 2000), below they fall at the ends of the arc (Noo
-    et al., Phys. Med. Biol. 47, 2002); for a whole turn they are 1/2.
+    any such arc, Silver, Med. Phys. 2000); for shorter arcs they fall off at both ends
+    (Noo et al., Phys. Med. Biol. 47, 2002); for a whole turn they are 1/2.
     """
     _, b, span = _arcs(angles, 360.0)
     if span > 2 * math.pi - 1e-6:

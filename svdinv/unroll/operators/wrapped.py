@@ -102,7 +102,7 @@ class Wrapped(_OfFunctions):
     arrays : {"numpy", "own"}
         Arrays that the functions accept: NumPy arrays, for data of any framework and
         device; or arrays of the framework of the data, which they must not change.
-        Derivatives are with respect to images and data alone, not to parameters within
+        Derivatives are only with respect to images and data, not to parameters within
         the functions: for these, write a subclass of `Operator`.
     batched : bool
         Whether `forward` maps n images at once, ``(n, *image_shape)`` to
@@ -208,15 +208,15 @@ class WrappedNonlinear(_OfFunctions):
     def derivative(self, x: Array) -> Operator:
         """Return the derivative at images ``(..., *image_shape)``, of any framework.
 
-        It has no derivative in these images: NotImplementedError. Raises ValueError if
-        `x` does not have that shape.
+        Differentiating it in turn with respect to `x` raises NotImplementedError.
+        Raises ValueError if `x` does not have that shape.
         """
         _check_tail("x", x, self.image_shape)
         return _DerivativeAt(self._operation, x)
 
 
 class _DerivativeAt(_OfFunctions):
-    """The derivative at images that broadcast to the batch of what it is applied to."""
+    """The derivative at images, which broadcast to the batch of its argument."""
 
     def __init__(self, operation: _Nonlinear, x: Array) -> None:
         super().__init__({}, *operation.pull.inputs)
@@ -286,14 +286,14 @@ def from_matrix(
 
 
 def _multiplied(matrix: Any, shape: tuple[int, ...], x: NDArray[Any]) -> Any:
-    """Multiply flattened arrays by a matrix, which makes arrays of a shape."""
+    """Multiply flattened arrays by a matrix, and reshape the products to `shape`."""
     return products(matrix, x.reshape(-1, matrix.shape[1])).reshape(-1, *shape)
 
 
 def products(matrix: Any, x: NDArray[Any]) -> Any:
     """Return x M^T for rows x (b, n) and a matrix M (m, n), dense, sparse or linear.
 
-    About 16 rows are multiplied at once, which is slower for less than 8.
+    About 16 rows are multiplied at once, unless there are fewer than 8.
     """
     several = isinstance(matrix, np.ndarray) or hasattr(matrix, "tocsr")
     if not several or len(x) < _LEAST_ROWS:
@@ -364,8 +364,8 @@ class OnHost:
     def __call__(self, *arrays: Any) -> Any:
         """Apply `of_numpy` to arrays of any framework.
 
-        Raises ValueError where a graph is traced that may be saved, in which it would
-        be a constant or a callback of this process.
+        Raises ValueError while a graph is traced that may be saved: it would contain
+        the result as a constant, or a callback of this process.
         """
         if _exporting.get():
             raise ValueError(_NOT_SAVED)
@@ -395,8 +395,8 @@ class OnHost:
                 return tf.convert_to_tensor(self.of_numpy(*(x.numpy() for x in arrays)))
             if sys.modules["svdinv.backends.tensorflow_kernels"].is_portable():
                 raise ValueError(_NOT_SAVED)
-            # Graphs know callbacks by their number in a process: in another one, which
-            # loads the graph, the same number may be that of another operator.
+            # Graphs store the number of a callback in its process: in another process,
+            # which loads the graph, this number may belong to another operator.
             own = uuid.uuid4().bytes
 
             def call(given: bytes, *arrays: np.ndarray) -> np.ndarray:
@@ -426,7 +426,7 @@ def _in_framework(function: OnHost, x: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Constant(Operation):
-    """x -> f(x), whose derivative is taken as 0, in the transforms of PyTorch."""
+    """x -> f(x) with derivative 0, for the function transforms of PyTorch."""
 
     function: OnHost
     saves_inputs = False
@@ -529,5 +529,5 @@ def _called(
 
 
 def _value(x: Array) -> Array:
-    """Return an array, of a variable of TensorFlow its value."""
+    """Return an array, or the value of a TensorFlow variable."""
     return sys.modules["tensorflow"].convert_to_tensor(x) if is_tensorflow(x) else x

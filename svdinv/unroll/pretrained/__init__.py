@@ -1,4 +1,4 @@
-"""Weights that come with the package, as `svdinv.unroll.networks.weights` reads."""
+"""Weights that come with the package, see `svdinv.unroll.networks.weights`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def names() -> list[str]:
 
 
 def path(name: str) -> pathlib.Path:
-    """Return the safetensors file of weights; ValueError if `names` has no such."""
+    """Return the safetensors file of weights; ValueError if there is none."""
     if name not in names():
         there_are = f"there are {', '.join(names())}" if names() else "there are none"
         raise ValueError(f"no weights {name!r} come with this svdinv; {there_are}")
@@ -31,7 +31,7 @@ def load(name: str, **options: Any) -> Network:
 
     It is on the CPU, in evaluation mode. The options are those of
     `svdinv.unroll.torch.load`; its `dtype` is float32 by default, whatever the file.
-    Raises ValueError if `names` has no such, or the file is damaged.
+    Raises ValueError if there are no such weights, or the file is damaged.
     """
     import torch as framework
 

@@ -111,8 +111,8 @@ class Prior:
     def threshold(self, step: Any) -> Any:
         """Return ``step * weight``; ValueError if a number is negative or NaN.
 
-        Arrays may be learned, and their values unknown: negative ones act as 0. Those
-        of NumPy with one element are numbers.
+        Arrays may be learned, and their values unknown: negative ones act as 0. NumPy
+        arrays of one element count as numbers.
         """
         if isinstance(step, numbers.Real) and not float(step) >= 0:
             raise ValueError(f"step must be >= 0, got {step}")
@@ -203,7 +203,7 @@ class WeightedNuclear(Prior):
         return operators(x).svt(x, times(self.threshold(step), tau, xp))
 
     def _check_number(self, x: Array) -> None:
-        lengths = x.shape[-2:]  # of which a graph may not know all
+        lengths = x.shape[-2:]  # may be unknown in a graph
         known = all(isinstance(n, int) for n in lengths)
         if known and len(self.weights) != (count := min(lengths)):
             raise ValueError(
@@ -327,9 +327,9 @@ class NonLocalLowRank(Prior):
         largest magnitude in `guide`.
     phase : float
         Standard deviation in pixels of the Gaussian mean of a complex `guide` whose
-        phase is removed from images first. Real and imaginary part of what is left are
-        then penalised on their own. It suits images of smooth phase. With 0, the
-        default, groups are of complex patches.
+        phase is removed from images first. Real and imaginary part of the result are
+        penalised separately. It suits images of smooth phase. With 0, the default,
+        groups consist of complex patches.
 
     Raises
     ------
@@ -389,7 +389,7 @@ class NonLocalLowRank(Prior):
         return join_complex(done[0], done[1], x, xp) * xp.conj(rotation)
 
     def _parts(self, x: Array) -> tuple[Array, ...]:
-        """Return x; or, with `phase`, both parts of x without that phase."""
+        """Return x; or, with `phase`, both parts of x after removing the phase."""
         if self._rotation is None:
             return (x,)
         xp = namespace(x)

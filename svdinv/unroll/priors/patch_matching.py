@@ -199,9 +199,9 @@ def _taken(x: Array, index: NDArray[Any], xp: Namespace) -> Array:
 def group_shape(
     sides: Sequence[int], patch: int, stride: int, count: int, reach: int
 ) -> tuple[int, int]:
-    """Return the number of groups of an image with these sides, and of patches each."""
+    """Return the number of groups of an image with these sides, and their size."""
     corners = [side - patch + 1 for side in sides]
-    nearby = math.prod(min(reach, n - 1) + 1 for n in corners)  # patches of a corner
+    nearby = math.prod(min(reach, n - 1) + 1 for n in corners)  # of a corner patch
     references = math.prod(len({*range(0, n, stride), n - 1}) for n in corners)
     return references, min(count, nearby)
 

@@ -85,7 +85,7 @@ class TotalVariation(Prior):
         matrix, channels x axes, whose nuclear norm is summed (total nuclear variation:
         Holt, IEEE TIP 2014; Rigie & La Rivière, Phys. Med. Biol. 2015).
     iterations : int
-        Steps of the prox. Of an image of 31 x 37 pixels in [0, 1], 50 end within
+        Steps of the prox. For an image of 31 x 37 pixels in [0, 1], 50 steps end within
         0.02 % of the least objective at a threshold of 0.1, 0.7 % at 0.3 and 40 % at 1,
         where 200 are needed.
 
@@ -270,7 +270,7 @@ def shrink(x: Array, tau: Any, axis: int | None = None) -> Array:
     size = _size(x, axis, xp)
     tau = like(tau, size, xp) if hasattr(tau, "dtype") else tau
     tau = nonnegative(tau, "tau", xp)
-    kept = xp.logical_not(size <= tau)  # also where tau is NaN, as the result is then
+    kept = xp.logical_not(size <= tau)  # True for tau = NaN: the result is NaN
     one = xp.ones_like(size)
     factor = xp.where(kept, one - tau / xp.where(kept, size, one), xp.zeros_like(size))
     return like(factor, x, xp) * x

@@ -145,7 +145,7 @@ def _entry(file: Datasets) -> TaskEntry:
 def _check_all_read(file: Datasets, task: Task) -> None:
     """Raise ValueError for arrays of other names, such as one that is misspelt.
 
-    Single numbers may be notes, unless their names are nearly known.
+    Single numbers may be notes, unless their names resemble known ones.
     """
     asked = sorted(file.asked)
     for name in file.unread():
@@ -158,13 +158,13 @@ def _check_all_read(file: Datasets, task: Task) -> None:
 
 
 def _by_axes(found: list[TaskEntry], axes: Callable[[str], int]) -> TaskEntry | None:
-    """Return the first task whose data have as many axes, else the first at all."""
+    """Return the first task whose data have that number of axes, else the first."""
     fits = (e for e in found if e.ndim is None or e.ndim == axes(e.dataset))
     return next(fits, found[0] if found else None)
 
 
 def _text(value: Any) -> str:
-    """Return an attribute as a string, empty if it is none."""
+    """Return an attribute as a string, empty if it is not text."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value if isinstance(value, str) else ""

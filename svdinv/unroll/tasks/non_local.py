@@ -27,9 +27,9 @@ _EXACT = 0.01  # relative to the largest magnitude
 _LARGEST, _LARGEST_DENOISED = 512**2, 1024**2  # pixels
 _SMALLEST = 32  # pixels a side that estimating the noise needs
 _FACTORS = (0.7, 1.0, 1.4)  # times the noise, to search if the truth is known
-# Of noise in completed images: the side of the crop, the share of its samples that are
-# left out and the least number of their pixels; deviations to begin with, so different
-# that others lie between; the least gain, relative to the error.
+# Noise of completed images: side of the crop, fraction of its samples that is left out
+# and least number of their pixels; first deviations, between which others lie, and the
+# factor between these; least gain, relative to the error.
 _CROP, _LEFT_OUT, _FEW = 96, 0.1, 100
 _DEVIATIONS, _FACTOR, _GAIN = (0.014, 0.06), 1.4, 0.015
 
@@ -88,10 +88,10 @@ def without_noise(
     Some samples of a crop are left out, and it is completed by `complete` from the
     others. The standard deviation of noise is that for which the denoised crop predicts
     these samples best. If all channels are sampled at the same places, the network errs
-    more, and denoising makes up for that, too: then it is estimated by the least
-    variance of a combination of channels, whose errors are alike where their noise is
-    not. If the prediction is not significantly better than the crop's own, the image is
-    returned. The note states the deviation.
+    more, and denoising would compensate for that, too: then the deviation is estimated
+    by the least variance of a combination of channels, in which the errors that they
+    share cancel. If the prediction is not significantly better than the crop's own, the
+    image is returned. The note states the deviation.
     """
     height, width = problem.y.shape[-2:]
     crop = task.part(problem, (middle(height, _CROP), middle(width, _CROP)))

@@ -47,8 +47,8 @@ class Source:
     def applicable(self, given: InputImage | Problem) -> tuple[str, ...]:
         """Return the names of the options that apply to the result of `read`.
 
-        These are the options of its file and, for an image, those of its measurement;
-        for k-space in the format of a scanner those that select samples of it.
+        These are the options of its file and, for an image, those of its measurement,
+        or, for raw data from a scanner, those that select samples.
         """
         if self.measured:
             return ()

@@ -1,8 +1,8 @@
 """Registry of tasks, with their names, files and options, before they are imported.
 
 Each task of svdinv has a `TaskEntry` in the ``__init__`` of its folder. Other packages
-register theirs in the entry-point group ``svdinv.tasks``, programs and ``--task`` with
-`add`. `TaskEntry.load` imports the task.
+register theirs in the entry-point group ``svdinv.tasks``; programs, and ``--task``,
+call `add`. `TaskEntry.load` imports the task.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TaskEntry:
     inputs: str = ""  # description of its inputs in messages, without an article
     dataset: str = ""  # name of the data in files of measured data
     companions: tuple[str, ...] = ()  # names of other arrays that such files must have
-    ndim: int | None = None  # axes of the data, where tasks share the name
+    ndim: int | None = None  # axes of the data, if tasks share the name of their data
     names: Mapping[str, str] = field(default_factory=dict)  # built-in images
     heading: str = ""  # heading of these in ``svdinv data list``
     pictures: tuple[str, ...] = ()  # more names for ``svdinv data show``, such as masks
@@ -55,13 +55,13 @@ class TaskEntry:
         return load(self.location)
 
     def reader(self) -> Any:
-        """Make the task; ValueError if that can only be trained."""
+        """Make the task; ValueError if it can only be trained."""
         task = self.load()()
         check_reads(task)
         return task
 
     def has_name(self, name: str) -> bool:
-        """Check whether an image of that name is built in, or has a prefix."""
+        """Check whether a name is that of a built-in image, or has a prefix."""
         return name in self.names or name.startswith(self.prefixes)
 
     def recognises(self, source: str | Path) -> bool:
@@ -115,8 +115,8 @@ def _entry(task: Any) -> TaskEntry:
 def entries() -> dict[str, TaskEntry]:
     """Return all tasks by kind: those of svdinv, of other packages, and from `add`.
 
-    Warns of a task of another package that cannot be imported, or has the name of one
-    of svdinv's own, once, and leaves it out.
+    Leaves out a task of another package, with one warning, if it cannot be imported or
+    has the name of one of svdinv's own.
     """
     own: dict[str, TaskEntry] = {}
     for folder in _FOLDERS:
@@ -171,7 +171,7 @@ def entry_of_file(source: str | Path) -> TaskEntry:
 
 
 def entry_of_images(axes: str | None, channels: int | None = None) -> TaskEntry:
-    """Find the first task for these axes, and these channels unless either is None."""
+    """Find the first task for these axes and `channels`; None matches any number."""
     for entry in entries().values():
         counts = {channels, entry.channels} - {None}
         if entry.axes == axes and len(counts) < 2:

@@ -131,7 +131,7 @@ def moved_views(
 class Options:
     """Options of a task for reading images and simulating their measurement.
 
-    Subclasses declare each with `option`; the value None means that it is not set.
+    Subclasses declare each option with `option`; None means that it is not set.
 
     Attributes
     ----------
@@ -224,7 +224,7 @@ class Task:
     """
 
     entry: ClassVar[TaskEntry]  # description that is read without importing the task
-    kind: ClassVar[str]  # this to `dataset`: as in `TaskEntry`, if there is no entry
+    kind: ClassVar[str]  # kind to dataset: as in `TaskEntry`, copied from an entry
     axes: ClassVar[str]
     channels: ClassVar[int | None] = None
     images: ClassVar[str] = "images"
@@ -285,8 +285,8 @@ class Task:
     def files(self, folder: Path) -> list[Path]:
         """List the files of this task in a folder; ValueError if it has none.
 
-        If there are none and names of the task have a prefix, such as "density:", list
-        the pictures of the folder with that prefix.
+        If there are none and the task has names with a prefix, such as "density:", list
+        the pictures of the folder, with that prefix in front of each.
         """
         entry = self.described()
         found = [path for path in sorted(folder.iterdir()) if entry.recognises(path)]
@@ -300,7 +300,7 @@ class Task:
         return found
 
     def sampling_options(self, problem: Problem) -> tuple[str, ...]:
-        """Return the options that select samples of data in the format of a scanner."""
+        """Return the options that select samples of raw data from a scanner."""
         return ()
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
@@ -351,7 +351,7 @@ class Task:
     def save_picture_of(self, name: str, options: Any, path: Path) -> None:
         """Write a picture or an animation of built-in data.
 
-        The default is for grey images and frames from `read`.
+        By default write the grey image or the frames that `read` returns.
         """
         given: Any = self.read(name, options)
         save_frames(path, given.image, seconds=self.seconds)
@@ -410,19 +410,19 @@ class Task:
     def data_unit(self, problem: Problem) -> float | None:
         """Return the number by which the data of a file were divided.
 
-        None if each was divided by the standard deviation of its own noise.
+        None if each value was divided by the standard deviation of its own noise.
         """
         return problem.scale
 
     def largest(self, problem: Problem) -> float:
-        """Return the bound of the real images of `svdinv fit`, infinite for none.
+        """Return the upper bound of real images in `svdinv fit`, infinite for none.
 
         By default it is 1.
         """
         return 1.0
 
     def initial_image(self, problem: Problem) -> Arrays | None:
-        """Return an image to which `svdinv fit` adds that of the network, or None."""
+        """Return an image to which `svdinv fit` adds the network's output, or None."""
         return None
 
     def views(self, problem: Problem) -> Iterator[View]:
@@ -451,8 +451,8 @@ class Task:
     ) -> Reconstruction:
         """Improve the image that a network found, for example by denoising.
 
-        `again` reconstructs other problems, such as parts of this one, with the weights
-        of svdinv for them.
+        `again` reconstructs other problems, such as parts of this one, with svdinv's
+        weights for them, or if there are none with this network.
         """
         return found
 
@@ -527,7 +527,7 @@ def task_named(name: str, *, imports: bool = True) -> type[Task]:
     """Import the class of a task, by its kind or as ``package.module:Class``.
 
     Raises ValueError if there is no such task or, if `imports` is False, its module has
-    not been imported yet; use this for names from files of weights.
+    not been imported yet; pass False for names from files of weights.
     """
     tasks = entries()
     if name in tasks:
@@ -554,8 +554,8 @@ def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Ta
 
 
 def as_measured(problem: Problem) -> str:
-    """Describe measured data, and whether magnitudes alone are compared.
+    """Describe measured data, and whether only magnitudes are compared.
 
-    Estimated coil maps, and a truth without the phase of the data, leave it unknown.
+    The phase is unknown if coil maps were estimated or the truth has no phase.
     """
     return "as measured" if problem.phase_known else "as measured, phase unknown"

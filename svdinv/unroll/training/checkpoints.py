@@ -48,7 +48,7 @@ class Checkpoint:
                 raise ValueError("the checkpoint is of another network")
             if not bool(x.isfinite().all()):
                 raise ValueError(f"the checkpoint is damaged: {name} is not finite")
-        # A weight without a gradient has none.
+        # A weight without a gradient has no moments.
         kinds = {frozenset(moment) for moment in moments.values() if moment}
         if len(kinds) > 1 or not shapes.keys() <= self.tensors.keys():
             raise ValueError("the checkpoint is of another network")

@@ -58,7 +58,7 @@ def train(
             start = None
             if weights is not None:
                 network = load(weights)
-                # Names of weights of the inner network are names here, too.
+                # The weights of an inner network have the same names in the outer one.
                 inner = getattr(config.network, "network", None)
                 if not any(
                     _same_weights(network.recipe, x) for x in (config.network, inner)
@@ -85,7 +85,7 @@ def train(
 
 
 def _same_weights(recipe: Any, other: Any) -> bool:
-    """Whether recipes are equal, but for iterations before the first cell."""
+    """Return whether recipes are equal, except for iterations before the first cell."""
     if type(recipe) is not type(other):
         return False
     changed = {"start": other.start} if hasattr(other, "start") else {}
@@ -196,9 +196,9 @@ def processes(device: str) -> Iterator[tuple[int, torch.device]]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield 0, target
         return
-    # Its functions have the process group at import as a default argument, and
-    # optimizers import it in their first step: the group would outlive its end here,
-    # and its threads would run while the interpreter shuts down.
+    # Imported before the group exists: later, in the first step of an optimizer, its
+    # functions would keep the group as a default argument, and the group's threads
+    # would still run while the interpreter shuts down.
     import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if target.type == "cuda" else "gloo")
     try:

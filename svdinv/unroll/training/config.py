@@ -258,7 +258,7 @@ def kind_of(section: Any) -> str:
     if isinstance(section, Task):
         entry = entries().get(section.kind)
         return section.kind if entry and entry.location == location else location
-    # By its location another process finds it, but for what a notebook defines.
+    # Another process finds a class by its location, unless a notebook defines it.
     named = cls.__module__.startswith("svdinv.") or cls.__module__ == "__main__"
     named = named or "<locals>" in cls.__qualname__
     return cls.__name__ if named and registered().get(cls.__name__) is cls else location

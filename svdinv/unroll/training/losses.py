@@ -29,7 +29,7 @@ def _logarithm(error: Tensor, least: float) -> Tensor:
 
 
 def _error(x: Tensor, truth: Tensor) -> Tensor:
-    """Return the magnitude of the error; ValueError if one would be broadcast."""
+    """Return the magnitude of the error; ValueError if the shapes differ."""
     if x.shape != truth.shape:
         raise ValueError(
             f"the truth must have the shape {tuple(x.shape)} of the images of the "

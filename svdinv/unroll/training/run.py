@@ -102,7 +102,7 @@ class Run:
         if weights is not None:
             merged = self.network.state_dict() | weights
             self.network.load_state_dict(merged)
-        # A copy: another network may draw other numbers for layers of users.
+        # A copy, since another network may draw other numbers for user-defined layers.
         self.mean = copy.deepcopy(self.network)
         self.mean.task = kind_of(config.task)
         self.network.to(self.device)
@@ -163,9 +163,9 @@ class Run:
         validation in dB; `on_gradient`, before the update, that number and the norm of
         the gradient before clipping, if it and the loss are finite.
 
-        At the end the output folder has a checkpoint of the last valid weights; if
-        these led to values that are not finite, the last regular checkpoint. Raises
-        OSError if a file cannot be written; earlier checkpoints remain.
+        At the end the output folder has a checkpoint of the last weights or, if these
+        led to values that are not finite, the last regular checkpoint. Raises OSError
+        if a file cannot be written; earlier checkpoints remain.
         """
         training, start = self.config.training, time.monotonic()
         outcome = Outcome("finished", self.step, self.step)
@@ -224,8 +224,8 @@ class Run:
     def validate(self) -> float:
         """Return the mean PSNR of the validation problems, with the mean weights.
 
-        In dB, for complex images of magnitudes relative to the largest; NaN if there
-        are no problems, or one cannot be reconstructed.
+        It is in dB, by `Task.decibels`; NaN if there are no problems, or one cannot be
+        reconstructed.
         """
         values = []
         for problem in self.source.validation():
@@ -264,7 +264,7 @@ class Run:
         return checkpoint
 
     def _compare(self, saved: Mapping[str, str]) -> None:
-        """Compare versions and data, which the last bits may depend on."""
+        """Compare versions and data with those of the checkpoint; note differences."""
         now = self._origin
         differing = [name for name in saved.keys() & now if saved[name] != now[name]]
         for name in differing:
@@ -278,10 +278,10 @@ class Run:
         ]
 
     def _gradients(self, model: nn.Module, batch: Problem) -> tuple[float, float]:
-        """Return loss and gradient norm of all processes together."""
+        """Return loss and gradient norm, averaged over all processes."""
         self.optimiser.zero_grad()
         cuda = [self.device] if self.device.type == "cuda" else []
-        # Layers of users may draw numbers: the same ones if the training is resumed.
+        # User-defined layers may draw numbers: the same ones if training is resumed.
         with torch.random.fork_rng(cuda):
             drawn = self.config.seed, self.step, self.rank
             torch.manual_seed(int(np.random.default_rng(drawn).integers(2**63)))
@@ -326,7 +326,7 @@ class Run:
         means, new = self.mean.parameters(), self.network.parameters()
         for mean, parameter in zip(means, new, strict=True):
             mean.lerp_(parameter, weight)
-        # Such as the norms of layers of users, which belong to the weights.
+        # Such as running statistics of user-defined layers, which are not averaged.
         means, new = self.mean.buffers(), self.network.buffers()
         for mean, buffer in zip(means, new, strict=True):
             mean.copy_(buffer)
@@ -344,7 +344,7 @@ class Run:
         return next((breakdown for breakdown in results if breakdown.found), results[0])
 
     def _together(self, wanted: bool) -> bool:
-        """Return `wanted` of any process; raise in all if one failed to write."""
+        """Return whether any process has `wanted`; raise in all if a write failed."""
         failed = self._failure is not None
         if self.processes > 1:
             votes = torch.tensor([wanted, failed], dtype=torch.int, device=self.device)
@@ -355,7 +355,7 @@ class Run:
         return wanted
 
     def _attempt(self, write: Callable[..., None], *arguments: Any) -> None:
-        """Write, in the process that writes, and keep the error for `_together`.
+        """Call `write` in the first process, and keep any error for `_together`.
 
         If it were raised here, the other processes would wait forever.
         """
@@ -429,7 +429,7 @@ def _optimiser(name: str) -> Any:
         cls = imported(name if ":" in name else f"torch.optim:{name}")
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ValueError(f"training.optimiser {name} is not a torch.optim.Optimizer")
-    # Trial steps: checkpoints store one tensor per weight, and the step.
+    # Trial steps: its state must fit checkpoints, a tensor per weight and the step.
     weight = nn.Parameter(torch.zeros(2, 3))
     weight.grad = torch.ones(2, 3)
     with naming(f"training.optimiser {name}", TypeError):

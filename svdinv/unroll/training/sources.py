@@ -43,7 +43,7 @@ class FromDataset:
 
 
 class Prefetcher:
-    """Prepares the next batch of a source in a thread; batches do not change."""
+    """Prepares the next batch of a source in a thread, without changing batches."""
 
     def __init__(self, source: Source) -> None:
         self.source = source

@@ -13,12 +13,12 @@ a pixel, a part of the residual is added instead, and its noise is removed by
 `svdinv.unroll.untrained.residual`.
 
 A trained network whose input is the data needs another loss: it soon reproduces their
-noise, and leaving data out degrades its input. In each iteration its input has more
-noise, and its target is other data with independent noise::
+noise, and leaving data out degrades its input. In each iteration noise n is added to
+the input and subtracted from the target, so that both have independent noise::
 
-    D(A f(y + n / 2), y - 2 n),  n of the covariance of the noise
+    D(A f(y + n / 2), y - 2 n),  n with the covariance of the noise in y
 
-Up to a constant the expectation is that for noiseless data (Recorrupted-to-Recorrupted,
+Its expectation is that for noiseless data plus a constant (Recorrupted-to-Recorrupted,
 Pang, Zheng, Quan & Ji, CVPR 2021).
 """
 
@@ -66,8 +66,8 @@ class _Target(NamedTuple):
     """What a model is fitted to: the data, or data that the rule has perturbed."""
 
     problem: Problem
-    state: Any  # the first one of the network
-    around: Any  # the image that the generated one is added to, or None
+    state: Any  # first state of the network
+    around: Any  # image to which the generated one is added, or None
 
 
 class Fitting:
@@ -117,7 +117,7 @@ class Fitting:
         self.left_out = self.chosen if rule.withholds else None
         if self.left_out is not None:
             self.count -= int(self.left_out.sum())
-        # At no distance from the data, whose mean may have a background.
+        # Predictions at distance 0 from the data, used for those that are left out.
         self._exact = y - self.problem.fidelity.expected(torch.zeros_like(y))
         self.targets = [self._target(self.problem, around)]
         if rule.probes:
@@ -131,7 +131,7 @@ class Fitting:
             Model(generator, options, weights, target.state) for target in self.targets
         ).to(self.device)
         parameters = [p for p in self.models.parameters() if p.requires_grad]
-        # The unit of the data must not matter beside the constant in Adam's divisor.
+        # Divides the loss, so that Adam's epsilon does not depend on the data's unit.
         self._square = 1.0
         if problem.has_white_noise:
             seen = self.measured
@@ -157,8 +157,8 @@ class Fitting:
         """Iterate to the end; return the image and a record of the fit.
 
         Options are those of `fit`. The checkpoint is written every minute and at the
-        end. Raises OSError if it cannot be written; `Interrupted`, with the fit without
-        that step, on Ctrl-C in the final data consistency step.
+        end. Raises OSError if it cannot be written; `Interrupted` on Ctrl-C in the
+        final data consistency step, with the fit without that step.
         """
         if checkpoint is not None and not checkpoint.parent.is_dir():
             raise FileNotFoundError(
@@ -331,10 +331,10 @@ class Fitting:
         return image.detach(), measured, loss / self.count, data
 
     def _target(self, problem: Problem, around: Any) -> _Target:
-        """Return what a model is fitted to; its input has fitted data only."""
+        """Return the target of a model, whose input has only data that are fitted."""
         unseen = self.left_out
         if hasattr(getattr(problem.fidelity, "weight", None), "dtype"):
-            # Nor data of weight 0, because zeros would count as data.
+            # Data of weight 0 are replaced, too: zeros would count as data.
             gaps = ~self.measured
             unseen = gaps if unseen is None else unseen | gaps
         fitted = problem if unseen is None else _without(problem, unseen)
@@ -343,7 +343,7 @@ class Fitting:
         return _Target(problem, state, self._around(around, fitted, state["x"]))
 
     def _initial_state(self, problem: Problem) -> Any:
-        """Return the first state of the network, from the data of its input."""
+        """Return the first state of the network for the data of a problem."""
         try:
             state = first_state(self.recipe, problem)
         except ValueError as error:
@@ -396,7 +396,7 @@ class Fitting:
                 raise ValueError(f"{name} needs an L2 fidelity without weights")
 
     def _around(self, around: Any, fitted: Problem, x: Tensor) -> Any:
-        """Return the image that the generated one, as large as x, is added to."""
+        """Return the image to which the generated one, of the shape of x, is added."""
         if around is None:
             return None
         if callable(around):
@@ -531,7 +531,7 @@ def fit(
 
 
 def _without(problem: Problem, left_out: Tensor) -> Problem:
-    """Replace left-out data by the least-squares solution, since zeros make streaks."""
+    """Replace left-out data by those of a least-squares fit: zeros make streaks."""
     A = problem.A
     y = torch.where(left_out, torch.zeros_like(problem.y), problem.y)
     if A.linear:

@@ -21,8 +21,8 @@ from svdinv.unroll.untrained.stopping import Rule
 class Kept(nn.Module):
     """State of a fit besides the weights: averages, best image, arrays of the rule.
 
-    `earlier` are copies of the models with the weights to return to if the fit
-    diverges, and with the first and second moments of Adam then.
+    `earlier` are three copies of the models: the weights to return to if the fit
+    diverges, and Adam's first and second moments for these weights.
     """
 
     average: Tensor

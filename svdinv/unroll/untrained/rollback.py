@@ -26,12 +26,12 @@ class Rollback:
     Parameters
     ----------
     models : Module
-        Those that are fitted.
+        The models that are fitted.
     optimiser : Adam
         Their optimiser; its learning rate is multiplied by `factor`.
     earlier : ModuleList
-        Three copies of the models: the weights to return to, and the first and second
-        moments of Adam then. They are part of the checkpoint of the fit.
+        Three copies of the models: the weights to return to, and Adam's first and
+        second moments for these. They are part of the checkpoint of the fit.
 
     Attributes
     ----------

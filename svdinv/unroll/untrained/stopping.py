@@ -229,7 +229,7 @@ class SURE(GaussianRule):
         return self.probe * self.deviation
 
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
-        """Draw signs, for complex data in both parts, of magnitude 1."""
+        """Draw random signs, or complex numbers of magnitude 1 for complex data."""
         rng = np.random.default_rng([seed, 2])
         signs = rng.choice([-1.0, 1.0], size=(2, *problem.y.shape))
         values = signs[0]

@@ -35,8 +35,8 @@ _SHARE = 0.05  # fraction of the samples held out if the truth is not known
 # Relative weights if there are too few samples to hold some out.
 _USUAL, _USUAL_SPARSE = 0.01, 0.01
 _LOW = 0.1  # initial low-rank weight of low rank plus sparse
-# Start and range of the search for the best weight: less changes hundredths of a
-# decibel, and with more nothing is left of the series.
+# Start and range of the search for the best weight: smaller weights change hundredths
+# of a decibel, larger ones leave nothing of the series.
 _FIRST, _FIRST_SPARSE, _LEAST, _MOST = 1e-3, 0.095, 3e-6, 1.0
 _ITERATIONS, _RTOL = 200, 1e-4
 _TOLERANCE = 0.005  # dB of `best_solution`
@@ -124,7 +124,7 @@ def low_rank_plus_sparse(problem: Problem) -> Reconstruction:
 
     alone = _best_low_rank(problem)
     projected, scorer = _projected(problem), _scorer(problem)
-    # The norm for all weights; with coils it costs as much as many iterations.
+    # Once for all weights: with coils, the norm costs as much as many iterations.
     algorithm = LowRankPlusSparse()
     step = algorithm.default_parameters(projected, projected.adjoint(), None)
 

@@ -45,8 +45,8 @@ def read_hearts(places: Sequence[str]) -> dict[str, Series]:
 
     Places are .npy files, .npz files whose arrays are all series, and folders of such
     files. A series is real or complex, with 16 or more pixels a side and 4 or more
-    frames; its magnitude is used. Its name is that of the array or of the .npy file,
-    with the file in front, or its path, where it occurs again. Raises ValueError if a
+    frames; its magnitude is used. Its name is that of the array or of the .npy file; if
+    that occurs again, with the file's name or path in front. Raises ValueError if a
     file is missing or damaged, or an array is not a series.
     """
     found: dict[str, Series] = {}

@@ -89,18 +89,18 @@ SMALLEST = 16
 
 _CALIBRATION = 24  # most rows and columns from which maps are estimated
 _LEAST_CALIBRATION = 8  # fewest rows and columns, for the kernels of ESPIRiT
-# Bounds of the largest energy of coil maps, which is 1 but for rounding; with smaller
+# Bounds of the largest energy of coil maps, which is 1 up to rounding; with smaller
 # maps than these the steps of the networks are too short to reach the image.
 _LEAST_ENERGY, _UNIT_ENERGY = 0.1, 1.02
 _NEAR = 2  # points of k-space by which its peak may be off the centre
 _OUT_OF_ORDER = 100  # energy ratio of peak and centre that reveals unshifted FFTs
 _ZEROS = 0.5  # largest fraction of measured values that may be 0
-_DISAGREEING = 0.02  # largest of those, if as many that are not 0 are not in the mask
-# Of the check of maps: frames, steps, and the least residual relative to the data.
+_DISAGREEING = 0.02  # largest such fraction, if as many others lie outside the mask
+# Check of maps: numbers of frames and steps, and least relative residual to doubt them.
 _FITTED, _FITS, _MISFIT = 4, 4, 0.5
-# Bounds of the multiple of the truth that is nearest to the data, and of magnitudes.
+# Bounds of the factor of the truth that fits the data best, and for magnitudes.
 _MULTIPLES, _MULTIPLES_OF_MAGNITUDES = (0.5, 2.0), (0.2, 10.0)
-_SAME_PHASE = 0.97  # of the correlation of magnitudes, where the phase is the same
+_SAME_PHASE = 0.97  # least correlation for equal phases, relative to magnitudes
 _TINY = 1e-30  # magnitude below which single precision cannot divide
 
 
@@ -122,7 +122,7 @@ def check_centred(mask: NDArray[np.bool_], what: str) -> None:
     in_corner = np.fft.fftshift(mask, axes=(-2, -1))[:, rows, columns].mean()
     in_middle = mask[:, rows, columns].mean()
     mean = mask.mean()
-    dense = in_corner > max(0.5, 2 * mean)  # as no grid is
+    dense = in_corner > max(0.5, 2 * mean)  # unlike any grid
     few = in_middle < in_corner / 3
     # Complete in the corners, and in the middle as elsewhere.
     few |= in_corner == 1 and in_middle < (1 + mean) / 2
@@ -168,7 +168,7 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
             f"{path}: {zero:.0%} of the samples in the mask are exactly 0; mask must "
             "be false where nothing is measured"
         )
-    # What a scanner fills with zeros is zero in all frames.
+    # Zeros that a scanner has filled in are zero in all frames.
     missing = float((~nonzero & nonzero.any(axis=0))[mask].mean())
     outside = float((~mask)[nonzero].mean())
     if min(missing, outside) > _DISAGREEING:
@@ -179,9 +179,9 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
 
 
 def _check_maps(path: str | Path, kspace: Any, mask: Any, maps: Any) -> None:
-    """Raise FileError if k-space fits the conjugate maps, or an image moved by a half.
+    """Raise FileError if k-space fits conjugate maps, or an image shifted by a half.
 
-    Both are common where data come from another program.
+    Both are common mistakes in data from other programs.
     """
     sampled = np.flatnonzero(mask.any(axis=(1, 2)))[:_FITTED]
     kspace, mask = kspace[sampled], mask[sampled]
@@ -274,10 +274,10 @@ def problem_of_kspace(
 
 
 def _has_phase(kspace: Any, A: MRI, truth: Any) -> bool:
-    """Return whether a truth has the phase of the image, and not its magnitude alone.
+    """Return whether a truth has the phase of the image, not only its magnitude.
 
-    A real one has, if its zero-filled image correlates with that of the data nearly as
-    well as the magnitudes of both do.
+    A real truth has it if its zero-filled image correlates with that of the data nearly
+    as well as the magnitudes of both do.
     """
     if truth.imag.any():
         return True
@@ -293,9 +293,8 @@ def _check_truth(
 ) -> None:
     """Raise FileError if a truth has other units or axes than the k-space.
 
-    Compared by the multiple of the truth that is nearest to the data, which is 1
-    whatever their noise; if the truth has no phase, by that of magnitudes, which noise
-    makes larger.
+    The test is the factor of the truth that fits the data best, which is 1 whatever
+    their noise; if the truth has no phase, that of magnitudes, which noise increases.
     """
     size = float(np.abs(truth).max())
     expected, found = A(divided(truth, size)), divided(kspace, size)

@@ -279,7 +279,7 @@ class Cine(Task):
         return format.options if format else ()
 
     def sampling_options(self, problem: Problem) -> tuple[str, ...]:
-        """Return options for k-space that is complete, or that was when it was read."""
+        """Return options for k-space that is complete, or was before it was sampled."""
         complete = problem.truth is not None or _mri(problem).mask.all()
         return ("mask", "acceleration") if complete else ()
 
@@ -468,10 +468,10 @@ class Cine(Task):
         }
 
     def initial_image(self, problem: Problem) -> Any:
-        """Return the mean frame of a series that fits the data, repeated.
+        """Return the mean frame of a series that fits the data, once for each frame.
 
-        A series that fits the data frame by frame would leave nothing to learn: None
-        for a single frame.
+        Starting from the series itself would leave nothing to learn, as would a single
+        frame, for which the result is None.
         """
         if len(problem.y) == 1:
             return None

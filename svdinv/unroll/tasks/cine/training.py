@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # First indices of test and validation series, which differ from training indices.
 _FIRST_TEST, _FIRST_VALIDATION = 1_000_000, 2_000_000
-# In place of an item, for the properties that the items of a step share: a key of two
-# numbers would equal that of item 0.
+# Replaces the item in a key, for properties that the items of a step share: a key of
+# two numbers would equal that of item 0.
 _COMMON = 2**32 - 1
 
 

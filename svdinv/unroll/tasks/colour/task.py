@@ -61,7 +61,7 @@ _UNIFORM = "uniform"
 _SMALLEST = 32  # pixels a side of a cropped picture
 _LEAST_MEASURED = 11  # pixels a side of measured data, needed by SSIM
 _LEAST, _MOST = -0.25, 1.5  # range of the mean sample, with a margin for noise
-# Of SVT completion: thresholds beyond these change hundredths of a decibel.
+# SVT completion: thresholds beyond these change hundredths of a decibel.
 _FIRST_THRESHOLD, _LEAST_THRESHOLD, _MOST_THRESHOLD = 0.006, 0.0005, 1.0
 _FIXED_THRESHOLD = 0.01  # without a truth: larger than the best one, for noise
 _RTOL = 1e-4
@@ -311,7 +311,7 @@ class Colour(Task):
         }
 
     def suits_network(self, problem: Problem, recipe: Any) -> bool:
-        """Return whether the network suits a problem with gaps, or with noise alone.
+        """Return whether the network suits a problem with gaps, or with only noise.
 
         Denoising networks need different noise in each channel, as in training, and
         pictures large enough to estimate it.
@@ -377,8 +377,8 @@ class Colour(Task):
     ) -> Reconstruction:
         """Denoise a completed picture if it has kept samples that have noise.
 
-        Not if its channels are equal: then the samples that would be left out are known
-        from the other channels. Nor if the samples are those of the truth.
+        Returns it unchanged if its channels are equal, since left-out samples would be
+        known from the other channels, or if the samples are those of the truth.
         """
         mask, y, truth = problem.A.pixel_mask, problem.y, problem.truth
         white = problem.has_white_noise and min(y.shape[-2:]) >= _SMALLEST

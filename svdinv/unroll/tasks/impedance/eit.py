@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _SIZE, _ELECTRODES, _RINGS, _CONTACT = 64, 16, 16, 0.01
 _LEAST = 1e-7  # rounding error, relative to the mean voltage
 _SCORED = 256  # pixels a side at which the challenge scores images
-_MOST_CHANGED = 10.0  # voltages of water, by pictures of 0.1 to 10 times it
+_MOST_CHANGED = 10.0  # relative to water, for conductivities of 0.1 to 10 times it
 _CLEAR = 0.1  # distance from water beyond which a pixel is an inclusion
 
 Floats = NDArray[Any]
@@ -170,7 +170,7 @@ class Eit(Task):
             norms = np.linalg.norm(given), np.linalg.norm(alone)
             if norms[0] == 0:
                 raise ValueError("voltages are 0 everywhere")
-            # In any unit and polarity; a change of the water alone may be alike too.
+            # In any unit and polarity; a change of only the water may look similar.
             if abs(given @ alone) > 0.9 * np.prod(norms) and norms[0] > 0.3 * norms[1]:
                 raise ValueError(
                     "voltages must be differences from the voltages of water"

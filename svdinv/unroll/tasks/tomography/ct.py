@@ -120,7 +120,7 @@ def _projector(
 def _finer(
     image: Any, geometry: Geometry, angles: tuple[float, ...], detectors: int, n: int
 ) -> Any:
-    """Project an image with n x n pixels and n detectors for each of the geometry."""
+    """Project an image with n x n pixels per pixel and n detectors per detector."""
     rows, columns, pixel, spacing, *rest = geometry
     fine = Geometry(n * rows, n * columns, pixel / n, spacing / n, *rest)
     return finer_projection(
@@ -502,8 +502,8 @@ def _problem(
 ) -> Problem:
     """Return the problem of measured line integrals, scaled to densities up to 1.
 
-    Data and truth are divided by the largest density of the truth, without a truth by
-    that of a smooth FBP and a margin; not if it lies in the range `usual`.
+    Data and truth are divided by the largest density, unless it lies in `usual`: that
+    of the truth, or without one that of a smooth FBP times a margin.
     """
     A = _operator(geometry, tuple(map(float, angles)), sinogram.shape[-1])
     views = Views(geometry, tuple(angles), _unit(A))
@@ -547,7 +547,7 @@ def _is_truncated(sinogram: NDArray[Any]) -> bool:
 def _dead_detectors(sinogram: NDArray[Any]) -> list[int]:
     """List detectors that measure 0 in all views, unlike both of their neighbours.
 
-    These measure something in most views, so that the object is no small one.
+    The neighbours measure something in most views, which excludes small objects.
     """
     lit = (sinogram != 0).mean(axis=(0, 1))
     dead = (lit[1:-1] == 0) & (np.minimum(lit[:-2], lit[2:]) > 0.5)

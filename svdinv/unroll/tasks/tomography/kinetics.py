@@ -68,9 +68,8 @@ def two_tissues(
     The tissue is the convolution of `plasma` with the response of two compartments
     (Huang et al., Am. J. Physiol. 1980), mixed with blood. `rates` holds K1, k2, k3, k4
     per minute and the blood fraction; `frames` are durations in minutes, starting at
-    the injection; with blood, those of 5 s are exact to 0.4 %, of 2 s to 2.4 %, without
-    to 1.2 and 9.4 %. Raises ValueError if a duration is not positive or a rate
-    negative.
+    the injection. Frames of 5 s are exact to 0.4 %, of 2 s to 2.4 %; without blood to
+    1.2 and 9.4 %. Raises ValueError if a duration is not positive or a rate negative.
     """
     lengths = np.asarray(frames, np.float64)
     positive = (lengths > 0) & (lengths < math.inf)

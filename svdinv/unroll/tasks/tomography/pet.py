@@ -214,8 +214,7 @@ class Pet(FinerTask):
         `Ring`. Optional are ``factors``, the counts per unit of activity along a line
         as long as the longer side of the image, which include attenuation, efficiency
         and time; ``background``, the expected scatter and randoms; and ``truth``
-        (T, H, W).
-        Factors and background broadcast to the counts.
+        (T, H, W). Factors and background broadcast to the counts.
         """
         shape = file.shape("counts", "(views, detectors), or with frames", (2, 3))
         ring, angles = read_geometry(file, Ring, shape[-2])

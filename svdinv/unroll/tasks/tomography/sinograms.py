@@ -50,7 +50,7 @@ class FinerTask(Task):
     )
 
     def drawn_finer(self, *key: int) -> int:
-        """Draw the number of pixels for each one, along each axis, for an item."""
+        """Draw the number of simulated pixels per pixel and axis, for an item."""
         return int(np.random.default_rng([*key, 1]).choice(self.finer))
 
 
@@ -84,7 +84,7 @@ def coarser(given: InputImage, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
 def finer_projection(
     project: Callable[[Any], Any], image: NDArray[Any], n: int
 ) -> NDArray[Any]:
-    """Project an image to n detectors for each one, and return their means."""
+    """Project an image to n detectors per detector, and return their means."""
     y = project(image)
     return y.reshape(*y.shape[:-1], -1, n).mean(-1)
 
