@@ -250,6 +250,31 @@ class ElasticNet(Threshold):
         return 0.0
 
 
+def test_a_penalty_of_tau_that_has_none_is_refused():
+    """It had the right value, and a gradient without the penalty."""
+    with pytest.raises(TypeError, match=r"Wrong defines q0, q1 .* has_tau = True"):
+
+        class Wrong(Threshold):
+            q0 = q1 = ElasticNet.q0
+
+    class Ridge(Threshold):
+        """s / 2: without a parameter, of which r is y."""
+
+        def kept(self, s, tau, xp):
+            return s > 0
+
+        def solve(self, s, tau, xp):
+            return s / 2
+
+        r1, r2 = ElasticNet.r1, ElasticNet.r2
+
+    A = np.diag([2.0, 1.0, 1.0])
+    _, pullback = svdinv.numpy.vjp(
+        lambda A: svdinv.numpy.spectral_operator(A, Ridge()), A
+    )
+    np.testing.assert_allclose(pullback(A)[0], A / 2, atol=1e-14)
+
+
 @pytest.mark.parametrize("tau", [0.0, 0.5])
 def test_a_penalty_that_is_not_proportional_to_tau_at_zero_singular_values(tau):
     G = np.random.default_rng(7).standard_normal((4, 3))

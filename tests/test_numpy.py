@@ -1045,6 +1045,13 @@ def test_every_function_is_there_and_has_help():
     public = {n for n in vars(svdinv.for_namespace(np)) if not n.startswith("_")}
     assert public == set(svn.__all__)
     assert svdinv.for_namespace(np) is svdinv.for_namespace(np)
+    for name, module in (
+        ("array_api_compat.torch", "svdinv.torch"),
+        ("jax.numpy", "svdinv.jax"),
+    ):
+        xp = pytest.importorskip(name)
+        with pytest.raises(TypeError, match=f"those of {module}"):
+            svdinv.for_namespace(xp)  # whose own SVD would be differentiated
     for name in svn.__all__:
         function = getattr(svn, name)
         assert pickle.loads(pickle.dumps(function)) == function

@@ -1469,3 +1469,13 @@ def test_a_function_without_gradient_is_called_for_the_singular_values_alone():
     torch.testing.assert_close(found.detach(), expected, rtol=0, atol=0)
     (slope,) = torch.autograd.grad(found.sum(), theta)
     assert slope != 0
+
+
+def test_only_tau_of_a_function_is_learned():
+    """A tensor among its fields would get no gradient, without a word."""
+    A = torch.eye(3, dtype=torch.float64)
+    gamma = torch.tensor(2.5, dtype=torch.float64)
+    found = svdinv.torch.spectral_operator(A, Firm(gamma), 0.5)
+    assert torch.equal(found, svdinv.torch.firm_threshold(A, 0.5, 2.5))
+    with pytest.raises(TypeError, match="gamma of Firm must be a number"):
+        svdinv.torch.spectral_operator(A, Firm(gamma.requires_grad_()), 0.5)

@@ -113,9 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         with naming_flags(arguments, task):
             images = _images(arguments, task, settings[0])
             if not images:
-                raise ValueError(
-                    "argument --images: required: the task has no examples"
-                )
+                raise ValueError(f"argument --images: required for {task.images}")
             # Checks masks and other options with one image of each shape.
             shapes = {x.image.shape: x for x in images if isinstance(x, InputImage)}
             measured = [x for x in images if not isinstance(x, InputImage)]

@@ -345,6 +345,17 @@ def test_derivatives_of_wrapped_operators_on_every_framework(A, rng):
     np.testing.assert_allclose(pullback(g)[0], expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("flag", ["tight", "unitary"])
+def test_flags_of_an_operator_are_tested_with_its_adjoint(flag, rng):
+    A = Dense(np.linalg.qr(rng.standard_normal((6, 6)))[0], (6,))
+    setattr(A, flag, True)
+    assert dot_test(A, np.zeros(6)) < 1e-14
+    A = Dense(MATRIX, (6,))
+    assert dot_test(A, np.zeros(6)) < 1e-14
+    setattr(A, flag, True)
+    assert dot_test(A, np.zeros(6)) > 0.1
+
+
 def test_real_images_of_complex_data_in_tensorflow():
     assert dot_test(Fourier(), tf.ones((8, 6))) < 1e-6
     assert operator_norm(Fourier(), tf.ones((8, 6))) == pytest.approx(1, rel=1e-6)

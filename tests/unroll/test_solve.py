@@ -360,6 +360,43 @@ def test_divergence_is_told(measured):
             rtol=0,
             objective=False,
         )
+    with pytest.raises(FloatingPointError, match="rose in each of the last 20"):
+        solve(Problem(y, A), Tikhonov(0.3), parameters={"step": 10.0}, iterations=60)
+
+
+def test_jax_does_not_trace_it():
+    """The iterations of an algorithm it does trace."""
+    jax = pytest.importorskip("jax")
+    y = jax.numpy.ones((4, 4))
+
+    def loss(y):
+        return solve(Problem(y, Identity()), Nuclear(0.3)).image.sum()
+
+    for traced in (jax.grad(loss), jax.jit(loss)):
+        with pytest.raises(TypeError, match=r"JAX cannot trace solve.*iterate"):
+            traced(y)
+    algorithm, prior = ISTA(), Nuclear(0.3)
+
+    def iterated(y):
+        own = Problem(y, Identity())
+        return algorithm.iterate(algorithm.start(own), own, prior.prox, {"step": 0.5})[
+            "x"
+        ].sum()
+
+    assert np.isfinite(jax.grad(iterated)(y)).all()
+
+
+def test_what_split_returns_is_checked(measured):
+    class Split:
+        def value(self, x):
+            return 0.0
+
+        def split(self):
+            return Identity(), Nuclear(0.3)
+
+    y, A = measured
+    with pytest.raises(TypeError, match=r"function prox\(z, step\), got Nuclear"):
+        solve(Problem(y, A), Split())
 
 
 class Own:

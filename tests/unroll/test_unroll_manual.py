@@ -217,6 +217,17 @@ class Filtered(Recipe):
         return {"x": x - layers.step * A.adjoint(residual)}
 
 
+def test_what_a_recipe_lacks_or_returns_is_named():
+    class Half(Recipe):
+        begin, layers = Filtered.begin, Filtered.layers
+
+    with pytest.raises(TypeError, match=r"abstract method '?cell"):
+        Half()
+    net = faces.Network(Filtered(cells=1), seed=0)
+    with pytest.raises(ValueError, match="must have the axes B C H W, got shape"):
+        net(torch.ones(9, 9), Sampling(torch.from_numpy(HALF)))
+
+
 class Exponential(Operator):
     """Nonlinear, of functions that a tape knows."""
 

@@ -113,8 +113,8 @@ def _not_traced_by_jax() -> Iterator[None]:
         if not type(error).__module__.startswith("jax"):
             raise
         raise TypeError(
-            "JAX traces a call of solve, which reads values to choose steps and to stop: "
-            "use algorithm.start(problem) and algorithm.iterate in the traced function"
+            "JAX cannot trace solve, which reads values to choose steps and stop: use "
+            "algorithm.start and algorithm.iterate in the traced function"
         ) from error
 
 

@@ -319,7 +319,7 @@ def residual_chain(recipe: Any, inputs: int, outputs: int, axes: int) -> Convolu
 
 def choose(recipe: Recipe | None, kind: str, options: Any) -> Recipe:
     """Return `recipe`, checked, or a new one of class `kind` made from the options."""
-    cls: type[Recipe] = Recipe
+    cls: type[Recipe] = Recipe  # type: ignore[type-abstract]
     if kind:
         cls = getattr(importlib.import_module("svdinv.unroll.networks"), kind)
         if recipe is None:

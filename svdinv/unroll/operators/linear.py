@@ -24,6 +24,7 @@ from svdinv.unroll.arrays import (
     is_complex,
     namespace,
     norm,
+    to_numpy,
 )
 
 
@@ -480,7 +481,8 @@ def dot_test(A: Operator, like: Array, *, rng: np.random.Generator | int = 0) ->
 
     A is linear, or the derivative of an operator; images have the shape, dtype and
     framework of `like`. Returns ``|<A x, y> - <x, A^H y>| / (|A x| |y|)`` of the real
-    parts: of the order of the rounding errors if the adjoint is right.
+    parts: of the order of the rounding errors if the adjoint is right. If A is `tight`
+    or `unitary`, this is tested for x too, and the largest relative error is returned.
     """
     rng = np.random.default_rng(rng)
     check_floating("like", like)
@@ -489,7 +491,13 @@ def dot_test(A: Operator, like: Array, *, rng: np.random.Generator | int = 0) ->
     y = _drawn(Ax, rng)
     a, b = inner(Ax, y), inner(x, A.adjoint(y))
     size = as_float(norm(Ax)) * as_float(norm(y))
-    return abs(as_float(a) - as_float(b)) / size if size else as_float(abs(b))
+    error = abs(as_float(a) - as_float(b)) / size if size else as_float(abs(b))
+    pairs = [(A.forward(A.adjoint(Ax)), Ax)] if A.tight else []
+    pairs += [(A.adjoint(Ax), x)] if A.unitary else []
+    for u, v in pairs:
+        difference = np.linalg.norm(np.ravel(to_numpy(u) - to_numpy(v)))
+        error = max(error, float(difference) / (as_float(norm(v)) or 1.0))
+    return error
 
 
 def _drawn(like: Array, rng: np.random.Generator) -> Array:

@@ -538,7 +538,10 @@ def task_named(name: str, *, imports: bool = True) -> type[Task]:
             f"the weights are for {name}: import {module} before, or give --task "
             f"{name}, since svdinv imports no module named by a file of weights"
         )
-    return class_named(name, Task, dict.fromkeys(tasks, Task))
+    found = class_named(name, Task, dict.fromkeys(tasks, Task))
+    if not hasattr(found, "kind"):
+        raise ValueError(f"{name} must define kind, its name, or a TaskEntry as entry")
+    return found
 
 
 def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Task:
