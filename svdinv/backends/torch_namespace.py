@@ -34,38 +34,6 @@ from svdinv.backends.torch_kernels import (
 )
 from svdinv.backends.torch_sharded import all_reduce, is_spread, on_each_device
 
-__all__ = [
-    "add_product",
-    "all_reduce",
-    "any",
-    "any_on_host",
-    "clusters",
-    "concat",
-    "conj",
-    "cumulative_sum",
-    "decomposes_quickly",
-    "fft",
-    "finfo",
-    "imag",
-    "is_spread",
-    "isdtype",
-    "linalg",
-    "matrix_transpose",
-    "max",
-    "may_ask",
-    "moveaxis",
-    "multiplies_quickly",
-    "numbers",
-    "on_host",
-    "runs_kernels",
-    "sum",
-    "triangle",
-    "tril",
-    "triu",
-    "where",
-    "writable",
-]
-
 writable = True
 
 

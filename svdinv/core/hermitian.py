@@ -131,6 +131,12 @@ class Logarithm(HermitianFunction):
         return xp.where(near, series, _quotient(points, d, xp))
 
 
+def _level(w: Array, xp: Namespace) -> Array:
+    """Compute the rounding level of eigenvalues, (..., 1); 0 if there are none."""
+    most = xp.sum if known_equal(w.shape[-1], 0) else xp.max
+    return rounding_rtol(w, xp) * most(xp.abs(w), axis=-1, keepdims=True)
+
+
 class _Root(HermitianFunction):
     """A function of positive semidefinite matrices.
 
@@ -142,9 +148,7 @@ class _Root(HermitianFunction):
     ridged: bool = False
 
     def domain(self, w, xp):
-        if known_equal(w.shape[-1], 0):
-            return w  # has no largest
-        level = rounding_rtol(w, xp) * xp.max(xp.abs(w), axis=-1, keepdims=True)
+        level = _level(w, xp)
         least = level / 16 if self.ridged else level
         kept = xp.where(w > least, w, xp.zeros_like(w))
         return nan_unless(w >= -level, kept, xp)
@@ -319,10 +323,7 @@ class PositivePart(HermitianFunction):
     degree: ClassVar[float] = 1.0
 
     def domain(self, w, xp):
-        if known_equal(w.shape[-1], 0):
-            return w  # has no largest
-        level = rounding_rtol(w, xp) * xp.max(xp.abs(w), axis=-1, keepdims=True)
-        return xp.where(xp.abs(w) <= level, xp.zeros_like(w), w)
+        return xp.where(xp.abs(w) <= _level(w, xp), xp.zeros_like(w), w)
 
     def value(self, w, xp):
         return xp.where(w > 0, w, 0 * w)

@@ -147,9 +147,22 @@ class _OfFunction(Operation):
     def at(self, p: Any) -> HermitianFunction:
         return self.function if p is None else self.function.at(p)
 
-    def in_parameter(self) -> _OfFunction:
-        """Return the operation with the derivative of the function in its parameter."""
-        return replace(self, function=self.function.parameter_derivative())
+    def slope(self, x, call):
+        """Compute the derivative of the output in the parameter p."""
+        own = replace(self, function=self.function.parameter_derivative())
+        return call(own, *x)[0]
+
+    def along_parameter(self, x, dp, call, xp):
+        """Compute the tangent of the output along one of p; None if that is None."""
+        if dp is None:
+            return None
+        slope = self.slope(x, call)
+        return slope * cast(dp, slope, xp)[..., None, None]
+
+    def to_parameter(self, x, g, wanted, call, xp):
+        """Compute the cotangent of p, if there is one and it is wanted, else None."""
+        there = wanted and x[1] is not None
+        return inner(self.slope(x, call), g, xp) if there else None
 
 
 class HermitianMap(_OfFunction):
@@ -166,18 +179,13 @@ class HermitianMap(_OfFunction):
         A, p, *factors = x
         derivative = HermitianDerivative(self.function)
         along = when(some(dx[0]), call, derivative, A, p, dx[0], *factors)
-        if dx[1] is None:
-            return along[:1]
-        (slope,) = call(self.in_parameter(), *x)
-        return (add(along[0], slope * cast(dx[1], slope, xp)[..., None, None]),)
+        return (add(along[0], self.along_parameter(x, dx[1], call, xp)),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, p, *factors = x
-        derivative, gp = HermitianDerivative(self.function), None
+        derivative = HermitianDerivative(self.function)
         gA = when(wanted[0], call, derivative, A, p, g[0], *factors)[0]
-        if wanted[1] and p is not None:
-            gp = inner(call(self.in_parameter(), *x)[0], g[0], xp)
-        return gA, gp
+        return gA, self.to_parameter(x, g[0], wanted[1], call, xp)
 
 
 class HermitianDerivative(_OfFunction):
@@ -192,18 +200,13 @@ class HermitianDerivative(_OfFunction):
         along = when(some(dx[2]), call, self, A, p, dx[2], *factors)
         second = _SecondDerivative(self.function)
         bent = when_second(some(dx[0]), call, second, (A, p), X, dx[0], *factors)
-        moved = add(along[0], bent[0])
-        if dx[1] is None:
-            return (moved,)
-        (slope,) = call(self.in_parameter(), *x)
-        return (add(moved, slope * cast(dx[1], slope, xp)[..., None, None]),)
+        return (add(along[0], bent[0], self.along_parameter(x, dx[1], call, xp)),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, p, X, *factors = x
-        second, gp = _SecondDerivative(self.function), None
+        second = _SecondDerivative(self.function)
         point = when_second(wanted[0], call, second, (A, p), X, g[0], *factors)
-        if wanted[1] and p is not None:
-            gp = inner(call(self.in_parameter(), *x)[0], g[0], xp)
+        gp = self.to_parameter(x, g[0], wanted[1], call, xp)
         return point[0], gp, when(wanted[2], call, self, A, p, g[0], *factors)[0]
 
 

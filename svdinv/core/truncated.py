@@ -349,7 +349,7 @@ class Outside(Operation):
 
     constant: bool = False
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+    def value(self, x, xp):
         A, U, V, coupling, floor, b = x
         y, direction, null = _conjugate_residuals(
             lambda p: _squared(A, U, V, coupling, p, xp),
@@ -364,15 +364,11 @@ class Outside(Operation):
             return xp.zeros_like(like)
         return call(Outside(), *call(RefuseThird(), *coupled), floor, b)[0]
 
-    def tangent(
-        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
+    def tangent(self, x, y, dx, call, xp):
         moved = self.moved(x, dx[-1], call, xp)
         return moved, xp.zeros_like(x[-1]), xp.zeros_like(x[-2])
 
-    def cotangent(
-        self, x: Arrays, y: Arrays, g: Arrays, wanted: Any, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
+    def cotangent(self, x, y, g, wanted, call, xp):
         moved = self.moved(x, g[0], call, xp) if wanted[-1] else None
         return *zeros_where(wanted[:-1], x, xp), moved
 
@@ -380,12 +376,10 @@ class Outside(Operation):
 class _Correction(Outside):
     """`Outside` for a b that is 0 up to rounding: y is 0, but has a derivative."""
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+    def value(self, x, xp):
         return (xp.zeros_like(x[-1]),)
 
-    def tangent(
-        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
+    def tangent(self, x, y, dx, call, xp):
         return super().tangent(x, y, dx, call, xp)[:1]
 
 
