@@ -107,15 +107,21 @@ static V determinant(V *A, int n) {
   return sign;
 }
 
-/* R = U diag(1, ..., 1, sign) V^H of determinant 1, from U and V as rows; `scratch` has room
- * for one matrix.  The last row of U becomes that of U diag(1, ..., 1, sign). */
-static V rotation_of(V *R, V *U, const V *Vh, V *scratch, int n) {
+/* C = A B of n x n matrices; each has a step along its rows and one along its columns. */
+INLINE void multiply(V *C, const V *A, int ai, int ak, const V *B, int bk, int bj, int n) {
   for (int i = 0; i < n; i++)
     for (int j = 0; j < n; j++) {
       V x = {0};
-      for (int k = 0; k < n; k++) x += U[k * n + i] * Vh[k * n + j];
-      R[i * n + j] = scratch[i * n + j] = x;
+      for (int k = 0; k < n; k++) x += A[i * ai + k * ak] * B[k * bk + j * bj];
+      C[i * n + j] = x;
     }
+}
+
+/* R = U diag(1, ..., 1, sign) V^H of determinant 1, from U and V as rows; `scratch` has room
+ * for one matrix.  The last row of U becomes that of U diag(1, ..., 1, sign). */
+static V rotation_of(V *R, V *U, const V *Vh, V *scratch, int n) {
+  multiply(R, U, 1, n, Vh, n, 1, n);
+  for (int i = 0; i < n * n; i++) scratch[i] = R[i];
   const V sign = determinant(scratch, n);
   V *u = U + (n - 1) * n;
   const V *v = Vh + (n - 1) * n;
@@ -235,18 +241,8 @@ static void rotation_pull(V *G, const V *U, const V *Vh, V *S, V sign, V *K, int
   for (int i = 0; i < n; i++)
     S[i] = SELECT((S[i] <= least) & (small != (I){0} + 1), (V){0}, S[i]);
   V *half = K + (ptrdiff_t)n * n;
-  for (int i = 0; i < n; i++)
-    for (int j = 0; j < n; j++) {
-      V x = {0};
-      for (int k = 0; k < n; k++) x += U[i * n + k] * G[k * n + j];
-      half[i * n + j] = x;
-    }
-  for (int i = 0; i < n; i++)
-    for (int j = 0; j < n; j++) {
-      V x = {0};
-      for (int k = 0; k < n; k++) x += half[i * n + k] * Vh[j * n + k];
-      K[i * n + j] = x;
-    }
+  multiply(half, U, n, 1, G, n, 1, n);
+  multiply(K, half, n, 1, Vh, 1, n, n);
   for (int i = 0; i < n; i++)
     for (int j = 0; j <= i; j++) {
       const V total = S[j] + S[i], gap = S[j] - S[i];
@@ -255,18 +251,8 @@ static void rotation_pull(V *G, const V *U, const V *Vh, V *S, V sign, V *K, int
       V x = safe_quotient(K[j * n + i] - K[i * n + j], SELECT(reflected, gap, total), apart);
       K[j * n + i] = i == j ? (V){0} : x, K[i * n + j] = i == j ? (V){0} : -x;
     }
-  for (int i = 0; i < n; i++)
-    for (int j = 0; j < n; j++) {
-      V x = {0};
-      for (int k = 0; k < n; k++) x += K[i * n + k] * Vh[k * n + j];
-      half[i * n + j] = x;
-    }
-  for (int i = 0; i < n; i++)
-    for (int j = 0; j < n; j++) {
-      V x = {0};
-      for (int k = 0; k < n; k++) x += U[k * n + i] * half[k * n + j];
-      G[i * n + j] = x;
-    }
+  multiply(half, K, n, 1, Vh, n, 1, n);
+  multiply(G, U, 1, n, half, n, 1, n);
 }
 
 /* Cotangents of the points and weights.  Arrays: 0 P, 1 Q, 2 weights, 3 U as rows, 4 S,
