@@ -252,10 +252,23 @@ class ElasticNet(Threshold):
 
 def test_a_penalty_of_tau_that_has_none_is_refused():
     """It had the right value, and a gradient without the penalty."""
-    with pytest.raises(TypeError, match=r"Wrong defines q0, q1 .* has_tau = True"):
+    A = np.diag([2.0, 1.0, 1.0])
 
-        class Wrong(Threshold):
-            q0 = q1 = ElasticNet.q0
+    class Penalty:
+        q0 = q1 = ElasticNet.q0
+
+    class Wrong(Penalty, Threshold):
+        def kept(self, s, tau, xp):
+            return s > 0
+
+    with pytest.raises(TypeError, match=r"defines q0, q1 .* has_tau = True"):
+        svdinv.numpy.spectral_operator(A, Wrong())
+
+    class Half(Wrong):
+        r1 = ElasticNet.r1
+
+    with pytest.raises(TypeError, match="must define both of r1 and r2"):
+        svdinv.numpy.spectral_operator(A, Half())
 
     class Ridge(Threshold):
         """s / 2: without a parameter, of which r is y."""
@@ -268,7 +281,6 @@ def test_a_penalty_of_tau_that_has_none_is_refused():
 
         r1, r2 = ElasticNet.r1, ElasticNet.r2
 
-    A = np.diag([2.0, 1.0, 1.0])
     _, pullback = svdinv.numpy.vjp(
         lambda A: svdinv.numpy.spectral_operator(A, Ridge()), A
     )

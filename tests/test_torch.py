@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import pickle
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import operator_cases
@@ -28,6 +30,7 @@ from svdinv.backends.torch_namespace import (
     eps_of_products,
     full_precision,
 )
+from svdinv.core.functions import Threshold
 from svdinv.core.gram import GramFactors
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise
@@ -1471,11 +1474,44 @@ def test_a_function_without_gradient_is_called_for_the_singular_values_alone():
     assert slope != 0
 
 
-def test_only_tau_of_a_function_is_learned():
+@pytest.mark.parametrize("slots", [False, True])
+def test_only_tau_of_a_function_is_learned(slots):
     """A tensor among its fields would get no gradient, without a word."""
-    A = torch.eye(3, dtype=torch.float64)
-    gamma = torch.tensor(2.5, dtype=torch.float64)
-    found = svdinv.torch.spectral_operator(A, Firm(gamma), 0.5)
-    assert torch.equal(found, svdinv.torch.firm_threshold(A, 0.5, 2.5))
-    with pytest.raises(TypeError, match="gamma of Firm must be a number"):
-        svdinv.torch.spectral_operator(A, Firm(gamma.requires_grad_()), 0.5)
+
+    @dataclass(frozen=True, slots=slots)
+    class Own(Threshold):
+        """Hard threshold at gamma tau."""
+
+        gamma: Any
+        has_tau = True
+
+        def kept(self, s, tau, xp):
+            return s > self.gamma * tau
+
+    A, gamma = torch.eye(3, dtype=torch.float64), torch.tensor(2.5)
+
+    def of(gamma, A=A):
+        return svdinv.torch.spectral_operator(A, Own(gamma), 0.5)
+
+    for fixed in (np.float64(2.5), gamma):
+        run = partial(of, fixed)
+        assert torch.equal(run(), 0 * A)
+        assert torch.equal(torch.func.vmap(run)(A[None])[0], 0 * A)
+        found = torch.func.grad(lambda A, run=run: run(A).trace())(2 * A)
+        assert torch.equal(found, A)
+    with pytest.raises(TypeError, match="gamma of Own must be a number"):
+        of(gamma.requires_grad_())
+
+
+@pytest.mark.parametrize(("count", "distance"), [(2**17, 1e4), (10**6, 1e4)])
+def test_motion_of_many_points_far_away_in_single_precision(count, distance):
+    """Sums of so many terms, one after the other, would lose the centroid."""
+    rng = np.random.default_rng(0)
+    P = rng.standard_normal((count, 3)) + distance
+    Q = P @ np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    Q = Q + 0.01 * rng.standard_normal(Q.shape)
+    single = [torch.tensor(x, dtype=torch.float32) for x in (P, Q)]
+    found = svdinv.torch.kabsch(*single, reflection=True)
+    exact = svdinv.torch.kabsch(*(x.double() for x in single), reflection=True)
+    assert abs(found.rmsd / exact.rmsd - 1) < 1e-5
+    assert (found.rotation - exact.rotation).abs().max() < 1e-4

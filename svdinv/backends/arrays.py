@@ -259,7 +259,7 @@ def for_namespace(xp: Namespace) -> SimpleNamespace:
         raise TypeError(
             f"xp must be an array-API namespace with linear algebra, got {xp!r}"
         )
-    name = getattr(xp, "__name__", "").removeprefix("array_api_compat.")
+    *_, name = getattr(xp, "__name__", "").split("array_api_compat.")
     if (framework := name.partition(".")[0]) in ("torch", "jax"):
         raise TypeError(
             f"xp must be a namespace without derivatives of its own, got {name}: the "
@@ -659,7 +659,7 @@ def _svt_vjp(
 
 
 def _given(backend: ArrayBackend, A: Any, tau: Any) -> tuple[Array, Array]:
-    """Return A and tau as arrays; a floating point tau keeps its dtype."""
+    """Return A and tau as arrays; a number takes the dtype of A, an array keeps its."""
     A = _floating(backend, A)
     if not hasattr(tau, "dtype"):
         tau = checked(backend, tau, A)

@@ -32,6 +32,7 @@ from svdinv.core.namespace import (
     abs_max,
     binary_scale,
     is_usual,
+    runs_kernels,
     safe_divide,
 )
 from svdinv.core.operation import Call, Operation, add, direct, padded
@@ -63,6 +64,9 @@ class Motion(NamedTuple):
 CENTROID = 1 / 1024
 
 
+_MOST_IN_A_ROW = 2**17  # points whose weighted sum is a product
+
+
 class Points(NamedTuple):
     """Two centred matrices of points, divided by `unit`, shape (..., 1, 1)."""
 
@@ -82,10 +86,11 @@ def centred(P: Array, Q: Array, w: Array, xp: Namespace) -> Points:
     """Scale two matrices of points and subtract their weighted centroids."""
     sizes = abs_max(P, xp), abs_max(Q, xp)
     largest = xp.maximum(*sizes)
-    unit = binary_scale(largest, xp)
-    size = sizes[0] / unit * (sizes[1] / unit)
+    unit = xp.ones_like(largest)
     if not is_usual(largest, xp):
+        unit = binary_scale(largest, xp)
         P, Q = P / unit, Q / unit
+    size = sizes[0] / unit * (sizes[1] / unit)
     mass = xp.sum(w, axis=-1, keepdims=True)
     mass = xp.where(mass == 0, xp.ones_like(mass), mass)
     share = (w / mass)[..., None]
@@ -96,11 +101,17 @@ def centred(P: Array, Q: Array, w: Array, xp: Namespace) -> Points:
 
 def _centroid(P: Array, share: Array, xp: Namespace) -> tuple[Array, Array]:
     """Weighted centroid p, corrected once for its rounding error, and P - p."""
-    weights = xp.matrix_transpose(share)
-    p = weights @ P
+    p = _weighted_sum(share, P, xp)
     X = P - p
-    step = weights @ X
+    step = _weighted_sum(share, X, xp)
     return p + step, X - step
+
+
+def _weighted_sum(share: Array, P: Array, xp: Namespace) -> Array:
+    # A product with a row is faster, but adds the terms one after the other.
+    if runs_kernels(P, xp) and P.shape[-2] <= _MOST_IN_A_ROW:
+        return xp.matrix_transpose(share) @ P
+    return xp.sum(share * P, axis=-2, keepdims=True)
 
 
 def _residual(points: Points, R: Array, xp: Namespace, c: Any = None) -> Array:

@@ -316,7 +316,7 @@ def cluster_part(
 
     `odd` is skew(M + N), `slope` is from `log_derivative`, and `norm` is the minimum
     norm estimate; both come with their predicted errors. `near` is the mask of the
-    pairs of different values within the reach of the rule.
+    pairs i != j within the reach of the rule.
     """
     si, sj = _pairs(v.s)
     gap = sj - si

@@ -51,10 +51,10 @@ def sampled_difference(
     """First divided differences of f from its values, and its slopes for close pairs.
 
     `slopes` are f' at `difference_nodes`; the result has f' on the diagonal. The
-    quotient has the relative error eps / gap; for a smooth f, the mean of the slope
-    over the gap is exact. The mean is used for values within a third of each other, if
-    it agrees with the quotient up to the rounding errors of the latter. Where f has a
-    kink in between, it does not.
+    quotient has the relative error eps / gap; the mean of the slope over the gap,
+    by quadrature, is exact up to rounding for f smooth on the scale of s. The mean is
+    used for values within a third of each other, if it agrees with the quotient up to
+    the rounding errors of the latter. Where f has a kink in between, it does not.
     """
     s, top = scaled(S, xp)  # JAX's derivative of a quotient squares the denominator
     a, b = pair(s, y / top)

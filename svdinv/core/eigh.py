@@ -82,7 +82,8 @@ def eigh_pullback(
     Notes
     -----
     Exact for Re<G, V f(w) V^H> + sum g(w) with smooth f and g, except where f is 0 at a
-    repeated eigenvalue: there, gV is 0 whatever G is.
+    repeated eigenvalue: there, gV is 0 for its
+    vectors, whatever G is.
 
     References
     ----------

@@ -216,14 +216,19 @@ class Threshold(SpectralFunction):
     cuts: bool = True
     """Whether small singular values are set to 0; if not, the equation holds at 0."""
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Refuse q without tau, which would have no part in the derivative."""
-        super().__init_subclass__(**options)
-        own = {"q0", "q1", "q2"} & vars(cls).keys()
-        if own and not cls.has_tau and cls.r1 is Threshold.r1:
+    def check(self) -> None:
+        """Raise TypeError if a part of the penalty is missing from the derivatives."""
+        own = {
+            name
+            for name in ("q0", "q1", "q2", "r1", "r2")
+            if getattr(type(self), name) is not getattr(Threshold, name)
+        }
+        if ("r1" in own) != ("r2" in own):
+            raise TypeError(f"{self!r} must define both of r1 and r2")
+        if own and not self.has_tau and "r1" not in own:
             raise TypeError(
-                f"{cls.__name__} defines {', '.join(sorted(own))} and must set "
-                "has_tau = True, or define r1 and r2 for a penalty without tau"
+                f"{self!r} defines {', '.join(sorted(own))} and must set has_tau = "
+                "True, or define r1 and r2 for a penalty without tau"
             )
 
     def _moving(self, y: Array) -> Array:

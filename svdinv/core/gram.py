@@ -148,7 +148,7 @@ class Gram(NamedTuple):
 
 
 def gram_matrix(A: Array, wide: bool, xp: Namespace) -> Gram | None:
-    """Gram matrix of A, in double precision if `wide`, scaled if squares overflow.
+    """Gram matrix of A, in double precision if `wide`; scaled if squares need it.
 
     None if A is not finite, which the SVD then reports; for spread A, `eigh` does.
     """

@@ -123,7 +123,8 @@ def abs_max(x: Array, xp: Namespace, axis: tuple[int, ...] = (-2, -1)) -> Array:
     """
     if not is_complex(x, xp) and runs_kernels(x, xp) and _is_large(x, axis):
         most, least = (f(x, axis=axis, keepdims=True) for f in (xp.max, xp.min))
-        return xp.maximum(most, -least)  # without an array of absolute values
+        # Without an array of absolute values. Such arrays are on one device.
+        return xp.maximum(most, -least)
     part = xp.abs(real(x, xp))
     if is_complex(x, xp):
         part = xp.maximum(part, xp.abs(xp.imag(x)))

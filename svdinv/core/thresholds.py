@@ -44,9 +44,9 @@ def _kept(y: Array, tau: Any, xp: Namespace) -> Array:
 class Soft(_Above):
     """max(s - tau, 0), the proximal operator of tau times the nuclear norm.
 
-    With `weighted`, tau has one value for each singular value. The derivative exists
-    where equal singular values have equal weights; elsewhere, its singular part is left
-    out.
+    With `weighted`, tau has one value for each singular value. At equal singular
+    values the derivative exists if their weights are equal; if not, its singular part
+    is left out.
     """
 
     weighted: bool = False

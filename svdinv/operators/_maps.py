@@ -57,7 +57,7 @@ def with_tau(
 ) -> Array:
     """Apply a function with tau of shape (..., 1) or (..., k), or without."""
     if relative and isinstance(function, _HOMOGENEOUS) and 1 in A.shape[-2:]:
-        # Of vectors, it is linear, with a derivative at A = 0; NaN fails as usual.
+        # For vectors it is linear in A, also at A = 0; NaN fails as usual.
         xp = backend.xp
         nothing = 0 * abs_max(backend.stop_gradient(A), xp)
         one = xp.ones_like(A[..., :1, :1]) + cast(nothing, A, xp)

@@ -68,7 +68,7 @@ def sure(backend: Backend, A: Array, tau: float | Array, sigma: float | Array) -
         Threshold >= 0, broadcasting to the batch shape (...).
     sigma : float or array
         Standard deviation of the Gaussian noise in every element, broadcasting
-        to the batch shape; for complex noise, that of the real and imaginary parts.
+        to the batch shape; for complex noise, that of each of both parts.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def sure(backend: Backend, A: Array, tau: float | Array, sigma: float | Array) -
 
 
 def _unit(backend: Backend, A: Array, *sizes: Array) -> Array:
-    """Power of two to divide A and `sizes` by, so that squares do not overflow."""
+    """Power of two to divide A and `sizes` by, so that squares are numbers."""
     xp = backend.xp
     size = abs_max(A, xp)[..., 0, 0]
     for other in sizes:

@@ -14,7 +14,7 @@ from svdinv.core.divided_differences import (
     sampled_difference,
 )
 from svdinv.core.factors import Method, check_method
-from svdinv.core.functions import SpectralFunction
+from svdinv.core.functions import SpectralFunction, Threshold
 from svdinv.core.namespace import Array, cast, is_complex, known_equal
 from svdinv.core.svd_operations import SVD, Recompose
 from svdinv.core.thresholds import (
@@ -358,8 +358,11 @@ def spectral_operator(
         ) from error
     if not isinstance(function, SpectralFunction):
         raise TypeError(f"function must be a SpectralFunction, got {function!r}")
-    for name, value in getattr(function, "__dict__", {}).items():
-        if hasattr(value, "dtype") and not backend.is_constant(value):
+    if isinstance(function, Threshold):
+        function.check()
+    fields = *getattr(function, "__dict__", ()), *getattr(function, "__slots__", ())
+    for name in fields:
+        if getattr(getattr(function, name, None), "requires_grad", False):
             raise TypeError(
                 f"{name} of {type(function).__name__} must be a number: of the "
                 "parameters of a function, tau alone has a gradient"

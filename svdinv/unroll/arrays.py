@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import numbers
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import array_api_compat as compat
 import numpy as np
@@ -61,6 +61,8 @@ __all__ = [
     "to_numpy",
     "zero_padded",
 ]
+
+T = TypeVar("T")
 
 
 def _module(name: str) -> Any:
@@ -264,7 +266,7 @@ def norm(x: Array) -> Array:
 def as_float(x: Any) -> float:
     """Return a number or 0-d array as a Python float, detached from derivatives."""
     x = untraced(x)
-    return float(x.detach() if hasattr(x, "detach") else x)
+    return _read(float, x.detach() if hasattr(x, "detach") else x)
 
 
 def to_numpy(x: Any) -> np.ndarray[Any, Any]:
@@ -273,7 +275,20 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     for move in ("detach", "resolve_conj", "resolve_neg", "cpu", "get"):
         x = getattr(x, move)() if hasattr(x, move) else x
     # NumPy has no bfloat16.
-    return np.asarray(x.float() if str(x.dtype) == "torch.bfloat16" else x)
+    x = x.float() if str(x.dtype) == "torch.bfloat16" else x
+    return _read(np.asarray, x)
+
+
+def _read(convert: Callable[[Any], T], x: Any) -> T:
+    try:
+        return convert(x)
+    except TypeError as error:
+        if not type(error).__module__.startswith("jax"):
+            raise
+        raise TypeError(
+            "JAX cannot trace what reads values, such as solve, to choose steps and to "
+            "stop: use algorithm.start and algorithm.iterate in the traced function"
+        ) from error
 
 
 def short_repr(fields: Any) -> str:

@@ -587,23 +587,48 @@ def test_oversampling_and_mask_of_fastmri(tmp_path, rng):
         format_of(path).read(path)
 
 
-@pytest.mark.parametrize("coils", [(), (2,)])
-def test_cmrxrecon(tmp_path, rng, coils):
-    kspace = draw("complex64", rng, 3, 2, *coils, 18, 16)  # as h5py shows them
+def matlab(path, **arrays):
+    """A file of MATLAB 7.3, with complex numbers as pairs."""
+    pair = np.dtype([("real", "f4"), ("imag", "f4")])
+    shown = {n: x.view(pair) if x.dtype.kind == "c" else x for n, x in arrays.items()}
+    return write_h5(path, **shown)
+
+
+@pytest.mark.parametrize("name", ["kspace_sub02", "kspace_single_sub02"])
+@pytest.mark.parametrize("shape", [(3, 2), (1, 2), (1, 1)])  # frames, slices
+def test_cmrxrecon(tmp_path, rng, name, shape):
+    coils = 1 if "single" in name else 2
+    kspace = draw("complex64", rng, *shape, coils, 18, 16)
     kspace[..., 1::2, :] = 0
-    dtype = np.dtype([("real", "f4"), ("imag", "f4")])
-    path = write_h5(tmp_path / "a.mat", kspace_sub02=kspace.view(dtype))
+    stored = kspace[:, :, 0] if coils == 1 else kspace
+    while len(stored) == 1 and len(stored.shape) > 3:
+        stored = stored[0]  # MATLAB leaves out trailing axes, h5py shows them reversed
+    path = matlab(tmp_path / "a.mat", **{name: stored})
     assert format_of(path).name == "CMRxRecon"
-    with pytest.raises(SeveralSlices, match="0 to 1"):
-        read_input(path)
-    scan = format_of(path).read(path, slice=1)
-    assert scan.array.shape == (3, *(coils or (1,)), 18, 16)
-    np.testing.assert_array_equal(scan.array, kspace[:, 1].reshape(scan.array.shape))
+    if shape[1] > 1:
+        with pytest.raises(SeveralSlices, match="0 to 1"):
+            read_input(path)
+    number = shape[1] - 1
+    scan = format_of(path).read(path, slice=number)
+    np.testing.assert_array_equal(scan.array, kspace[:, number])
     assert (scan.mask == (np.arange(18) % 2 == 0)[:, None]).all()
-    if not coils:  # of several, maps would have to be estimated
-        assert read_input(path, slice=0)[1].setting == "as measured"
-    both = write_h5(tmp_path / "b.mat", kspace_sub02=kspace, kspace_full=kspace)
-    assert format_of(both).name == "array"
+    if coils == 1:  # of several, maps would have to be estimated
+        assert read_input(path, slice=number)[1].setting == "as measured"
+
+
+def test_other_files_of_matlab_are_none_of_cmrxrecon(tmp_path, rng):
+    kspace, image = draw("complex64", rng, 2, 1, 2, 18, 16), np.ones((3, 18, 16))
+    for others in (
+        {"kspace_full": kspace, "img": image},
+        {"kspace_full": kspace, "kspace_sub04": kspace},
+        {"kspace_info/field": np.ones(3), "img": image},
+        {"kspace": kspace.real},
+    ):
+        path = matlab(tmp_path / "a.mat", **others)
+        assert format_of(path).name == "array"
+        if "img" in others:
+            found = read_input(path, key="img", time_axis=2)[1]
+            assert found.image.shape == (3, 16, 18)
 
 
 def test_ismrmrd_is_measured(tmp_path, rng):
@@ -625,6 +650,19 @@ def test_ismrmrd_is_measured(tmp_path, rng):
 
 
 # All of them
+
+
+def test_a_dark_frame_of_dicom_may_be_negative_by_a_little(tmp_path):
+    bright, dark = np.full((16, 18), 2000, np.uint16), np.ones((16, 18), np.uint16)
+    dark[0, 0] = 0
+    for number, pixels in enumerate((bright, dark)):
+        each = dicom_dataset(pixels, InstanceNumber=number, RescaleIntercept=-1)
+        each.save_as(tmp_path / f"{number}.dcm")
+    assert read_input(tmp_path)[1].image.shape == (2, 16, 18)
+    each = dicom_dataset(bright, InstanceNumber=2, RescaleIntercept=-2500)
+    each.save_as(tmp_path / "2.dcm")
+    with pytest.raises(ValueError, match=r"the series has negative numbers"):
+        read_input(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5", ".nii"])

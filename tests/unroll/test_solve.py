@@ -363,6 +363,21 @@ def test_divergence_is_told(measured):
     with pytest.raises(FloatingPointError, match="rose in each of the last 20"):
         solve(Problem(y, A), Tikhonov(0.3), parameters={"step": 10.0}, iterations=60)
 
+    class Negative:
+        """An objective below 0 that rises, slowly, to its limit."""
+
+        def value(self, x):
+            return -10.0
+
+        def prox(self, x, step):
+            return 0.98 * x
+
+    y = np.ones((4, 4))
+    found = solve(
+        Problem(y, Identity()), Negative(), algorithm=ADMM(), x0=y, iterations=25,
+    )  # fmt: skip
+    assert found.objective[-1] > found.objective[0]
+
 
 def test_jax_does_not_trace_it():
     """The iterations of an algorithm it does trace."""
@@ -373,8 +388,17 @@ def test_jax_does_not_trace_it():
         return solve(Problem(y, Identity()), Nuclear(0.3)).image.sum()
 
     for traced in (jax.grad(loss), jax.jit(loss)):
-        with pytest.raises(TypeError, match=r"JAX cannot trace solve.*iterate"):
+        with pytest.raises(TypeError, match=r"JAX cannot trace .* as solve, .*iterate"):
             traced(y)
+
+    class Own(Nuclear):
+        """Whose error is its own."""
+
+        def prox(self, x, step):
+            return jax.jit(lambda x: x if x.sum() > 0 else -x)(x)
+
+    with pytest.raises(jax.errors.TracerBoolConversionError):
+        solve(Problem(y, Identity()), Own(0.3))
     algorithm, prior = ISTA(), Nuclear(0.3)
 
     def iterated(y):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from inspect import Parameter, ismethod, signature
 from itertools import pairwise
@@ -104,21 +104,6 @@ class Interrupted(KeyboardInterrupt):
         self.solution = solution
 
 
-@contextmanager
-def _not_traced_by_jax() -> Iterator[None]:
-    """Explain the error of JAX where it traces data or parameters."""
-    try:
-        yield
-    except TypeError as error:
-        if not type(error).__module__.startswith("jax"):
-            raise
-        raise TypeError(
-            "JAX cannot trace solve, which reads values to choose steps and stop: use "
-            "algorithm.start and algorithm.iterate in the traced function"
-        ) from error
-
-
-@_not_traced_by_jax()
 def solve(
     problem: Problem,
     prior: Any,
@@ -189,8 +174,8 @@ def solve(
         If data or `x0` are NaN or infinite, or so large or small that their squares
         overflow or underflow, a shape is wrong, or an option is out of range.
     FloatingPointError
-        If the image becomes NaN or infinite, or the objective grows steadily, because a
-        step is too large.
+        If the image becomes NaN or infinite, or the objective has risen in each of the
+        last 20 iterations, by a million times its first value: a step is too large.
     Interrupted
         On Ctrl-C, a KeyboardInterrupt with the state reached so far.
 
@@ -299,7 +284,7 @@ def solve(
     except KeyboardInterrupt as interrupt:
         part = Solution(current["x"], history[:count], count, "interrupted", current, p)
         raise Interrupted(part) from interrupt
-    if stopped == "iterations" and _grows(history):
+    if stopped == "iterations" and _grows(history, problem, current["x"]):
         raise FloatingPointError(
             f"{algorithm!r} diverges: the objective rose in each of the last "
             f"{_RISES} iterations, to {history[-1]:.3g}; its steps are too large"
@@ -307,11 +292,17 @@ def solve(
     return Solution(current["x"], history, count, stopped, current, p)
 
 
-def _grows(objective: list[float]) -> bool:
-    """Whether the objective rises steadily, to a million times its first value."""
+def _grows(objective: list[float], problem: Problem, x: Array) -> bool:
+    """Whether the objective rises steadily, by a million times its first value.
+
+    Or by a million times the data term of an image of zeros, if that is larger.
+    """
     last = objective[-_RISES - 1 :]
-    rises = len(last) > _RISES and all(a < b for a, b in pairwise(last))
-    return rises and last[-1] > 1e6 * objective[0]
+    if len(last) <= _RISES or any(a >= b for a, b in pairwise(last)):
+        return False
+    first = objective[0]
+    of_zeros = as_float(problem.value(namespace(x).zeros_like(x)))
+    return last[-1] - first > 1e6 * max(abs(first), abs(of_zeros))
 
 
 def _on_device(problem: Problem) -> Problem:

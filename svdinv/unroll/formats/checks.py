@@ -185,11 +185,15 @@ def magnitudes_or_complex(
     """
     images = to_complex(array, path, name)
     if array.dtype.kind in "if":
-        least = float(array.min(initial=0))
-        if least < -0.1 * float(array.max(initial=0)):
-            raise FileError(
-                f"{path}: {name} has negative numbers, down to {least:.4g}: real "
-                "images must be magnitudes; save signed ones as complex numbers, and "
-                "add 1000 to Hounsfield units"
-            )
+        check_magnitudes(array.min(initial=0), array.max(initial=0), path, name)
     return images
+
+
+def check_magnitudes(least: float, largest: float, path: str | Path, name: str) -> None:
+    """Raise FileError for extrema of real images that cannot be magnitudes."""
+    if least < -0.1 * largest:
+        raise FileError(
+            f"{path}: {name} has negative numbers, down to {least:.4g}: real images "
+            "must be magnitudes; save signed ones as complex numbers, and add 1000 to "
+            "Hounsfield units"
+        )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from svdinv.unroll.formats.checks import FileError, is_numeric, to_complex
+import numpy as np
+
+from svdinv.unroll.formats.checks import to_complex
 from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
 from svdinv.unroll.formats.scans import Scan, chosen
 
@@ -12,30 +14,42 @@ _NAMES = ("kspace", "kus")  # kspace_full, kspace_single_sub04, kus_Uniform8, ..
 
 
 def _name(file: Datasets) -> str:
-    """Return the name of the only k-space; empty if there is none, or several."""
-    named = [name for name in file if name.startswith(_NAMES)]
-    return named[0] if len(named) == 1 else ""
+    """Return the name of k-space that is the only array of a file, else nothing."""
+    arrays = [name for name, shape in file.shapes().items() if shape and len(shape) > 1]
+    return arrays[0] if len(arrays) == 1 and arrays[0].startswith(_NAMES) else ""
+
+
+def _axes(name: str) -> int:
+    return 4 if "single" in name else 5
 
 
 def holds_cmrxrecon(file: Datasets) -> bool:
-    """Return whether an open HDF5 file, written by MATLAB, has k-space of CMRxRecon."""
+    """Return whether an open HDF5 file, written by MATLAB, is one of CMRxRecon."""
     name = _name(file)
-    return bool(name) and file.dataset(name).ndim in (4, 5) and "mask" not in file
+    if not name:
+        return False
+    dataset = file.dataset(name)
+    is_complex = dataset.dtype.kind == "c" or dataset.dtype.names is not None
+    return is_complex and 3 <= dataset.ndim <= _axes(name)
 
 
 def read_scan(path: Path, *, slice: int | None = None) -> Scan:
     """Read the frames of a slice, with all coils. Samples that are 0 are missing.
 
-    The axes are (kx, ky, coil, slice, time) in MATLAB, without coil in files of one
-    coil, and reversed in HDF5; kx is the readout.
+    The axes are (kx, ky, coil, slice, time) in MATLAB, without coil if "single" is in
+    the name, and reversed in HDF5; kx is the readout. MATLAB leaves out trailing axes
+    of length 1.
     """
     with open_hdf5(path, "a MATLAB file") as file:
         name = _name(file)
         dataset = file.dataset(name)
-        if not is_numeric(dataset.dtype):
-            raise FileError(f"{path}: {name} must be numbers, got {dataset.dtype}")
-        number = chosen(path, slice, [""] * dataset.shape[1])
-        kspace = to_complex(dataset[:, number], path, name)
-    if kspace.ndim == 3:
+        missing = _axes(name) - dataset.ndim
+        count = dataset.shape[1 - missing] if missing < 2 else 1
+        number = chosen(path, slice, [""] * count)
+        place = (np.s_[:, number], number, ...)[missing]
+        kspace = to_complex(dataset[place], path, name)
+    if missing:
+        kspace = kspace[None]
+    if _axes(name) == 4:
         kspace = kspace[:, None]
     return Scan(kspace, (kspace != 0).any(axis=1))

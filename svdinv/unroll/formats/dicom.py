@@ -15,8 +15,9 @@ from svdinv._missing import needing
 from svdinv.unroll.formats.checks import (
     FileError,
     check_bytes,
-    magnitudes_or_complex,
+    check_magnitudes,
     reading,
+    to_complex,
 )
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
 from svdinv.unroll.formats.table import DICOM_SUFFIXES
@@ -96,7 +97,7 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
         labels.append(f"{name}{detail}, {len(frames)} frames")
     frames = ordered[chosen(path, slice, labels)]
     times = _sort(frames)
-    series, last = [], None
+    series, extrema, last = [], [0.0], None
     pixels: NDArray[Any] = np.empty(0)
     for frame in frames:
         with reading(frame.file, "a DICOM file"):
@@ -106,7 +107,9 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
                 pixels = pixels.reshape(-1, *pixels.shape[-2:])
             slope, intercept = frame.scale
             values = pixels[frame.index] * slope + intercept
-            series.append(magnitudes_or_complex(values, frame.file))
+            extrema += [values.min(), values.max()]
+            series.append(to_complex(values, frame.file, "the frame"))
+    check_magnitudes(min(extrema), max(extrema), frames[0].file, "the series")
     geometry = frames[0].geometry
     if geometry is not None and len(times) > 1:
         seconds = float(np.median(np.diff(times))) / 1000

@@ -43,7 +43,7 @@ def is_hdf5(path: Path) -> bool:
     """Return whether a file is HDF5, alone or after MATLAB's header of 512 bytes."""
     if not path.is_file():  # a pipe might block forever
         return False
-    with path.open("rb") as file:
+    with reading(path, "a file"), path.open("rb") as file:
         start = file.read(520)
     return b"\x89HDF\r\n\x1a\n" in (start[:8], start[512:])
 

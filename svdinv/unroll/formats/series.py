@@ -74,7 +74,8 @@ def read_series(
     ------
     ValueError
         If the file is missing, damaged, of another kind, or ambiguous; if the array
-        is empty, has fewer than two axes, is not finite, or is real and negative.
+        is empty, has fewer than two axes, is not finite, or is real with
+        values below -0.1 times the largest.
     ImportError
         If SciPy or h5py is needed and missing.
     """
@@ -256,7 +257,7 @@ def _choose_images(
                 raise FileError(
                     f"{path}: {name} has the name of measured data, not of images; "
                     "svdinv reads k-space as kspace, beside mask, from .h5 and .npz "
-                    "files, and images by key (--key)"
+                    "files, or from .mat files of CMRxRecon, and images by key (--key)"
                 )
         refused = _MEASURED if key is None else _NEVER_IMAGES
         if kind in refused and len(shape) > 1:

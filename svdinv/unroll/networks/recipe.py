@@ -340,7 +340,8 @@ def first_state(recipe: Recipe, problem: Problem) -> State:
     name = f"{type(recipe).__name__}.begin"
     state = checked_state(recipe.begin(problem), name, ["x"])
     x, axes = state["x"], getattr(recipe, "axes", None)
-    if axes and getattr(x.shape, "rank", 0) is not None:  # as in graphs of TensorFlow
+    known = getattr(x.shape, "rank", 0) is not None  # not so in TensorFlow's graphs
+    if isinstance(axes, str) and known:
         check_axes(x, axes)
     return state
 

@@ -300,7 +300,8 @@ class Ct(FinerTask):
         width = shape[-1] * spacing * (source / distance if source else 1.0) / pixel
         if 4 * width < max(rows, columns):
             cover = f"detectors that cover {width:.3g} of {max(rows, columns)} pixels"
-            raise file.error("geometry", f"has {cover}: is their spacing in its unit?")
+            hint = "is their spacing in its unit? If so, reconstruct a smaller image"
+            raise file.error("geometry", f"has {cover}: {hint}")
         if truth is not None:
             expected = problem.A(problem.truth)
             multiple = np.vdot(expected, problem.y) / np.vdot(expected, expected)
