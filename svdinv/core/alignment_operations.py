@@ -32,7 +32,6 @@ from svdinv.core.namespace import (
     abs_max,
     binary_scale,
     is_usual,
-    runs_kernels,
     safe_divide,
 )
 from svdinv.core.operation import Call, Operation, add, direct, padded
@@ -62,9 +61,6 @@ class Motion(NamedTuple):
 # Weight, in `_root`, of squared centroids beside squared distances from them: distances
 # may be wrong by 64 eps, centroids by 64 sqrt(CENTROID) = 2 eps.
 CENTROID = 1 / 1024
-
-
-_MOST_IN_A_ROW = 2**17  # points whose weighted sum is a product
 
 
 class Points(NamedTuple):
@@ -101,17 +97,11 @@ def centred(P: Array, Q: Array, w: Array, xp: Namespace) -> Points:
 
 def _centroid(P: Array, share: Array, xp: Namespace) -> tuple[Array, Array]:
     """Weighted centroid p, corrected once for its rounding error, and P - p."""
-    p = _weighted_sum(share, P, xp)
+    # No products, which add the terms of large sums one after the other.
+    p = xp.sum(share * P, axis=-2, keepdims=True)
     X = P - p
-    step = _weighted_sum(share, X, xp)
+    step = xp.sum(share * X, axis=-2, keepdims=True)
     return p + step, X - step
-
-
-def _weighted_sum(share: Array, P: Array, xp: Namespace) -> Array:
-    # A product with a row is faster, but adds the terms one after the other.
-    if runs_kernels(P, xp) and P.shape[-2] <= _MOST_IN_A_ROW:
-        return xp.matrix_transpose(share) @ P
-    return xp.sum(share * P, axis=-2, keepdims=True)
 
 
 def _residual(points: Points, R: Array, xp: Namespace, c: Any = None) -> Array:
