@@ -1720,14 +1720,18 @@ def test_products_of_nothing_are_left_to_the_framework():
 
 
 def test_parameters_of_functions_that_are_computed_without_a_gradient():
-    """The same whether a kernel serves or not: none of what a function holds."""
+    """The same whether a kernel serves or not: refused where it would be recorded."""
     torch = pytest.importorskip("torch")
     import svdinv.torch as st
 
     factor = torch.tensor(0.5, requires_grad=True)
     for size in (4, 70):
-        y = st.spectral_operator(torch.eye(size), Multiple(factor))
-        assert not y.requires_grad
+        A = torch.eye(size)
+        with torch.no_grad():
+            y = st.spectral_operator(A, Multiple(factor))
+        torch.testing.assert_close(y, 0.5 * A)
+        with pytest.raises(TypeError, match="factor of Multiple must be a number"):
+            st.spectral_operator(A, Multiple(factor))
 
 
 def test_numbers_of_functions_that_no_matrix_has():

@@ -362,7 +362,8 @@ def spectral_operator(
         function.check()
     fields = *getattr(function, "__dict__", ()), *getattr(function, "__slots__", ())
     for name in fields:
-        if getattr(getattr(function, name, None), "requires_grad", False):
+        value = getattr(function, name, None)
+        if getattr(value, "requires_grad", False) and not backend.is_constant(value):
             raise TypeError(
                 f"{name} of {type(function).__name__} must be a number: of the "
                 "parameters of a function, tau alone has a gradient"
