@@ -121,10 +121,6 @@ def abs_max(x: Array, xp: Namespace, axis: tuple[int, ...] = (-2, -1)) -> Array:
 
     Not the magnitude, whose derivative is NaN near underflow.
     """
-    if not is_complex(x, xp) and runs_kernels(x, xp) and _is_large(x, axis):
-        most, least = (f(x, axis=axis, keepdims=True) for f in (xp.max, xp.min))
-        # Without an array of absolute values. Such arrays are on one device.
-        return xp.maximum(most, -least)
     part = xp.abs(real(x, xp))
     if is_complex(x, xp):
         part = xp.maximum(part, xp.abs(xp.imag(x)))
@@ -136,11 +132,6 @@ def abs_max(x: Array, xp: Namespace, axis: tuple[int, ...] = (-2, -1)) -> Array:
 
 # Sizes beyond 2^(+-part/32 of the largest exponent) are rescaled.
 _PARTS = 6, 11, 16, 21, 26
-
-
-def _is_large(x: Array, axis: tuple[int, ...]) -> bool:
-    """Whether two extrema along axes are faster than |x| in PyTorch on the CPU."""
-    return math.prod(x.shape[i] for i in axis) > 2**16
 
 
 # Elements of the largest matrices whose maximum Python finds sooner than a framework.
