@@ -1293,7 +1293,7 @@ class Operators(Generic[Array, ArrayLike]):
             Threshold >= 0, broadcasting to the batch shape (...).
         sigma : float or array
             Standard deviation of the Gaussian noise in every element, broadcasting
-            to the batch shape; for complex noise, that of the real and imaginary parts.
+            to the batch shape; for complex noise, that of each of both parts.
 
         Returns
         -------

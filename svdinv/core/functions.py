@@ -460,7 +460,7 @@ class Tikhonov(SpectralFunction):
 
     That is u of 1 / z = u - i v for z = s + i tau, and the divided differences are the
     real parts of those of 1 / z: -1 / (z_a z_b) and 1 / (z_a z_b z_c). The cut-off
-    applies to |z| and is relative to the largest |z|.
+    applies to the modulus of z and is relative to the largest modulus.
     """
 
     rcond: float = 0.0
