@@ -12,6 +12,7 @@ from operator_cases import adjoint, with_values
 import svdinv.numpy
 from svdinv.core.functions import Threshold
 from svdinv.core.tensors import Tiling
+from svdinv.core.thresholds import Firm, Hard, Huber, LogSum, Schatten, Soft
 
 EMPTY = [(0, 3), (3, 0), (2, 0, 3), (0, 4, 3), (0, 0)]
 OF_NOTHING = {
@@ -267,8 +268,17 @@ def test_a_penalty_of_tau_that_has_none_is_refused():
     class Half(Wrong):
         r1 = ElasticNet.r1
 
-    with pytest.raises(TypeError, match="must define both of r1 and r2"):
+    with pytest.raises(TypeError, match="defines r1 and must define r2"):
         svdinv.numpy.spectral_operator(A, Half())
+
+    class Solved(Wrong):
+        q0, q1, solve = Threshold.q0, Threshold.q1, ElasticNet.solve
+        has_tau = True
+
+    with pytest.raises(TypeError, match="defines solve and must define q0, q1 and q2"):
+        svdinv.numpy.spectral_operator(A, Solved(), 0.5)
+    for own in (Hard(), Soft(), Huber(1.0), Schatten(0.5), LogSum(1.0), Firm(2.0)):
+        svdinv.numpy.spectral_operator(A, own, 0.5)
 
     class Ridge(Threshold):
         """s / 2: without a parameter, of which r is y."""

@@ -1048,6 +1048,8 @@ def test_every_function_is_there_and_has_help():
     for name, module in (
         ("array_api_compat.torch", "svdinv.torch"),
         ("jax.numpy", "svdinv.jax"),
+        ("torch", "svdinv.torch"),
+        ("dask.array", "svdinv.dask"),
     ):
         xp = pytest.importorskip(name)
         with pytest.raises(TypeError, match=f"those of {module}"):

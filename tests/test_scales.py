@@ -7,6 +7,7 @@ import pytest
 from frameworks import FRAMEWORKS, as_tuple, params
 from operator_cases import adjoint, inner, matrices, with_values
 
+import svdinv.numpy
 from svdinv import kernels
 
 
@@ -562,3 +563,20 @@ def test_gradients_of_points_of_very_different_sizes(framework, scale):
     expected = gradients(FRAMEWORKS["numpy"], P.astype(float), Q.astype(float))
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4 * np.abs(y).max())
+
+
+@pytest.mark.parametrize(
+    "framework", params("numpy", "torch", "tensorflow", "jax"), indirect=True
+)
+@pytest.mark.parametrize(("count", "distance"), [(2**16, 1e4), (10**6, 1e4)])
+def test_many_points_far_away_in_single_precision(framework, count, distance):
+    """Sums of so many terms, one after the other, would lose the centroid."""
+    rng = np.random.default_rng(0)
+    P = rng.standard_normal((count, 3)) + distance
+    R = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    Q = P @ R * np.linalg.det(R) + 0.01 * rng.standard_normal(P.shape)
+    P, Q = P.astype(np.float32), Q.astype(np.float32)
+    found = framework.module.kabsch(framework.array(P), framework.array(Q))
+    exact = svdinv.numpy.kabsch(P.astype(np.float64), Q.astype(np.float64))
+    assert abs(float(found.rmsd) / exact.rmsd - 1) < 1e-4
+    np.testing.assert_allclose(np.asarray(found.rotation), exact.rotation, atol=1e-4)

@@ -255,15 +255,16 @@ def for_namespace(xp: Namespace) -> SimpleNamespace:
     """
     from numpy.random import default_rng
 
+    *_, name = getattr(xp, "__name__", "").split("array_api_compat.")
+    own = {"torch": "torch", "jax": "jax", "tensorflow": "tf", "dask": "dask"}
+    if module := own.get(name.partition(".")[0]):
+        raise TypeError(
+            f"xp must be a namespace without a module of its own, got {name}: the "
+            f"operators for its arrays are those of svdinv.{module}"
+        )
     if not (hasattr(xp, "linalg") and hasattr(xp, "isdtype")):
         raise TypeError(
             f"xp must be an array-API namespace with linear algebra, got {xp!r}"
-        )
-    *_, name = getattr(xp, "__name__", "").split("array_api_compat.")
-    if (framework := name.partition(".")[0]) in ("torch", "jax"):
-        raise TypeError(
-            f"xp must be a namespace without derivatives of its own, got {name}: the "
-            f"operators with derivatives for its arrays are those of svdinv.{framework}"
         )
     backend = ArrayBackend(xp, True, ValueError, default_rng)
     functions = make_module(backend, f"svdinv.for_namespace({xp})")

@@ -32,6 +32,7 @@ from svdinv.core.namespace import (
     abs_max,
     binary_scale,
     is_usual,
+    runs_kernels,
     safe_divide,
 )
 from svdinv.core.operation import Call, Operation, add, direct, padded
@@ -61,6 +62,9 @@ class Motion(NamedTuple):
 # Weight, in `_root`, of squared centroids beside squared distances from them: distances
 # may be wrong by 64 eps, centroids by 64 sqrt(CENTROID) = 2 eps.
 CENTROID = 1 / 1024
+
+
+_MANY = 2**16  # points whose sum, term by term, is off by a percent in single precision
 
 
 class Points(NamedTuple):
@@ -96,12 +100,17 @@ def centred(P: Array, Q: Array, w: Array, xp: Namespace) -> Points:
 
 
 def _centroid(P: Array, share: Array, xp: Namespace) -> tuple[Array, Array]:
-    """Weighted centroid p, corrected once for its rounding error, and P - p."""
-    # No products, which add the terms of large sums one after the other.
+    """Weighted centroid p, corrected for its rounding error, and P - p."""
+    # No products, which add the terms of large sums one after the other. NumPy does so
+    # in sums along this axis, and needs a further step.
+    count = P.shape[-2]
+    many = count is None or count > _MANY
     p = xp.sum(share * P, axis=-2, keepdims=True)
     X = P - p
-    step = xp.sum(share * X, axis=-2, keepdims=True)
-    return p + step, X - step
+    for _ in range(2 if many and not runs_kernels(P, xp) else 1):
+        step = xp.sum(share * X, axis=-2, keepdims=True)
+        p, X = p + step, X - step
+    return p, X
 
 
 def _residual(points: Points, R: Array, xp: Namespace, c: Any = None) -> Array:

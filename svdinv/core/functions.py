@@ -218,17 +218,19 @@ class Threshold(SpectralFunction):
 
     def check(self) -> None:
         """Raise TypeError if a part of the penalty is missing from the derivatives."""
-        own = {
+        own = [
             name
-            for name in ("q0", "q1", "q2", "r1", "r2")
+            for name in ("solve", "q0", "q1", "q2", "r1", "r2")
             if getattr(type(self), name) is not getattr(Threshold, name)
-        }
-        if ("r1" in own) != ("r2" in own):
-            raise TypeError(f"{self!r} must define both of r1 and r2")
+        ]
+        if "r1" in own and "r2" not in own:
+            raise TypeError(f"{self!r} defines r1 and must define r2")
+        if own == ["solve"]:
+            raise TypeError(f"{self!r} defines solve and must define q0, q1 and q2")
         if own and not self.has_tau and "r1" not in own:
             raise TypeError(
-                f"{self!r} defines {', '.join(sorted(own))} and must set has_tau = "
-                "True, or define r1 and r2 for a penalty without tau"
+                f"{self!r} defines {', '.join(own)} and must set has_tau = True, or "
+                "define r1 and r2 for a penalty without tau"
             )
 
     def _moving(self, y: Array) -> Array:

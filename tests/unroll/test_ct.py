@@ -377,6 +377,30 @@ def test_detectors_that_do_not_cover_the_object_are_told(tmp_path):
     write_h5(path, **{**made, "sinogram": half})
     task, cut = read_measurement(path)
     assert "truncated" in task.describe(cut)
+    # Half of the detectors are enough in a whole turn.
+    count = made["sinogram"].shape[-1]
+    shift = np.zeros(7)
+    shift[4] = -made["geometry"][3] * (count - count // 2 - 2) / 2
+    for turn, known in ((180, True), (360, False)):
+        options = CtOptions(views=24, noise=0, size=24, arc=float(turn))
+        whole = Ct().arrays_to_save(problem(options))
+        side = whole["sinogram"][..., : count // 2 + 2]
+        geometry = whole["geometry"] + shift
+        write_h5(path, **{**whole, "sinogram": side, "geometry": geometry})
+        task, cut = read_measurement(path)
+        assert ("truncated" in task.describe(cut)) == known
+
+
+def test_an_object_larger_than_the_image_is_told(tmp_path):
+    made = Ct().arrays_to_save(problem(CtOptions(views=24, noise=0)))
+    path = write_h5(tmp_path / "a.h5", **made)
+    task, whole = read_measurement(path)
+    assert "larger" not in task.describe(whole)
+    size = made["geometry"][0] // 3
+    made["geometry"][:2] = size
+    write_h5(path, **made)
+    task, part = read_measurement(path)
+    assert f"{size:.0f}x{size:.0f} pixels, of a larger object" in task.describe(part)
 
 
 def test_damaged_files_are_refused(tmp_path):

@@ -77,12 +77,13 @@ def test_series_of_one_name_are_told_apart(tmp_path):
         (np.ones((4, 16)), r"one must be \(T, H, W\) with at least 4 frames of 16"),
         (np.ones((3, 16, 16)), "at least 4 frames"),
         (np.ones((4, 15, 16)), "of 16 pixels a side"),
-        (np.full((4, 16, 16), np.nan), "one must be finite and not all 0"),
+        (np.full((4, 16, 16), np.nan), "one has numbers that are not finite"),
         (np.zeros((4, 16, 16)), "one must be finite and not all 0"),
+        (np.tri(16) - 0.5 * np.ones((4, 16, 16)), "one has negative numbers"),
         (np.full((4, 16, 16), "a"), "one.npy must hold numbers"),
         (np.array([{}]), "cannot read .* as an array"),
     ],
-    ids=["axes", "frames", "pixels", "NaN", "zeros", "text", "objects"],
+    ids=["axes", "frames", "pixels", "NaN", "zeros", "signed", "text", "objects"],
 )
 def test_what_is_no_series_is_refused(tmp_path, content, message):
     path = tmp_path / "one.npy"

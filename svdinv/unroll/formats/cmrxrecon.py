@@ -14,8 +14,8 @@ _NAMES = ("kspace", "kus")  # kspace_full, kspace_single_sub04, kus_Uniform8, ..
 
 
 def _name(file: Datasets) -> str:
-    """Return the name of k-space that is the only array of a file, else nothing."""
-    arrays = [name for name, shape in file.shapes().items() if shape and len(shape) > 1]
+    """Return the name of k-space that is the only array of three axes or more."""
+    arrays = [name for name, shape in file.shapes().items() if shape and len(shape) > 2]
     return arrays[0] if len(arrays) == 1 and arrays[0].startswith(_NAMES) else ""
 
 

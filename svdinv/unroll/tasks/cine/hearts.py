@@ -18,7 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.formats.checks import FileError, fingerprint, listed
+from svdinv.unroll.formats.checks import (
+    FileError,
+    fingerprint,
+    listed,
+    magnitudes_or_complex,
+)
 from svdinv.unroll.formats.series import read_arrays
 from svdinv.unroll.tasks.cine import HEARTS
 
@@ -60,7 +65,7 @@ def read_hearts(places: Sequence[str]) -> dict[str, Series]:
                     f"{file}: {key} must be (T, H, W) with at least 4 frames of "
                     f"{_LEAST} pixels a side, got {array.shape}"
                 )
-            magnitude = np.abs(array.astype(np.complex64))
+            magnitude = np.abs(magnitudes_or_complex(array, file, key))
             if not np.isfinite(magnitude).all() or not magnitude.any():
                 raise FileError(f"{file}: {key} must be finite and not all 0")
             names = key, f"{file.stem}/{key}", f"{file}/{key}"

@@ -419,8 +419,13 @@ class Ct(FinerTask):
     def describe(self, problem: Problem) -> str:
         geometry = problem.scan.geometry
         size = f"{geometry.rows}x{geometry.columns} pixels"
-        if _is_truncated(problem.y):
+        arc = np.ptp(problem.scan.angles)
+        if _is_truncated(problem.y, arc):
             return f"{size}, truncated (the outermost detectors measure the object)"
+        beside = problem.A.forward(np.ones_like(problem.adjoint())) == 0
+        most = problem.y.max(axis=-1).mean()
+        if beside.any() and problem.y[beside].mean() > _MEASURED * most:
+            return f"{size}, of a larger object (rays beside the image measure it)"
         return size
 
 
@@ -539,10 +544,17 @@ def _is_transmitted(sinogram: NDArray[Any]) -> bool:
     return bool(brightest and outside.std() < 0.1 * outside.mean())
 
 
-def _is_truncated(sinogram: NDArray[Any]) -> bool:
-    """Whether the detectors at both ends measure more than 5 % of the maximum."""
+_MEASURED = 0.05  # mean, relative to that of the maxima, that is more than noise
+
+
+def _is_truncated(sinogram: NDArray[Any], arc: float) -> bool:
+    """Whether the detectors at an end, of a whole turn at both ends, measure something.
+
+    Within a whole turn, each ray that one end lacks is measured from the other side.
+    """
     ends = sinogram[..., [0, -1]].mean(axis=(0, 1))
-    return bool(ends.min() > 0.05 * sinogram.max(axis=-1).mean())
+    least = ends.min() if arc > 300 else ends.max()
+    return bool(least > _MEASURED * sinogram.max(axis=-1).mean())
 
 
 def _dead_detectors(sinogram: NDArray[Any]) -> list[int]:

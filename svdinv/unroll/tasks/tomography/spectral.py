@@ -246,7 +246,8 @@ class SpectralCt(Ct):
         return methods
 
     def describe(self, problem: Problem) -> str:
-        return f"{len(problem.y)} bins of {super().describe(problem)}"
+        bins = "1 bin" if len(problem.y) == 1 else f"{len(problem.y)} bins"
+        return f"{bins} of {super().describe(problem)}"
 
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
