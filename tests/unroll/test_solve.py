@@ -418,9 +418,16 @@ def test_what_split_returns_is_checked(measured):
         def split(self):
             return Identity(), Nuclear(0.3)
 
+    class Half(Split):
+        def split(self):
+            return Identity()
+
     y, A = measured
-    with pytest.raises(TypeError, match=r"function prox\(z, step\), got Nuclear"):
-        solve(Problem(y, A), Split())
+    for prior, got in ((Split(), "Nuclear"), (Half(), "Identity")):
+        with pytest.raises(TypeError, match=rf"prox\(z, step\), got .*{got}"):
+            solve(Problem(y, A), prior)
+        with pytest.raises(TypeError, match=r"ISTA.* cannot use .*; PDHG can"):
+            solve(Problem(y, A), prior, algorithm=ISTA())
 
 
 class Own:

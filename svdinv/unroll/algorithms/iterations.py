@@ -425,12 +425,14 @@ class PDHG(Algorithm):
         Raises TypeError if there is a `transform` and the prior has no ``split()``.
         """
         if hasattr(prior, "split"):
-            K, prox = prior.split()
-            if not callable(prox):
+            split = prior.split()
+            pair = isinstance(split, tuple) and len(split) == 2
+            if not pair or not callable(split[1]):
                 raise TypeError(
                     f"split() of {prior!r} must return an operator K and a function "
-                    f"prox(z, step), got {type(prox).__name__} for the latter"
+                    f"prox(z, step), got {split!r}"
                 )
+            K, prox = split
             unneeded = isinstance(K, Identity) and not self.nonnegative
             return replace(self, transform=None if unneeded else K), prox
         if self.transform is not None:

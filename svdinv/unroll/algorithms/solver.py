@@ -215,7 +215,8 @@ def solve(
     try:
         algorithm, prox = algorithm.bind(prior)
     except AttributeError as error:
-        raise TypeError(f"{algorithm!r} cannot use {prior!r}: {error}") from error
+        hint = "; PDHG can" if hasattr(prior, "split") else ""
+        raise TypeError(f"{algorithm!r} cannot use {prior!r}: {error}{hint}") from error
     for each in prox if isinstance(prox, Sequence) else (prox,):
         if getattr(each, "__func__", None) is Prior.prox:
             raise TypeError(

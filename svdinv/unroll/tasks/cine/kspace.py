@@ -160,9 +160,9 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
             f"it and the mask, over axes {tuple(wrapped)}"
         )
     nonzero = kspace.reshape(len(mask), -1, height, width).any(axis=1)
-    zero = 1 - float(nonzero[mask].mean())
-    if zero == 1:
+    if not nonzero[mask].any():
         raise FileError(f"{path}: kspace is zero at all samples")
+    zero = 1 - float(nonzero[mask].mean())
     if zero > _ZEROS:
         raise FileError(
             f"{path}: {zero:.0%} of the samples in the mask are exactly 0; mask must "
