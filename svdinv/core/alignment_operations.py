@@ -32,6 +32,7 @@ from svdinv.core.namespace import (
     abs_max,
     binary_scale,
     is_usual,
+    known_shape,
     runs_kernels,
     safe_divide,
 )
@@ -103,7 +104,7 @@ def _centroid(P: Array, share: Array, xp: Namespace) -> tuple[Array, Array]:
     """Weighted centroid p, corrected for its rounding error, and P - p."""
     # No products, which add the terms of large sums one after the other. NumPy does so
     # in sums along this axis, and needs a further step.
-    count = P.shape[-2]
+    count = known_shape(P)[-2]
     many = count is None or count > _MANY
     p = xp.sum(share * P, axis=-2, keepdims=True)
     X = P - p
