@@ -31,7 +31,6 @@ from svdinv.core.namespace import (
     Namespace,
     abs_max,
     binary_scale,
-    is_usual,
     known_shape,
     runs_kernels,
     safe_divide,
@@ -71,8 +70,6 @@ _MANY = 2**16  # points whose sum, term by term, is off by a percent in single p
 class Points(NamedTuple):
     """Two centred matrices of points, divided by `unit`, shape (..., 1, 1)."""
 
-    size: Array
-    """Product of the largest coordinates of P and Q, over the square of `unit`."""
     unit: Array
     mass: Array
     share: Array
@@ -85,19 +82,14 @@ class Points(NamedTuple):
 
 def centred(P: Array, Q: Array, w: Array, xp: Namespace) -> Points:
     """Scale two matrices of points and subtract their weighted centroids."""
-    sizes = abs_max(P, xp), abs_max(Q, xp)
-    largest = xp.maximum(*sizes)
-    unit = xp.ones_like(largest)
-    if not is_usual(largest, xp):
-        unit = binary_scale(largest, xp)
-        P, Q = P / unit, Q / unit
-    size = sizes[0] / unit * (sizes[1] / unit)
+    unit = binary_scale(xp.maximum(abs_max(P, xp), abs_max(Q, xp)), xp)
+    P, Q = P / unit, Q / unit
     mass = xp.sum(w, axis=-1, keepdims=True)
     mass = xp.where(mass == 0, xp.ones_like(mass), mass)
     share = (w / mass)[..., None]
     p, X = _centroid(P, share, xp)
     q, Y = _centroid(Q, share, xp)
-    return Points(size, unit, mass, share, p, q, X, Y)
+    return Points(unit, mass, share, p, q, X, Y)
 
 
 def _centroid(P: Array, share: Array, xp: Namespace) -> tuple[Array, Array]:
@@ -114,9 +106,8 @@ def _centroid(P: Array, share: Array, xp: Namespace) -> tuple[Array, Array]:
     return p, X
 
 
-def _residual(points: Points, R: Array, xp: Namespace, c: Any = None) -> Array:
-    turned = points.X @ xp.matrix_transpose(R)
-    return (turned if c is None else c * turned) - points.Y
+def _residual(points: Points, R: Array, xp: Namespace, c: Any = 1.0) -> Array:
+    return c * (points.X @ xp.matrix_transpose(R)) - points.Y
 
 
 def _mean_square(share: Array, x: Array, xp: Namespace) -> Array:
@@ -143,11 +134,12 @@ class FindMotion(Operation):
     def value(self, x, xp):
         P, Q, w = x
         points = centred(P, Q, w, xp)
-        far, unit, _, share, p, q, X, Y = points
+        unit, _, share, p, q, X, Y = points
         C = xp.matrix_transpose(share * Y) @ X
         U, S, Vh = Factorise(_ROTATION, method="svd").value((C, None), xp)
         # Zero singular values come out as noise, by which nothing may be divided: from
         # rounding the products, or P and Q, as for the components across a line.
+        far = abs_max(P, xp) / unit * (abs_max(Q, xp) / unit)
         noise = abs_max(X, xp) * abs_max(Y, xp) + rounding_rtol(far, xp) * far
         noise = rounding_rtol(noise, xp) * noise[..., 0]
         # A single such value is harmless: a larger one is always added to it.
@@ -274,7 +266,7 @@ class _AlignPush(Operation):
         *_, U, S, Vh, signs = motion
         R, _, rmsd, C = call(Align(covariance=True), P, Q, w, *motion)
         points = centred(P, Q, w, xp)
-        _, unit, mass, share, p, _, X, Y = points
+        unit, mass, share, p, _, X, Y = points
         dP = xp.zeros_like(P) if dP is None else dP
         dQ = xp.zeros_like(Q) if dQ is None else dQ
         turned = xp.matrix_transpose(R)
@@ -351,7 +343,7 @@ def _to_points(
     B comes without the term of h. B and k are still to be divided by sqrt(`unit`), as
     is done here. A rigid motion has c = 1 and k = 0.
     """
-    _, unit, mass, share, _, _, X, Y = points
+    unit, mass, share, _, _, X, Y = points
     root, h = xp.sqrt(unit), 0.0
     if weighted:
         gw = xp.sum((Y @ B) * X - k * c * X**2, axis=-1)

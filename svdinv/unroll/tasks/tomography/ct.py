@@ -69,6 +69,7 @@ _ITERATIONS = 100
 _CHANGE = 3e-4  # below which TV has converged
 _HIGHEST = 99.9  # percentile that counts as the highest density
 _MARGIN = 1.3  # for structures as thin as a pixel
+_MEASURED = 0.05  # mean, relative to that of the maxima, that is more than noise
 _GAP = 20.0  # degrees without a view, from which an arc is limited
 
 
@@ -422,7 +423,8 @@ class Ct(FinerTask):
         arc = np.ptp(problem.scan.angles)
         if _is_truncated(problem.y, arc):
             return f"{size}, truncated (the outermost detectors measure the object)"
-        beside = problem.A.forward(np.ones_like(problem.adjoint())) == 0
+        ones = np.ones((len(problem.y), *geometry[:2]), np.float32)
+        beside = problem.A.forward(ones) == 0
         most = problem.y.max(axis=-1).mean()
         if beside.any() and problem.y[beside].mean() > _MEASURED * most:
             return f"{size}, of a larger object (rays beside the image measure it)"
@@ -542,9 +544,6 @@ def _is_transmitted(sinogram: NDArray[Any]) -> bool:
     least, most = sinogram.min(-1), sinogram.max(-1)
     brightest = ((outside > 0.9 * most) & (least < 0.7 * most)).mean() > 0.5
     return bool(brightest and outside.std() < 0.1 * outside.mean())
-
-
-_MEASURED = 0.05  # mean, relative to that of the maxima, that is more than noise
 
 
 def _is_truncated(sinogram: NDArray[Any], arc: float) -> bool:
