@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,7 +19,6 @@ import numpy as np
 from svdinv.operators._arguments import as_integer
 from svdinv.unroll.arrays import (
     Array,
-    backend,
     inner,
     is_complex,
     like,
@@ -319,12 +317,8 @@ def _taped(operator: Operator) -> Operator:
         "project_to_samples": Linear(P, P),
         "preconditioned": Linear(M, M),
     }.items():
-        object.__setattr__(taped, name, partial(_called, linear))
+        object.__setattr__(taped, name, linear)
     return taped
-
-
-def _called(linear: Linear, x: Array) -> Array:
-    return backend(x).call(linear, x)[0]
 
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8

@@ -54,8 +54,6 @@ def save_panel(
     Without a truth, the panel has no error maps, and the last entry determines the
     window. Raises ImportError without Matplotlib.
     """
-    from matplotlib.patches import Rectangle
-
     columns = [truth, *entries] if truth else entries
     image = columns[0 if truth else -1].image
     height, width = image.shape[:2]
@@ -69,10 +67,7 @@ def save_panel(
         whole = sheet.axes[0, column]
         clipped = np.clip(entry.image, 0, 1)  # samples may have noise
         whole.imshow(_reduced(clipped), interpolation="antialiased", extent=extent)
-        corner = (left - 0.5, top - 0.5)
-        whole.add_patch(
-            Rectangle(corner, side, side, fill=False, edgecolor=_MARK, lw=1.4)
-        )
+        sheet.mark(column, left, top, side)
         window = clipped[top : top + side, left : left + side]
         sheet.framed(1, column).imshow(window, interpolation="nearest")
     if truth:
@@ -103,8 +98,6 @@ def save_series_panel(
     where it varies most. Magnitudes share one scale, and so do errors. Parameters and
     errors are those of `save_panel`.
     """
-    from matplotlib.patches import Rectangle
-
     columns = [truth, *entries] if truth else entries
     magnitudes = [np.abs(entry.image) for entry in columns]
     reference = magnitudes[0 if truth else -1]
@@ -121,10 +114,7 @@ def save_series_panel(
         frame = series[index]
         whole = sheet.axes[0, column]
         whole.imshow(frame, interpolation="antialiased", **grey)
-        corner = (left - 0.5, top - 0.5)
-        whole.add_patch(
-            Rectangle(corner, side, side, fill=False, edgecolor=_MARK, lw=1.4)
-        )
+        sheet.mark(column, left, top, side)
         zoomed = sheet.framed(1, column)
         zoomed.imshow(frame[window], interpolation="nearest", **grey)
         if not moving:
@@ -215,6 +205,14 @@ class _Sheet:
         axes: Axes = self.axes[row, column]
         axes.spines[:].set(visible=True, color=_MARK, linewidth=1.6)
         return axes
+
+    def mark(self, column: int, left: int, top: int, side: int) -> None:
+        """Draw the outline of a window of the first picture of a column."""
+        from matplotlib.patches import Rectangle
+
+        corner = (left - 0.5, top - 0.5)
+        outline = Rectangle(corner, side, side, fill=False, edgecolor=_MARK, lw=1.4)
+        self.axes[0, column].add_patch(outline)
 
     def head(self, column: int, entry: Entry) -> None:
         self._write(column, 0.33, entry.name, 12, _INK, "bold")

@@ -451,6 +451,11 @@ class Linear(Operation):
     adjoint: Function
     saves_inputs = False
 
+    def __call__(self, x: Array) -> Array:
+        """Return A x, which tapes and frameworks differentiate by the adjoint."""
+        result: Array = backend(x).call(self, x)[0]
+        return result
+
     def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
         return (self.forward(x[0]),)
 

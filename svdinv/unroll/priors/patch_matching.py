@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
-    backend,
     cast_like,
     is_tensorflow,
     namespace,
@@ -23,6 +22,7 @@ from svdinv.unroll.arrays import (
     to_numpy,
     zero_padded,
 )
+from svdinv.unroll.operators.wrapped import Linear
 
 _VALUES = 2**21  # elements of the groups in one part
 
@@ -158,13 +158,13 @@ def gathered(rows: Array, index: Array) -> Array:
     if _differentiates(rows):
         return namespace(rows).take(rows, index, axis=0)
     places = rows.shape[0]
-    return _taped(rows, lambda x: x[index], lambda g: _added(g, index, places))
+    return Linear(lambda x: x[index], lambda g: _added(g, index, places))(rows)
 
 
 def summed(rows: Array, index: Array, places: Any) -> Array:
     """Sum rows (n, values) with equal indices (n,), with shape (places, values)."""
     if not _differentiates(rows):
-        return _taped(rows, lambda x: _added(x, index, places), lambda g: g[index])
+        return Linear(lambda x: _added(x, index, places), lambda g: g[index])(rows)
     if compat.is_torch_array(rows):
         return rows.new_zeros(places, rows.shape[1]).index_add(0, index, rows)
     if is_tensorflow(rows):
@@ -172,14 +172,6 @@ def summed(rows: Array, index: Array, places: Any) -> Array:
         return add(rows, index, places)
     zeros = namespace(rows).zeros((places, rows.shape[1]), dtype=rows.dtype)
     return zeros.at[index].add(rows)
-
-
-def _taped(rows: Array, forward: Any, adjoint: Any) -> Array:
-    """Apply a linear function; a tape differentiates it by its adjoint."""
-    from svdinv.unroll.operators.wrapped import Linear
-
-    result: Array = backend(rows).call(Linear(forward, adjoint), rows)[0]
-    return result
 
 
 def _differentiates(x: Array) -> bool:
