@@ -111,20 +111,9 @@ def add(commands: Subparsers, help: str) -> None:
 class _Plan:
     """What is fitted, and to which data.
 
-    Attributes
-    ----------
-    task, problem
-        The data, and their task.
-    generator : Recipe
-        The network; its images are those of the problem divided by `unit`.
-    unit : float
-        The unit of its images.
-    trained : Network or None
-        The generator with its weights, if it was trained.
-    weights : str
-        Name of its weights.
-    noise : float or None
-        Standard deviation of the noise of the data; None if it is unknown.
+    The images of `generator` are those of `problem` divided by `unit`. `trained` is the
+    generator with its weights, named `weights`, if it was trained. `noise` is the
+    standard deviation of the noise of the data, None if it is unknown.
     """
 
     task: Task

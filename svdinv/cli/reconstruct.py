@@ -186,7 +186,7 @@ def _reconstruct(arguments: argparse.Namespace, work: _Work, device: str) -> Com
         methods |= {n: own[n] for n in own if which != "first" or n == method}
     done = compare(task, problem, methods, written, method)
     if done.written:
-        print(f"\n{_summary(method, done)}")
+        print(f"\n{_summary(task, problem, method, done)}")
         if weights and method in NAMES.values():
             print(f"Its weights: {weights}.")
         elif arguments.weights and arguments.method is None:
@@ -199,15 +199,27 @@ def _reconstruct(arguments: argparse.Namespace, work: _Work, device: str) -> Com
     return done
 
 
-def _summary(method: str, done: Compared) -> str:
-    """Return a sentence with the method of the image, and any that was better."""
+def _summary(task: Task, problem: Problem, method: str, done: Compared) -> str:
+    """Return a sentence with the method of the image, and any that was better.
+
+    Without a truth, say whether the data of all images are far from the measured ones.
+    """
     from svdinv.unroll.evaluation import label, slug
 
     text = f"The image is that of the method: {method}."
     row = next(row for row in done.rows if row.method == method)
-    if not row.values:
+    metric = next(iter(row.values), None)
+    if metric is None:
         return text
-    metric = next(iter(row.values))
+    if problem.truth is None:
+        least = min(row.values[metric] for row in done.rows)
+        if least > task.usual_misfit:
+            text += (
+                "\nNone of these images explains the data: compare the least "
+                f"{label({metric: least})} with the usual, below {task.usual_misfit:g}."
+                "\nIs the geometry that of the scan, and are all data valid?"
+            )
+        return text
     best = max(done.rows, key=lambda row: row.values[metric])
     if best.values[metric] < row.values[metric] + _MARGIN:
         return text

@@ -74,7 +74,7 @@ def classical(
 def run_method(
     name: str, method: Method, task: Task, problem: Problem
 ) -> tuple[Row, Entry]:
-    """Return the scores of a method, none without a truth, and its image for panels."""
+    """Return the scores of a method (`Task.score`), and its image for panels."""
     start = time.monotonic()
     estimate = method(problem)
     seconds = time.monotonic() - start

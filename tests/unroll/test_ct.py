@@ -391,6 +391,61 @@ def test_detectors_that_do_not_cover_the_object_are_told(tmp_path):
         assert ("truncated" in task.describe(cut)) == known
 
 
+def test_invalid_data_are_interpolated(tmp_path):
+    """Detectors between their neighbours, and views are left out."""
+    options = CtOptions(views=24, noise=0, size=32)
+    made = Ct().arrays_to_save(problem(options))
+    mask = np.ones(made["sinogram"].shape, bool)
+    mask[:, 20:22] = mask[5, :7] = False
+    mask[[3, 11]] = False
+    broken = np.where(mask, made["sinogram"], -7)
+    path = write_h5(tmp_path / "a.h5", **{**made, "sinogram": broken, "mask": mask})
+    task, repaired = read_measurement(path)
+    kept = np.delete(np.arange(24), [3, 11])
+    y = repaired.y[0] * repaired.scan.unit
+    shown = mask[kept]
+    np.testing.assert_allclose(y[shown], made["sinogram"][kept][shown], rtol=1e-6)
+    left, right = made["sinogram"][kept, 19], made["sinogram"][kept, 22]
+    np.testing.assert_allclose(y[:, 20], (2 * left + right) / 3, rtol=1e-5, atol=1e-5)
+    assert not y[4, :7].any()  # as beside them
+    share = 100 * (1 - shown.mean())
+    assert f"{share:.2g} % of the data interpolated" in str(repaired.scan)
+    assert len(repaired.scan.angles) == 22
+    errors = []
+    for each in (problem(options), repaired):
+        image = task.baselines()["NNLS"](each).image
+        errors.append(np.linalg.norm(image - problem(options).truth))
+    assert errors[1] < 1.5 * errors[0]
+    for wrong, match in (
+        (mask[0], "mask must have the shape of the sinogram"),
+        (mask * 3, "mask must contain only 0 and 1"),
+        (~mask & mask, "mask samples nothing"),
+    ):
+        write_h5(path, **{**made, "mask": wrong})
+        with pytest.raises(ValueError, match=match):
+            read_measurement(path)
+
+
+def test_data_that_no_image_explains_are_told(tmp_path, capsys):
+    """With the wrong centre of rotation no image has the measured data."""
+    made = Ct().arrays_to_save(problem(CtOptions(views=60, noise=0.01)))
+    path = write_h5(tmp_path / "a.h5", **made)
+    task, right = read_measurement(path)
+    image = task.baselines()["NNLS"](right).image
+    residual = np.linalg.norm(right.A(image) - right.y) / np.linalg.norm(right.y)
+    (name, value), *others = task.score(right, image).items()
+    assert (name, others) == ("misfit / %", [])
+    assert value == pytest.approx(100 * residual)
+    command = ["reconstruct", str(path), "--output", str(tmp_path)]
+    for offset, told in ((0.0, False), (5.0, True)):
+        made["geometry"][4] = offset * made["geometry"][3]
+        write_h5(path, **made)
+        assert main(command) == 0
+        printed = capsys.readouterr().out
+        assert "misfit / %" in printed
+        assert ("None of these images explains the data" in printed) == told
+
+
 def test_an_object_larger_than_the_image_is_told(tmp_path):
     made = Ct().arrays_to_save(problem(CtOptions(views=24, noise=0)))
     path = write_h5(tmp_path / "a.h5", **made)
@@ -438,7 +493,17 @@ def test_damaged_files_are_refused(tmp_path):
         (
             "sinogram",
             made["sinogram"] * (np.arange(34) != 15),
-            r"dead detectors, \[15\], which measure 0 in all views: interpolate",
+            r"invalid detectors \[15\], which measure 0 in all views: set mask",
+        ),
+        (
+            "sinogram",
+            made["sinogram"] * (abs(np.arange(34) - 15.5) > 2),
+            r"invalid detectors \[14, 15, 16, 17\], which measure 0",
+        ),
+        (
+            "sinogram",
+            made["sinogram"] * (np.arange(12) % 7 != 3)[:, None],
+            r"invalid views \[3, 10\], of which all detectors measure 0",
         ),
         ("truth", problem().truth / 1e3, r"is that of truth times 1e\+03"),
         ("weights", made["sinogram"], "weights would not be used: ct reads angles"),

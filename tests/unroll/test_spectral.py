@@ -224,7 +224,7 @@ def test_it_is_trained_and_reconstructs(tmp_path, capsys):
     write = ["data", "write", "spectral:walnut-1", *small, "--output", scan]
     assert main(write) == 0
     assert main(["data", "inspect", scan]) == 0
-    assert "4 bins of 16x16 pixels" in capsys.readouterr().out
+    assert "4 bins of energy of 16x16 pixels" in capsys.readouterr().out
     common = ["--weights", run, "--device", "cpu", "--output", str(tmp_path)]
     assert main(["reconstruct", scan, "--no-baselines", *common]) == 0
     found = np.load(tmp_path / "scan-network.npz")

@@ -194,10 +194,11 @@ class Datasets:
             raise self.error(name, f"must be real numbers, got {dataset.dtype}")
         with np.errstate(over="ignore"):
             array: Arrays = dataset[()].astype(np.float32)
-        if not np.isfinite(array).all():
-            raise self.error(
-                name, "has numbers that are not finite in single precision"
-            )
+        wrong = np.argwhere(~np.isfinite(array)).tolist()
+        if wrong:
+            where = f"{len(wrong)} of {array.size}, the first at {tuple(wrong[0])}"
+            rule = "has numbers that are not finite in single precision"
+            raise self.error(name, f"{rule}: {where}")
         return array
 
     def number(self, name: str) -> float:

@@ -389,7 +389,6 @@ class Bilinear(Generator):
         return layers
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
-        """Multiply the generated images by the functions of time."""
         xp = namespace(z)
         maps = self.space.maps(z, layers, H, W)
         B = sizes(maps, xp)[0]
@@ -460,7 +459,6 @@ class LowRankAndSparse(Generator):
         return named
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Generate ``"low_rank"`` and ``"sparse"`` and add them."""
         x, z, scale = state["x"], state["z"], state["scale"]
         xp = namespace(x)
         H, W = sizes(x, xp)[-2:]

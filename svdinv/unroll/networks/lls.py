@@ -177,7 +177,6 @@ class LLS(SeriesRecipe):
             raise TypeError(f"noise must be true or false, got {self.noise!r}")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Return the layers of a cell by name."""
         pixels = self.fold**2
         inputs = 5 if self.noise else 4
         layers: dict[str, Layer] = {
@@ -196,7 +195,6 @@ class LLS(SeriesRecipe):
         return bool(self.static or any(self.start))
 
     def begin(self, problem: Problem) -> State:
-        """Start from the zero-filled series and the iterations without weights."""
         x = zero_filled(problem)
         xp = namespace(x)
         square = real(xp.conj(x) * x, xp)
@@ -211,7 +209,6 @@ class LLS(SeriesRecipe):
         return {"x": x, "before": before} | scales
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Iterate once, see the top of this module."""
         x = state["x"]
         xp = namespace(x)
         beta = like(fraction(layers.momentum, xp), x, xp)

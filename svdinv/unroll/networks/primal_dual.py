@@ -239,14 +239,8 @@ class JointPrimalDual(_Alternating):
 
     Attributes
     ----------
-    features : int
-        Width of the hidden convolutions.
-    convs : int
-        Convolutions of each chain.
-    memory : int
-        Maps for each component of the image and of the data.
-    slope : float
-        Slope of the ReLUs below zero.
+    features, convs, memory, slope
+        As for `PrimalDual`, with `memory` maps for each component.
     start : int
         Iterations of FISTA from the approximate inverse to the image of the first cell,
         for least squares that penalise negative channels, with only W as weights; for

@@ -8,6 +8,7 @@ the entry-point group ``svdinv.tasks``.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -229,6 +230,8 @@ class Task:
     peak: ClassVar[float | str | None] = None
     moving: ClassVar[bool] = False  # whether its images have frames
     seconds: ClassVar[float] = 0.1  # duration of a frame in an animation
+    # Largest `misfit` of data that fit their operator, by the best of several methods.
+    usual_misfit: ClassVar[float] = math.inf
     has_views: ClassVar[bool] = True  # whether `views` yields equivalent problems
     # Default noise level at the input of an untrained network.
     input_noise: ClassVar[float] = 0.03
@@ -452,13 +455,23 @@ class Task:
     def score(self, problem: Problem, image: Arrays) -> dict[str, float]:
         """Compare an image with the truth, which has the same shape.
 
-        Returns the `metrics` by name; none if the problem has no truth.
+        Returns the `metrics` by name, or the `misfit` if the problem has no truth.
         """
         if problem.truth is None:
-            return {}
+            return self.misfit(problem, image)
         truth, image = problem.compared(np.asarray(image))
         truth, image = self.for_display(truth), self.for_display(image)
         return {name: metric(truth, image) for name, metric in self.metrics.items()}
+
+    def misfit(self, problem: Problem, image: Arrays) -> dict[str, float]:
+        """Compare the data of an image with the measured ones.
+
+        Returns ``|A x - y| / |y|`` in percent by the name of its unit; a task may
+        return another measure, or none.
+        """
+        y = problem.y
+        difference = np.linalg.norm(problem.A(np.asarray(image)) - y)
+        return {"misfit / %": 100 * float(difference / (np.linalg.norm(y) or 1.0))}
 
     def decibels(self, problem: Problem, image: Arrays) -> float:
         """Return the figure of merit in dB for validation and parameter searches.

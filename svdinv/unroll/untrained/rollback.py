@@ -23,20 +23,9 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 class Rollback:
     """Recognises a fit that diverges, and returns it to its earlier weights.
 
-    Parameters
-    ----------
-    models : Module
-        The models that are fitted.
-    optimiser : Adam
-        Their optimiser; its learning rate is multiplied by `factor`.
-    earlier : ModuleList
-        Three copies of the models: the weights to return to, and Adam's first and
-        second moments for these. They are part of the checkpoint of the fit.
-
-    Attributes
-    ----------
-    iterations : list of int
-        Iterations at which the fit diverged.
+    `earlier` holds three copies of the models, which the checkpoint of the fit
+    contains: the weights to return to, and Adam's first and second moments for these.
+    `iterations` are those at which the fit diverged.
     """
 
     def __init__(

@@ -196,7 +196,8 @@ class Ct(FinerTask):
     options = CtOptions
     input_noise = 0.01
     metrics = COLOUR
-    layout = "(views, detectors)"  # of a measured sinogram
+    layout = "(views, detectors), of one slice"  # of a measured sinogram
+    usual_misfit = 7.0
     side = _ATTENUATION  # length of an image's side
     # Range of the highest density in which measured data are not rescaled.
     usual: ClassVar[tuple[float, float]] = (0.25, 1.5)
@@ -273,12 +274,24 @@ class Ct(FinerTask):
 
         Angles are in degrees; ``geometry`` holds the seven numbers of `Geometry`; the
         optional ``truth`` is (C, H, W), with one channel unless the layout has more.
-        Views may be in any order; the problem has them by angle.
+        Views may be in any order; the problem has them by angle. With one channel, the
+        optional ``mask`` of the sinogram's shape is 0 where data are invalid: these are
+        interpolated between detectors, and views without valid data are left out.
         """
         axes = 2 if self.channels else 3
         shape = file.shape("sinogram", self.layout, (axes,))
         geometry, angles = read_geometry(file, Geometry, shape[-2])
         sinogram = file.real("sinogram").reshape(-1, *shape[-2:])
+        interpolated = 0.0
+        if self.channels and "mask" in file:
+            file.same("mask", shape, "of the sinogram")
+            mask = file.mask()
+            kept = mask.any(axis=-1)
+            sinogram, angles, mask = sinogram[:, kept], angles[kept], mask[kept]
+            interpolated = 1 - float(mask.mean())
+            for view, valid in zip(sinogram[0], mask, strict=True):
+                places = np.flatnonzero(~valid)
+                view[places] = np.interp(places, np.flatnonzero(valid), view[valid])
         if not sinogram.sum(dtype=np.float64) > 0:
             rule = "must have line integrals of attenuation: their sum is not positive"
             raise file.error("sinogram", rule)
@@ -286,15 +299,22 @@ class Ct(FinerTask):
             rule = "must have line integrals -log(I / I0), not intensities I"
             why = "its outermost detectors measure the most"
             raise file.error("sinogram", f"{rule}: {why}")
-        dead = _dead_detectors(sinogram)
-        if dead and self.channels:
-            rule = f"has dead detectors, {dead}, which measure 0 in all views"
-            raise file.error("sinogram", f"{rule}: interpolate them")
+        if self.channels:
+            full = not is_limited(angles)
+            for what, dead in {
+                "detectors {}, which measure 0 in all views": _dead(sinogram[0], full),
+                "views {}, of which all detectors measure 0": _empty(sinogram[0]),
+            }.items():
+                if dead:
+                    rule = f"has invalid {what.format(dead)}: set mask to 0 there"
+                    raise file.error("sinogram", rule)
         truth = file.truth((len(sinogram), *geometry[:2]), "of the image")
         order = by_angle(angles)
         sinogram, angles = sinogram[:, order], angles[order]
         try:
-            problem = _problem(sinogram, geometry, angles, self.usual, truth)
+            problem = _problem(
+                sinogram, geometry, angles, self.usual, truth, interpolated
+            )
         except ValueError as error:
             raise file.error("geometry", f"is invalid: {error}") from error
         rows, columns, pixel, spacing, _, source, distance = geometry
@@ -314,7 +334,7 @@ class Ct(FinerTask):
         return problem
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        geometry, angles, unit = problem.scan
+        geometry, angles, unit, _ = problem.scan
         y = problem.y * np.float32(unit)
         return {
             "sinogram": y[0] if self.channels else y,
@@ -426,7 +446,8 @@ class Ct(FinerTask):
         ones = np.ones((len(problem.y), *geometry[:2]), np.float32)
         beside = problem.A.forward(ones) == 0
         most = problem.y.max(axis=-1).mean()
-        if beside.any() and problem.y[beside].mean() > _MEASURED * most:
+        # A mean would be small if the object reaches beyond the image at few places.
+        if beside.any() and np.quantile(problem.y[beside], 0.99) > _MEASURED * most:
             return f"{size}, of a larger object (rays beside the image measure it)"
         return size
 
@@ -437,12 +458,15 @@ class Views(NamedTuple):
     geometry: Geometry
     angles: tuple[float, ...]
     unit: float
+    interpolated: float = 0.0  # fraction of the data
 
     def __str__(self) -> str:
         kind = "fan" if self.geometry.source else "parallel"
         views = "1 view" if len(self.angles) == 1 else f"{len(self.angles)} views"
-        ends = f"{min(self.angles):.4g} to {max(self.angles):.4g} degrees"
-        return f"{views} of a {kind} beam, {ends}"
+        text = f"{min(self.angles):.4g} to {max(self.angles):.4g} degrees"
+        if self.interpolated:
+            text += f", {100 * self.interpolated:.2g} % of the data interpolated"
+        return f"{views} of a {kind} beam, {text}"
 
 
 _Setting: TypeAlias = tuple[int, int, float, str]  # size, views, arc and beam
@@ -507,6 +531,7 @@ def _problem(
     angles: Any,
     usual: tuple[float, float],
     truth: Any = None,
+    interpolated: float = 0.0,
 ) -> Problem:
     """Return the problem of measured line integrals, scaled to densities up to 1.
 
@@ -514,7 +539,7 @@ def _problem(
     of the truth, or without one that of a smooth FBP times a margin.
     """
     A = _operator(geometry, tuple(map(float, angles)), sinogram.shape[-1])
-    views = Views(geometry, tuple(angles), _unit(A))
+    views = Views(geometry, tuple(angles), _unit(A), interpolated)
     problem = Problem(sinogram / np.float32(views.unit), A, truth=truth, scan=views)
     if truth is None:
         # Noise and streaks would raise the percentile of a sharper FBP.
@@ -556,14 +581,25 @@ def _is_truncated(sinogram: NDArray[Any], arc: float) -> bool:
     return bool(least > _MEASURED * sinogram.max(axis=-1).mean())
 
 
-def _dead_detectors(sinogram: NDArray[Any]) -> list[int]:
-    """List detectors that measure 0 in all views, unlike both of their neighbours.
+def _dead(sinogram: NDArray[Any], full: bool) -> list[int]:
+    """List detectors that measure 0 in all views, between others that do not.
 
-    The neighbours measure something in most views, which excludes small objects.
+    Those beside a group measure something in most views, which excludes small objects.
+    Unless the views are all around (`full`), it is a single detector: there may be a
+    gap between two objects.
     """
-    lit = (sinogram != 0).mean(axis=(0, 1))
-    dead = (lit[1:-1] == 0) & (np.minimum(lit[:-2], lit[2:]) > 0.5)
-    return (1 + np.flatnonzero(dead)).tolist()
+    lit = (sinogram != 0).mean(axis=0)
+    some = np.flatnonzero(lit)
+    dead: list[int] = []
+    for left, right in itertools.pairwise(some.tolist()):
+        if min(lit[left], lit[right]) > 0.5 and (full or right == left + 2):
+            dead.extend(range(left + 1, right))
+    return dead
+
+
+def _empty(sinogram: NDArray[Any]) -> list[int]:
+    """List views in which all detectors measure 0."""
+    return np.flatnonzero(~sinogram.any(axis=-1)).tolist()
 
 
 def _inverted(problem: Problem, window: Window) -> Any:

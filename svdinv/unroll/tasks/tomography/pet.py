@@ -149,6 +149,7 @@ class Pet(FinerTask):
     options = PetOptions
     metrics = SERIES
     peak = "max"
+    usual_misfit = 2.0
     moving = True
     seconds = 0.2
 
@@ -352,6 +353,10 @@ class Pet(FinerTask):
     def finished(self, image: Any) -> Any:
         return np.maximum(image, 0)
 
+    def misfit(self, problem: Problem, image: Any) -> dict[str, float]:
+        """Return the mean deviance of a count, about 1 for Poisson noise."""
+        return {"deviance": 2 * float(problem.value(image)) / problem.y.size}
+
     def describe(self, problem: Problem) -> str:
         ring, frames = problem.scan.ring, len(problem.y)
         many = f"{frames} frames of " if frames > 1 else ""
@@ -435,7 +440,6 @@ class Activities(Simulated):
     task: Pet
 
     def problem(self, *key: int) -> Problem:
-        """Draw a phantom, and simulate its counts."""
         task, rng = self.task, np.random.default_rng(key)
         # The items of a step have equal shapes, because they form a batch.
         common = np.random.default_rng(key[:2])

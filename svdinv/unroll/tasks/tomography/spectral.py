@@ -120,6 +120,7 @@ class SpectralCt(Ct):
     metrics = SERIES
     peak = "max"
     layout = "(bins, views, detectors)"
+    usual_misfit = 15.0  # of bins with few photons
     side = _SIDE
     usual = (0.25, 2.0)  # bone at low energies attenuates by up to 1.8 / cm
 
@@ -247,7 +248,7 @@ class SpectralCt(Ct):
 
     def describe(self, problem: Problem) -> str:
         bins = "1 bin" if len(problem.y) == 1 else f"{len(problem.y)} bins"
-        return f"{bins} of {super().describe(problem)}"
+        return f"{bins} of energy of {super().describe(problem)}"
 
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
