@@ -197,7 +197,7 @@ class Ct(FinerTask):
     input_noise = 0.01
     metrics = COLOUR
     layout = "(views, detectors), of one slice"  # of a measured sinogram
-    usual_misfit = 7.0
+    usual_misfit = 5.0
     side = _ATTENUATION  # length of an image's side
     # Range of the highest density in which measured data are not rescaled.
     usual: ClassVar[tuple[float, float]] = (0.25, 1.5)
