@@ -208,7 +208,8 @@ def check_floating(name: str, x: Array) -> None:
     """Raise TypeError unless an array is real or complex floating point, not masked."""
     check_plain(x, name)
     if not namespace(x).isdtype(x.dtype, ("real floating", "complex floating")):
-        raise TypeError(f"{name} must be floating point or complex, got {x.dtype}")
+        hint = ": convert it, e.g. by astype(float)" if "int" in str(x.dtype) else ""
+        raise TypeError(f"{name} must be floating point or complex, got {x.dtype}{hint}")
 
 
 def is_bool(x: Array) -> bool:

@@ -374,6 +374,12 @@ def test_measured_counts_are_written_and_read(tmp_path):
     np.testing.assert_allclose(again, due, rtol=1e-3, atol=1e-5)
     scores = [task.score(p, osem(p).image) for p in (made, found)]
     assert scores[1] == pytest.approx(scores[0], rel=1e-3)
+    durations = Pet().arrays_to_save(made) | {"factors": np.ones(3)}
+    write_h5(tmp_path / "b.h5", **durations)
+    with pytest.raises(
+        ValueError, match=r"got \(3,\): for frames reshape it to \(3, 1"
+    ):
+        read_measurement(tmp_path / "b.h5")
 
 
 def test_activities_of_any_unit(tmp_path):
@@ -394,6 +400,23 @@ def test_activities_of_any_unit(tmp_path):
     np.testing.assert_allclose(again.scale, found.scale, rtol=1e-5)
 
 
+def test_counts_that_no_image_explains_are_told(tmp_path, capsys):
+    """The deviance is 1 of Poisson noise, and large for detectors that are dead."""
+    made = Pet().arrays_to_save(problem(PetOptions(size=32, views=30, counts=3e5)))
+    path = tmp_path / "a.h5"
+    dead = made["counts"] * (np.arange(made["counts"].shape[-1]) % 8 != 3)
+    for counts, told in ((made["counts"], False), (dead, True)):
+        write_h5(path, **{**made, "counts": counts.astype(int)})
+        assert main(["reconstruct", str(path), "--output", str(tmp_path)]) == 0
+        printed = capsys.readouterr().out
+        assert ("None of these images explains the data" in printed) == told
+        task, read = read_measurement(path)
+        image = task.baselines()["MLEM"](read).image
+        deviance = 2 * read.fidelity.distance(read.A(image), read.y) / read.y.size
+        assert task.score(read, image) == {"deviance": pytest.approx(deviance)}
+        assert (0.7 < deviance < 1.3) != told
+
+
 def test_damaged_files_are_refused(tmp_path, capsys):
     made = Pet().arrays_to_save(problem())
     negative = made["counts"].copy()
@@ -405,11 +428,11 @@ def test_damaged_files_are_refused(tmp_path, capsys):
         ("geometry", np.r_[20.0, 1e6, 1, 0], "geometry must have 11 to 4096 pixels"),
         ("geometry", np.r_[20.0, 20, 1, 500], "must lie on lines through the image"),
         ("angles", np.ones(3), "angles must have the shape"),
-        ("counts", negative, "counts must not be negative"),
+        ("counts", negative, "counts must not be negative: do not subtract randoms"),
         ("counts", 0 * negative, "counts must not be all 0"),
         ("background", np.ones((3, 2)), "background must broadcast"),
         ("background", 2 * made["counts"], "background adds up to .*, more than the"),
-        ("factors", -np.ones(1), "factors must not be negative"),
+        ("factors", -np.ones(1), "factors must not be negative$"),
         ("truth", np.zeros((1, 20, 20)), "truth must be positive somewhere"),
         ("factor", np.ones(1), r"factor would not be used: pet .* mean factors\?"),
         ("randoms", np.ones(2), "randoms would not be used: pet reads angles, backgr"),

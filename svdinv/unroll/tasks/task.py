@@ -62,6 +62,16 @@ Method: TypeAlias = Callable[[Problem], Reconstruction]
 """A function that reconstructs the image of a problem."""
 
 
+def _every(problem: Problem) -> bool:
+    """Return True: the condition holds for every problem."""
+    return True
+
+
+def _none(problem: Problem) -> bool:
+    """Return False: the condition holds for no problem."""
+    return False
+
+
 def zero_filled(problem: Problem) -> Reconstruction:
     """Return A^H y, with zeros where the data are not sampled."""
     return Reconstruction(problem.adjoint())
@@ -73,9 +83,8 @@ class Baseline:
 
     method: Method
     lengthy: bool = False  # takes longer than a few seconds: run only on request
-    # Whether it can solve the problem; whether it takes minutes: then run if named.
-    applies: Callable[[Problem], bool] = lambda problem: True
-    slow: Callable[[Problem], bool] = lambda problem: False
+    applies: Callable[[Problem], bool] = _every  # whether it can solve the problem
+    slow: Callable[[Problem], bool] = _none  # takes minutes: run only if named
 
     def __call__(self, problem: Problem) -> Reconstruction:
         """Reconstruct."""

@@ -149,7 +149,7 @@ class Pet(FinerTask):
     options = PetOptions
     metrics = SERIES
     peak = "max"
-    usual_misfit = 2.0
+    usual_misfit = 1.8
     moving = True
     seconds = 0.2
 
@@ -227,10 +227,14 @@ class Pet(FinerTask):
                 optional[name] = np.array(np.broadcast_to(found, counts.shape))
             except ValueError as error:
                 rule = f"must broadcast to {counts.shape}, got {found.shape}"
+                if found.shape == counts.shape[:1]:
+                    rule += f": for frames reshape it to {(len(counts), 1, 1)}"
                 raise file.error(name, rule) from error
         for name, array in {"counts": counts, **optional}.items():
             if (array < 0).any():
-                raise file.error(name, "must not be negative")
+                hint = ": do not subtract randoms, but store them as background"
+                rule = f"must not be negative{hint if name == 'counts' else ''}"
+                raise file.error(name, rule)
         if not counts.any():
             raise file.error("counts", "must not be all 0")
         live = optional["factors"] > 0
