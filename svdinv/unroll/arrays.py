@@ -208,8 +208,8 @@ def check_floating(name: str, x: Array) -> None:
     """Raise TypeError unless an array is real or complex floating point, not masked."""
     check_plain(x, name)
     if not namespace(x).isdtype(x.dtype, ("real floating", "complex floating")):
-        hint = ": convert it, e.g. by astype(float)" if "int" in str(x.dtype) else ""
-        raise TypeError(f"{name} must be floating point or complex, got {x.dtype}{hint}")
+        rule = "floating point or complex, e.g. by astype(float)"
+        raise TypeError(f"{name} must be {rule}, got {x.dtype}")
 
 
 def is_bool(x: Array) -> bool:
