@@ -118,8 +118,10 @@ class _OfOneParameter(DataFidelity):
             raise TypeError(
                 f"{self.name} must be a number or an array, got {type(value).__name__}"
             )
-        if number and not (value > 0 or (self.may_be_0 and value == 0)):
+        usable = number and (0 < value < math.inf or (self.may_be_0 and value == 0))
+        if number and not usable:
             requirement = "not be negative" if self.may_be_0 else "be positive"
+            requirement += ", and finite"
             raise ValueError(f"{self.name} must {requirement}, got {value}")
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:

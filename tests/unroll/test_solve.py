@@ -595,6 +595,18 @@ R = Casorati(1.0)
             TypeError,
             "weight must not be numpy.ma",
         ),
+        (
+            lambda: solve(
+                Problem(
+                    Y, Identity(), L2((np.arange(len(Y)) > 0)[:, None, None] * 1.0)
+                ),
+                R,
+                algorithm=ADMM(exact_data=True),
+            ),
+            ValueError,
+            "exact_data restores all data and needs positive weights",
+        ),
+        (lambda: L2(np.inf), ValueError, "weight must be positive, and finite"),
         (lambda: Casorati(np.inf), ValueError, "weight must be finite"),
         (lambda: Casorati([1, 2]), ValueError, "weight must be one number"),
     ],
@@ -636,6 +648,49 @@ def test_the_norm_of_the_operator_is_of_no_account(name):
         known.append((found.objective[-1] / c**2, found.image))
         np.testing.assert_allclose(known[-1][0], known[0][0], rtol=1e-6)
         np.testing.assert_allclose(known[-1][1], known[0][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Nuclear", "nonnegative", "counts", "counts, TV"])
+def test_the_norm_of_the_operator_is_of_no_account_for_primal_dual_steps(name, rng):
+    """Images are in units of 1 / c; with counts the objective stays the same."""
+    x = np.maximum(rng.standard_normal((12, 2)) @ rng.standard_normal((2, 10)), 0)
+    sampled = Blur(np.ones((3, 3)) / 9)
+    counts = rng.poisson(50 * sampled(x)).astype(float)
+    known = []
+    for c in (1.0, 1e-5, 24.0, 1e4):
+        A, y, fidelity, prior = c * sampled, c * sampled(x), L2(), None
+        if name == "Nuclear":
+            prior = Nuclear(0.1 * c * c)
+        elif name.startswith("counts"):
+            y, fidelity = counts, PoissonKL(1.0)
+            prior = (TotalVariation if "TV" in name else Nuclear)(0.3 * c)
+        algorithm = PDHG(nonnegative=name != "Nuclear")
+        problem = Problem(y, A, fidelity)
+        found = solve(problem, prior, algorithm=algorithm, iterations=150, rtol=0)
+        known.append(found.image if y is not counts else c * found.image)
+        np.testing.assert_allclose(known[-1], known[0], rtol=1e-6, atol=1e-9)
+    if "counts" in name:
+        settled = solve(problem, prior, algorithm=algorithm, iterations=20_000)
+        assert found.objective[-1] < 1.02 * settled.objective[-1]
+
+
+def test_it_stops_once_the_dual_variables_of_differences_have_settled(rng):
+    """Of a large weight, the image is its mean."""
+    y = np.mgrid[:32, :32][0] / 32 + 0.1 * rng.standard_normal((32, 32))
+    found = solve(Problem(y, Identity()), TotalVariation(100.0), iterations=20_000)
+    assert found.stopped == "converged"
+    assert found.objective[-1] < 1.02 * ((y - y.mean()) ** 2).sum() / 2
+
+
+def test_it_stops_once_every_image_of_a_batch_has_settled(rng):
+    """A small image beside a large one."""
+    x = rng.standard_normal((12, 2)) @ rng.standard_normal((2, 12))
+    A, R = Sampling(rng.random((12, 12)) < 0.5), Nuclear(1e-5)
+    y = A(np.stack([x, 1e-4 * x]))
+    algorithm = FISTA(restart=True, batch_axes=1)
+    found = solve(Problem(y, A), R, algorithm=algorithm, iterations=20_000)
+    due = solve(Problem(y[1], A), R, iterations=20_000, rtol=1e-8).image
+    assert np.linalg.norm(found.image[1] - due) < 1e-3 * np.linalg.norm(due)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -34,7 +34,7 @@ from svdinv.unroll.arrays import (
     times,
     to_numpy,
 )
-from svdinv.unroll.fidelity import L2
+from svdinv.unroll.fidelity import L2, PoissonKL
 from svdinv.unroll.operators import Identity, Operator, operator_norm
 from svdinv.unroll.problem import Problem
 
@@ -356,8 +356,8 @@ class PDHG(Algorithm):
 
     Without K the third line applies the proximal operator of R, and there is no w.
     Converges for ``step dual_step (|A|^2 + transform_ratio |K|^2) <= 1``. The ratio is
-    1 unless it is passed or `solve` chooses a step. With `L2` it is then ``|A|^2``, and
-    the iterations are those for ``A / |A|`` and ``y / |A|``.
+    1 unless it is passed or `solve` chooses a step. With `L2` and `PoissonKL` it is
+    then ``|A|^2``: the iterations do not depend on the units of images and data.
 
     Parameters
     ----------
@@ -379,7 +379,10 @@ class PDHG(Algorithm):
 
     parameters: ClassVar[dict[str, float]] = {"step": 0.5, "dual_step": 0.5}
     optional_parameters: ClassVar[tuple[str, ...]] = ("transform_ratio",)
-    convergence_variables: ClassVar[tuple[str, ...]] = ("x", "dual")
+
+    @property
+    def convergence_variables(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("x", "dual", "transform_dual")[: 2 if self.transform is None else 3]
 
     def __post_init__(self) -> None:
         if not isinstance(self.transform, Operator | None):
@@ -451,10 +454,11 @@ class PDHG(Algorithm):
         """
         squared = total = _squared_norm(problem.A, x)
         differences = not isinstance(self.transform, Identity | None)
-        unit = _usual_weight(problem.fidelity, differences)
+        unit = _usual_weight(problem, differences)
+        known = isinstance(problem.fidelity, L2 | PoissonKL)
+        of_transform = squared if known else 1.0
         if self.transform is None:
-            return {"step": total**-0.5 / unit, "dual_step": total**-0.5 * unit}
-        of_transform = squared if isinstance(problem.fidelity, L2) else 1.0
+            return {"step": 1 / (total * unit), "dual_step": unit}
         total += of_transform * _squared_norm(self.transform, x)
         ratio = 1.0
         weight = getattr(prior, "weight", None)
@@ -474,9 +478,10 @@ class PDHG(Algorithm):
         }
 
     def first_image(self, problem: Problem, adjoint: Array, p: Parameters) -> Array:
-        """Return ``A^H y / |A|^2``, of the size of the image, for the fidelity `L2`."""
+        """Return ``A^H y / |A|^2``, of the size of the image, for known fidelities."""
         scale = 1 / p.get("transform_ratio", 1.0)
-        if isinstance(problem.fidelity, L2) and self.transform is None:
+        known = isinstance(problem.fidelity, L2 | PoissonKL)
+        if known and self.transform is None:
             scale = p["step"] * p["dual_step"]
         return times(scale, adjoint, namespace(adjoint))
 
@@ -624,12 +629,17 @@ def _lipschitz(problem: Problem, x: Array) -> float:
     return _squared_norm(problem.A.derivative(x), x) * curvature
 
 
-def _usual_weight(fidelity: Any, differences: bool) -> float:
-    """Return the mean of the positive weights of `L2`; 1 for other fidelities.
+def _usual_weight(problem: Problem, differences: bool) -> float:
+    """Return the mean of the positive weights of `L2`; 1 for unknown fidelities.
 
     The arithmetic mean for priors of `differences`, which carry an error to where
     weights are large, else the geometric one: found to need the fewest iterations.
+    `PoissonKL` is near its minimum like `L2` with the inverses of the counts.
     """
+    fidelity = problem.fidelity
+    if isinstance(fidelity, PoissonKL):
+        y = untraced(problem.y)
+        return 1 / (as_float(namespace(y).mean(y)) or 1.0)
     weight: Any = fidelity.weight if isinstance(fidelity, L2) else None
     if not hasattr(weight, "dtype"):
         return float(weight or 1.0)

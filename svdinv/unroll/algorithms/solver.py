@@ -11,6 +11,7 @@ from inspect import Parameter, ismethod, signature
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 from array_api_compat import is_numpy_array
 
 from svdinv.backends.tape import untraced
@@ -29,9 +30,9 @@ from svdinv.unroll.arrays import (
     Array,
     as_float,
     cast_like,
+    inner,
     is_complex,
     namespace,
-    norm,
     on_device,
     to_numpy,
 )
@@ -141,12 +142,14 @@ def solve(
     iterations : int
         Maximum number of iterations.
     rtol : float
-        Stop when the relative changes of image and dual variables are at most this; for
-        `FISTA` that of the extrapolated image, too, and for ten iterations after a
-        start or restart at most a tenth of this.
+        Stop when the relative changes of image and dual variables are at most this, of
+        each image if the algorithm has `batch_axes`, else of all together; for `FISTA`
+        that of the extrapolated image, too, and for ten iterations after a start or
+        restart at most a tenth of this.
     x0 : array, optional
         First image, of the framework of y or of NumPy. Default: A^H y; for `PDHG` and
-        `LowRankPlusSparse` with `L2` and default steps, ``A^H y / |A|^2``.
+        `LowRankPlusSparse` with `L2`, and `PDHG` with `PoissonKL`, and default steps,
+        ``A^H y / |A|^2``.
     state : dict of str to array, optional
         State of an earlier solution to continue; of that framework or of NumPy.
     parameters : mapping, optional
@@ -182,8 +185,9 @@ def solve(
     Notes
     -----
     If the norm of A is far from 1, A^H y is far from the image, and convergence may be
-    slow: divide A and y by the norm, and with `L2` weights of priors by its square.
-    `PDHG` and `LowRankPlusSparse` do not need this with `L2` and default steps.
+    slow: divide A and y by the norm, and weights of priors with `L2` by its square.
+    `PDHG` with `L2` or `PoissonKL`, and `LowRankPlusSparse`, do not need this with
+    default steps. Nor does `EM`.
 
     If a framework records derivatives, such as PyTorch or `svdinv.numpy.vjp` for a
     learned weight, it records all iterations; `torch.no_grad` prevents that. Default
@@ -217,6 +221,12 @@ def solve(
     except AttributeError as error:
         hint = "; PDHG can" if hasattr(prior, "split") else ""
         raise TypeError(f"{algorithm!r} cannot use {prior!r}: {error}{hint}") from error
+    weight = getattr(problem.fidelity, "weight", None)
+    if getattr(algorithm, "exact_data", False) and hasattr(weight, "dtype"):
+        weight = untraced(weight)
+        if bool(namespace(weight).any(weight == 0)):
+            rule = "positive weights: leave out data by the operator, such as Sampling"
+            raise ValueError(f"exact_data restores all data and needs {rule}")
     for each in prox if isinstance(prox, Sequence) else (prox,):
         if getattr(each, "__func__", None) is Prior.prox:
             raise TypeError(
@@ -437,14 +447,20 @@ def _first_state(
 
 
 def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -> bool:
-    names = algorithm.convergence_variables
-    norms = [norm(new[name]) for name in names]
-    norms += [norm(new[name] - old[name]) for name in names]
+    names, batch = algorithm.convergence_variables, getattr(algorithm, "batch_axes", 0)
+    xp = namespace(new["x"])
+
+    def norms(x: Array) -> Array:
+        return xp.sqrt(
+            inner(x, x, tuple(range(batch, len(x.shape))) if batch else None)
+        )
+
+    found = [norms(new[name]) for name in names]
+    found += [norms(new[name] - old[name]) for name in names]
     # All at once, because each transfer from a GPU waits for it.
-    found = to_numpy(namespace(new["x"]).stack(norms)).astype(float)
-    sizes, changes = found[: len(names)], found[len(names) :]
+    sizes, changes = np.split(to_numpy(xp.stack(found)).astype(float), 2)
     for name, size in zip(names, sizes, strict=True):
-        if not math.isfinite(size):
+        if not np.isfinite(size).all():
             raise FloatingPointError(
                 f"{algorithm!r} diverged: {name!r} is not finite; its steps are too "
                 "large"
