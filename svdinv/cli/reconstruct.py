@@ -213,11 +213,12 @@ def _summary(task: Task, problem: Problem, method: str, done: Compared) -> str:
         return text
     if problem.truth is None:
         least = min(row.values[metric] for row in done.rows)
-        if least > task.usual_misfit:
+        usual = task.usual_misfit(problem)
+        if least > usual:
             text += (
                 "\nNone of these images explains the data: compare the least "
-                f"{label({metric: least})} with the usual, below {task.usual_misfit:g}."
-                "\nIs the geometry that of the scan, and are all data valid?"
+                f"{label({metric: least})} with the usual, below {usual:.3g}."
+                "\nIs the operator that of the scan, and are all data valid?"
             )
         return text
     best = max(done.rows, key=lambda row: row.values[metric])

@@ -243,7 +243,19 @@ def test_measured_voltages_are_written_and_read(tmp_path):
             ("voltages", unit * absolute, "must be differences from the voltages of wa")
             for unit in (1, -1, 0.6, 1000)
         ),
-        ("reference", absolute, "reference would not be used: eit reads contact"),
+        ("references", absolute, "references would not be used: eit reads contact"),
+        (
+            "reference",
+            np.roll(model(water), 1, axis=0),
+            "reference differs by .*order?",
+        ),
+        ("reference", 0 * absolute, "reference differs by"),
+        ("reference", absolute[:-1], "reference must have the shape of the voltages"),
+        (
+            "voltages",
+            held["voltages"] * (np.arange(len(absolute)) != 2)[:, None],
+            "voltages are 0 in pattern 2: .* set deviation to 0",
+        ),
         ("currents", np.ones(()), "currents must have the shape"),
         ("contact", None, "contact is missing"),
         (
@@ -264,6 +276,17 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         ("pairs", held["pairs"][:, 1:], "make voltages .* but there are"),
     )
     refused(tmp_path / "d.h5", held, changes)
+    flat = model(water)
+    for unit in (1, -1e-3):  # of volts, and of the other polarity
+        measured = {
+            "voltages": unit * np.where(held["deviation"] > 0, absolute, flat),
+            "deviation": abs(unit) * held["deviation"],
+            "reference": unit * flat,
+        }
+        _, again = read_measurement(write_h5(tmp_path / "f.h5", **{**held, **measured}))
+        np.testing.assert_allclose(
+            again.y, found.y, rtol=1e-3, atol=1e-3 * found.y.max()
+        )
     whole = {name: held[name].astype(np.int32) for name in ("triangles", "edges")}
     whole["water"] = held["water"].reshape(())
     _, again = read_measurement(write_h5(tmp_path / "e.h5", **{**held, **whole}))

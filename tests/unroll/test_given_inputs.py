@@ -10,6 +10,7 @@ from array_frameworks import draw
 from hdf5_files import read_input, write_h5
 from scipy.io import savemat
 
+from svdinv.cli import main
 from svdinv.unroll.data import photograph
 from svdinv.unroll.data.masks import radial_mask
 from svdinv.unroll.display.pictures import save_picture
@@ -360,7 +361,19 @@ def _changes():
     coils = np.ones((4, 2, *SIZE[1:])) + 0j
     corner = np.zeros(SIZE)
     corner[:, ::8, 0] = 1
-    yield {"mask": None}, "mask is missing"
+    yield {"mask": None}, "mask is missing$"
+    yield {"mask": None, "masks": np.ones(SIZE)}, r"missing; did you mean masks\?"
+    yield {"kspace": kspace * (np.arange(4) != 2)[:, None, None]}, "of frame 2 is exac"
+    yield {"kspace": coils * np.array([1, 0])[:, None, None]}, "of coil 1 is exactly 0"
+    spike = np.ones(SIZE) + 0j
+    spike[1, 23, 4] = 20
+    yield {"kspace": spike}, r"is largest at \(1, 23, 4\), .* false at spikes"
+    aside = np.zeros(SIZE)
+    aside[..., 3:6] = 1
+    yield {"mask": aside}, "mask samples nothing near the centre of k-space"
+    lines = np.arange(24)[:, None] % 2 == np.arange(2)[:, None, None]
+    swapped = np.broadcast_to(np.where(lines, 1 + 0j, 0), (4, 2, *SIZE[1:]))
+    yield {"kspace": swapped}, r"it must be \(T, C, H, W\), and seems to be \(C, T"
     yield {"mask": np.ones(19)}, "mask must have"
     yield {"mask": corner}, "fftshift"
     yield {"mask": np.ones((4, 8, 8)), "kspace": np.ones((4, 8, 8)) + 0j}, "16 pixels"
@@ -401,6 +414,35 @@ def test_a_mask_of_other_frames(tmp_path):
     assert measured(write_h5(tmp_path / "raw.h5", kspace=whole, mask=mask[0]))
     whole[..., :5] = 0  # as a scanner fills what it did not measure
     assert measured(write_h5(tmp_path / "raw.h5", kspace=whole, mask=mask[0]))
+
+
+def test_k_space_that_no_series_explains_is_told(tmp_path, capsys, rng):
+    """Of coil maps that are not those of the data, beside noise."""
+    mask = rng.random(SIZE) < 0.5
+    mask[:, 8:16, 6:14] = True
+    maps = coil_maps(4, *SIZE[1:], seed=0)
+    kspace = MRI(mask, maps)(unseen_series(0, SIZE[0], 32)[:, :24, :20])
+    error = rng.standard_normal((2, *kspace.shape))
+    path = tmp_path / "raw.h5"
+    for noise, changed, told in ((0, 0, 0), (0.5, 0, 0), (0, 1, 1), (0.02, 1, 1)):
+        size = noise * np.sqrt((abs(kspace) ** 2).mean())
+        y = np.where(mask[:, None], kspace + size * (error[0] + 1j * error[1]), 0)
+        write_h5(path, kspace=y, mask=mask, maps=np.roll(maps, changed, axis=0))
+        command = ["reconstruct", str(path), "--output", str(tmp_path / "a.npy")]
+        assert main([*command, "--no-baselines"]) == 0
+        printed = capsys.readouterr().out
+        assert "4 frames of 24x20 pixels, 4 coils" in printed
+        assert ("None of these images explains the data" in printed) == bool(told)
+
+
+def test_k_space_is_no_series_of_images(tmp_path):
+    series = unseen_series(0, SIZE[0], 32)
+    kspace = MRI(np.ones(series.shape, bool))(series)
+    np.save(tmp_path / "a.npy", kspace)
+    with pytest.raises(ValueError, match="seems to be k-space, with"):
+        read_input(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", series)
+    assert read_input(tmp_path / "a.npy")
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])

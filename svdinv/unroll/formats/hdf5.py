@@ -24,6 +24,7 @@ from svdinv.unroll.formats.checks import (
     reading,
     to_complex,
 )
+from svdinv.unroll.plugins import near
 
 Arrays = NDArray[Any]
 
@@ -233,7 +234,8 @@ class Datasets:
             steps += 1
             link = node.get(part, getlink=True) if hasattr(node, "keys") else None
             if link is None or steps > _MOST_LINKS:
-                raise self.error(name, "is missing")
+                others = [n for n in self if name in n or n in name]
+                raise self.error(name, f"is missing{near(name, others)}")
             kind = type(link).__name__
             if kind == "ExternalLink":
                 raise self.error(name, "lies in another file, which is not read")

@@ -239,8 +239,6 @@ class Task:
     peak: ClassVar[float | str | None] = None
     moving: ClassVar[bool] = False  # whether its images have frames
     seconds: ClassVar[float] = 0.1  # duration of a frame in an animation
-    # Largest `misfit` of data that fit their operator, by the best of several methods.
-    usual_misfit: ClassVar[float] = math.inf
     has_views: ClassVar[bool] = True  # whether `views` yields equivalent problems
     # Default noise level at the input of an untrained network.
     input_noise: ClassVar[float] = 0.03
@@ -481,6 +479,10 @@ class Task:
         y = problem.y
         difference = np.linalg.norm(problem.A(np.asarray(image)) - y)
         return {"misfit / %": 100 * float(difference / (np.linalg.norm(y) or 1.0))}
+
+    def usual_misfit(self, problem: Problem) -> float:
+        """Return what the least `misfit` of several images is below, if A is right."""
+        return math.inf
 
     def decibels(self, problem: Problem, image: Arrays) -> float:
         """Return the figure of merit in dB for validation and parameter searches.

@@ -94,6 +94,7 @@ _LEAST_CALIBRATION = 8  # fewest rows and columns, for the kernels of ESPIRiT
 _LEAST_ENERGY, _UNIT_ENERGY = 0.1, 1.02
 _NEAR = 2  # points of k-space by which its peak may be off the centre
 _OUT_OF_ORDER = 100  # energy ratio of peak and centre that reveals unshifted FFTs
+_SPIKE = 1.5  # least outer magnitude, relative to the inner ones
 _ZEROS = 0.5  # largest fraction of measured values that may be 0
 _DISAGREEING = 0.02  # largest such fraction, if as many others lie outside the mask
 # Check of maps: numbers of frames and steps, and least relative residual to doubt them.
@@ -134,14 +135,18 @@ def check_centred(mask: NDArray[np.bool_], what: str) -> None:
             f"{in_middle:.0%} of its centre, which must be at (H // 2, W // 2): apply "
             "numpy.fft.fftshift to the last two axes"
         )
+    if not in_middle:
+        raise FileError(f"{what} samples nothing near the centre of k-space")
 
 
 def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> None:
-    """Raise FileError for k-space in FFT order, and for zeros where it is measured."""
+    """Raise FileError for k-space in FFT order, spikes, and zeros in the mask."""
     height, width = mask.shape[-2:]
     size = np.abs(kspace)
-    unit = float(size.max()) or 1.0
-    energy = np.square(size / unit).reshape(-1, height, width).sum(axis=0)
+    # Each frame and coil has the same say, whatever spikes there are in one of them.
+    most = size.max(axis=(-2, -1), keepdims=True)
+    relative = size / np.where(most > 0, most, 1)
+    energy = np.square(relative).reshape(-1, height, width).sum(axis=0)
     peak = np.unravel_index(int(energy.argmax()), energy.shape)
     # Axes along which the peak lies at the zero frequency of FFTs.
     wrapped = [
@@ -159,14 +164,31 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
             f"centre, which must be at (H // 2, W // 2): apply numpy.fft.fftshift to "
             f"it and the mask, over axes {tuple(wrapped)}"
         )
+    inner = size[..., height // 4 : -(height // 4), width // 4 : -(width // 4)]
+    outer = size.copy()
+    outer[..., height // 4 : -(height // 4), width // 4 : -(width // 4)] = 0
+    if 0 < _SPIKE * inner.max() < outer.max():
+        place = tuple(map(int, np.unravel_index(outer.argmax(), outer.shape)))
+        raise FileError(
+            f"{path}: kspace is largest at {place}, far from its centre at (H // 2, "
+            "W // 2): set mask to false at spikes"
+        )
     nonzero = kspace.reshape(len(mask), -1, height, width).any(axis=1)
     if not nonzero[mask].any():
         raise FileError(f"{path}: kspace is zero at all samples")
+    if kspace.ndim == 4:
+        _check_coils(path, kspace != 0)
     zero = 1 - float(nonzero[mask].mean())
     if zero > _ZEROS:
         raise FileError(
             f"{path}: {zero:.0%} of the samples in the mask are exactly 0; mask must "
             "be false where nothing is measured"
+        )
+    empty = mask.any(axis=(1, 2)) & ~nonzero.any(axis=(1, 2))
+    if empty.any():
+        raise FileError(
+            f"{path}: kspace of frame {np.flatnonzero(empty)[0]} is exactly 0; mask "
+            "must be false where nothing is measured"
         )
     # Zeros that a scanner has filled in are zero in all frames.
     missing = float((~nonzero & nonzero.any(axis=0))[mask].mean())
@@ -175,6 +197,20 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
         raise FileError(
             f"{path}: mask does not agree with kspace: {missing:.0%} of the samples in "
             f"it are exactly 0, and {outside:.0%} of those that are not lie outside it"
+        )
+
+
+def _check_coils(path: str | Path, nonzero: NDArray[np.bool_]) -> None:
+    """Raise FileError for a coil of zeros, and if coils seem to be frames."""
+    dead = ~nonzero.any(axis=(0, 2, 3))
+    if dead.any():
+        coil = np.flatnonzero(dead)[0]
+        raise FileError(f"{path}: kspace of coil {coil} is exactly 0: leave it out")
+    of_time, of_coils = ((nonzero != nonzero.take([0], axis)).any() for axis in (0, 1))
+    if of_coils and not of_time:
+        raise FileError(
+            f"{path}: kspace is sampled alike in all frames, but not in all coils: it "
+            "must be (T, C, H, W), and seems to be (C, T, H, W)"
         )
 
 

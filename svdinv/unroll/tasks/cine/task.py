@@ -23,6 +23,7 @@ from svdinv.unroll.formats.table import WRITTEN, ending, format_of
 from svdinv.unroll.formats.table import save as save_series
 from svdinv.unroll.metrics import SERIES, psnr
 from svdinv.unroll.networks import LLS
+from svdinv.unroll.networks.noise import noise_of_kspace
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
@@ -78,6 +79,7 @@ _LONGEST = 1024  # side of a photograph in pixels
 _FRAMES, _SIZE = 18, 128  # of phantoms
 _SIZES = ("frames", "size")  # options of phantoms
 _CLEAN = 0.004  # limit on `_outermost`, which is 0.001 to 0.003 without noise
+_OF_KSPACE = 0.8  # least fraction of the energy in the middle that no image has
 _GROUPED = 512**2  # pixels up to which grouping of patches takes seconds
 _SERIES = 8  # to evaluate on
 
@@ -325,7 +327,14 @@ class Cine(Task):
         if scale == 0:
             zero = "zero everywhere, or too small for single precision"
             raise ValueError(f"{path} is {zero}")
-        return InputImage(name, divided(series, scale), scale, scan.geometry)
+        series = divided(series, scale)
+        share = _in_the_middle(series)
+        if share > _OF_KSPACE and series.imag.any():
+            raise ValueError(
+                f"{path} seems to be k-space, with {share:.0%} of its energy in the "
+                "middle: store it as kspace, with its mask ('svdinv data write --help')"
+            )
+        return InputImage(name, series, scale, scan.geometry)
 
     def _of_scan(
         self, path: Path, scan: Scan, mask: NDArray[np.bool_], options: Any
@@ -358,7 +367,7 @@ class Cine(Task):
         estimated if missing; ``truth`` is (T, H, W). ``affine`` (4, 4) is the position
         of the pixels, as in `Geometry`.
         """
-        layout = "(T, H, W) or (T, C, H, W), with T = 1 for one frame"
+        layout = "(T, H, W) or (T, C, H, W), complex, with T = 1 for one frame"
         T, *coils, H, W = file.shape("kspace", layout, (3, 4))
         shape = file.shape("mask", "(T, H, W)", (1, 2, 3, 4))
         try:
@@ -515,11 +524,28 @@ class Cine(Task):
 
     def describe(self, problem: Problem) -> str:
         size = "x".join(map(str, problem.y.shape[-2:]))
-        frames = len(problem.y)
-        return f"{frames} frame{'s' if frames > 1 else ''} of {size} pixels"
+        frames, *coils = problem.y.shape[:-2]
+        of_coils = f", {coils[0]} coils" if coils else ""
+        return f"{frames} frame{'s' if frames > 1 else ''} of {size} pixels{of_coils}"
+
+    def usual_misfit(self, problem: Problem) -> float:
+        """Return a bound by the noise of the outer samples of k-space."""
+        one = problem.single()
+        noise = float(noise_of_kspace(one.y, one.A, np.ones(1, np.float32))[0])
+        share = noise * np.count_nonzero(problem.y) ** 0.5 / np.linalg.norm(problem.y)
+        return max(10.0, 200 * float(share))
 
     def save(self, path: Path, image: Any, problem: Problem) -> None:
         save_series(path, image * np.float32(problem.scale), problem.scan)
+
+
+def _in_the_middle(series: NDArray[Any]) -> float:
+    """Return the fraction of the energy in the middle 1/8 of the rows and columns."""
+    rows, columns = (
+        slice(n // 2 - n // 16, n // 2 + n // 16 + 1) for n in series.shape[-2:]
+    )
+    inner = np.linalg.norm(series[..., rows, columns])
+    return float(inner / np.linalg.norm(series)) ** 2
 
 
 def _mask(

@@ -44,6 +44,7 @@ _SIZE, _ELECTRODES, _RINGS, _CONTACT = 64, 16, 16, 0.01
 _LEAST = 1e-7  # rounding error, relative to the mean voltage
 _SCORED = 256  # pixels a side at which the challenge scores images
 _MOST_CHANGED = 10.0  # relative to water, for conductivities of 0.1 to 10 times it
+_UNLIKE = 0.3  # least residual of a reference that is none of the model
 _CLEAR = 0.1  # distance from water beyond which a pixel is an inclusion
 
 Floats = NDArray[Any]
@@ -109,8 +110,10 @@ class Eit(Task):
     def read_measured(self, file: Datasets) -> Problem:
         """Read ``voltages``, the measurement patterns and the mesh.
 
-        ``voltages`` (patterns, measurements) are differences from those of water and
-        ``deviation`` their standard deviations, 0 where nothing was measured;
+        ``voltages`` (patterns, measurements) are differences from those of water, or
+        absolute with those of water as ``reference``, whose fit to the model reveals
+        unit and polarity; ``deviation`` are their standard deviations, 0 where nothing
+        was measured;
         ``currents`` (electrodes, patterns), ``pairs`` (electrodes, measurements) and
         ``contact`` (electrodes,) are the arguments of
         `svdinv.unroll.tasks.impedance.operator.Impedance`; ``nodes``, ``triangles`` and
@@ -129,6 +132,10 @@ class Eit(Task):
         edges = file.shape("edges", "(edges, 3)", (2,))
         file.same("edges", (edges[0], 3), "(edges, 3)")
         arrays = {name: file.real(name).astype(np.float64) for name in _ARRAYS}
+        reference = None
+        if "reference" in file:
+            file.same("reference", shape, "of the voltages")
+            reference = file.real("reference").astype(np.float64)
         low, high = (f(arrays["nodes"], axis=0) for f in (np.min, np.max))
         if (np.abs(low + high) > (high - low) / 2).any():
             rule = f"must lie around (0, 0), got {low} to {high}: subtract their middle"
@@ -143,6 +150,12 @@ class Eit(Task):
         deviation = arrays["deviation"]
         if (deviation < 0).any() or not deviation.any():
             raise file.error("deviation", "must not be negative, nor 0 everywhere")
+        counted, lit = deviation > 0, arrays["voltages"] != 0
+        for axis, what in ((1, "pattern"), (0, "measurement")):
+            dead = counted.any(axis) & ~(counted & lit).any(axis)
+            if dead.any() and lit.any():
+                rule = f"are 0 in {what} {np.flatnonzero(dead)[0]}: if nothing was"
+                raise file.error("voltages", f"{rule} measured, set deviation to 0")
         deviation[deviation == 0] = np.inf
         try:
             if arrays["contact"].size not in (1, number):
@@ -166,6 +179,9 @@ class Eit(Task):
                     f"currents and pairs make voltages {flat.shape}, but there are "
                     f"{deviation.shape}"
                 )
+            if reference is not None:
+                factor = _factor(reference, flat, np.isfinite(deviation))
+                y, deviation = (y - reference) / factor, deviation / abs(factor)
             given, alone = (v[np.isfinite(deviation)] for v in (y, flat))
             norms = np.linalg.norm(given), np.linalg.norm(alone)
             if norms[0] == 0:
@@ -173,7 +189,8 @@ class Eit(Task):
             # In any unit and polarity; a change of only the water may look similar.
             if abs(given @ alone) > 0.9 * np.prod(norms) and norms[0] > 0.3 * norms[1]:
                 raise ValueError(
-                    "voltages must be differences from the voltages of water"
+                    "voltages must be differences from the voltages of water, or these "
+                    "the reference"
                 )
             if norms[0] > _MOST_CHANGED * norms[1]:
                 raise ValueError(
@@ -273,6 +290,9 @@ class Eit(Task):
     def decibels(self, problem: Problem, image: Any) -> float:
         return decibels(problem, image)
 
+    def usual_misfit(self, problem: Problem) -> float:
+        return 15.0
+
     def describe(self, problem: Problem) -> str:
         voltages, picture = problem.scan
         count, size = int((voltages.weight > 0).sum()), picture.size
@@ -284,6 +304,23 @@ class Eit(Task):
         "SSIM": ssim,
         "score": lambda truth, image: _score(truth[..., 0], image[..., 0]),
     }
+
+
+def _factor(reference: Floats, flat: Floats, measured: Any) -> float:
+    """Return the factor of the model's voltages of water that fits measured ones.
+
+    It is the ratio of their units, negative for the other polarity. Raises ValueError
+    if they differ by more, as for another order of electrodes.
+    """
+    given, alone = reference[measured], flat[measured]
+    factor = float(given @ alone / (alone @ alone))
+    residual = np.linalg.norm(given - factor * alone) / (np.linalg.norm(given) or 1)
+    if not residual < _UNLIKE or not factor:
+        raise ValueError(
+            f"the reference differs by {residual:.0%} from the model's voltages of "
+            "water, in any unit: are electrodes, patterns and pairs in its order?"
+        )
+    return factor
 
 
 _ARRAYS = "voltages", "deviation", "currents", "pairs", "contact", "water", "nodes"

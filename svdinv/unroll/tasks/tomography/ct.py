@@ -197,7 +197,6 @@ class Ct(FinerTask):
     input_noise = 0.01
     metrics = COLOUR
     layout = "(views, detectors), of one slice"  # of a measured sinogram
-    usual_misfit = 5.0
     side = _ATTENUATION  # length of an image's side
     # Range of the highest density in which measured data are not rescaled.
     usual: ClassVar[tuple[float, float]] = (0.25, 1.5)
@@ -415,6 +414,9 @@ class Ct(FinerTask):
 
     def data_unit(self, problem: Problem) -> float | None:
         return float(problem.scan.unit) * problem.scale
+
+    def usual_misfit(self, problem: Problem) -> float:
+        return 5.0
 
     def largest(self, problem: Problem) -> float:
         """Return the highest density of images that are not rescaled."""

@@ -149,7 +149,6 @@ class Pet(FinerTask):
     options = PetOptions
     metrics = SERIES
     peak = "max"
-    usual_misfit = 1.8
     moving = True
     seconds = 0.2
 
@@ -360,6 +359,9 @@ class Pet(FinerTask):
     def misfit(self, problem: Problem, image: Any) -> dict[str, float]:
         """Return the mean deviance of a count, about 1 for Poisson noise."""
         return {"deviance": 2 * float(problem.value(image)) / problem.y.size}
+
+    def usual_misfit(self, problem: Problem) -> float:
+        return 1.8
 
     def describe(self, problem: Problem) -> str:
         ring, frames = problem.scan.ring, len(problem.y)
