@@ -364,7 +364,10 @@ def _changes():
     yield {"mask": None}, "mask is missing$"
     yield {"mask": None, "masks": np.ones(SIZE)}, r"missing; did you mean masks\?"
     yield {"kspace": kspace * (np.arange(4) != 2)[:, None, None]}, "of frame 2 is exac"
-    yield {"kspace": coils * np.array([1, 0])[:, None, None]}, "of coil 1 is exactly 0"
+    yield (
+        {"kspace": coils * np.array([1, 0])[:, None, None], "maps": maps / 2**0.5},
+        "of coil 1 is exactly 0, its map is not",
+    )
     spike = np.ones(SIZE) + 0j
     spike[1, 23, 4] = 20
     yield {"kspace": spike}, r"is largest at \(1, 23, 4\), .* false at spikes"

@@ -201,11 +201,8 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
 
 
 def _check_coils(path: str | Path, nonzero: NDArray[np.bool_]) -> None:
-    """Raise FileError for a coil of zeros, and if coils seem to be frames."""
-    dead = ~nonzero.any(axis=(0, 2, 3))
-    if dead.any():
-        coil = np.flatnonzero(dead)[0]
-        raise FileError(f"{path}: kspace of coil {coil} is exactly 0: leave it out")
+    """Raise FileError if frames seem to be coils. Coils of zeros do not count."""
+    nonzero = nonzero[:, nonzero.any(axis=(0, 2, 3))]
     of_time, of_coils = ((nonzero != nonzero.take([0], axis)).any() for axis in (0, 1))
     if of_coils and not of_time:
         raise FileError(
@@ -217,8 +214,14 @@ def _check_coils(path: str | Path, nonzero: NDArray[np.bool_]) -> None:
 def _check_maps(path: str | Path, kspace: Any, mask: Any, maps: Any) -> None:
     """Raise FileError if k-space fits conjugate maps, or an image shifted by a half.
 
-    Both are common mistakes in data from other programs.
+    Both are common mistakes in data from other programs. So are coils of zeros.
     """
+    dead = maps.any(axis=(1, 2)) & ~kspace.any(axis=(0, 2, 3))
+    if dead.any():
+        coil = np.flatnonzero(dead)[0]
+        raise FileError(
+            f"{path}: kspace of coil {coil} is exactly 0, its map is not: leave it out"
+        )
     sampled = np.flatnonzero(mask.any(axis=(1, 2)))[:_FITTED]
     kspace, mask = kspace[sampled], mask[sampled]
 
