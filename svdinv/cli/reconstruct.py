@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -212,13 +213,15 @@ def _summary(task: Task, problem: Problem, method: str, done: Compared) -> str:
     if metric is None:
         return text
     if problem.truth is None:
-        least = min(row.values[metric] for row in done.rows)
-        usual = task.usual_misfit(problem)
-        if least > usual:
+        finite = filter(math.isfinite, (row.values[metric] for row in done.rows))
+        least, usual = min(finite, default=math.inf), task.usual_misfit(problem)
+        if least > usual and len(done.rows) > 1:  # the simplest alone never does
+            name, _, unit = metric.partition(" / ")
             text += (
-                "\nNone of these images explains the data: compare the least "
-                f"{label({metric: least})} with the usual, below {usual:.3g}."
-                "\nIs the operator that of the scan, and are all data valid?"
+                f"\nNone of these images explains the data: their least {name} is "
+                f"{least:.3g} {unit}".rstrip()
+                + f", usual is below {usual:.3g}. Is "
+                "the operator that of the scan,\nand are all data valid?"
             )
         return text
     best = max(done.rows, key=lambda row: row.values[metric])

@@ -9,6 +9,7 @@ log-likelihood. Algorithms and networks use that of the problem
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -113,15 +114,15 @@ class _OfOneParameter(DataFidelity):
 
     def __post_init__(self) -> None:
         value = getattr(self, self.name)
-        number = isinstance(value, int | float)
+        number = isinstance(value, numbers.Real)
         if not (number or value is None or hasattr(value, "dtype")):
             raise TypeError(
                 f"{self.name} must be a number or an array, got {type(value).__name__}"
             )
         usable = number and (0 < value < math.inf or (self.may_be_0 and value == 0))
         if number and not usable:
-            requirement = "not be negative" if self.may_be_0 else "be positive"
-            requirement += ", and finite"
+            rule = "not negative" if self.may_be_0 else "positive"
+            requirement = f"be finite and {rule}"
             raise ValueError(f"{self.name} must {requirement}, got {value}")
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:

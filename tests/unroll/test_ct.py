@@ -426,6 +426,38 @@ def test_invalid_data_are_interpolated(tmp_path):
             read_measurement(path)
 
 
+def test_gaps_between_objects_are_not_invalid(tmp_path):
+    """Few views may see them, and an object may leave a detector by and by."""
+    made = Ct().arrays_to_save(problem(CtOptions(views=3, noise=0)))
+    made["sinogram"][:, 60:70] = 0
+    assert read_measurement(write_h5(tmp_path / "a.h5", **made))
+    image = np.zeros((1, 32, 32), np.float32)
+    image[0, 14:18, 22:27] = 1
+    options = CtOptions(views=48, noise=0, arc=360.0)
+    made = Ct().arrays_to_save(Ct().measure(InputImage("dot", image), options))
+    count = made["sinogram"].shape[-1]
+    made["sinogram"] = made["sinogram"][:, : count // 2 + 3]
+    made["geometry"][4] = -made["geometry"][3] * (count - count // 2 - 3) / 2
+    unseen = (made["sinogram"] == 0).all(axis=1)
+    assert unseen.any()
+    _, found = read_measurement(write_h5(tmp_path / "b.h5", **made))
+    assert len(found.scan.angles) == 48
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.2])
+def test_noise_is_neither_an_object_nor_unexplained(noise, tmp_path, capsys):
+    made = problem(CtOptions(views=60, size=64, noise=noise), "head-1")
+    path = tmp_path / "a.h5"
+    write_problem(path, Ct(), made, truth=False)
+    assert main(["reconstruct", str(path), "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "larger object" not in printed
+    assert "None of these images" not in printed
+    fbp = ["reconstruct", str(path), "--output", str(tmp_path), "--method", "fbp"]
+    assert main([*fbp, "--no-baselines"]) == 0
+    assert "None of these images" not in capsys.readouterr().out
+
+
 def test_data_that_no_image_explains_are_told(tmp_path, capsys):
     """With the wrong centre of rotation no image has the measured data."""
     made = Ct().arrays_to_save(problem(CtOptions(views=60, noise=0.01)))

@@ -438,6 +438,20 @@ def test_k_space_that_no_series_explains_is_told(tmp_path, capsys, rng):
         assert ("None of these images explains the data" in printed) == bool(told)
 
 
+def test_spikes_outside_the_mask_and_zeros_of_a_coil_are_taken(tmp_path, rng):
+    kspace = rng.standard_normal((1, 4, *SIZE[1:])) + 1j
+    kspace[0, 2, 3, 3] = 0  # of one frame
+    mask = np.ones(SIZE[1:])
+    assert measured(write_h5(tmp_path / "a.h5", kspace=kspace[:, :1], mask=mask))
+    maps = np.ones((4, *SIZE[1:])) / 2 + 0j
+    files = {"kspace": kspace, "mask": mask, "maps": maps}
+    assert measured(write_h5(tmp_path / "a.h5", **files))
+    files["kspace"] = np.concat([kspace, kspace + 0.1])
+    files["kspace"][0, 1, 22, 3] = 1e3
+    mask[22, 3] = 0
+    assert measured(write_h5(tmp_path / "a.h5", **files))
+
+
 def test_k_space_is_no_series_of_images(tmp_path):
     series = unseen_series(0, SIZE[0], 32)
     kspace = MRI(np.ones(series.shape, bool))(series)
@@ -445,6 +459,10 @@ def test_k_space_is_no_series_of_images(tmp_path):
     with pytest.raises(ValueError, match="seems to be k-space, with"):
         read_input(tmp_path / "a.npy")
     np.save(tmp_path / "a.npy", series)
+    assert read_input(tmp_path / "a.npy")
+    rows, columns = np.mgrid[-32:32, -32:32]
+    tube = np.where(np.hypot(rows, columns) < 4, 1 + 1j, 0.01j)
+    np.save(tmp_path / "a.npy", tube[None])
     assert read_input(tmp_path / "a.npy")
 
 

@@ -568,10 +568,10 @@ def test_operators_that_are_not_linear_are_refused_by_name(algorithm):
         (lambda: Stack([Identity()], axis=0), ValueError, "must be negative"),
         (lambda: Problem(1, abs), TypeError, "A must be an Operator"),
         (lambda: Problem(1, Identity(), abs), TypeError, "fidelity must be"),
-        (lambda: L2(-1.0), ValueError, "weight must be positive"),
+        (lambda: L2(-1.0), ValueError, "weight must be finite and positive"),
         (lambda: L2([1.0, 2.0]), TypeError, "weight must be a number or an array, got"),
         (lambda: PoissonKL("0.1"), TypeError, "background must be a number or an"),
-        (lambda: PoissonKL(-1.0), ValueError, "background must not be negative"),
+        (lambda: PoissonKL(-1.0), ValueError, "background must be finite and not neg"),
         (lambda: Square().H, TypeError, "not linear"),
     ],
 )

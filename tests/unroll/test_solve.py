@@ -606,7 +606,7 @@ R = Casorati(1.0)
             ValueError,
             "exact_data restores all data and needs positive weights",
         ),
-        (lambda: L2(np.inf), ValueError, "weight must be positive, and finite"),
+        (lambda: L2(np.float32(np.inf)), ValueError, "weight must be finite and posit"),
         (lambda: Casorati(np.inf), ValueError, "weight must be finite"),
         (lambda: Casorati([1, 2]), ValueError, "weight must be one number"),
     ],
@@ -691,6 +691,16 @@ def test_it_stops_once_every_image_of_a_batch_has_settled(rng):
     found = solve(Problem(y, A), R, algorithm=algorithm, iterations=20_000)
     due = solve(Problem(y[1], A), R, iterations=20_000, rtol=1e-8).image
     assert np.linalg.norm(found.image[1] - due) < 1e-3 * np.linalg.norm(due)
+
+
+def test_exact_data_may_have_weights_of_0_where_nothing_is_sampled(rng):
+    x = np.outer(np.arange(1, 9.0), np.ones(8))
+    mask = rng.random(x.shape) < 0.7
+    for fidelity in (L2(), L2(mask * 1.0)):
+        problem = Problem(mask * x, Sampling(mask), fidelity)
+        how = {"algorithm": ADMM(exact_data=True), "iterations": 5000}
+        found = solve(problem, Nuclear(0.01), **how)
+        assert np.linalg.norm(found.image - x) < 1e-3 * np.linalg.norm(x)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -223,8 +223,10 @@ def solve(
         raise TypeError(f"{algorithm!r} cannot use {prior!r}: {error}{hint}") from error
     weight = getattr(problem.fidelity, "weight", None)
     if getattr(algorithm, "exact_data", False) and hasattr(weight, "dtype"):
-        weight = untraced(weight)
-        if bool(namespace(weight).any(weight == 0)):
+        y = untraced(problem.y)
+        xp = namespace(y)
+        sampled = untraced(problem.A.project_to_samples(xp.ones_like(y)))
+        if bool(xp.any((sampled != 0) & (untraced(weight) == 0))):
             rule = "positive weights: leave out data by the operator, such as Sampling"
             raise ValueError(f"exact_data restores all data and needs {rule}")
     for each in prox if isinstance(prox, Sequence) else (prox,):

@@ -195,9 +195,10 @@ class Datasets:
             raise self.error(name, f"must be real numbers, got {dataset.dtype}")
         with np.errstate(over="ignore"):
             array: Arrays = dataset[()].astype(np.float32)
-        wrong = np.argwhere(~np.isfinite(array)).tolist()
-        if wrong:
-            where = f"{len(wrong)} of {array.size}, the first at {tuple(wrong[0])}"
+        wrong = ~np.isfinite(array)
+        if wrong.any():
+            first = tuple(map(int, np.unravel_index(wrong.argmax(), wrong.shape)))
+            where = f"{np.count_nonzero(wrong)} of {array.size}, the first at {first}"
             rule = "has numbers that are not finite in single precision"
             raise self.error(name, f"{rule}: {where}")
         return array

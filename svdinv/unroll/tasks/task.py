@@ -473,11 +473,12 @@ class Task:
     def misfit(self, problem: Problem, image: Arrays) -> dict[str, float]:
         """Compare the data of an image with the measured ones.
 
-        Returns ``|A x - y| / |y|`` in percent by the name of its unit; a task may
-        return another measure, or none.
+        Returns ``|A x - y| / |y|`` of data whose weight is not 0, in percent, by the
+        name of its unit; a task may return another measure, or none.
         """
-        y = problem.y
-        difference = np.linalg.norm(problem.A(np.asarray(image)) - y)
+        measured = problem.sampled_mask()
+        y = measured * problem.y
+        difference = np.linalg.norm(measured * problem.A(np.asarray(image)) - y)
         return {"misfit / %": 100 * float(difference / (np.linalg.norm(y) or 1.0))}
 
     def usual_misfit(self, problem: Problem) -> float:

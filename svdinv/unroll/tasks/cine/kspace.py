@@ -135,7 +135,11 @@ def check_centred(mask: NDArray[np.bool_], what: str) -> None:
             f"{in_middle:.0%} of its centre, which must be at (H // 2, W // 2): apply "
             "numpy.fft.fftshift to the last two axes"
         )
-    if not in_middle:
+    rows, columns = (
+        slice(n // 2 - max(3, n // 8), n // 2 + max(3, n // 8) + 1)
+        for n in mask.shape[1:]
+    )
+    if mask.any() and not mask[:, rows, columns].any():
         raise FileError(f"{what} samples nothing near the centre of k-space")
 
 
@@ -143,10 +147,9 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
     """Raise FileError for k-space in FFT order, spikes, and zeros in the mask."""
     height, width = mask.shape[-2:]
     size = np.abs(kspace)
-    # Each frame and coil has the same say, whatever spikes there are in one of them.
-    most = size.max(axis=(-2, -1), keepdims=True)
-    relative = size / np.where(most > 0, most, 1)
-    energy = np.square(relative).reshape(-1, height, width).sum(axis=0)
+    unit = float(size.max()) or 1.0
+    frames = np.square(size / unit).reshape(len(mask), -1, height, width).sum(axis=1)
+    energy = frames.sum(axis=0)
     peak = np.unravel_index(int(energy.argmax()), energy.shape)
     # Axes along which the peak lies at the zero frequency of FFTs.
     wrapped = [
@@ -158,14 +161,17 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
         height // 2 - _NEAR : height // 2 + _NEAR + 1,
         width // 2 - _NEAR : width // 2 + _NEAR + 1,
     ]
-    if wrapped and energy[peak] > _OUT_OF_ORDER * energy[middle].max():
+    largest = frames.reshape(len(mask), -1).argmax(axis=1) == energy.argmax()
+    spike = largest.sum() == 1 < len(mask)
+    ahead = energy[peak] > _OUT_OF_ORDER * energy[middle].max()
+    if wrapped and ahead and not spike:
         raise FileError(
             f"{path}: kspace is largest at ({peak[0]}, {peak[1]}), and not in its "
             f"centre, which must be at (H // 2, W // 2): apply numpy.fft.fftshift to "
             f"it and the mask, over axes {tuple(wrapped)}"
         )
-    inner = size[..., height // 4 : -(height // 4), width // 4 : -(width // 4)]
-    outer = size.copy()
+    outer = size * (mask if kspace.ndim == 3 else mask[:, None])
+    inner = outer[..., height // 4 : -(height // 4), width // 4 : -(width // 4)].copy()
     outer[..., height // 4 : -(height // 4), width // 4 : -(width // 4)] = 0
     if 0 < _SPIKE * inner.max() < outer.max():
         place = tuple(map(int, np.unravel_index(outer.argmax(), outer.shape)))
@@ -184,7 +190,7 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
             f"{path}: {zero:.0%} of the samples in the mask are exactly 0; mask must "
             "be false where nothing is measured"
         )
-    empty = mask.any(axis=(1, 2)) & ~nonzero.any(axis=(1, 2))
+    empty = mask.any(axis=(1, 2)) & ~(nonzero & mask).any(axis=(1, 2))
     if empty.any():
         raise FileError(
             f"{path}: kspace of frame {np.flatnonzero(empty)[0]} is exactly 0; mask "
@@ -203,8 +209,10 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
 def _check_coils(path: str | Path, nonzero: NDArray[np.bool_]) -> None:
     """Raise FileError if frames seem to be coils. Coils of zeros do not count."""
     nonzero = nonzero[:, nonzero.any(axis=(0, 2, 3))]
-    of_time, of_coils = ((nonzero != nonzero.take([0], axis)).any() for axis in (0, 1))
-    if of_coils and not of_time:
+    if len(nonzero) == 1:
+        return
+    of_time, of_coils = ((nonzero != nonzero.take([0], axis)).mean() for axis in (0, 1))
+    if of_coils > _DISAGREEING and not of_time:
         raise FileError(
             f"{path}: kspace is sampled alike in all frames, but not in all coils: it "
             "must be (T, C, H, W), and seems to be (C, T, H, W)"

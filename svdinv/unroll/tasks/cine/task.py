@@ -329,7 +329,7 @@ class Cine(Task):
             raise ValueError(f"{path} is {zero}")
         series = divided(series, scale)
         share = _in_the_middle(series)
-        if share > _OF_KSPACE and series.imag.any():
+        if share > _OF_KSPACE and series.imag.any() and _is_spread(series):
             raise ValueError(
                 f"{path} seems to be k-space, with {share:.0%} of its energy in the "
                 "middle: store it as kspace, with its mask ('svdinv data write --help')"
@@ -525,7 +525,7 @@ class Cine(Task):
     def describe(self, problem: Problem) -> str:
         size = "x".join(map(str, problem.y.shape[-2:]))
         frames, *coils = problem.y.shape[:-2]
-        of_coils = f", {coils[0]} coils" if coils else ""
+        of_coils = f", {coils[0]} coil{'s' if coils[0] > 1 else ''}" if coils else ""
         return f"{frames} frame{'s' if frames > 1 else ''} of {size} pixels{of_coils}"
 
     def usual_misfit(self, problem: Problem) -> float:
@@ -546,6 +546,12 @@ def _in_the_middle(series: NDArray[Any]) -> float:
     )
     inner = np.linalg.norm(series[..., rows, columns])
     return float(inner / np.linalg.norm(series)) ** 2
+
+
+def _is_spread(kspace: NDArray[Any]) -> bool:
+    """Whether the transform is not concentrated, as that of a small object would be."""
+    images = np.fft.fftshift(np.fft.fft2(kspace), axes=(-2, -1))
+    return _in_the_middle(images) < 1 - _OF_KSPACE
 
 
 def _mask(

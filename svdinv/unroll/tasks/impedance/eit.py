@@ -291,7 +291,9 @@ class Eit(Task):
         return decibels(problem, image)
 
     def usual_misfit(self, problem: Problem) -> float:
-        return 15.0
+        """Return a bound by the noise, of deviation 1 in the data."""
+        noise = np.count_nonzero(problem.y) ** 0.5 / np.linalg.norm(problem.y)
+        return max(15.0, 200 * float(noise))
 
     def describe(self, problem: Problem) -> str:
         voltages, picture = problem.scan

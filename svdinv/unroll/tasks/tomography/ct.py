@@ -70,6 +70,8 @@ _CHANGE = 3e-4  # below which TV has converged
 _HIGHEST = 99.9  # percentile that counts as the highest density
 _MARGIN = 1.3  # for structures as thin as a pixel
 _MEASURED = 0.05  # mean, relative to that of the maxima, that is more than noise
+_FEW = 8  # views of which each may see gaps between objects
+_OF_NOISE = 1.4826 / 6**0.5  # deviation of noise / median of second differences
 _GAP = 20.0  # degrees without a view, from which an arc is limited
 
 
@@ -197,6 +199,7 @@ class Ct(FinerTask):
     input_noise = 0.01
     metrics = COLOUR
     layout = "(views, detectors), of one slice"  # of a measured sinogram
+    usual_error: ClassVar[float] = 5.0  # of A, in percent
     side = _ATTENUATION  # length of an image's side
     # Range of the highest density in which measured data are not rescaled.
     usual: ClassVar[tuple[float, float]] = (0.25, 1.5)
@@ -275,7 +278,7 @@ class Ct(FinerTask):
         optional ``truth`` is (C, H, W), with one channel unless the layout has more.
         Views may be in any order; the problem has them by angle. With one channel, the
         optional ``mask`` of the sinogram's shape is 0 where data are invalid: these are
-        interpolated between detectors, and views without valid data are left out.
+        interpolated between detectors; views of which most are invalid are left out.
         """
         axes = 2 if self.channels else 3
         shape = file.shape("sinogram", self.layout, (axes,))
@@ -285,7 +288,9 @@ class Ct(FinerTask):
         if self.channels and "mask" in file:
             file.same("mask", shape, "of the sinogram")
             mask = file.mask()
-            kept = mask.any(axis=-1)
+            kept = mask.mean(axis=-1) >= 0.5
+            if not kept.any():
+                raise file.error("mask", "must be 1 in half of a view, for some view")
             sinogram, angles, mask = sinogram[:, kept], angles[kept], mask[kept]
             interpolated = 1 - float(mask.mean())
             for view, valid in zip(sinogram[0], mask, strict=True):
@@ -416,7 +421,10 @@ class Ct(FinerTask):
         return float(problem.scan.unit) * problem.scale
 
     def usual_misfit(self, problem: Problem) -> float:
-        return 5.0
+        """Return a bound by the noise, the second differences of detectors."""
+        y, root = problem.y, problem.y.size**0.5
+        noise = np.median(np.abs(np.diff(y, 2))) * _OF_NOISE
+        return max(self.usual_error, 200 * float(noise) * root / np.linalg.norm(y))
 
     def largest(self, problem: Problem) -> float:
         """Return the highest density of images that are not rescaled."""
@@ -448,8 +456,9 @@ class Ct(FinerTask):
         ones = np.ones((len(problem.y), *geometry[:2]), np.float32)
         beside = problem.A.forward(ones) == 0
         most = problem.y.max(axis=-1).mean()
-        # A mean would be small if the object reaches beyond the image at few places.
-        if beside.any() and np.quantile(problem.y[beside], 0.99) > _MEASURED * most:
+        # Of all rays few may be of the object; noise has as many negative values.
+        tails = np.quantile(problem.y[beside], [0.01, 0.99]) if beside.any() else [0]
+        if sum(tails) > _MEASURED * most:
             return f"{size}, of a larger object (rays beside the image measure it)"
         return size
 
@@ -588,8 +597,10 @@ def _dead(sinogram: NDArray[Any], full: bool) -> list[int]:
 
     Those beside a group measure something in most views, which excludes small objects.
     Unless the views are all around (`full`), it is a single detector: there may be a
-    gap between two objects.
+    gap between two objects. Of few views none are listed.
     """
+    if len(sinogram) < _FEW:
+        return []
     lit = (sinogram != 0).mean(axis=0)
     some = np.flatnonzero(lit)
     dead: list[int] = []
@@ -600,8 +611,20 @@ def _dead(sinogram: NDArray[Any], full: bool) -> list[int]:
 
 
 def _empty(sinogram: NDArray[Any]) -> list[int]:
-    """List views in which all detectors measure 0."""
-    return np.flatnonzero(~sinogram.any(axis=-1)).tolist()
+    """List views in which all detectors measure 0, between others that measure much.
+
+    An object may leave the field of view of a detector that is short or displaced, but
+    it does so by and by.
+    """
+    total = sinogram.sum(axis=-1)
+    some = np.flatnonzero(sinogram.any(axis=-1))
+    much = total[some] > np.median(total[some]) / 2
+    empty: list[int] = []
+    for k, left in enumerate(some.tolist()):
+        right = some[(k + 1) % len(some)] + (k + 1 == len(some)) * len(total)
+        if much[k] and much[(k + 1) % len(some)]:
+            empty.extend(range(left + 1, right))
+    return sorted(view % len(total) for view in empty)
 
 
 def _inverted(problem: Problem, window: Window) -> Any:

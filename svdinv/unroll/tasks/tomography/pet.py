@@ -358,10 +358,13 @@ class Pet(FinerTask):
 
     def misfit(self, problem: Problem, image: Any) -> dict[str, float]:
         """Return the mean deviance of a count, about 1 for Poisson noise."""
-        return {"deviance": 2 * float(problem.value(image)) / problem.y.size}
+        expected = problem.fidelity.expected(problem.A(image))
+        lines = int(np.count_nonzero((expected > 0) | (problem.y > 0)))
+        return {"deviance": 2 * float(problem.value(image)) / max(lines, 1)}
 
     def usual_misfit(self, problem: Problem) -> float:
-        return 1.8
+        """Return a bound for noise and an error of A of 5 %."""
+        return 1.8 + 0.05**2 * float(problem.y.mean())
 
     def describe(self, problem: Problem) -> str:
         ring, frames = problem.scan.ring, len(problem.y)

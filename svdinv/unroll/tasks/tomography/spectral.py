@@ -120,6 +120,7 @@ class SpectralCt(Ct):
     metrics = SERIES
     peak = "max"
     layout = "(bins, views, detectors)"
+    usual_error = 15.0  # bins have few photons
     side = _SIDE
     usual = (0.25, 2.0)  # bone at low energies attenuates by up to 1.8 / cm
 
@@ -147,9 +148,6 @@ class SpectralCt(Ct):
         """Return the weights for views all around and at least four bins."""
         suited = len(problem.y) >= _COMPONENTS and not is_limited(problem.scan.angles)
         return self.kind if suited else ""
-
-    def usual_misfit(self, problem: Problem) -> float:
-        return 15.0  # bins have few photons
 
     def largest(self, problem: Problem) -> float:
         """Return infinity: the bins differ too much for one bound."""
