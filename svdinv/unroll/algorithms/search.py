@@ -164,7 +164,8 @@ def best_solution(
     Each reconstruction starts from the solution with the nearest weight so far, the
     first one from `state` or else `x0`, and ends after `iterations` or when the score,
     in decibels, has settled. With `rtol` it stops as `solve` does instead; with `early`
-    as well, the best image of all iterations counts, not the last one.
+    as well, the best image of all iterations counts, not the last one. Unfinished
+    images of ADMM may score more with too small a weight: pass `rtol`, such as 1e-6.
 
     Raises KeyboardInterrupt on Ctrl-C; ValueError as `largest` and `solve`.
     """
