@@ -189,8 +189,8 @@ class Eit(Task):
             # In any unit and polarity; a change of only the water may look similar.
             if abs(given @ alone) > 0.9 * np.prod(norms) and norms[0] > 0.3 * norms[1]:
                 raise ValueError(
-                    "voltages must be differences from the voltages of water, or these "
-                    "the reference"
+                    "voltages must be differences from the voltages of water; absolute "
+                    "ones need these as reference, in the same unit"
                 )
             if norms[0] > _MOST_CHANGED * norms[1]:
                 raise ValueError(
@@ -315,9 +315,11 @@ def _factor(reference: Floats, flat: Floats, measured: Any) -> float:
     if they differ by more, as for another order of electrodes.
     """
     given, alone = reference[measured], flat[measured]
+    if not given.any():
+        raise ValueError("the reference is 0 everywhere")
     factor = float(given @ alone / (alone @ alone))
-    residual = np.linalg.norm(given - factor * alone) / (np.linalg.norm(given) or 1)
-    if not residual < _UNLIKE or not factor:
+    residual = np.linalg.norm(given - factor * alone) / np.linalg.norm(given)
+    if not residual < _UNLIKE:
         raise ValueError(
             f"the reference differs by {residual:.0%} from the model's voltages of "
             "water, in any unit: are electrodes, patterns and pairs in its order?"

@@ -16,6 +16,7 @@ from svdinv.unroll.algorithms import FISTA, PDHG, solve
 from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.data import centre_crop
 from svdinv.unroll.data.noise import counted, white_noise
+from svdinv.unroll.fidelity import L2
 from svdinv.unroll.metrics import COLOUR, psnr
 from svdinv.unroll.operators import FanBeam, Operator, ParallelBeam
 from svdinv.unroll.operators.tomography import Window
@@ -277,14 +278,16 @@ class Ct(FinerTask):
         Angles are in degrees; ``geometry`` holds the seven numbers of `Geometry`; the
         optional ``truth`` is (C, H, W), with one channel unless the layout has more.
         Views may be in any order; the problem has them by angle. With one channel, the
-        optional ``mask`` of the sinogram's shape is 0 where data are invalid: these are
-        interpolated between detectors; views of which most are invalid are left out.
+        optional ``mask`` (views, detectors) is 0 where data are invalid: these have no
+        weight in least squares, and become those of an image that fits the others, by
+        `nnls`, for FBP, SIRT and networks. Views of which most are invalid are left
+        out.
         """
         axes = 2 if self.channels else 3
         shape = file.shape("sinogram", self.layout, (axes,))
         geometry, angles = read_geometry(file, Geometry, shape[-2])
         sinogram = file.real("sinogram").reshape(-1, *shape[-2:])
-        interpolated = 0.0
+        mask, kept = None, np.ones(shape[-2], bool)
         if self.channels and "mask" in file:
             file.same("mask", shape, "of the sinogram")
             mask = file.mask()
@@ -292,7 +295,6 @@ class Ct(FinerTask):
             if not kept.any():
                 raise file.error("mask", "must be 1 in half of a view, for some view")
             sinogram, angles, mask = sinogram[:, kept], angles[kept], mask[kept]
-            interpolated = 1 - float(mask.mean())
             for view, valid in zip(sinogram[0], mask, strict=True):
                 places = np.flatnonzero(~valid)
                 view[places] = np.interp(places, np.flatnonzero(valid), view[valid])
@@ -307,7 +309,9 @@ class Ct(FinerTask):
             full = not is_limited(angles)
             for what, dead in {
                 "detectors {}, which measure 0 in all views": _dead(sinogram[0], full),
-                "views {}, of which all detectors measure 0": _empty(sinogram[0]),
+                "views {}, of which all detectors measure 0": np.flatnonzero(kept)[
+                    _empty(sinogram[0])
+                ].tolist(),
             }.items():
                 if dead:
                     rule = f"has invalid {what.format(dead)}: set mask to 0 there"
@@ -316,13 +320,22 @@ class Ct(FinerTask):
         order = by_angle(angles)
         sinogram, angles = sinogram[:, order], angles[order]
         try:
-            problem = _problem(
-                sinogram, geometry, angles, self.usual, truth, interpolated
-            )
+            problem = _problem(sinogram, geometry, angles, self.usual, truth)
         except ValueError as error:
             raise file.error("geometry", f"is invalid: {error}") from error
+        if mask is not None and not mask.all():
+            valid = mask[order].astype(np.float32)[None]
+            scan = problem.scan._replace(estimated=1 - float(valid.mean()))
+            problem = replace(problem, fidelity=L2(valid), scan=scan)
+            known = np.where(valid, problem.y, problem.A(nnls(problem).image))
+            problem = replace(problem, y=known.astype(np.float32))
         rows, columns, pixel, spacing, _, source, distance = geometry
-        width = shape[-1] * spacing * (source / distance if source else 1.0) / pixel
+        width = (
+            sinogram.shape[-1]
+            * spacing
+            * (source / distance if source else 1.0)
+            / pixel
+        )
         if 4 * width < max(rows, columns):
             cover = f"detectors that cover {width:.3g} of {max(rows, columns)} pixels"
             hint = "is their spacing in its unit? If so, reconstruct a smaller image"
@@ -423,7 +436,8 @@ class Ct(FinerTask):
     def usual_misfit(self, problem: Problem) -> float:
         """Return a bound by the noise, the second differences of detectors."""
         y, root = problem.y, problem.y.size**0.5
-        noise = np.median(np.abs(np.diff(y, 2))) * _OF_NOISE
+        changes = np.abs(np.diff(y, 2))[y[..., 1:-1] > _MEASURED * y.max()]
+        noise = np.median(changes) * _OF_NOISE if changes.size else 0.0
         return max(self.usual_error, 200 * float(noise) * root / np.linalg.norm(y))
 
     def largest(self, problem: Problem) -> float:
@@ -453,12 +467,14 @@ class Ct(FinerTask):
         arc = np.ptp(problem.scan.angles)
         if _is_truncated(problem.y, arc):
             return f"{size}, truncated (the outermost detectors measure the object)"
+        from scipy.ndimage import uniform_filter1d
+
         ones = np.ones((len(problem.y), *geometry[:2]), np.float32)
         beside = problem.A.forward(ones) == 0
         most = problem.y.max(axis=-1).mean()
-        # Of all rays few may be of the object; noise has as many negative values.
-        tails = np.quantile(problem.y[beside], [0.01, 0.99]) if beside.any() else [0]
-        if sum(tails) > _MEASURED * most:
+        # Few of these rays may be of the object, but not one alone, as of noise.
+        smooth = uniform_filter1d(np.where(beside, problem.y, 0), 5)[beside]
+        if smooth.size and np.quantile(smooth, 0.99) > 2 * _MEASURED * most:
             return f"{size}, of a larger object (rays beside the image measure it)"
         return size
 
@@ -469,14 +485,14 @@ class Views(NamedTuple):
     geometry: Geometry
     angles: tuple[float, ...]
     unit: float
-    interpolated: float = 0.0  # fraction of the data
+    estimated: float = 0.0  # fraction of the data, which are invalid
 
     def __str__(self) -> str:
         kind = "fan" if self.geometry.source else "parallel"
         views = "1 view" if len(self.angles) == 1 else f"{len(self.angles)} views"
         text = f"{min(self.angles):.4g} to {max(self.angles):.4g} degrees"
-        if self.interpolated:
-            text += f", {100 * self.interpolated:.2g} % of the data interpolated"
+        if self.estimated:
+            text += f", {100 * self.estimated:.2g} % of the data estimated"
         return f"{views} of a {kind} beam, {text}"
 
 
@@ -542,7 +558,6 @@ def _problem(
     angles: Any,
     usual: tuple[float, float],
     truth: Any = None,
-    interpolated: float = 0.0,
 ) -> Problem:
     """Return the problem of measured line integrals, scaled to densities up to 1.
 
@@ -550,7 +565,7 @@ def _problem(
     of the truth, or without one that of a smooth FBP times a margin.
     """
     A = _operator(geometry, tuple(map(float, angles)), sinogram.shape[-1])
-    views = Views(geometry, tuple(angles), _unit(A), interpolated)
+    views = Views(geometry, tuple(angles), _unit(A))
     problem = Problem(sinogram / np.float32(views.unit), A, truth=truth, scan=views)
     if truth is None:
         # Noise and streaks would raise the percentile of a sharper FBP.
