@@ -447,8 +447,11 @@ def test_gaps_between_objects_are_not_invalid(tmp_path):
     made["geometry"][4] = -made["geometry"][3] * (count - count // 2 - 3) / 2
     unseen = (made["sinogram"] == 0).all(axis=1)
     assert unseen.any()
-    _, found = read_measurement(write_h5(tmp_path / "b.h5", **made))
-    assert len(found.scan.angles) == 48
+    shuffled = np.random.default_rng(0).permutation(48)
+    for order in (slice(None), shuffled):
+        views = {name: made[name][order] for name in ("sinogram", "angles")}
+        _, found = read_measurement(write_h5(tmp_path / "b.h5", **{**made, **views}))
+        assert len(found.scan.angles) == 48
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.2])

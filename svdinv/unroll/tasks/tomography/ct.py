@@ -306,12 +306,11 @@ class Ct(FinerTask):
             why = "its outermost detectors measure the most"
             raise file.error("sinogram", f"{rule}: {why}")
         if self.channels:
-            full = not is_limited(angles)
+            full, order = not is_limited(angles), by_angle(angles)
+            empty = np.flatnonzero(kept)[order[_empty(sinogram[0, order])]]
             for what, dead in {
                 "detectors {}, which measure 0 in all views": _dead(sinogram[0], full),
-                "views {}, of which all detectors measure 0": np.flatnonzero(kept)[
-                    _empty(sinogram[0])
-                ].tolist(),
+                "views {}, of which all detectors measure 0": sorted(empty.tolist()),
             }.items():
                 if dead:
                     rule = f"has invalid {what.format(dead)}: set mask to 0 there"
@@ -330,12 +329,7 @@ class Ct(FinerTask):
             known = np.where(valid, problem.y, problem.A(nnls(problem).image))
             problem = replace(problem, y=known.astype(np.float32))
         rows, columns, pixel, spacing, _, source, distance = geometry
-        width = (
-            sinogram.shape[-1]
-            * spacing
-            * (source / distance if source else 1.0)
-            / pixel
-        )
+        width = shape[-1] * spacing * (source / distance if source else 1.0) / pixel
         if 4 * width < max(rows, columns):
             cover = f"detectors that cover {width:.3g} of {max(rows, columns)} pixels"
             hint = "is their spacing in its unit? If so, reconstruct a smaller image"
@@ -626,7 +620,7 @@ def _dead(sinogram: NDArray[Any], full: bool) -> list[int]:
 
 
 def _empty(sinogram: NDArray[Any]) -> list[int]:
-    """List views in which all detectors measure 0, between others that measure much.
+    """List views, by angle, that measure 0 between others that measure much.
 
     An object may leave the field of view of a detector that is short or displaced, but
     it does so by and by.
@@ -639,7 +633,7 @@ def _empty(sinogram: NDArray[Any]) -> list[int]:
         right = some[(k + 1) % len(some)] + (k + 1 == len(some)) * len(total)
         if much[k] and much[(k + 1) % len(some)]:
             empty.extend(range(left + 1, right))
-    return sorted(view % len(total) for view in empty)
+    return [view % len(total) for view in empty]
 
 
 def _inverted(problem: Problem, window: Window) -> Any:
