@@ -295,6 +295,7 @@ class Ct(FinerTask):
             if not kept.any():
                 raise file.error("mask", "must be 1 in half of a view, for some view")
             sinogram, angles, mask = sinogram[:, kept], angles[kept], mask[kept]
+            # For the following checks and the scale, which is that of an FBP.
             for view, valid in zip(sinogram[0], mask, strict=True):
                 places = np.flatnonzero(~valid)
                 view[places] = np.interp(places, np.flatnonzero(valid), view[valid])
@@ -305,8 +306,9 @@ class Ct(FinerTask):
             rule = "must have line integrals -log(I / I0), not intensities I"
             why = "its outermost detectors measure the most"
             raise file.error("sinogram", f"{rule}: {why}")
+        order = by_angle(angles)
         if self.channels:
-            full, order = not is_limited(angles), by_angle(angles)
+            full = not is_limited(angles)
             empty = np.flatnonzero(kept)[order[_empty(sinogram[0, order])]]
             for what, dead in {
                 "detectors {}, which measure 0 in all views": _dead(sinogram[0], full),
@@ -316,7 +318,6 @@ class Ct(FinerTask):
                     rule = f"has invalid {what.format(dead)}: set mask to 0 there"
                     raise file.error("sinogram", rule)
         truth = file.truth((len(sinogram), *geometry[:2]), "of the image")
-        order = by_angle(angles)
         sinogram, angles = sinogram[:, order], angles[order]
         try:
             problem = _problem(sinogram, geometry, angles, self.usual, truth)
