@@ -415,8 +415,14 @@ def test_a_mask_of_other_frames(tmp_path):
     assert measured(write_h5(tmp_path / "raw.h5", kspace=kspace, mask=mask))
     whole = MRI(np.ones(SIZE, bool))(unseen_series(0, SIZE[0], 32)[:, :24, :20])
     assert measured(write_h5(tmp_path / "raw.h5", kspace=whole, mask=mask[0]))
-    whole[..., :5] = 0  # as a scanner fills what it did not measure
-    assert measured(write_h5(tmp_path / "raw.h5", kspace=whole, mask=mask[0]))
+    # As a scanner fills what it did not measure.
+    whole[..., :5] = 0
+    whole[..., 22:, :] = 0
+    whole[0, 3, 8] = 0
+    found = measured(write_h5(tmp_path / "raw.h5", kspace=whole, mask=mask[0]))
+    expected = np.broadcast_to(mask[0], SIZE).copy()
+    expected[..., :5] = expected[..., 22:, :] = False
+    np.testing.assert_array_equal(found.A.mask, expected)
 
 
 def test_k_space_that_no_series_explains_is_told(tmp_path, capsys, rng):

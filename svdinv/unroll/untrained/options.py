@@ -18,6 +18,8 @@ from svdinv.unroll.torch import Network, tensor
 from svdinv.unroll.untrained.stopping import HeldOut, Rule
 
 _EXACT = 1e-5  # residual relative to the data, below which the fit is exact
+_PROBE = 0.1  # of the deviation, for the trace
+_FOLLOWED = 0.9  # largest part of the noise that the network may reproduce
 
 Trained = Literal["all", "decoder", "singular values"]
 
@@ -107,7 +109,8 @@ def educated(
     network : Network
         The trained network.
     deviation : float, optional
-        Standard deviation of the noise; by default that of the network's residual.
+        Standard deviation of the noise; by default estimated from the network's
+        residual, without the part of the noise that the network reproduces.
     **changes
         Attributes to change.
 
@@ -129,24 +132,7 @@ def educated(
             f"weights) alone, not to those of {type(problem.fidelity).__name__}"
         )
     if deviation is None:
-        device = next(network.parameters()).device
-        single = replace(problem, truth=None).single()
-        single = single.replace_arrays(partial(tensor, device=device))
-        network = copy.deepcopy(network).to(single.y.real.dtype)
-        with torch.no_grad():
-            residual = single.A.project_to_samples(
-                single.A.forward(network(single)) - single.y
-            )
-            count = single.sampled_mask().sum().clamp(min=1)
-            deviation = float((residual.abs().square().sum() / count).sqrt())
-            exact = deviation <= _EXACT * float(single.y.abs().square().mean().sqrt())
-        if exact:
-            raise ValueError(
-                "the network fits the data exactly, so it cannot estimate their noise: "
-                "deviation must be passed (on the command line, --deviation)"
-            )
-        # Rounded, because a resumed fit must have the same value, also on a GPU.
-        deviation = float(f"{deviation:.4g}")
+        deviation = _deviation(problem, network)
     elif not 0 < deviation < math.inf:
         raise ValueError(f"deviation must be positive, got {deviation!r}")
     defaults: dict[str, Any] = {
@@ -158,6 +144,37 @@ def educated(
         "preconditioned": True,
     }
     return Options(**defaults | changes)
+
+
+def _deviation(problem: Problem, network: Network) -> float:
+    """Estimate the noise by the residual r of n data: |r|^2 / (n - tr dAx/dy).
+
+    As for linear smoothers (Wahba, Spline Models for Observational Data, 4.7). One
+    random direction estimates the trace; close to n, it does not determine the noise.
+    """
+    device = next(network.parameters()).device
+    single = replace(problem, truth=None).single()
+    single = single.replace_arrays(partial(tensor, device=device))
+    y, A = single.y, single.A
+    network = copy.deepcopy(network).to(y.real.dtype)
+    with torch.no_grad():
+        fitted = A.forward(network(single))
+        residual = A.project_to_samples(fitted - y)
+        count = single.sampled_mask().sum().clamp(min=1)
+        deviation = (residual.abs().square().sum() / count).sqrt()
+        if deviation <= _EXACT * y.abs().square().mean().sqrt():
+            raise ValueError(
+                "the network fits the data exactly, so it cannot estimate their noise: "
+                "deviation must be passed (on the command line, --deviation)"
+            )
+        rng = torch.Generator().manual_seed(0)
+        probe = torch.randn(y.shape, generator=rng, dtype=y.dtype).to(device)
+        probe = _PROBE * deviation * A.project_to_samples(probe)
+        moved = A.forward(network(replace(single, y=y + probe))) - fitted
+        followed = (probe.conj() * moved).real.sum() / probe.abs().square().sum()
+        deviation = deviation / (1 - followed.clamp(0, _FOLLOWED)).sqrt()
+    # Rounded, because a resumed fit must have the same value, also on a GPU.
+    return float(f"{float(deviation):.4g}")
 
 
 @dataclass(frozen=True)

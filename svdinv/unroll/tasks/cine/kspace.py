@@ -277,6 +277,9 @@ def problem_of_kspace(
         raise FileError(f"{path}: truth is zero everywhere")
     check_centred(mask, f"{path}: mask")
     _check_kspace(path, kspace, mask)
+    # Lines of zeros, which scanners fill in, were not measured.
+    points = kspace.reshape(-1, *size).any(axis=0)
+    mask = mask & points.any(axis=0) & points.any(axis=1)[:, None]
     estimated = False
     if kspace.ndim == 4 and maps is None:
         if kspace.shape[1] == 1:
