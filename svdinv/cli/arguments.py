@@ -336,10 +336,11 @@ def read_input(
     reader = source_of(source)
     task, what = reader.task, f"{source} is one of {reader.entry.images}"
     if arguments.task is not None:
-        kind = task_named(arguments.task).kind
-        if kind != task.kind:
+        entry = task_named(arguments.task).entry
+        if entry.kind != task.kind:
             raise ValueError(
-                f"argument --task: {source} is not of the kind {kind}, but {task.kind}"
+                f"argument --task: {source} is not of the kind {entry.kind}, but "
+                f"{task.kind}: {entry.kind} reads {entry.inputs}"
             )
     need(arguments.parser, reader.entry.needs, "train")
     (options,) = task_settings(arguments, task, what)

@@ -46,7 +46,7 @@ _RULES = ("held-out", "variance", "discrepancy", "sure", "none")
 _EPILOG = """\
 examples:
   svdinv fit coffee --rate 0.1                 from a tenth of a photograph's values
-  svdinv fit noisy.jpg --no-truth              denoise a noisy picture
+  svdinv fit noisy.png --no-truth              denoise a noisy picture
   svdinv fit scan.npz --mask radial --prior bilinear
   svdinv fit walnut-1 --views 30 --noise 0.01 --tv 1e-4
 """

@@ -40,7 +40,7 @@ _EPILOG = """\
 examples:
   svdinv reconstruct coffee                      a photograph that comes with svdinv
   svdinv reconstruct cat.jpg --rate 0.1          from a tenth of its values
-  svdinv reconstruct noisy.jpg --no-truth        denoise a noisy picture
+  svdinv reconstruct noisy.png --no-truth        denoise a noisy picture
   svdinv reconstruct scan.npz --mask vista --coils 8
   svdinv reconstruct raw.h5 --output out.npz     from measured k-space
   svdinv reconstruct walnut-1 --views 30 --noise 0.01

@@ -37,6 +37,8 @@ from svdinv.unroll.operators.linear import alike
 
 __all__ = ["L2", "DataFidelity", "PoissonKL"]
 
+_TERMS = 14  # of the series of PoissonKL, up to the rounding of double precision
+
 
 class DataFidelity:
     """A function D(z, y); subclasses define `distance`, `slope` and maybe `prox`."""
@@ -255,12 +257,19 @@ class PoissonKL(_OfOneParameter):
         known = untraced(mean)
         rounding = xp.max(xp.abs(known)) * (64 * eps(known, xp))
         mean = xp.where((known < 0) & (known >= -rounding), 0 * mean, mean)
-        one = xp.ones_like(mean)
         valid = counted & (mean > 0)
-        ratio = xp.where(valid, y, one) / xp.where(valid, mean, one)
+        excess = y - mean
+        ratio = safe_divide(excess, mean, valid, xp)
+        # Where y log(1 + ratio) and the excess cancel, a series of their difference.
+        near = xp.abs(ratio) < 1 / 16
+        small = xp.where(near, ratio, 0 * ratio)
+        series = 0 * small
+        for k in range(_TERMS, 1, -1):
+            series = 1 / (k * (k - 1)) - small * series
+        each = y * xp.log1p(ratio) - excess
+        each = xp.where(valid & near, excess * small * series, each)
         impossible = (counted & (mean <= 0)) | (mean < 0)
-        each = mean - y + y * xp.log(ratio)
-        return xp.sum(xp.where(impossible, math.inf * one, each))
+        return xp.sum(xp.where(impossible, math.inf * xp.ones_like(mean), each))
 
     def slope(self, z: Array, y: Array) -> Array:
         """Return ``1 - y / (z + b)``; 1 for y = 0, else -infinity for z + b <= 0."""

@@ -347,6 +347,34 @@ def test_modules_that_are_not_as_they_should_be(
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def f(x, truth): ...", "must take three arguments, the estimate, the truth"),
+        (
+            "def f(x, truth, problem): return (x - truth) ** 2",
+            "got torch.float32 of sh",
+        ),
+        ("def f(x, *args): return (x**2).mean().item()", "a real 0-d tensor, got 0."),
+        ("def f(x, *args): return x.detach().mean()", "differentiable with respect to"),
+        ("def f(x, *args): return (x + 1j).mean()", "got torch.complex64 of shape ()"),
+    ],
+)
+def test_losses_that_are_not_as_they_should_be(
+    content, message, tmp_path, monkeypatch, capsys
+):
+    name = f"own{abs(hash(content))}"
+    (tmp_path / f"{name}.py").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["--set", f"training.loss={name}:f", "--set", "training.batch=1"]
+    words += ["--set", "network.cells=1", "--set", "network.features=2"]
+    assert main(["train", "colour", *words, "--output", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "training.loss" in said.splitlines()[-1]
+
+
 def test_geometries_that_cannot_be_are_refused(tmp_path):
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "scan.h5"

@@ -295,12 +295,24 @@ def test_a_picture_that_has_noise(picture, small_weights, tmp_path, capsys):
         assert run(*options, *words) == 0
         printed = capsys.readouterr().out
         assert "PSNR" not in printed
+        found = re.search(r"64 pixels, noise ([\d.]+), rate 1", printed)
+        assert float(found[1]) == pytest.approx(25 / 255, rel=0.1)
         assert f"The image is that of the method: {name}" in printed
         assert ("is not for such data: --method network" in printed) == (name == NAME)
         if name == NAME:
             told = re.search(r"  noise ([\d.]+)\n", printed)
             assert float(told[1]) == pytest.approx(25 / 255, rel=0.1)
         assert decibels(tmp_path / "out.png", picture) > decibels(noisy, picture) + 3
+
+
+def test_noise_that_is_not_taken_out_is_told(picture, tmp_path, capsys):
+    with Image.open(picture) as clean:
+        pixels = np.asarray(clean, float)
+    noise = 25 * np.random.default_rng(0).standard_normal((*pixels.shape[:2], 1))
+    noisy = tmp_path / "noisy.png"
+    Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(noisy)
+    assert run(noisy, "--no-truth", "--output", tmp_path / "out.png") == 0
+    assert "beside any that pixels or channels share" in capsys.readouterr().out
 
 
 def test_a_grey_picture_has_one_channel(picture, tmp_path, capsys):

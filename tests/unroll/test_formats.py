@@ -724,6 +724,11 @@ def test_masks_of_pictures(tmp_path, shape):
     Image.fromarray(254 * mask.astype(np.uint8)).save(path)
     with pytest.raises(ValueError, match=r"m\.png: the mask must be black and white"):
         read_mask(path)
+    red = np.full((40, 50, 3), 255, np.uint8)
+    red[10:20, 10:40, 1:] = 0
+    Image.fromarray(red).save(path)
+    with pytest.raises(ValueError, match=r"m\.png: the mask must be black and white"):
+        read_mask(path)
 
 
 @pytest.mark.parametrize(

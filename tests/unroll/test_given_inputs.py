@@ -269,6 +269,27 @@ def test_colours_of_another_range_are_refused(tmp_path, rng):
     path = write_h5(tmp_path / "bytes.h5", samples=255 * samples * mask, mask=mask)
     with pytest.raises(ValueError, match=r"bytes.h5: samples must be in \[0, 1\]"):
         read_input(path)
+    dark = 0.1 * samples + 0.3 * rng.standard_normal(samples.shape, dtype=np.float32)
+    read_input(write_h5(tmp_path / "dark.h5", samples=dark, mask=mask))
+    path = write_h5(tmp_path / "signed.h5", samples=1 - 2 * samples**2, mask=mask)
+    with pytest.raises(ValueError, match=r"samples .* seem to be in \[-1, 1\]"):
+        read_input(path)
+
+
+def test_an_inverted_mask_of_colours_is_refused(tmp_path, rng):
+    image = rng.random((3, 40, 36), dtype=np.float32)
+    mask = rng.random(image.shape[1:]) < 0.9
+    path = write_h5(
+        tmp_path / "a.h5",
+        samples=image * mask,
+        mask=np.broadcast_to(~mask, (3, 40, 36)),
+    )
+    with pytest.raises(ValueError, match="all 0 where mask is true; is mask inverted"):
+        read_input(path)
+    given = InputImage("a", image * mask)
+    options = ColourOptions(mask=saved(tmp_path / "m.npy", ~mask))
+    with pytest.raises(ValueError, match=r"a is black wherever .*m\.npy is true"):
+        Colour().measure(given, options)
 
 
 def sample(given, **options):

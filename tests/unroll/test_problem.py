@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import array_api_compat as compat
@@ -146,6 +147,27 @@ def test_divergence_is_zero_where_the_mean_is_the_count():
     np.testing.assert_array_equal(
         PoissonKL().slope(np.zeros(3), y), [1, -np.inf, -np.inf]
     )
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e7])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_divergence_of_nearly_equal_counts(kind, size):
+    """It is positive and accurate, with its slope, whatever the difference."""
+    ratio = 10.0 ** np.arange(-7, 7)
+    ratio = np.concatenate([ratio, [1 / 16, 1 / 17], -ratio[:7]])
+    y = np.full(ratio.shape, size, kind)
+    z = (size / (1 + ratio)).astype(kind)
+    for mean, count in zip(z, y, strict=True):
+        m, c = (Decimal(float(x)) for x in (mean, count))
+        expected = float(m - c + c * (c / m).ln())
+        mean, count = np.array([mean]), np.array([count])
+        found = PoissonKL().distance(mean, count)
+        assert found >= 0
+        assert found == pytest.approx(expected, rel=40 * float(np.finfo(kind).eps))
+        count, mean = torch.tensor(count), torch.tensor(mean, requires_grad=True)
+        PoissonKL().distance(mean, count).backward()
+        slope = PoissonKL().slope(mean.detach(), count)
+        torch.testing.assert_close(mean.grad, slope)
 
 
 @pytest.mark.parametrize(

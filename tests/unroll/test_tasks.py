@@ -159,12 +159,12 @@ def test_few_photographs_give_a_quarter_of_each(tmp_path, count):
 )
 def test_parts_are_at_least_a_patch_and_share_nothing(shape, rest, part):
     image = np.arange(shape[0] * shape[1] * 3, dtype=np.float32).reshape(*shape, 3)
-    one, other = parted(image, 16)
+    one, other = parted(image, 16, "a")
     assert (one.shape[:2], other.shape[:2]) == (rest, part)
     axis = int(rest[0] == shape[0])
     np.testing.assert_array_equal(np.concatenate([one, other], axis), image)
     with pytest.raises(ValueError, match="too small to be cut in two"):
-        parted(image[:31, :31], 16)
+        parted(image[:31, :31], 16, "a")
 
 
 def test_built_in_photographs_are_enough():

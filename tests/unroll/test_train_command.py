@@ -777,6 +777,15 @@ def test_a_breakdown_is_told_with_its_cause(tmp_path, capsys):
     assert all(p.isfinite().all() for p in load(output / WEIGHTS).parameters())
 
 
+def test_a_training_without_gradients_is_told(config, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_flat.py").write_text("def f(x, *args): return 0 * x.sum()")
+    monkeypatch.syspath_prepend(tmp_path)
+    training = replace(TRAINING, loss="own_flat:f", steps=4)
+    write(replace(config, training=training), tmp_path / "mine.toml")
+    assert train(tmp_path / "mine.toml", "--output", tmp_path / "run") == 0
+    assert "was exactly 0 in the last 4 steps" in capsys.readouterr().out
+
+
 # Signals
 # The fixture `_interruptible` lets Ctrl-C through, and restores its handler afterwards.
 

@@ -462,7 +462,8 @@ def noise_deviation(y: Array) -> float:
             f"(C, H, W), with {_ENOUGH * size} patches of {patch} x {patch} pixels or "
             "more"
         )
-    patches = sliding_window_view(image, (patch, patch), axis=(1, 2))
+    unit = float(np.abs(image).max()) or 1.0  # squares do not overflow
+    patches = sliding_window_view(image / unit, (patch, patch), axis=(1, 2))
     apart = math.ceil(math.sqrt(math.prod(corners) / _PLENTY))
     rows = np.moveaxis(patches[:, ::apart, ::apart], 0, 2).reshape(-1, size)
     values = np.linalg.eigvalsh(np.cov(rows, rowvar=False))[::-1]
@@ -470,4 +471,4 @@ def noise_deviation(y: Array) -> float:
         mean = values[first:].mean()
         if mean <= np.median(values[first:]):
             break
-    return math.sqrt(max(mean, 0.0))
+    return unit * math.sqrt(max(mean, 0.0))

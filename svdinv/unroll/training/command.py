@@ -23,6 +23,7 @@ from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.torch import load
 from svdinv.unroll.training.config import CHECKPOINT, CONFIG, Config
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
+from svdinv.unroll.training.losses import LossError
 from svdinv.unroll.training.run import Outcome, Run
 
 
@@ -74,7 +75,10 @@ def train(
         with interrupts() as interrupted:
             if rank == 0:
                 _announce(run, output)
-            outcome = train_with_bar(run, interrupted)
+            try:
+                outcome = train_with_bar(run, interrupted)
+            except LossError as error:
+                raise Refused(str(error)) from error
         if rank == 0:
             resume_command = command(output, device, run.processes)
             print(describe(outcome, config, output, resume_command), flush=True)
@@ -165,6 +169,11 @@ def describe(outcome: Outcome, config: Config, output: Path, resume: str) -> str
     elif tenth := len(losses) // 10:
         first, last = (sum(x) / tenth for x in (losses[:tenth], losses[-tenth:]))
         done = f"{done} Mean loss in their first tenth {first:.4g}, last {last:.4g}."
+    if outcome.unmoved > 1:
+        done = (
+            f"{done} The gradient was exactly 0 in the last {outcome.unmoved} steps: "
+            "is the learning rate too high?"
+        )
     return f"{done} Weights: {output / WEIGHTS}"
 
 

@@ -47,7 +47,8 @@ class Training:
         "l1",
         "l1 or mse: mean absolute or squared error; log-l1 or log-mse: mean over the "
         "items of its logarithm, as in decibels; measurement: the data fidelity, "
-        "without the truth; or package.module:function",
+        "without the truth; or package.module:function, which takes the estimate, the "
+        "truth and the problem",
     )
     learned: tuple[str, ...] = option(
         (),

@@ -6,7 +6,9 @@ the same three arguments and returns a 0-d tensor.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 import torch
@@ -22,16 +24,25 @@ Loss: TypeAlias = Callable[[Tensor, Tensor, Problem], Tensor]
 _LEAST_ERROR = 1e-7
 
 
+class LossError(ValueError):
+    """A loss that cannot be trained with; the message states the reason."""
+
+
 def _logarithm(error: Tensor, least: float) -> Tensor:
     """Return the mean over the items of the logarithm of their mean error."""
     # `least` keeps the logarithm finite for an item that is reconstructed exactly.
     return torch.log(error.flatten(1).mean(1) + least).mean()
 
 
-def _error(x: Tensor, truth: Tensor) -> Tensor:
-    """Return the magnitude of the error; ValueError if the shapes differ."""
+def _error(x: Tensor, truth: Tensor | None) -> Tensor:
+    """Return the magnitude of the error; LossError if the shapes differ."""
+    if truth is None:
+        raise LossError(
+            "the problems of the task have no truth, without which training.loss must "
+            "be 'measurement', or a function of one's own"
+        )
     if x.shape != truth.shape:
-        raise ValueError(
+        raise LossError(
             f"the truth must have the shape {tuple(x.shape)} of the images of the "
             f"network, got {tuple(truth.shape)}"
         )
@@ -51,7 +62,8 @@ def loss_of(name: str) -> Loss:
     """Return a loss, ``loss(estimate, truth, problem)``, by its name.
 
     The name is in `svdinv.unroll.training.config.LOSSES`, or is
-    ``package.module:function``. Raises ValueError if there is no such loss.
+    ``package.module:function``, whose value is checked at each call. Raises ValueError
+    if there is no such loss, or it takes other arguments.
     """
     if name in LOSSES:
         return dict(zip(LOSSES, _FUNCTIONS, strict=True))[name]
@@ -59,4 +71,33 @@ def loss_of(name: str) -> Loss:
         loss: Loss = imported(name)
     if not callable(loss):
         raise ValueError(f"training.loss {name} is not a function")
-    return loss
+    parameters = None
+    with suppress(ValueError):  # some functions do not state them
+        parameters = inspect.signature(loss)
+    try:
+        parameters and parameters.bind(None, None, None)
+    except TypeError as error:
+        raise ValueError(
+            f"training.loss {name} must take three arguments, the estimate, the truth "
+            f"and the problem: {error}"
+        ) from None
+
+    def checked(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+        value = loss(x, truth, problem)
+        real = isinstance(value, Tensor) and value.is_floating_point()
+        if not real or value.shape != ():
+            is_tensor = isinstance(value, Tensor)
+            found = (
+                f"{value.dtype} of shape {tuple(value.shape)}" if is_tensor else value
+            )
+            raise LossError(
+                f"training.loss {name} must return a real 0-d tensor, got {found}"
+            )
+        if x.requires_grad and not value.requires_grad:
+            raise LossError(
+                f"training.loss {name} must be differentiable with respect to the "
+                "estimate, but its value does not require a gradient"
+            )
+        return value
+
+    return checked

@@ -63,6 +63,7 @@ class Outcome:
     step: int  # steps done
     saved: int  # step of the checkpoint and weights in the output folder
     losses: list[float] = field(default_factory=list)  # of the steps of this part
+    unmoved: int = 0  # last steps whose gradient was exactly 0
     seconds: float = 0.0  # wall-clock time of this part
     breakdown: Breakdown | None = None
 
@@ -191,6 +192,7 @@ class Run:
                 on_gradient(self.step + 1, length)
                 self._update()
                 outcome.losses.append(loss)
+                outcome.unmoved = 0 if length else outcome.unmoved + 1
                 rate = self._rate(self.step)
                 self._attempt(self._logs.step, self.step, loss, rate, length)
                 on_step(self.step, loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from svdinv._missing import needing
 from svdinv.unroll.algorithms import solve
+from svdinv.unroll.algorithms.non_local import noise_deviation
 from svdinv.unroll.algorithms.search import DouglasRachford, best_solution
 from svdinv.unroll.data import (
     PHOTOS,
@@ -61,6 +63,8 @@ _UNIFORM = "uniform"
 _SMALLEST = 32  # pixels a side of a cropped picture
 _LEAST_MEASURED = 11  # pixels a side of measured data, needed by SSIM
 _LEAST, _MOST = -0.25, 1.5  # range of the mean sample, with a margin for noise
+# Level and fraction of samples below it, which noise has only beside some above 1.
+_NEGATIVE, _SEVERAL = -0.5, 0.1
 # SVT completion: thresholds beyond these change hundredths of a decibel.
 _FIRST_THRESHOLD, _LEAST_THRESHOLD, _MOST_THRESHOLD = 0.006, 0.0005, 1.0
 _FIXED_THRESHOLD = 0.01  # without a truth: larger than the best one, for noise
@@ -71,6 +75,7 @@ _STEP = 0.12
 # Tiles for pictures too large for one sparse system of equations; the solution of the
 # biharmonic equation hardly depends on samples beyond the margin.
 _TILE, _MARGIN = 384, 32
+_LITTLE_NOISE = 0.02  # deviation below which a picture may have other noise
 _KEPT = 1e-3  # largest difference of a sample that a network kept
 _GROUPED = 512**2  # pixels up to which grouping of patches takes seconds
 
@@ -180,7 +185,7 @@ class Colour(Task):
                 "pixels; leave it out, or set task.patch"
             )
         if len(images) <= self.validation:
-            parts = {name: parted(x, self.patch) for name, x in images.items()}
+            parts = {name: parted(x, self.patch, name) for name, x in images.items()}
             return Photographs(
                 self,
                 [rest for rest, _ in parts.values()],
@@ -236,12 +241,18 @@ class Colour(Task):
         if truth is not None and not truth.any():
             raise file.error("truth", "is zero everywhere")
         samples, mask = file.real("samples"), file.mask()
+        if not samples[mask].any():
+            inverted = "; is mask inverted?" if samples.any() else ""
+            raise file.error("samples", f"are all 0 where mask is true{inverted}")
         mean = float(samples[mask].mean(dtype=np.float64))  # noise averages out
         if not _LEAST <= mean <= _MOST:
             raise file.error(
                 "samples",
                 f"must be in [0, 1], apart from noise, but their mean is {mean:.3g}",
             )
+        found = samples[mask]
+        if abs(found).max() <= 1 and (found < _NEGATIVE).mean() > _SEVERAL:
+            raise file.error("samples", "must be in [0, 1], but seem to be in [-1, 1]")
         return Problem(samples, Sampling(mask), truth=truth)
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
@@ -285,6 +296,11 @@ class Colour(Task):
         channels, height, width = truth.shape
         if options.mask is not None:
             mask = mask_of_file(options.mask, truth.shape)
+            if truth.any() and not truth[mask].any():
+                raise ValueError(
+                    f"mask: {given.name} is black wherever {options.mask} is true: it "
+                    "must be true, or white, where the picture is kept"
+                )
             setting = f"mask {options.mask}"
         else:
             rate = options.rate or (1.0 if options.noise else 0.4)
@@ -332,6 +348,17 @@ class Colour(Task):
         """Sample a noisy picture completely, unless a rate or a mask is set."""
         is_set = options.rate is not None or options.mask is not None
         return options if is_set else replace(options, rate=1.0)
+
+    def describe(self, problem: Problem) -> str:
+        """Describe the size and, of a picture with unknown noise alone, the noise."""
+        size, noise = super().describe(problem), None
+        if problem.truth is None and not _has_gaps(problem):
+            with suppress(ValueError):  # too small
+                noise = noise_deviation(self.without_repeats(problem).y)
+        if noise is None:
+            return size
+        shared = " beside any that pixels or channels share, as in JPEG files"
+        return f"{size}, noise {noise:.2g}{shared if noise < _LITTLE_NOISE else ''}"
 
     def without_repeats(self, problem: Problem) -> Problem:
         """Keep one channel if all channels and their masks are equal."""
@@ -549,7 +576,7 @@ def channels_last(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(images, -3, -1))
 
 
-def parted(image: Image, least: int) -> tuple[Image, Image]:
+def parted(image: Image, least: int, name: str) -> tuple[Image, Image]:
     """Cut a quarter off the longer side, but no fewer than `least` pixels.
 
     Raises ValueError if fewer than `least` pixels would be left.
@@ -558,7 +585,7 @@ def parted(image: Image, least: int) -> tuple[Image, Image]:
     cut = max(H, W) - max(max(H, W) // 4, least)
     if cut < least:
         raise ValueError(
-            f"a photograph of {H}x{W} pixels is too small to be cut in two, for "
-            f"training and validation, with patches of {least}: add more photographs"
+            f"{name} of {H}x{W} pixels is too small to be cut in two, for training and "
+            f"validation, with patches of {least}: add more photographs"
         )
     return (image[:cut], image[cut:]) if H > W else (image[:, :cut], image[:, cut:])
