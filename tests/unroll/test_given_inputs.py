@@ -274,6 +274,9 @@ def test_colours_of_another_range_are_refused(tmp_path, rng):
     path = write_h5(tmp_path / "signed.h5", samples=1 - 2 * samples**2, mask=mask)
     with pytest.raises(ValueError, match=r"samples .* seem to be in \[-1, 1\]"):
         read_input(path)
+    arrays = {"samples": samples, "mask": mask, "truth": 255 * samples}
+    with pytest.raises(ValueError, match=r"truth must be in \[0, 1\]"):
+        read_input(write_h5(tmp_path / "bytes.h5", **arrays))
 
 
 def test_an_inverted_mask_of_colours_is_refused(tmp_path, rng):

@@ -62,7 +62,7 @@ _RATES = (0.4, 0.3, 0.1)  # of an evaluation
 _UNIFORM = "uniform"
 _SMALLEST = 32  # pixels a side of a cropped picture
 _LEAST_MEASURED = 11  # pixels a side of measured data, needed by SSIM
-_LEAST, _MOST = -0.25, 1.5  # range of the mean sample, with a margin for noise
+_LEAST, _MOST = -0.25, 1.5  # range of mean sample and truth, with a margin for noise
 # Level and fraction of samples below it, which noise has only beside some above 1.
 _NEGATIVE, _SEVERAL = -0.5, 0.1
 # SVT completion: thresholds beyond these change hundredths of a decibel.
@@ -240,6 +240,8 @@ class Colour(Task):
         truth = file.real("truth") if "truth" in file else None
         if truth is not None and not truth.any():
             raise file.error("truth", "is zero everywhere")
+        if truth is not None and not _LEAST <= truth.min() <= truth.max() <= _MOST:
+            raise file.error("truth", "must be in [0, 1]")
         samples, mask = file.real("samples"), file.mask()
         if not samples[mask].any():
             inverted = "; is mask inverted?" if samples.any() else ""
