@@ -333,15 +333,15 @@ def read_input(
     from svdinv.unroll.tasks import task_named
     from svdinv.unroll.tasks.reading import source_of
 
-    reader = source_of(source)
+    asked = task_named(arguments.task).described() if arguments.task else None
+    reader = source_of(source, asked)
     task, what = reader.task, f"{source} is one of {reader.entry.images}"
-    if arguments.task is not None:
-        entry = task_named(arguments.task).entry
-        if entry.kind != task.kind:
-            raise ValueError(
-                f"argument --task: {source} is not of the kind {entry.kind}, but "
-                f"{task.kind}: {entry.kind} reads {entry.inputs}"
-            )
+    if asked is not None and asked.kind != task.kind:
+        inputs = f": {asked.kind} reads {asked.inputs}" if asked.inputs else ""
+        raise ValueError(
+            f"argument --task: {source} is not of the kind {asked.kind}, but "
+            f"{task.kind}{inputs}"
+        )
     need(arguments.parser, reader.entry.needs, "train")
     (options,) = task_settings(arguments, task, what)
     with naming_flags(arguments, task):

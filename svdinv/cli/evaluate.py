@@ -54,10 +54,9 @@ def add(commands: Subparsers, help: str) -> None:
         "weights",
         nargs="?",
         type=filled,
-        default="colour",
         metavar="NAME|PATH",
-        help="weights that come with svdinv (default colour), a file, the folder of a "
-        "training, or a task without weights, such as eit",
+        help="weights that come with svdinv (default colour, or those of --task), a "
+        "file, the folder of a training, or a task without weights, such as eit",
     )
     evaluate.option(
         "--images PATH",
@@ -92,12 +91,15 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll.inference import device_of, open_network, task_of_network
     from svdinv.unroll.plugins import naming
     from svdinv.unroll.tasks.registry import check_reads, entries
-    from svdinv.unroll.tasks.task import InputImage
+    from svdinv.unroll.tasks.task import InputImage, task_named
 
     try:
         device = device_of(arguments.device)
         network, note = None, ""
         tasks = entries()
+        if arguments.weights is None:
+            own = arguments.task and task_named(arguments.task).kind
+            arguments.weights = own or "colour"
         if arguments.weights in tasks and arguments.weights not in pretrained.names():
             task: Task = tasks[arguments.weights].load()()
         else:

@@ -83,7 +83,7 @@ class Problem:
         name = str(self.name).encode("utf-8", "backslashreplace").decode()
         object.__setattr__(self, "name", name)
         for name, kind, expected in (
-            ("A", Operator, "an Operator"),
+            ("A", Operator, "an Operator, as from_matrix makes of a matrix"),
             ("fidelity", DataFidelity, "a DataFidelity"),
         ):
             value = getattr(self, name)

@@ -532,7 +532,18 @@ def test_derivatives_through_functions_of_whole_batches(rng):
 def test_products_with_many_rows_at_once(count, rng):
     matrix = scipy.sparse.random_array((30, 20), density=0.3, rng=rng)
     x = rng.standard_normal((count, 20))
+
+    class Operator:  # as of other libraries
+        shape, dtype = matrix.shape, matrix.dtype
+
+        def matvec(self, x):
+            return matrix @ x
+
+        def rmatvec(self, y):
+            return matrix.T @ y
+
     kinds = (
+        Operator(),
         matrix.toarray(),
         matrix.tocsr(),
         matrix.tocsc(),

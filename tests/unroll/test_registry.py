@@ -100,6 +100,76 @@ def test_a_task_of_ones_own_is_named_on_the_command_line(own, tmp_path, capsys):
     assert task_named("leaves") is sys.modules["garden"].Leaves
 
 
+def test_a_task_that_is_named_reads_what_another_would(
+    own, monkeypatch, one_line, capsys
+):
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save("leaf.png")
+    install(monkeypatch, "leaves", lambda: imported(own))
+    common = ["--rate", "0.9", "--no-baselines", "--output", "out"]
+    assert entry_of_file("leaf.png").kind == "leaves"
+    assert main(["reconstruct", "leaf.png", "--task", "colour", *common]) == 0
+    capsys.readouterr()
+    assert main(["reconstruct", "coffee", "--task", "leaves", *common]) == 2
+    assert "coffee is not of the kind leaves, but colour" in one_line()
+
+
+BARE = """
+import numpy as np
+from svdinv.unroll.metrics import psnr
+from svdinv.unroll.operators import Identity
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks import InputImage, Options, Reconstruction, Task
+
+class Bare(Task):
+    kind, axes, channels, options = "bare", "B C H W", 1, Options
+    metrics = {"PSNR / dB": psnr}
+
+    def read(self, source, options):
+        return InputImage("a", np.load(source))
+
+    def measure(self, given, options):
+        return Problem(given.image, Identity(), truth=given.image, name="a")
+
+    def baselines(self):
+        return {"same": lambda problem: Reconstruction(problem.y)}
+"""
+
+
+def test_a_task_without_an_entry_is_named_on_the_command_line(own, one_line, capsys):
+    import numpy as np
+
+    Path("bare.py").write_text(BARE)
+    np.save("a.npy", np.random.default_rng(0).random((1, 40, 40), np.float32))
+    assert main(["reconstruct", "a.npy", "--task", "bare:Bare"]) == 2
+    assert "a.npy is not of the kind bare, but cine" in one_line()
+    assert main(["reconstruct", "coffee", "--task", "bare:Bare"]) == 2
+    assert one_line().endswith("coffee is not of the kind bare, but colour\n")
+    entry = (
+        'TaskEntry(kind="bare", location="bared:Bare", axes="B C H W", channels=1, '
+        'suffixes=(".npy",))'
+    )
+    Path("bared.py").write_text(
+        BARE.replace("Bare(Task):", f"Bare(Task):\n    entry = {entry}").replace(
+            "import Input", "import TaskEntry, Input"
+        )
+    )
+    bared = ["a.npy", "--task", "bared:Bare", "--output"]
+    assert main(["reconstruct", *bared, "out"]) == 0
+    capsys.readouterr()
+    assert main(["reconstruct", *bared, "out", "--no-truth"]) == 2
+    assert "--no-truth: does not apply to images, of which data" in one_line()
+    assert main(["data", "write", *bared, "a.h5"]) == 2
+    assert "bare cannot save data: it must define `arrays_to_save`" in one_line()
+    assert main(["evaluate", *bared[1:], "out", "--images", "a.npy"]) == 0
+    assert "bare: classical methods, on 1 image" in capsys.readouterr().out
+    for name in ("bare", "bared"):
+        sys.modules.pop(name, None)
+
+
 @pytest.mark.parametrize("name", ["garden:Roses", "rocks:Leaves", "leaves"])
 def test_what_is_no_task_is_refused(own, name, one_line):
     assert main(["data", "inspect", "coffee", "--task", name]) == 2

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from svdinv.unroll.algorithms import FISTA, ISTA, solve
+from svdinv.unroll.algorithms import ADMM, FISTA, ISTA, PDHG, solve
 from svdinv.unroll.algorithms.iterations import Algorithm
 from svdinv.unroll.algorithms.search import DouglasRachford, best_solution, largest
 from svdinv.unroll.data.masks import uniform_mask
@@ -78,6 +78,37 @@ def test_the_range_is_kept_and_its_ends_are_tried():
     assert largest(lambda x: -score(x), 0.5, low=0.04, high=0.6) == max(tried) == 0.6
     with pytest.raises(ValueError, match="first must lie"):
         largest(score, 0.5, low=0.6, high=1)
+
+
+def test_a_score_that_is_not_a_number_is_the_lowest():
+    for bad in (0.1, 1.0):
+        tried = {}
+
+        def score(x, bad=bad, tried=tried):
+            tried[x] = math.nan if x == bad else -((math.log10(x) + 1.5) ** 2)
+            return tried[x]
+
+        found = largest(score, 1.0, low=1e-3, high=1e3)
+        assert tried[found] == max(s for x, s in tried.items() if x != bad)
+
+
+@pytest.mark.parametrize("algorithm", [PDHG(), ADMM()])
+@pytest.mark.parametrize("first", [1e-3, 0.03, 3.0])
+def test_the_first_weight_does_not_matter(rng, algorithm, first):
+    """Every smaller weight may seem better, since it continues an unfinished image."""
+    truth = np.outer(np.linspace(0.2, 1, 24), np.sin(np.arange(24) / 5) + 1.2)
+    A = Sampling(rng.random(truth.shape) < 0.6)
+    problem = Problem(A(truth + 0.05 * rng.standard_normal(truth.shape)), A)
+    how = {"algorithm": algorithm, "low": 1e-4, "high": 10.0}
+    weight, solution = best_solution(
+        problem, Nuclear, lambda x: snr(truth, x), first=first, **how
+    )
+    assert 0.05 < weight < 0.5
+    exact = solve(problem, Nuclear(weight), algorithm=algorithm, iterations=20_000)
+    assert exact.converged
+    assert snr(truth, solution.image) > snr(truth, exact.image) - 0.05
+    with pytest.raises(TypeError, match="prior must be a function of the weight"):
+        best_solution(problem, Nuclear(0.1), abs, first=first, **how)
 
 
 def _matrix(rng, shape=(30, 24), rank=2):

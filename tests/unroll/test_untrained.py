@@ -13,7 +13,15 @@ import torch
 
 from svdinv.unroll.algorithms import ADMM, conjugate_gradients
 from svdinv.unroll.fidelity import L2, PoissonKL
-from svdinv.unroll.networks import SLR, Decoder, LowRank, PrimalDual, Skip, Unrolled
+from svdinv.unroll.networks import (
+    SLR,
+    Bilinear,
+    Decoder,
+    LowRank,
+    PrimalDual,
+    Skip,
+    Unrolled,
+)
 from svdinv.unroll.operators import MRI, Identity, ParallelBeam, Sampling
 from svdinv.unroll.priors import HuberVariation
 from svdinv.unroll.problem import Problem
@@ -816,6 +824,19 @@ class TestGoingOn:
         found = fitting.result("iterations", 0.0)
         assert found.rollbacks == [61]
         assert error(noisy(), found.last) < 0.05
+
+    def test_a_fit_that_explodes_at_once_goes_back(self):
+        decoder = Decoder(features=(8, 8), depth=8)
+        recipe = Bilinear(rank=2, space=decoder, channels=5, depth=8, time=(3, 4))
+        time, place = np.arange(5)[:, None, None], np.arange(16)[:, None]
+        x = (0.5 + 0.3 * np.sin(place / 3) + 0j) * np.exp(1j * time / 3) * np.ones(16)
+        A = Sampling(np.random.default_rng(0).random(x.shape) < 0.5)
+        problem = Problem(A(x.astype(np.complex64)), A)
+        options = {"rate": 10.0, "rule": None, "every": 1, "consistent": False}
+        found = run(problem, recipe, iterations=150, **options)
+        assert found.rollbacks
+        assert found.rollbacks[0] < 20
+        assert found.trajectory[-1].data < found.trajectory[0].data
 
     @pytest.mark.parametrize("interrupted", [55, 70, 110])
     def test_a_resumed_fit_goes_back_to_the_same_weights(self, tmp_path, interrupted):

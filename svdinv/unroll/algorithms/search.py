@@ -22,6 +22,7 @@ _FACTOR = 10**0.5  # between neighbouring numbers of the coarse search
 _GOLDEN = (3 - 5**0.5) / 2
 _CLEARLY = 5  # tolerances by which a score is clearly worse
 _PERIOD = 4  # iterations between two scores
+_WORST = -1e30  # least score, so that parabolas stay finite
 _SECTIONS = 4  # maximum number of golden sections
 
 
@@ -85,17 +86,22 @@ def largest(
 ) -> float:
     """Return the positive number with the highest score of those tried.
 
-    The search goes in steps of a factor from `first` downwards and, unless that is
-    clearly better, upwards, until a score is clearly worse than the best or an end,
-    `low` or `high`, was tried. Where scores hardly differ, the steps become longer. A
-    few golden sections of the logarithm (Kiefer, Proc. AMS 4, 1953) next to the best
-    follow, until a parabola through it and its neighbours predicts little improvement.
-    `tolerance` is a negligible difference of scores. Raises ValueError unless
+    The search goes in steps of a factor from `first` downwards and then upwards, until
+    a score is clearly worse than the best or an end, `low` or `high`, was tried. Where
+    scores hardly differ, the steps become longer. A few golden sections of the
+    logarithm (Kiefer, Proc. AMS 4, 1953) next to the best follow, until a parabola
+    through it and its neighbours predicts little improvement. `tolerance` is a
+    negligible difference of scores; NaN is the lowest score. Raises ValueError unless
     ``0 < low <= first <= high``.
     """
     if not 0 < low <= first <= high:
         raise ValueError(f"first must lie in [low, high], got {first}, {low}, {high}")
-    scores = {first: score(first)}
+
+    def scored(x: float) -> float:
+        found = score(x)
+        return found if found > _WORST else _WORST  # also for NaN
+
+    scores = {first: scored(first)}
 
     def best() -> float:
         return max(scores, key=lambda x: scores[x])
@@ -105,12 +111,10 @@ def largest(
         while x != end:
             steps = 2 ** max(flat - 1, 0)
             x, previous = min(max(x * factor**steps, low), high), scores[best()]
-            scores[x] = score(x)
+            scores[x] = scored(x)
             if scores[x] < previous - _CLEARLY * tolerance:
                 break
             flat = 0 if scores[x] > previous + tolerance else flat + 1
-        if scores[best()] > scores[first] + _CLEARLY * tolerance:
-            break
     for section in range(_SECTIONS):
         middle = best()
         left = max((x for x in scores if x < middle), default=middle)
@@ -125,7 +129,7 @@ def largest(
             break
         wider = max(left, right, key=lambda x: abs(math.log(x / middle)))
         x = middle * (wider / middle) ** _GOLDEN
-        scores[x] = score(x)
+        scores[x] = scored(x)
     return best()
 
 
@@ -165,10 +169,18 @@ def best_solution(
     first one from `state` or else `x0`, and ends after `iterations` or when the score,
     in decibels, has settled. With `rtol` it stops as `solve` does instead; with `early`
     as well, the best image of all iterations counts, not the last one. Unfinished
-    images of ADMM may score more with too small a weight: pass `rtol`, such as 1e-6.
+    images may score more with too small a weight: `first` should rather be too large,
+    with which they settle sooner; ADMM may need `rtol`, such as 1e-6. Of an error,
+    pass the negative, or ``-10 log10`` of its square.
 
-    Raises KeyboardInterrupt on Ctrl-C; ValueError as `largest` and `solve`.
+    Raises KeyboardInterrupt on Ctrl-C; TypeError if `prior` is not callable; ValueError
+    as `largest` and `solve`.
     """
+    if not callable(prior):
+        raise TypeError(
+            "prior must be a function of the weight that returns a prior, such as "
+            f"lambda weight: Nuclear(weight), got {type(prior).__name__}"
+        )
     solutions: dict[float, tuple[float, Solution]] = {}
 
     def solved(weight: float) -> float:

@@ -172,7 +172,7 @@ def check_axes(x: Array, axes: str) -> None:
     names, shape = axes.split(), tuple(x.shape)
     if len(names) == len(shape):
         return
-    hint = f"give an image of (H, W) as ({'1, ' * (len(names) - 2)}H, W)"
+    hint = f"it needs {len(names) - len(shape)} more axes in front, of length 1"
     hint = hint if len(names) > len(shape) else "coils need maps"
     raise ValueError(
         f"the image must have the axes {axes}, got shape {shape} from the measured "

@@ -20,6 +20,7 @@ import array_api_compat as compat
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv._missing import needing
 from svdinv.core.namespace import cast
 from svdinv.core.operation import Operation
 from svdinv.operators._arguments import as_shape
@@ -243,14 +244,15 @@ class _DerivativeAt(_OfFunctions):
 def from_matrix(
     matrix: Any, image_shape: Sequence[int], data_shape: Sequence[int] | None = None
 ) -> Wrapped:
-    """Return the operator of a matrix: dense, sparse or a SciPy `LinearOperator`.
+    """Return the operator of a matrix: dense, sparse or a `LinearOperator` of SciPy.
 
     A matrix (m, n) multiplies a flattened image of n elements; data have the shape (m,)
     by default, or any shape of m elements. A complex matrix multiplies complex images.
     A batch is multiplied at once, so that rounding may depend on its length.
     The matrix stays on the CPU; use `svdinv.unroll.operators.Dense` for a dense one on
-    the device of the data. Raises ValueError if the shapes do not match, or if a
-    LinearOperator has no `rmatvec`.
+    the device of the data. Any object with `shape`, `matvec` and `rmatvec` counts as a
+    LinearOperator. Raises ValueError if the shapes do not match, or if it has no
+    `rmatvec`.
     """
     if isinstance(matrix, np.ma.MaskedArray):
         raise TypeError("matrix must not be a masked array")
@@ -271,6 +273,10 @@ def from_matrix(
             )
     # A copy of the transpose in CSR format multiplies several times as fast.
     is_operator = hasattr(matrix, "matvec")  # a LinearOperator
+    if is_operator and not hasattr(matrix, "adjoint"):
+        with needing("scipy", "train"):
+            from scipy.sparse.linalg import aslinearoperator
+        matrix = aslinearoperator(matrix)
     adjoint_ = matrix.adjoint() if is_operator else matrix.conj().T
     adjoint_ = adjoint_.tocsr() if hasattr(adjoint_, "tocsr") else adjoint_
     if is_operator:

@@ -59,8 +59,8 @@ class Source:
         return (*of_file, *(n for n in options.names() if n not in options.of_files()))
 
 
-def source_of(name: str | Path) -> Source:
-    """Find the task of a file or of a built-in name.
+def source_of(name: str | Path, preferred: TaskEntry | None = None) -> Source:
+    """Find the task of a file or of a built-in name: `preferred`, if it reads it.
 
     Raises ValueError if no task reads it, or it is a damaged HDF5 file; ImportError for
     HDF5 files if h5py is missing.
@@ -70,6 +70,8 @@ def source_of(name: str | Path) -> Source:
 
         if (entry := measured_entry(name)) is not None:
             return Source(name, entry, measured=True)
+    if preferred is not None and preferred.recognises(name):
+        return Source(name, preferred)
     return Source(name, entry_of_file(name))
 
 
@@ -83,7 +85,7 @@ def read_all(
     """
     inputs = []
     for name in sources:
-        source = source_of(name)
+        source = source_of(name, task.described())
         if source.entry.kind != task.kind:
             raise ValueError(
                 f"{name} is of the kind {source.entry.kind}, and the weights are for "

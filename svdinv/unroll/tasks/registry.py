@@ -26,29 +26,64 @@ _ORDER = ("colour", "cine", "ct", "eit", "pet", "spectral-ct")
 
 @dataclass(frozen=True, kw_only=True)
 class TaskEntry:
-    """Description of a task that can be read without importing it."""
+    """Description of a task that can be read without importing it.
 
-    kind: str  # name in configurations and on the command line
-    location: str = ""  # class, as package.module:Class
-    axes: str = ""  # axes of its images, as in the recipe of a network
-    channels: int | None = None  # channels of its images; None if the number is free
-    images: str = "images"  # noun for its images in messages
-    inputs: str = ""  # description of its inputs in messages, without an article
-    dataset: str = ""  # name of the data in files of measured data
-    companions: tuple[str, ...] = ()  # names of other arrays that such files must have
-    ndim: int | None = None  # axes of the data, if tasks share the name of their data
-    names: Mapping[str, str] = field(default_factory=dict)  # built-in images
-    heading: str = ""  # heading of these in ``svdinv data list``
-    pictures: tuple[str, ...] = ()  # more names for ``svdinv data show``, such as masks
-    prefixes: tuple[str, ...] = ()  # prefixes of names that it reads
-    suffixes: tuple[str, ...] = ()  # suffixes of files that it reads
-    # By suffix, package.module:function that checks whether the content of a file
-    # belongs to this task; the suffix "" matches folders and all other files.
+    Attributes
+    ----------
+    kind : str
+        Name in configurations and on the command line.
+    location : str
+        The class, as ``package.module:Class``.
+    axes : str
+        Axes of its images, as in the recipe of a network, such as ``"B C H W"``.
+    channels : int or None
+        Channels of its images; None if the number is free.
+    images, inputs : str
+        Noun for its images, and description of its inputs without an article, in
+        messages.
+    dataset : str
+        Name of the data in files of measured data.
+    companions : tuple of str
+        Names of other arrays that such files must have.
+    ndim : int or None
+        Number of axes of the data, if tasks share their name.
+    names : mapping of str to str
+        Built-in images and their descriptions, which ``svdinv data list`` shows below
+        `heading`.
+    heading : str
+    pictures : tuple of str
+        More names for ``svdinv data show``, such as masks.
+    prefixes, suffixes : tuple of str
+        Prefixes of names and suffixes of files that it reads.
+    contents : mapping of str to str
+        By suffix, ``package.module:function`` that returns whether the content of a
+        file belongs to this task; the suffix "" matches folders and all other files.
+    options : tuple of str
+        Names of its options on the command line.
+    plurals : mapping of str to str
+        Names of those that take several values in ``svdinv evaluate``.
+    needs : tuple of str
+        Third-party modules that it requires.
+    """
+
+    kind: str
+    location: str = ""
+    axes: str = ""
+    channels: int | None = None
+    images: str = "images"
+    inputs: str = ""
+    dataset: str = ""
+    companions: tuple[str, ...] = ()
+    ndim: int | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    heading: str = ""
+    pictures: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
     contents: Mapping[str, str] = field(default_factory=dict)
-    options: tuple[str, ...] = ()  # names of its command-line options
-    # Names of options that take several values in ``svdinv evaluate``.
+    options: tuple[str, ...] = ()
     plurals: Mapping[str, str] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()  # third-party modules that it requires
+    needs: tuple[str, ...] = ()
 
     def load(self) -> Any:
         """Import the class of the task, a `svdinv.unroll.tasks.Task`."""

@@ -221,26 +221,46 @@ class Simulated:
 class Task:
     """A kind of reconstruction; its fields are training options.
 
-    Raises ValueError for an option that is out of range.
+    Attributes
+    ----------
+    entry : TaskEntry
+        Description that is read without importing the task. From it, the class has
+        `kind`, `axes`, `channels`, `images` and `dataset`; without it, it defines them.
+    options : type
+        Class of its `Options`, for reading and simulating measurements.
+    metrics : mapping of str to callable
+        ``metric(truth, image)`` by name, in the order of display; larger is better.
+    endings : tuple of str
+        Suffixes of files that `save` writes, the first by default.
+    peak : float, "max" or None
+        Largest value of an image, as in `svdinv.unroll.metrics.psnr`.
+    moving : bool
+        Whether its images have frames, each of `seconds` in an animation.
+    seconds : float
+    has_views : bool
+        Whether `views` yields equivalent problems.
+    input_noise : float
+        Default noise level at the input of an untrained network.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of range.
     """
 
-    entry: ClassVar[TaskEntry]  # description that is read without importing the task
-    kind: ClassVar[str]  # kind to dataset: as in `TaskEntry`, copied from an entry
+    entry: ClassVar[TaskEntry]
+    kind: ClassVar[str]
     axes: ClassVar[str]
     channels: ClassVar[int | None] = None
     images: ClassVar[str] = "images"
     dataset: ClassVar[str] = ""
-    options: ClassVar[type[Options]]  # for reading and simulating measurements
-    # ``metric(truth, image)`` by name, in the order of display; larger is better.
+    options: ClassVar[type[Options]]
     metrics: ClassVar[Mapping[str, Callable[..., float]]]
-    # Suffixes of files that `save` writes, the first by default.
     endings: ClassVar[tuple[str, ...]] = (*WRITTEN, ".png")
-    # Largest value of an image, or "max", as in `svdinv.unroll.metrics.psnr`.
     peak: ClassVar[float | str | None] = None
-    moving: ClassVar[bool] = False  # whether its images have frames
-    seconds: ClassVar[float] = 0.1  # duration of a frame in an animation
-    has_views: ClassVar[bool] = True  # whether `views` yields equivalent problems
-    # Default noise level at the input of an untrained network.
+    moving: ClassVar[bool] = False
+    seconds: ClassVar[float] = 0.1
+    has_views: ClassVar[bool] = True
     input_noise: ClassVar[float] = 0.03
 
     def __init_subclass__(cls) -> None:
@@ -325,7 +345,9 @@ class Task:
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Arrays]:
         """Return the arrays that `read_measured` reads, by name, without the truth."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"the task {self.kind} cannot save data: it must define `arrays_to_save`"
+        )
 
     def examples(self, options: Any) -> list[InputImage | Problem]:
         """Return evaluation images that were not used to train the shipped weights.
@@ -391,8 +413,14 @@ class Task:
         return self.kind
 
     def options_without_truth(self, options: Any) -> Any:
-        """Return the options for an image that is itself the data, not the truth."""
-        return options
+        """Return the options for an image that is itself the data, not the truth.
+
+        By default raise ValueError: other data are not images.
+        """
+        raise ValueError(
+            f"argument --no-truth: does not apply to {self.images}, of which data are "
+            "simulated"
+        )
 
     def without_repeats(self, problem: Problem) -> Problem:
         """Remove redundant data, such as the equal channels of a grey picture.
@@ -488,8 +516,10 @@ class Task:
     def decibels(self, problem: Problem, image: Arrays) -> float:
         """Return the figure of merit in dB for validation and parameter searches.
 
-        By default the PSNR of the `finished` image.
+        By default the PSNR of the `finished` image. Raises ValueError without a truth.
         """
+        if problem.truth is None:
+            raise ValueError(f"{problem.name or 'the problem'} has no truth")
         return psnr(problem.truth, self.finished(image), peak=self.peak)
 
     def describe(self, problem: Problem) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 
 # The fit has diverged if the residual is larger than this multiple of its median.
 _DROP = 4.0
+_EXPLOSION = 1e4  # the same of the first residual, until there is a median
 _NOTHING = 1e-3  # of the first residual, below which it cannot diverge
 _SLOWER = 0.5  # factor of the learning rate after each divergence
 _WINDOW = 50
@@ -54,11 +55,12 @@ class Rollback:
         """
         if iteration == 1:
             self._first = data
-        typical = math.inf
-        if len(self._recent) == _WINDOW:  # earlier it may rise, from a good start
+        if len(self._recent) == _WINDOW:
+            # A residual that is nearly 0 may increase by such a factor.
             typical = sorted(self._recent)[_WINDOW // 2]
-        # A residual that is nearly 0 may increase by such a factor.
-        most = max(_DROP * typical, _NOTHING * self._first)
+            most = max(_DROP * typical, _NOTHING * self._first)
+        else:  # from a good start it may rise
+            most = _EXPLOSION * self._first or math.inf
         if math.isfinite(data) and not data > most:
             self._recent.append(data)
             return False
