@@ -107,6 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
             task = task_of_network(network)
         with naming("argument NAME|PATH"):
             check_reads(task)
+        if arguments.task and task_named(arguments.task).kind != task.kind:
+            raise ValueError(f"argument --task: these weights are for {task.kind}")
         if "crop" in task.options.names() and arguments.crop is None:
             arguments.crop = str(_CROP)
         what = f"these weights are for {task.images}"

@@ -37,7 +37,7 @@ from svdinv.unroll.operators.linear import alike
 
 __all__ = ["L2", "DataFidelity", "PoissonKL"]
 
-_TERMS = 14  # of the series of PoissonKL, up to the rounding of double precision
+_TERMS = 17  # of the series of PoissonKL, up to the rounding of double precision
 
 
 class DataFidelity:
@@ -258,18 +258,18 @@ class PoissonKL(_OfOneParameter):
         rounding = xp.max(xp.abs(known)) * (64 * eps(known, xp))
         mean = xp.where((known < 0) & (known >= -rounding), 0 * mean, mean)
         valid = counted & (mean > 0)
-        excess = y - mean
-        ratio = safe_divide(excess, mean, valid, xp)
-        # Where y log(1 + ratio) and the excess cancel, a series of their difference.
-        near = xp.abs(ratio) < 1 / 16
-        small = xp.where(near, ratio, 0 * ratio)
+        one, excess = xp.ones_like(mean), y - mean
+        ratio = safe_divide(y, mean, valid, xp, one)
+        # Where y log(ratio) and the excess cancel, a series of their difference.
+        near = valid & (xp.abs(ratio - 1) < 1 / 8)
+        ratio = xp.where(ratio > 0, ratio, one)  # if it underflows, y is negligible
+        small = safe_divide(excess, mean, near, xp)
         series = 0 * small
         for k in range(_TERMS, 1, -1):
             series = 1 / (k * (k - 1)) - small * series
-        each = y * xp.log1p(ratio) - excess
-        each = xp.where(valid & near, excess * small * series, each)
+        each = xp.where(near, excess * small * series, y * xp.log(ratio) - excess)
         impossible = (counted & (mean <= 0)) | (mean < 0)
-        return xp.sum(xp.where(impossible, math.inf * xp.ones_like(mean), each))
+        return xp.sum(xp.where(impossible, math.inf * one, each))
 
     def slope(self, z: Array, y: Array) -> Array:
         """Return ``1 - y / (z + b)``; 1 for y = 0, else -infinity for z + b <= 0."""

@@ -351,6 +351,8 @@ def test_modules_that_are_not_as_they_should_be(
     ("content", "message"),
     [
         ("def f(x, truth): ...", "must take three arguments, the estimate, the truth"),
+        ("from torch.nn import MSELoss as f", "is not a function"),
+        ("import torch.nn; f = torch.nn.MSELoss()", "must take three arguments"),
         (
             "def f(x, truth, problem): return (x - truth) ** 2",
             "got torch.float32 of sh",

@@ -312,7 +312,7 @@ def test_noise_that_is_not_taken_out_is_told(picture, tmp_path, capsys):
     noisy = tmp_path / "noisy.png"
     Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(noisy)
     assert run(noisy, "--no-truth", "--output", tmp_path / "out.png") == 0
-    assert "beside any that pixels or channels share" in capsys.readouterr().out
+    assert "what pixels or channels share" in capsys.readouterr().out
 
 
 def test_a_grey_picture_has_one_channel(picture, tmp_path, capsys):

@@ -724,11 +724,17 @@ def test_masks_of_pictures(tmp_path, shape):
     Image.fromarray(254 * mask.astype(np.uint8)).save(path)
     with pytest.raises(ValueError, match=r"m\.png: the mask must be black and white"):
         read_mask(path)
-    red = np.full((40, 50, 3), 255, np.uint8)
-    red[10:20, 10:40, 1:] = 0
-    Image.fromarray(red).save(path)
-    with pytest.raises(ValueError, match=r"m\.png: the mask must be black and white"):
-        read_mask(path)
+    for colour in ((255, 0, 0), (255, 255, 0), (0, 0, 255)):
+        paint = np.full((40, 50, 3), 255, np.uint8)
+        paint[:, 20] = 0
+        paint[10:20, 10:40] = colour
+        Image.fromarray(paint).save(path)
+        with pytest.raises(ValueError, match=r"mask must be black .* an array file"):
+            read_mask(path)
+    paint = 255 * (np.random.default_rng(0).random((40, 50, 3)) < 0.4).astype(np.uint8)
+    paint[..., 1] = 255  # of one channel all
+    Image.fromarray(paint).save(path)
+    assert read_mask(path)[1].all()
 
 
 @pytest.mark.parametrize(

@@ -151,19 +151,19 @@ def test_divergence_is_zero_where_the_mean_is_the_count():
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e7])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_divergence_of_nearly_equal_counts(kind, size):
+def test_divergence_of_any_counts(kind, size):
     """It is positive and accurate, with its slope, whatever the difference."""
-    ratio = 10.0 ** np.arange(-7, 7)
-    ratio = np.concatenate([ratio, [1 / 16, 1 / 17], -ratio[:7]])
-    y = np.full(ratio.shape, size, kind)
-    z = (size / (1 + ratio)).astype(kind)
+    powers = 10.0 ** np.arange(-15, 25)
+    close = np.concatenate([10.0 ** np.arange(-7, 0), [1 / 7, 1 / 8, 1 / 9]])
+    z = (size * np.concatenate([powers, 1 + close, 1 - close])).astype(kind)
+    y = np.full(z.shape, size, kind)
     for mean, count in zip(z, y, strict=True):
         m, c = (Decimal(float(x)) for x in (mean, count))
         expected = float(m - c + c * (c / m).ln())
         mean, count = np.array([mean]), np.array([count])
         found = PoissonKL().distance(mean, count)
         assert found >= 0
-        assert found == pytest.approx(expected, rel=40 * float(np.finfo(kind).eps))
+        assert found == pytest.approx(expected, rel=100 * float(np.finfo(kind).eps))
         count, mean = torch.tensor(count), torch.tensor(mean, requires_grad=True)
         PoissonKL().distance(mean, count).backward()
         slope = PoissonKL().slope(mean.detach(), count)

@@ -598,13 +598,15 @@ class TestRecorrupted:
 
     def test_options_that_suit_a_network(self):
         problem = noisy()
-        network = Network(self.educated, seed=0)
+        with pytest.raises(ValueError, match="fits the data with their noise"):
+            educated(problem, Network(self.educated, seed=0))  # near its input
+        network = Network(Skip(**SMALL, source="adjoint"), seed=0)
         with torch.no_grad():
             image = network(torch.from_numpy(problem.y[None]), problem.A)
         rest = image[0].numpy() - problem.y
         found = educated(problem, network, iterations=7)
         residual = np.sqrt(np.mean(rest**2))
-        assert residual <= found.recorrupted * 1.001 < residual * 3.2
+        assert residual / 1.1 < found.recorrupted < residual * 5
         assert found.iterations == 7
         assert educated(problem, network, 0.3).recorrupted == 0.3
         nothing = replace(problem, y=np.zeros_like(problem.y))
@@ -633,7 +635,7 @@ class TestRecorrupted:
         noise = noise[0] + 1j * noise[1] if kind is np.complex64 else noise[0]
         problem = Problem(noise.astype(kind) + 1, Sampling(np.ones((3, 64, 64), bool)))
         if block == 1:
-            with pytest.raises(ValueError, match="fits the data exactly"):
+            with pytest.raises(ValueError, match="fits the data with their noise"):
                 educated(problem, Means(1, 1))
             return
         deviation = 0.1 * (np.sqrt(2) if kind is np.complex64 else 1)
@@ -642,7 +644,7 @@ class TestRecorrupted:
 
     def test_data_of_double_precision(self):
         problem = noisy()
-        network = Network(self.educated, seed=0)
+        network = Network(Skip(**SMALL, source="adjoint"), seed=0)
         double = replace(problem, y=problem.y.astype(np.float64))
         found = educated(double, network).recorrupted
         expected = educated(problem, network).recorrupted

@@ -111,6 +111,7 @@ def largest(
         while x != end:
             steps = 2 ** max(flat - 1, 0)
             x, previous = min(max(x * factor**steps, low), high), scores[best()]
+            x = end if math.isclose(x, end) else x
             scores[x] = scored(x)
             if scores[x] < previous - _CLEARLY * tolerance:
                 break
@@ -204,7 +205,7 @@ def best_solution(
 
         def keep(iteration: int, state: State) -> None:
             now = score(state["x"])
-            if not best or now > best[0][0]:
+            if not best or not best[0][0] >= now:
                 best[:] = [(now, state["x"])]
 
         solution = solve(

@@ -240,7 +240,7 @@ def read_mask(
     """Read a sampling mask (..., H, W) from an array file of booleans, or of 0 and 1.
 
     Or from a picture file, white where sampled and black elsewhere: (H, W) if it is
-    grey; if it has colours, (3, H, W), each channel with black and white. `key` and
+    grey; if it has colours, (3, H, W), no two channels of which may be equal. `key` and
     `time_axis` are as for `svdinv.unroll.formats.read_series`; by default, the array
     called ``mask`` is read if there are several. Raises ValueError if the file cannot
     be read, contains other numbers, or samples nothing.
@@ -252,11 +252,12 @@ def read_mask(
     if Path(path).suffix.lower() in SUFFIXES:
         picture = np.moveaxis(read_picture(path, largest=None), -1, 0)
         grey = (picture == picture[:1]).all()
-        # A channel without black or white is that of a marking in colour.
-        apart = not grey and (picture == picture[:, :1, :1]).all(axis=(1, 2)).any()
-        if apart or not ((picture == 0) | (picture == 1)).all():
+        # Paint of one colour leaves two channels equal.
+        equal = (picture == np.roll(picture, 1, axis=0)).all(axis=(1, 2))
+        if (equal.any() and not grey) or not ((picture == 0) | (picture == 1)).all():
             raise ValueError(
-                f"{path}: the mask must be black and white alone, white where sampled"
+                f"{path}: the mask must be black and white alone, white where sampled; "
+                "channels with samples of their own may be in an array file (3, H, W)"
             )
         return as_mask(picture[0] if grey else picture, f"{path}: the mask")
     array = read_series(path, key, time_axis=time_axis, usual="mask")

@@ -250,9 +250,9 @@ def from_matrix(
     by default, or any shape of m elements. A complex matrix multiplies complex images.
     A batch is multiplied at once, so that rounding may depend on its length.
     The matrix stays on the CPU; use `svdinv.unroll.operators.Dense` for a dense one on
-    the device of the data. Any object with `shape`, `matvec` and `rmatvec` counts as a
-    LinearOperator. Raises ValueError if the shapes do not match, or if it has no
-    `rmatvec`.
+    the device of the data. Any object with `shape`, `matvec`, `rmatvec` and a `dtype`
+    of NumPy counts as a LinearOperator. Raises ValueError if the shapes do not match,
+    or if it has no `rmatvec`.
     """
     if isinstance(matrix, np.ma.MaskedArray):
         raise TypeError("matrix must not be a masked array")
@@ -273,7 +273,7 @@ def from_matrix(
             )
     # A copy of the transpose in CSR format multiplies several times as fast.
     is_operator = hasattr(matrix, "matvec")  # a LinearOperator
-    if is_operator and not hasattr(matrix, "adjoint"):
+    if is_operator:
         with needing("scipy", "train"):
             from scipy.sparse.linalg import aslinearoperator
         matrix = aslinearoperator(matrix)

@@ -172,7 +172,7 @@ def describe(outcome: Outcome, config: Config, output: Path, resume: str) -> str
     if outcome.unmoved > 1:
         done = (
             f"{done} The gradient was exactly 0 in the last {outcome.unmoved} steps: "
-            "is the learning rate too high?"
+            "the loss is least, or the learning rate too high."
         )
     return f"{done} Weights: {output / WEIGHTS}"
 

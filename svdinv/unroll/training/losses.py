@@ -69,11 +69,11 @@ def loss_of(name: str) -> Loss:
         return dict(zip(LOSSES, _FUNCTIONS, strict=True))[name]
     with naming("training.loss"):
         loss: Loss = imported(name)
-    if not callable(loss):
+    if not callable(loss) or isinstance(loss, type):
         raise ValueError(f"training.loss {name} is not a function")
     parameters = None
     with suppress(ValueError):  # some functions do not state them
-        parameters = inspect.signature(loss)
+        parameters = inspect.signature(getattr(loss, "forward", loss))
     try:
         parameters and parameters.bind(None, None, None)
     except TypeError as error:
@@ -93,7 +93,8 @@ def loss_of(name: str) -> Loss:
             raise LossError(
                 f"training.loss {name} must return a real 0-d tensor, got {found}"
             )
-        if x.requires_grad and not value.requires_grad:
+        differentiable = x.requires_grad and torch.is_grad_enabled()
+        if differentiable and not value.requires_grad:
             raise LossError(
                 f"training.loss {name} must be differentiable with respect to the "
                 "estimate, but its value does not require a gradient"

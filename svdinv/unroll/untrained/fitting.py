@@ -132,6 +132,7 @@ class Fitting:
         ).to(self.device)
         parameters = [p for p in self.models.parameters() if p.requires_grad]
         # Divides the loss, so that Adam's epsilon does not depend on the data's unit.
+        # Counts and weighted data have a fidelity of about 1 each.
         self._square = 1.0
         if problem.has_white_noise:
             seen = self.measured
@@ -144,7 +145,9 @@ class Fitting:
         self.kept = Kept(self.models, x, y, rule)
         self.iteration, self.best, self.best_value = 0, 0, math.inf
         self.trajectory: list[Record] = []
-        self.rollback = Rollback(self.models, self.optimiser, self.kept.earlier)
+        self.rollback = Rollback(
+            self.models, self.optimiser, self.kept.earlier, self._square
+        )
 
     def run(
         self,

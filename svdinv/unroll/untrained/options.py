@@ -18,8 +18,8 @@ from svdinv.unroll.torch import Network, tensor
 from svdinv.unroll.untrained.stopping import HeldOut, Rule
 
 _EXACT = 1e-5  # residual relative to the data, below which the fit is exact
-_PROBE = 0.1  # of the deviation, for the trace
-_FOLLOWED = 0.9  # largest part of the noise that the network may reproduce
+_PROBE = 0.1  # deviation of added noise, relative to the residual
+_LEFT, _MOST_LEFT = 0.2, 1.1  # bounds of the part of it that is in the residual
 
 Trained = Literal["all", "decoder", "singular values"]
 
@@ -124,7 +124,7 @@ def educated(
     ------
     ValueError
         If the fidelity is not that of white Gaussian noise, `deviation` is not
-        positive, or it is omitted and the network fits the data exactly with its noise.
+        positive, or it is omitted and the network's residual does not tell the noise.
     """
     if not problem.has_white_noise:
         raise ValueError(
@@ -147,32 +147,40 @@ def educated(
 
 
 def _deviation(problem: Problem, network: Network) -> float:
-    """Estimate the noise by the residual r of n data: |r|^2 / (n - tr dAx/dy).
+    """Estimate the noise: the residual over that of added noise of deviation 1.
 
-    As for linear smoothers (Wahba, Spline Models for Observational Data, 4.7). One
-    random direction estimates the trace; close to n, it does not determine the noise.
+    Of an image without error this is exact to first order in the noise, and the ratio
+    of norms is that of n data to n - 2 tr J + tr J^H J, for the derivative J of the
+    network's data (for linear smoothers: Wahba, Spline Models for Observational Data,
+    1990, section 4.7).
     """
     device = next(network.parameters()).device
     single = replace(problem, truth=None).single()
     single = single.replace_arrays(partial(tensor, device=device))
     y, A = single.y, single.A
     network = copy.deepcopy(network).to(y.real.dtype)
+
+    def residual(y: torch.Tensor) -> torch.Tensor:
+        return A.project_to_samples(A.forward(network(replace(single, y=y))) - y)
+
     with torch.no_grad():
-        fitted = A.forward(network(single))
-        residual = A.project_to_samples(fitted - y)
+        rest = residual(y)
         count = single.sampled_mask().sum().clamp(min=1)
-        deviation = (residual.abs().square().sum() / count).sqrt()
-        if deviation <= _EXACT * y.abs().square().mean().sqrt():
-            raise ValueError(
-                "the network fits the data exactly, so it cannot estimate their noise: "
-                "deviation must be passed (on the command line, --deviation)"
-            )
+        deviation = (rest.abs().square().sum() / count).sqrt()
         rng = torch.Generator().manual_seed(0)
-        probe = torch.randn(y.shape, generator=rng, dtype=y.dtype).to(device)
+        kind = torch.complex64 if y.is_complex() else torch.float32
+        probe = torch.randn(y.shape, generator=rng, dtype=kind).to(y)
         probe = _PROBE * deviation * A.project_to_samples(probe)
-        moved = A.forward(network(replace(single, y=y + probe))) - fitted
-        followed = (probe.conj() * moved).real.sum() / probe.abs().square().sum()
-        deviation = deviation / (1 - followed.clamp(0, _FOLLOWED)).sqrt()
+        added = torch.linalg.norm(probe)
+        left = torch.linalg.norm(residual(y + probe) - rest)
+        exact = deviation <= _EXACT * y.abs().square().mean().sqrt()
+        if exact or not _LEFT * added < left < _MOST_LEFT * added:
+            raise ValueError(
+                "the network fits the data with their noise, or amplifies it, so it "
+                "cannot estimate this: deviation must be passed (on the command line, "
+                "--deviation)"
+            )
+        deviation = deviation * added / left
     # Rounded, because a resumed fit must have the same value, also on a GPU.
     return float(f"{float(deviation):.4g}")
 

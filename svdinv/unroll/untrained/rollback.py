@@ -13,7 +13,7 @@ from torch import nn
 # The fit has diverged if the residual is larger than this multiple of its median.
 _DROP = 4.0
 _EXPLOSION = 1e4  # the same of the first residual, until there is a median
-_NOTHING = 1e-3  # of the first residual, below which it cannot diverge
+_NOTHING = 1e-3  # of the first or usual residual, below which it cannot diverge
 _SLOWER = 0.5  # factor of the learning rate after each divergence
 _WINDOW = 50
 _REMEMBER = 50  # iterations between two sets of weights that can be restored
@@ -26,13 +26,19 @@ class Rollback:
 
     `earlier` holds three copies of the models, which the checkpoint of the fit
     contains: the weights to return to, and Adam's first and second moments for these.
-    `iterations` are those at which the fit diverged.
+    `usual` is the size of a bad fidelity. `iterations` are those at which the fit
+    diverged.
     """
 
     def __init__(
-        self, models: nn.Module, optimiser: torch.optim.Adam, earlier: nn.ModuleList
+        self,
+        models: nn.Module,
+        optimiser: torch.optim.Adam,
+        earlier: nn.ModuleList,
+        usual: float,
     ) -> None:
         self._models, self._optimiser, self._earlier = models, optimiser, earlier
+        self._usual = usual
         self.iterations: list[int] = []
         self._first = math.nan
         self._recent: deque[float] = deque(maxlen=_WINDOW)
@@ -60,7 +66,7 @@ class Rollback:
             typical = sorted(self._recent)[_WINDOW // 2]
             most = max(_DROP * typical, _NOTHING * self._first)
         else:  # from a good start it may rise
-            most = _EXPLOSION * self._first or math.inf
+            most = _EXPLOSION * max(self._first, _NOTHING * self._usual)
         if math.isfinite(data) and not data > most:
             self._recent.append(data)
             return False

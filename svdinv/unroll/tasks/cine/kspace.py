@@ -275,11 +275,11 @@ def problem_of_kspace(
         )
     if truth is not None and not truth.any():
         raise FileError(f"{path}: truth is zero everywhere")
+    points = kspace.reshape(-1, *size).any(axis=0)
+    if points.any():  # lines of zeros, which scanners fill in, were not measured
+        mask = mask & points.any(axis=0) & points.any(axis=1)[:, None]
     check_centred(mask, f"{path}: mask")
     _check_kspace(path, kspace, mask)
-    # Lines of zeros, which scanners fill in, were not measured.
-    points = kspace.reshape(-1, *size).any(axis=0)
-    mask = mask & points.any(axis=0) & points.any(axis=1)[:, None]
     estimated = False
     if kspace.ndim == 4 and maps is None:
         if kspace.shape[1] == 1:

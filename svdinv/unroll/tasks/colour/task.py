@@ -359,7 +359,7 @@ class Colour(Task):
                 noise = noise_deviation(self.without_repeats(problem).y)
         if noise is None:
             return size
-        shared = " beside any that pixels or channels share, as in JPEG files"
+        shared = " (what pixels or channels share, as in JPEG files, is not seen)"
         return f"{size}, noise {noise:.2g}{shared if noise < _LITTLE_NOISE else ''}"
 
     def without_repeats(self, problem: Problem) -> Problem:
