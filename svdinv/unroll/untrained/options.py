@@ -19,7 +19,7 @@ from svdinv.unroll.untrained.stopping import HeldOut, Rule
 
 _EXACT = 1e-5  # residual relative to the data, below which the fit is exact
 _PROBE = 0.1  # deviation of added noise, relative to the residual
-_LEFT, _MOST_LEFT = 0.2, 1.1  # bounds of the part of it that is in the residual
+_LEFT = 0.2  # least part of it in the residual, to estimate the noise of the data
 
 Trained = Literal["all", "decoder", "singular values"]
 
@@ -152,7 +152,8 @@ def _deviation(problem: Problem, network: Network) -> float:
     Of an image without error this is exact to first order in the noise, and the ratio
     of norms is that of n data to n - 2 tr J + tr J^H J, for the derivative J of the
     network's data (for linear smoothers: Wahba, Spline Models for Observational Data,
-    1990, section 4.7).
+    1990, section 4.7). Of a network that amplifies the added noise, as of data unlike
+    its training's, it is the residual.
     """
     device = next(network.parameters()).device
     single = replace(problem, truth=None).single()
@@ -174,13 +175,12 @@ def _deviation(problem: Problem, network: Network) -> float:
         added = torch.linalg.norm(probe)
         left = torch.linalg.norm(residual(y + probe) - rest)
         exact = deviation <= _EXACT * y.abs().square().mean().sqrt()
-        if exact or not _LEFT * added < left < _MOST_LEFT * added:
+        if exact or left <= _LEFT * added:
             raise ValueError(
-                "the network fits the data with their noise, or amplifies it, so it "
-                "cannot estimate this: deviation must be passed (on the command line, "
-                "--deviation)"
+                "the network fits the data with their noise, so it cannot estimate "
+                "this: deviation must be passed (on the command line, --deviation)"
             )
-        deviation = deviation * added / left
+        deviation = deviation * (added / left).clamp(min=1)
     # Rounded, because a resumed fit must have the same value, also on a GPU.
     return float(f"{float(deviation):.4g}")
 
