@@ -67,7 +67,8 @@ def test_number_of_arguments(recipe, message, count):
 @pytest.mark.parametrize(
     ("shape", "hint"),
     [
-        ((1, 8, 8), r"give an image of \(H, W\) as \(1, 1, H, W\)"),
+        ((1, 8, 8), "axes of length 1 to add in front: 1"),
+        ((8, 8), "axes of length 1 to add in front: 2"),
         ((1, 2, 3, 8, 8), "maps"),
     ],
 )

@@ -172,7 +172,7 @@ def check_axes(x: Array, axes: str) -> None:
     names, shape = axes.split(), tuple(x.shape)
     if len(names) == len(shape):
         return
-    hint = f"it needs {len(names) - len(shape)} more axes in front, of length 1"
+    hint = f"axes of length 1 to add in front: {len(names) - len(shape)}"
     hint = hint if len(names) > len(shape) else "coils need maps"
     raise ValueError(
         f"the image must have the axes {axes}, got shape {shape} from the measured "
