@@ -97,9 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
         device = device_of(arguments.device)
         network, note = None, ""
         tasks = entries()
-        if arguments.weights is None:
-            own = arguments.task and task_named(arguments.task).kind
-            arguments.weights = own or "colour"
+        asked = task_named(arguments.task).kind if arguments.task else None
+        arguments.weights = arguments.weights or asked or "colour"
         if arguments.weights in tasks and arguments.weights not in pretrained.names():
             task: Task = tasks[arguments.weights].load()()
         else:
@@ -107,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
             task = task_of_network(network)
         with naming("argument NAME|PATH"):
             check_reads(task)
-        if arguments.task and task_named(arguments.task).kind != task.kind:
+        if asked not in (None, task.kind):
             raise ValueError(f"argument --task: these weights are for {task.kind}")
         if "crop" in task.options.names() and arguments.crop is None:
             arguments.crop = str(_CROP)

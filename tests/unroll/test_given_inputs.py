@@ -414,7 +414,7 @@ def _changes():
     yield {"kspace": coils, "maps": 0 * maps}, "maps are 0 everywhere"
     yield {"kspace": coils, "maps": maps / 20}, r"are 0\.005 at most: .* by 0\.0707"
     some = np.random.default_rng(0).random(SIZE[1:]) < 0.2
-    yield {"kspace": kspace * some}, r"8\d% of the samples"
+    yield {"kspace": kspace * some}, "80% of the samples"
     without = np.ones(SIZE[1:])
     without[6:18] = 0
     yield {"kspace": kspace * without}, "mask samples 100% of the corners"

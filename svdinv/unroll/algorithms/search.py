@@ -205,7 +205,7 @@ def best_solution(
 
         def keep(iteration: int, state: State) -> None:
             now = score(state["x"])
-            if not best or not best[0][0] >= now:
+            if not best or not best[0][0] >= now:  # also after NaN
                 best[:] = [(now, state["x"])]
 
         solution = solve(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeAlias
 
 import torch
@@ -71,11 +70,10 @@ def loss_of(name: str) -> Loss:
         loss: Loss = imported(name)
     if not callable(loss) or isinstance(loss, type):
         raise ValueError(f"training.loss {name} is not a function")
-    parameters = None
-    with suppress(ValueError):  # some functions do not state them
-        parameters = inspect.signature(getattr(loss, "forward", loss))
     try:
-        parameters and parameters.bind(None, None, None)
+        inspect.signature(getattr(loss, "forward", loss)).bind(None, None, None)
+    except ValueError:  # some functions do not state their arguments
+        pass
     except TypeError as error:
         raise ValueError(
             f"training.loss {name} must take three arguments, the estimate, the truth "
@@ -84,12 +82,10 @@ def loss_of(name: str) -> Loss:
 
     def checked(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
         value = loss(x, truth, problem)
-        real = isinstance(value, Tensor) and value.is_floating_point()
-        if not real or value.shape != ():
-            is_tensor = isinstance(value, Tensor)
-            found = (
-                f"{value.dtype} of shape {tuple(value.shape)}" if is_tensor else value
-            )
+        found: object = value
+        if isinstance(value, Tensor):
+            found = f"{value.dtype} of shape {tuple(value.shape)}"
+        if found is value or value.shape or not value.is_floating_point():
             raise LossError(
                 f"training.loss {name} must return a real 0-d tensor, got {found}"
             )
