@@ -73,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         complain(f"svdinv {words[0]}: {error}")
         return 2
+    except NotImplementedError as error:
+        if not str(error).startswith("the task "):  # which lacks a method
+            raise
+        complain(f"svdinv {words[0]}: {error}")
+        return 2
     except OSError as error:
         complain(f"svdinv: {error}")
         _discard_output()

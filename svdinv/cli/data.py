@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.parser.error("needs a subcommand: list, show, inspect or write")
     try:
         arguments.perform(arguments)
-    except (ValueError, ImportError, NotImplementedError) as error:
+    except (ValueError, ImportError) as error:
         arguments.parser.error(str(error))
     return 0
 

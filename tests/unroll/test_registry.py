@@ -170,6 +170,30 @@ def test_a_task_without_an_entry_is_named_on_the_command_line(own, one_line, cap
         sys.modules.pop(name, None)
 
 
+@pytest.mark.parametrize(
+    ("method", "command"),
+    [
+        ("read", "evaluate --images a.npy --output out"),
+        ("measure", "fit a.npy --output out"),
+        ("baselines", "reconstruct a.npy --output out"),
+    ],
+)
+def test_a_command_names_the_method_that_a_task_lacks(own, method, command, one_line):
+    import numpy as np
+
+    np.save("a.npy", np.random.default_rng(0).random((1, 40, 40), np.float32))
+    entry = (
+        'TaskEntry(kind="bare", location="bare:Bare", axes="B C H W", channels=1, '
+        'suffixes=(".npy",))'
+    )
+    source = BARE.replace("import Input", "import TaskEntry, Input")
+    source = source.replace("Bare(Task):", f"Bare(Task):\n    entry = {entry}")
+    Path("bare.py").write_text(source.replace(f"def {method}(", "def other("))
+    assert main([*command.split(), "--task", "bare:Bare"]) == 2
+    assert one_line().endswith(f": it must define `{method}`\n")
+    sys.modules.pop("bare", None)
+
+
 @pytest.mark.parametrize("name", ["garden:Roses", "rocks:Leaves", "leaves"])
 def test_what_is_no_task_is_refused(own, name, one_line):
     assert main(["data", "inspect", "coffee", "--task", name]) == 2

@@ -291,11 +291,15 @@ class Task:
     def __post_init__(self) -> None:
         check_ranges(self)
 
+    def _without(self, method: str, purpose: str) -> str:
+        """Return the message for a method that a command needs and the task lacks."""
+        return f"the task {self.kind} cannot {purpose}: it must define `{method}`"
+
     # Training.
 
     def load(self) -> Source:
         """Return the source of training problems; ValueError for invalid data."""
-        raise NotImplementedError
+        raise NotImplementedError(self._without("load", "be trained"))
 
     def origin(self) -> dict[str, str]:
         """Return fingerprints of the training files, by the option that names them."""
@@ -334,20 +338,18 @@ class Task:
         Raises ValueError, naming the file, if it is missing, damaged or of the wrong
         shape.
         """
-        raise NotImplementedError
+        raise NotImplementedError(self._without("read", "read images"))
 
     def read_measured(self, file: Any) -> Problem:
         """Read measured data from the `Datasets` of an open HDF5 file.
 
         Raises ValueError if their shape is wrong or they cannot be reconstructed.
         """
-        raise NotImplementedError
+        raise NotImplementedError(self._without("read_measured", "read measured data"))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Arrays]:
         """Return the arrays that `read_measured` reads, by name, without the truth."""
-        raise NotImplementedError(
-            f"the task {self.kind} cannot save data: it must define `arrays_to_save`"
-        )
+        raise NotImplementedError(self._without("arrays_to_save", "save data"))
 
     def examples(self, options: Any) -> list[InputImage | Problem]:
         """Return evaluation images that were not used to train the shipped weights.
@@ -385,7 +387,7 @@ class Task:
 
     def measure(self, given: InputImage, options: Any) -> Problem:
         """Simulate the measurement of an image; ValueError for unsuitable options."""
-        raise NotImplementedError
+        raise NotImplementedError(self._without("measure", "simulate measurements"))
 
     # Methods.
 
@@ -394,7 +396,7 @@ class Task:
 
         Methods that some evaluations leave out are of the class `Baseline`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(self._without("baselines", "be compared"))
 
     @property
     def trained_channels(self) -> int | None:
@@ -469,7 +471,7 @@ class Task:
 
     def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
         """Return the problem of one tile, if `tiled`."""
-        raise NotImplementedError
+        raise NotImplementedError(self._without("part", "be cut into tiles"))
 
     def finished(self, image: Arrays) -> Arrays:
         """Post-process a reconstruction, for example by clipping."""
