@@ -203,69 +203,16 @@ def solve(
         raise ValueError("x0 and state both define the start: pass one of them")
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
-    several = isinstance(prior, Sequence) and not isinstance(prior, str)
-    for each in prior if several else (prior,):
-        usable = any(hasattr(each, name) for name in ("prox", "gradient", "split"))
-        if isinstance(each, type | str) or (callable(each) and not usable):
-            raise TypeError(
-                f"prior must be an object, such as TotalVariation(0.01), got {each!r}"
-            )
-        if objective and usable and not hasattr(each, "value"):
-            raise TypeError(f"prior needs value(x), or objective=False: {each!r}")
+    _check_prior(prior, objective)
     problem = _on_device(problem.only_measured())
-    algorithm = _default_algorithm(problem, prior) if algorithm is None else algorithm
-    if not isinstance(algorithm, Algorithm):
-        raise TypeError(f"algorithm must be an Algorithm, got {algorithm!r}")
-    try:
-        algorithm, prox = algorithm.bind(prior)
-    except AttributeError as error:
-        hint = "; PDHG can" if hasattr(prior, "split") else ""
-        raise TypeError(f"{algorithm!r} cannot use {prior!r}: {error}{hint}") from error
-    weight = getattr(problem.fidelity, "weight", None)
-    if getattr(algorithm, "exact_data", False) and hasattr(weight, "dtype"):
-        y = untraced(problem.y)
-        xp = namespace(y)
-        sampled = untraced(problem.A.project_to_samples(xp.ones_like(y)))
-        if bool(xp.any((sampled != 0) & (untraced(weight) == 0))):
-            rule = "positive weights: leave out data by the operator, such as Sampling"
-            raise ValueError(f"exact_data restores all data and needs {rule}")
-    for each in prox if isinstance(prox, Sequence) else (prox,):
-        if getattr(each, "__func__", None) is Prior.prox:
-            raise TypeError(
-                f"{algorithm!r} needs a prox, which {prior!r} does not have"
-            )
-        _check_step(each, prior)
-    if x0 is None and not problem.A.linear:
-        raise ValueError(f"x0 is required if A is not linear: {problem.A!r}")
-    if x0 is not None:
-        _check_start(x0, problem.y)
-    if problem.A.linear:
-        like = problem.adjoint()
-    else:
-        xp = namespace(problem.y)
-        like = cast_like(x0, real(problem.y, xp), xp)
-    _check_image(problem, like, x0)
+    algorithm, prox = _bound(algorithm, problem, prior)
+    like = _like_image(problem, x0)
     current = _first_state(algorithm, problem, like, x0, state)
-    passed = dict(parameters or {})
-    names = {*algorithm.parameters, *algorithm.optional_parameters}
-    if unknown := sorted(passed.keys() - names):
-        raise ValueError(
-            f"{algorithm!r} has the parameters {sorted(algorithm.parameters)}, got "
-            f"{unknown} as well"
-        )
-    for name, value in passed.items():
-        if not isinstance(value, numbers.Real):
-            if not hasattr(value, "dtype"):
-                raise TypeError(f"parameter {name} must be a number, got {value!r}")
-        elif not 0 < float(value) < math.inf:
-            raise ValueError(f"parameter {name} must be positive, got {value!r}")
-        else:
-            passed[name] = float(value)  # of NumPy, too
+    passed = _checked_parameters(algorithm, parameters or {})
     p = algorithm.with_defaults(passed, problem, like, prior)
     if x0 is None and state is None and not passed:
         first = algorithm.first_image(problem, like, p)
         current = current if first is like else algorithm.start(problem, first)
-    prox = _checked(prox, prior)
     plain = _untraced(current)
     history: list[float] = []
     count = 0
@@ -303,6 +250,77 @@ def solve(
             f"{_RISES} iterations, to {history[-1]:.3g}; its steps are too large"
         )
     return Solution(current["x"], history, count, stopped, current, p)
+
+
+def _check_prior(prior: Any, objective: bool) -> None:
+    """Raise TypeError for a prior, or one of several, that is no object of its kind."""
+    several = isinstance(prior, Sequence) and not isinstance(prior, str)
+    for each in prior if several else (prior,):
+        usable = any(hasattr(each, name) for name in ("prox", "gradient", "split"))
+        if isinstance(each, type | str) or (callable(each) and not usable):
+            raise TypeError(
+                f"prior must be an object, such as TotalVariation(0.01), got {each!r}"
+            )
+        if objective and usable and not hasattr(each, "value"):
+            raise TypeError(f"prior needs value(x), or objective=False: {each!r}")
+
+
+def _bound(
+    algorithm: Algorithm | None, problem: Problem, prior: Any
+) -> tuple[Algorithm, Any]:
+    """Return the algorithm for a prior, and the checked functions of the prior."""
+    algorithm = _default_algorithm(problem, prior) if algorithm is None else algorithm
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(f"algorithm must be an Algorithm, got {algorithm!r}")
+    try:
+        algorithm, prox = algorithm.bind(prior)
+    except AttributeError as error:
+        hint = "; PDHG can" if hasattr(prior, "split") else ""
+        raise TypeError(f"{algorithm!r} cannot use {prior!r}: {error}{hint}") from error
+    if getattr(algorithm, "exact_data", False):
+        _check_no_zero_weights(problem)
+    for each in prox if isinstance(prox, Sequence) else (prox,):
+        if getattr(each, "__func__", None) is Prior.prox:
+            raise TypeError(
+                f"{algorithm!r} needs a prox, which {prior!r} does not have"
+            )
+        _check_step(each, prior)
+    return algorithm, _checked(prox, prior)
+
+
+def _check_no_zero_weights(problem: Problem) -> None:
+    """Raise ValueError if data that are restored exactly have the weight 0."""
+    weight = getattr(problem.fidelity, "weight", None)
+    if not hasattr(weight, "dtype"):
+        return
+    y = untraced(problem.y)
+    xp = namespace(y)
+    sampled = untraced(problem.A.project_to_samples(xp.ones_like(y)))
+    if bool(xp.any((sampled != 0) & (untraced(weight) == 0))):
+        rule = "positive weights: leave out data by the operator, such as Sampling"
+        raise ValueError(f"exact_data restores all data and needs {rule}")
+
+
+def _checked_parameters(
+    algorithm: Algorithm, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return steps and penalties, as floats or arrays, after checking their names."""
+    names = {*algorithm.parameters, *algorithm.optional_parameters}
+    if unknown := sorted(parameters.keys() - names):
+        raise ValueError(
+            f"{algorithm!r} has the parameters {sorted(algorithm.parameters)}, got "
+            f"{unknown} as well"
+        )
+    checked = dict(parameters)
+    for name, value in parameters.items():
+        if not isinstance(value, numbers.Real):
+            if not hasattr(value, "dtype"):
+                raise TypeError(f"parameter {name} must be a number, got {value!r}")
+        elif not 0 < float(value) < math.inf:
+            raise ValueError(f"parameter {name} must be positive, got {value!r}")
+        else:
+            checked[name] = float(value)  # of NumPy, too
+    return checked
 
 
 def _grows(objective: list[float], problem: Problem, x: Array) -> bool:
@@ -489,25 +507,36 @@ def _check_start(x0: Array, y: Array) -> None:
         raise ValueError("x0 contains NaN or infinity")
 
 
-def _check_image(problem: Problem, image: Array, x0: Array | None) -> None:
-    shape = tuple(problem.A.forward(image).shape)
-    if shape != tuple(problem.y.shape):
+def _like_image(problem: Problem, x0: Array | None) -> Array:
+    """Return A^H y, or x0 if A is not linear, after checking shapes, dtypes and units.
+
+    Other images of the reconstruction have its shape, dtype and framework.
+    """
+    A, y = problem.A, problem.y
+    if x0 is None and not A.linear:
+        raise ValueError(f"x0 is required if A is not linear: {A!r}")
+    if x0 is not None:
+        _check_start(x0, y)
+    xp = namespace(y)
+    image = problem.adjoint() if A.linear else cast_like(x0, real(y, xp), xp)
+    shape = tuple(A.forward(image).shape)
+    if shape != tuple(y.shape):
         raise ValueError(
-            f"y has the shape {tuple(problem.y.shape)}, but {problem.A!r} has data of "
-            f"the shape {shape}"
+            f"y has the shape {tuple(y.shape)}, but {A!r} has data of the shape {shape}"
         )
     if x0 is not None and tuple(x0.shape) != tuple(image.shape):
         raise ValueError(
             f"x0 must have the shape {tuple(image.shape)}, got {tuple(x0.shape)}"
         )
-    real = not is_complex(image, namespace(image))
-    if x0 is not None and real and is_complex(x0, namespace(x0)):
+    is_real = not is_complex(image, namespace(image))
+    if x0 is not None and is_real and is_complex(x0, namespace(x0)):
         raise TypeError(f"x0 must be real, because A^H y is, got {x0.dtype}")
     if not math.isfinite(_largest(image)):
-        check_units("y", problem.y)  # too large data are one cause
-        name = "A^H y" if problem.A.linear else "x0"
-        raise ValueError(f"{name} is not finite for {problem.A!r}, but y is")
-    check_units("y" if problem.A.linear else "x0", image)
+        check_units("y", y)  # too large data are one cause
+        name = "A^H y" if A.linear else "x0"
+        raise ValueError(f"{name} is not finite for {A!r}, but y is")
+    check_units("y" if A.linear else "x0", image)
+    return image
 
 
 def _largest(x: Array) -> float:
