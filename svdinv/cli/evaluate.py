@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svdinv.cli.arguments import (
     Subparsers,
@@ -23,6 +23,7 @@ from svdinv.cli.arguments import (
     task_settings,
     writable_folder,
 )
+from svdinv.unroll.plugins import naming
 
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.task import Options, Task
@@ -80,56 +81,27 @@ def add(commands: Subparsers, help: str) -> None:
     add_computing(evaluate)
 
 
+class _Work(NamedTuple):
+    """What is evaluated: `network` is None for classical methods alone."""
+
+    task: Task
+    network: Any
+    settings: list[Options]
+    images: list[Any]
+    note: str  # a warning in the heading
+    device: str
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Check the arguments, then evaluate."""
     parser = arguments.parser
     begin(arguments)
 
-    from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation import RESULTS, TABLE, evaluate
     from svdinv.unroll.formats.atomic import holding
-    from svdinv.unroll.inference import device_of, open_network, task_of_network
-    from svdinv.unroll.plugins import naming
-    from svdinv.unroll.tasks.registry import check_reads, entries
-    from svdinv.unroll.tasks.task import InputImage, task_named
 
     try:
-        device = device_of(arguments.device)
-        network, note = None, ""
-        tasks = entries()
-        asked = task_named(arguments.task).kind if arguments.task else None
-        arguments.weights = arguments.weights or asked or "colour"
-        if arguments.weights in tasks and arguments.weights not in pretrained.names():
-            task: Task = tasks[arguments.weights].load()()
-        else:
-            network = open_network(arguments.weights, device)
-            task = task_of_network(network)
-        with naming("argument NAME|PATH"):
-            check_reads(task)
-        if asked not in (None, task.kind):
-            raise ValueError(f"argument --task: these weights are for {task.kind}")
-        if "crop" in task.options.names() and arguments.crop is None:
-            arguments.crop = str(_CROP)
-        what = f"these weights are for {task.images}"
-        settings = task_settings(arguments, task, what)
-        settings = settings if len(settings) > 1 else task.settings(settings[0])
-        with naming_flags(arguments, task):
-            images = _images(arguments, task, settings[0])
-            if not images:
-                raise ValueError(f"argument --images: required for {task.images}")
-            # Checks masks and other options with one image of each shape.
-            shapes = {x.image.shape: x for x in images if isinstance(x, InputImage)}
-            measured = [x for x in images if not isinstance(x, InputImage)]
-            simulated = (
-                task.measure(image, options)
-                for options, image in itertools.product(settings, shapes.values())
-            )
-            for problem in itertools.chain(measured, simulated):
-                if network is None:
-                    continue
-                check_network(network, task, problem.name, problem, "NAME|PATH")
-                if not task.suits_network(problem, network.recipe):
-                    note = "; the network was not trained for such data"
+        task, network, settings, images, note, device = _prepared(arguments)
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     output = writable_folder(parser, "--output", arguments.output)
@@ -171,6 +143,51 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print("Interrupted: the results are of the images that all methods had done.")
     return 130
+
+
+def _prepared(arguments: argparse.Namespace) -> _Work:
+    """Open the weights, read the images, and check that settings suit them."""
+    from svdinv.unroll import pretrained
+    from svdinv.unroll.inference import device_of, open_network, task_of_network
+    from svdinv.unroll.tasks.registry import check_reads, entries
+    from svdinv.unroll.tasks.task import InputImage, task_named
+
+    device, tasks = device_of(arguments.device), entries()
+    asked = task_named(arguments.task).kind if arguments.task else None
+    arguments.weights = arguments.weights or asked or "colour"
+    network, note = None, ""
+    if arguments.weights in tasks and arguments.weights not in pretrained.names():
+        task: Task = tasks[arguments.weights].load()()
+    else:
+        network = open_network(arguments.weights, device)
+        task = task_of_network(network)
+    with naming("argument NAME|PATH"):
+        check_reads(task)
+    if asked not in (None, task.kind):
+        raise ValueError(f"argument --task: these weights are for {task.kind}")
+    if "crop" in task.options.names() and arguments.crop is None:
+        arguments.crop = str(_CROP)
+    what = f"these weights are for {task.images}"
+    settings = task_settings(arguments, task, what)
+    settings = settings if len(settings) > 1 else task.settings(settings[0])
+    with naming_flags(arguments, task):
+        images = _images(arguments, task, settings[0])
+        if not images:
+            raise ValueError(f"argument --images: required for {task.images}")
+        # Checks masks and other options with one image of each shape.
+        shapes = {x.image.shape: x for x in images if isinstance(x, InputImage)}
+        measured = [x for x in images if not isinstance(x, InputImage)]
+        simulated = (
+            task.measure(image, options)
+            for options, image in itertools.product(settings, shapes.values())
+        )
+        for problem in itertools.chain(measured, simulated):
+            if network is None:
+                continue
+            check_network(network, task, problem.name, problem, "NAME|PATH")
+            if not task.suits_network(problem, network.recipe):
+                note = "; the network was not trained for such data"
+    return _Work(task, network, settings, images, note, device)
 
 
 def _images(arguments: argparse.Namespace, task: Task, options: Options) -> list[Any]:

@@ -121,84 +121,9 @@ class Eit(Task):
         conductivity of the water, ``truth`` (1, H, W) the optional truth. Without it,
         the optional ``size`` is the number of rows and columns of the picture.
         """
-        from svdinv.unroll.tasks.impedance.operator import Impedance, Mesh
-
-        shape = file.shape("voltages", "(patterns, measurements)", (2,))
-        file.same("deviation", shape, "of the voltages")
-        water = file.number("water")
-        if not water > 0:
-            raise file.error("water", f"must be positive, got {water:g}")
-        number, _ = file.shape("currents", "(electrodes, patterns)", (2,))
-        edges = file.shape("edges", "(edges, 3)", (2,))
-        file.same("edges", (edges[0], 3), "(edges, 3)")
-        arrays = {name: file.real(name).astype(np.float64) for name in _ARRAYS}
-        reference = None
-        if "reference" in file:
-            file.same("reference", shape, "of the voltages")
-            reference = file.real("reference").astype(np.float64)
-        low, high = (f(arrays["nodes"], axis=0) for f in (np.min, np.max))
-        if (np.abs(low + high) > (high - low) / 2).any():
-            rule = f"must lie around (0, 0), got {low} to {high}: subtract their middle"
-            raise file.error("nodes", rule)
-        numbered, triangles = file.whole("edges"), file.whole("triangles")
-        size = file.number("size") if "size" in file else _SIZE
-        if "truth" in file:
-            size = file.shape("truth", "(1, H, W)", (3,))[-1]
-            file.same("truth", (1, size, size), "of a square picture")
-        elif size != int(size) or not 16 <= size <= 1024:
-            raise file.error("size", f"must be an integer in [16, 1024], got {size:g}")
-        deviation = arrays["deviation"]
-        if (deviation < 0).any() or not deviation.any():
-            raise file.error("deviation", "must not be negative, nor 0 everywhere")
-        counted, lit = deviation > 0, arrays["voltages"] != 0
-        for axis, what in ((1, "pattern"), (0, "measurement")):
-            dead = counted.any(axis) & ~(counted & lit).any(axis)
-            if dead.any() and lit.any():
-                rule = f"are 0 in {what} {np.flatnonzero(dead)[0]}: if nothing was"
-                raise file.error("voltages", f"{rule} measured, set deviation to 0")
-        deviation[deviation == 0] = np.inf
+        arrays, size = _arrays_of(file), _size_of(file)
         try:
-            if arrays["contact"].size not in (1, number):
-                rule = (
-                    f"contact must have {number} numbers, one for each row of currents"
-                )
-                raise ValueError(f"{rule}, got {arrays['contact'].size}")
-            ends, index = np.split(numbered, [2], axis=1)
-            electrodes = tuple(ends[index[:, 0] == k] for k in range(number))
-            if missing := [k for k, each in enumerate(electrodes) if not len(each)]:
-                raise ValueError(f"electrode {missing[0]} is missing in edges")
-            if sum(map(len, electrodes)) < len(ends):
-                raise ValueError(f"edges must name electrodes from 0 to {number - 1}")
-            mesh = Mesh(arrays["nodes"], triangles, electrodes)
-            model = Impedance(
-                mesh, arrays["currents"], arrays["pairs"], arrays["contact"].ravel()
-            )
-            y, flat = arrays["voltages"], model(np.full(len(triangles), water))
-            if flat.shape != deviation.shape:
-                raise ValueError(
-                    f"currents and pairs make voltages {flat.shape}, but there are "
-                    f"{deviation.shape}"
-                )
-            if reference is not None:
-                factor = _factor(reference, flat, np.isfinite(deviation))
-                y, deviation = (y - reference) / factor, deviation / abs(factor)
-            given, alone = (v[np.isfinite(deviation)] for v in (y, flat))
-            norms = np.linalg.norm(given), np.linalg.norm(alone)
-            if norms[0] == 0:
-                raise ValueError("voltages are 0 everywhere")
-            # In any unit and polarity; a change of only the water may look similar.
-            if abs(given @ alone) > 0.9 * np.prod(norms) and norms[0] > 0.3 * norms[1]:
-                raise ValueError(
-                    "voltages must be differences from the voltages of water; absolute "
-                    "ones need these as reference, in the same unit"
-                )
-            if norms[0] > _MOST_CHANGED * norms[1]:
-                raise ValueError(
-                    f"voltages are {norms[0] / norms[1]:.3g} times those of the water "
-                    "alone, and must be in the units of currents, contact, water and "
-                    "nodes"
-                )
-            problem = problem_of(model, water, y, deviation, int(size))
+            problem = _problem_of_arrays(arrays, size)
         except ValueError as error:
             raise file.error("the arrays", f"do not fit: {error}") from error
         if "truth" not in file:
@@ -306,6 +231,104 @@ class Eit(Task):
         "SSIM": ssim,
         "score": lambda truth, image: _score(truth[..., 0], image[..., 0]),
     }
+
+
+def _arrays_of(file: Datasets) -> dict[str, Any]:
+    """Read the arrays of a measurement, and check each of them.
+
+    The deviation is infinite where nothing was measured.
+    """
+    shape = file.shape("voltages", "(patterns, measurements)", (2,))
+    file.same("deviation", shape, "of the voltages")
+    water = file.number("water")
+    if not water > 0:
+        raise file.error("water", f"must be positive, got {water:g}")
+    file.shape("currents", "(electrodes, patterns)", (2,))
+    edges = file.shape("edges", "(edges, 3)", (2,))
+    file.same("edges", (edges[0], 3), "(edges, 3)")
+    arrays = {name: file.real(name).astype(np.float64) for name in _ARRAYS}
+    if "reference" in file:
+        file.same("reference", shape, "of the voltages")
+        arrays["reference"] = file.real("reference").astype(np.float64)
+    low, high = (f(arrays["nodes"], axis=0) for f in (np.min, np.max))
+    if (np.abs(low + high) > (high - low) / 2).any():
+        rule = f"must lie around (0, 0), got {low} to {high}: subtract their middle"
+        raise file.error("nodes", rule)
+    deviation = arrays["deviation"]
+    if (deviation < 0).any() or not deviation.any():
+        raise file.error("deviation", "must not be negative, nor 0 everywhere")
+    counted, lit = deviation > 0, arrays["voltages"] != 0
+    for axis, what in ((1, "pattern"), (0, "measurement")):
+        dead = counted.any(axis) & ~(counted & lit).any(axis)
+        if dead.any() and lit.any():
+            rule = f"are 0 in {what} {np.flatnonzero(dead)[0]}: if nothing was"
+            raise file.error("voltages", f"{rule} measured, set deviation to 0")
+    deviation[deviation == 0] = np.inf
+    whole = {name: file.whole(name) for name in ("edges", "triangles")}
+    return arrays | whole | {"water": water}
+
+
+def _size_of(file: Datasets) -> int:
+    """Return the number of rows and columns of the truth, else ``size``."""
+    size = file.number("size") if "size" in file else _SIZE
+    if "truth" in file:
+        size = file.shape("truth", "(1, H, W)", (3,))[-1]
+        file.same("truth", (1, size, size), "of a square picture")
+    elif size != int(size) or not 16 <= size <= 1024:
+        raise file.error("size", f"must be an integer in [16, 1024], got {size:g}")
+    return int(size)
+
+
+def _problem_of_arrays(arrays: Mapping[str, Any], size: int) -> Problem:
+    """Build model and problem; ValueError if arrays or units do not match."""
+    model, water = _model_of_arrays(arrays), arrays["water"]
+    y, deviation = arrays["voltages"], arrays["deviation"]
+    flat = model(np.full(len(arrays["triangles"]), water))
+    if flat.shape != deviation.shape:
+        raise ValueError(
+            f"currents and pairs make voltages {flat.shape}, but there are "
+            f"{deviation.shape}"
+        )
+    measured = np.isfinite(deviation)
+    if "reference" in arrays:
+        factor = _factor(arrays["reference"], flat, measured)
+        y, deviation = (y - arrays["reference"]) / factor, deviation / abs(factor)
+    given, alone = y[measured], flat[measured]
+    change, whole = np.linalg.norm(given), np.linalg.norm(alone)
+    if change == 0:
+        raise ValueError("voltages are 0 everywhere")
+    # In any unit and polarity; a change of only the water may look similar.
+    if abs(given @ alone) > 0.9 * change * whole and change > 0.3 * whole:
+        raise ValueError(
+            "voltages must be differences from the voltages of water; absolute "
+            "ones need these as reference, in the same unit"
+        )
+    if change > _MOST_CHANGED * whole:
+        raise ValueError(
+            f"voltages are {change / whole:.3g} times those of the water alone, and "
+            "must be in the units of currents, contact, water and nodes"
+        )
+    return problem_of(model, water, y, deviation, size)
+
+
+def _model_of_arrays(arrays: Mapping[str, Any]) -> Any:
+    """Build the mesh with its electrodes, and its operator."""
+    from svdinv.unroll.tasks.impedance.operator import Impedance, Mesh
+
+    number, contact = len(arrays["currents"]), arrays["contact"].ravel()
+    if contact.size not in (1, number):
+        raise ValueError(
+            f"contact must have {number} numbers, one for each row of currents, got "
+            f"{contact.size}"
+        )
+    ends, index = np.split(arrays["edges"], [2], axis=1)
+    electrodes = tuple(ends[index[:, 0] == k] for k in range(number))
+    if missing := [k for k, each in enumerate(electrodes) if not len(each)]:
+        raise ValueError(f"electrode {missing[0]} is missing in edges")
+    if sum(map(len, electrodes)) < len(ends):
+        raise ValueError(f"edges must name electrodes from 0 to {number - 1}")
+    mesh = Mesh(arrays["nodes"], arrays["triangles"], electrodes)
+    return Impedance(mesh, arrays["currents"], arrays["pairs"], contact)
 
 
 def _factor(reference: Floats, flat: Floats, measured: Any) -> float:
