@@ -25,6 +25,4 @@ _functions = _make_module(_backend, __name__)
 __all__ = sorted(_functions)
 globals().update(_functions)
 
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

@@ -134,5 +134,4 @@ def jacobian_svd(
         return _decompositions.svd_lowrank(_backend, J, rank, like=J.at, **options)
 
 
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

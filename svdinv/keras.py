@@ -20,15 +20,11 @@ from types import ModuleType
 from typing import Any
 
 from svdinv import layers
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.operators._arguments import as_integer
 
-try:
+with needing("keras", "keras"):
     import keras
-except ImportError as error:
-    if error.name != "keras":  # the backend of Keras is missing
-        raise
-    raise explain_missing("keras", "keras") from error
 
 import numpy as np  # required by Keras
 from keras import ops

@@ -100,5 +100,4 @@ def svd(
     return outputs if compute_uv else outputs.S
 
 
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

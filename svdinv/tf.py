@@ -109,5 +109,4 @@ def svd(
     return SUVResult(S, U, _adjoint(Vh, _backend.xp)) if compute_uv else S
 
 
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

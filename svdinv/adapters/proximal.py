@@ -39,23 +39,9 @@ def with_weight(prior: Prior, weight: Any) -> Prior:
 def prox_of_images(prior: Prior, x: Array, step: Any, name: str) -> Array:
     """Apply the proximal operator of a prior, with one step or one for each image.
 
-    Parameters
-    ----------
-    prior : svdinv.unroll.priors.Prior
-        The prior.
-    x : array, shape (..., H, W)
-        Images.
-    step : number or array
-        One number, or an array that broadcasts to `x` and is constant over each image;
-        for `Sparse` without a transform, any that broadcasts.
-    name : str
-        Name of `step` in error messages.
-
-    Raises
-    ------
-    ValueError
-        If `step` does not broadcast to `x`, varies along axes that the prior treats
-        jointly, or is a number or NumPy array that is negative somewhere.
+    `step`, called `name` in messages, is a number, or an array that broadcasts to `x`
+    (..., H, W) and is constant over each image; for `Sparse` without a transform, any
+    that broadcasts. Raises ValueError for other steps, and negative ones.
     """
     if isinstance(step, np.ndarray) and not (step >= 0).all():
         raise ValueError(f"{name} must be >= 0, got {step}")

@@ -113,24 +113,18 @@ class ArrayBackend(Backend):
         values = tape.kept(x)
         wanted = tuple(tape.position(t) is not None for t in x)
         y = self.call(operation, *values)
-        outputs = tape.record(
-            x,
-            y,
-            lambda dx: self.tangent(operation, values, y, dx),
-            lambda g: self.cotangent(operation, values, y, g, wanted),
-        )
+
+        def tangent(dx: Any) -> Any:
+            xp, inputs, results, dx = self._alike(values, y, dx)
+            return operation.tangent(inputs, results, dx, self.call, xp)
+
+        def cotangent(g: Any) -> Any:
+            xp, inputs, results, g = self._alike(values, y, g)
+            return operation.cotangent(inputs, results, g, wanted, self.call, xp)
+
+        outputs = tape.record(x, y, tangent, cotangent)
         tape.link(x, outputs)
         return outputs
-
-    def tangent(self, operation: Operation, x: Any, y: Any, dx: Any) -> Any:
-        xp, x, y, dx = self._alike(x, y, dx)
-        return operation.tangent(x, y, dx, self.call, xp)
-
-    def cotangent(
-        self, operation: Operation, x: Any, y: Any, g: Any, wanted: Any
-    ) -> Any:
-        xp, x, y, g = self._alike(x, y, g)
-        return operation.cotangent(x, y, g, wanted, self.call, xp)
 
     def _alike(self, *groups: Any) -> Any:
         """Return the namespace for groups of arrays, and these: traced if one is."""

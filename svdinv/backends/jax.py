@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache, partial, wraps
-from typing import Any, TypeVar
+from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +34,6 @@ from svdinv.core.operation import (
 )
 from svdinv.core.svd_operations import SingularValues
 from svdinv.kernels.rules import RULES
-
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _is_on_cpu(x: Any) -> bool:
@@ -163,17 +161,6 @@ def _eps_on(device: Any, precision: str | None) -> float | None:
     return on_gpu if device.platform == "gpu" and newer else None
 
 
-def _in_full_precision(f: _F) -> _F:
-    """Make a function compute its products in full precision."""
-
-    @wraps(f)
-    def call(*args: Any, **options: Any) -> Any:
-        with full_precision():
-            return f(*args, **options)
-
-    return call  # type: ignore[return-value]
-
-
 @jax.custom_jvp
 def _undifferentiated(x: jax.Array) -> jax.Array:
     return x
@@ -191,13 +178,13 @@ def _refuse(primals: Any, tangents: Any) -> Any:
 # Compiled as a whole: outside jit, JAX would compile each step by itself; inside,
 # repeated calls are lowered once.
 @partial(jax.jit, static_argnums=0)
-@_in_full_precision
+@full_precision()
 def _compiled(operation: Operation, *x: Any) -> tuple[Any, ...]:
     return operation.value(x, xp)
 
 
 @partial(jax.jit, static_argnums=0)
-@_in_full_precision
+@full_precision()
 def _compiled_on_cpu(operation: Operation, *x: Any) -> tuple[Any, ...]:
     return jax_kernels.value(operation, x, xp_on_cpu)
 
@@ -310,7 +297,7 @@ def _lower_for_cpu(ctx: Any, *x: Any, **parameters: Any) -> Any:
     return (_lower_on_cpu if by_kernels else _lower)(ctx, *x, **parameters)
 
 
-@_in_full_precision
+@full_precision()
 def _jvp(
     primals: Any, tangents: Any, *, operation: Operation, there: tuple[bool, ...]
 ) -> Any:
@@ -356,7 +343,7 @@ def _composed_transpose(
     return [next(found) if u else None for u in unknown]
 
 
-@_in_full_precision
+@full_precision()
 def _transpose(
     cotangents: Any, *x: Any, operation: Operation, there: tuple[bool, ...]
 ) -> list[Any]:
@@ -442,7 +429,7 @@ class JAXBackend(Backend):
         differentiable = jax.custom_jvp(of_singular_values)
         differentiable.defjvp(
             lambda primals, tangents: jax.jvp(
-                _in_full_precision(otherwise), primals, tangents
+                full_precision()(otherwise), primals, tangents
             )
         )
         return differentiable(A)

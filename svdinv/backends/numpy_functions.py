@@ -300,12 +300,8 @@ def _average(
 
 
 def _moved(xp: Namespace, x: Array, source: Any, destination: Any) -> Array:
-    given = (x if isinstance(x, tuple | list) else (x,) for x in (source, destination))
-    old, new = ([_within(i, x.ndim) for i in axes] for axes in given)
-    order = [i for i in range(x.ndim) if i not in old]
-    for place, axis in sorted(zip(new, old, strict=True)):
-        order.insert(place, axis)
-    return xp.permute_dims(x, tuple(order))
+    order = np.moveaxis(np.empty(range(x.ndim)), source, destination).shape
+    return xp.permute_dims(x, order)
 
 
 def _squeezed(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
@@ -313,13 +309,6 @@ def _squeezed(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
     if axis is not None and any(shape[i] != 1 for i in gone):
         raise ValueError(f"axis {axis} of shape {tuple(shape)} is not of length 1")
     return tuple(n for i, n in enumerate(shape) if i not in gone or n != 1)
-
-
-def _expanded(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
-    axes = listed(axis, 0)
-    ndim, old = len(shape) + len(axes), iter(shape)
-    new = [_within(i, ndim) for i in axes]
-    return tuple(1 if i in new else next(old) for i in range(ndim))
 
 
 def _within(axis: int, ndim: int) -> int:
@@ -436,7 +425,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     ),
     "dot": _dot,
     "einsum": einsum,
-    "expand_dims": lambda xp, x, axis: xp.reshape(x, _expanded(x.shape, axis)),
+    "expand_dims": lambda xp, x, axis: xp.reshape(
+        x, np.expand_dims(np.broadcast_to(0, x.shape), axis).shape
+    ),
     "fft.fft2": lambda xp, x, s=None, axes=(-2, -1), norm=None: xp.fft.fftn(
         x, s=s, axes=axes, norm=norm
     ),

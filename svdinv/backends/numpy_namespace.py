@@ -13,6 +13,7 @@ from array_api_compat.numpy import *  # noqa: F403
 from numpy.typing import NDArray
 
 from svdinv.backends.numpy_memory import memory
+from svdinv.core.guarded import marked
 from svdinv.kernels.memory import clusters as by_kernel
 from svdinv.kernels.memory import decomposes, decomposition
 
@@ -21,12 +22,8 @@ decomposes_in_double = True
 _COMPUTED_IN = {"float32": np.float64, "complex64": np.complex128}
 
 
-def decomposes_quickly(A: NDArray[Any]) -> bool:
-    return decomposes(A, memory)
-
-
-def clusters(*x: Any) -> Any:
-    return by_kernel(memory, np, *x)
+decomposes_quickly = partial(decomposes, memory=memory)
+clusters = partial(by_kernel, memory, np)
 
 
 class _Linalg:
@@ -60,13 +57,7 @@ def _of_finite(
     infinite = np.isinf(A).any(axis=(-2, -1), keepdims=True)
     if not infinite.any():
         return decomposition(A)
-    finite = np.where(infinite, A.dtype.type(0), A)
-    factors = decomposition(finite)
-    kept = ~infinite
-    return tuple(
-        np.where(kept if x.ndim == A.ndim else kept[..., 0], x, x.dtype.type(np.nan))
-        for x in factors
-    )
+    return marked(A, decomposition(np.where(infinite, A.dtype.type(0), A)), np)
 
 
 def _in_double(kind: str, A: NDArray[Any]) -> tuple[Any, ...] | None:

@@ -217,22 +217,6 @@ class Traced:
     def ndim(self) -> int:
         return len(self.shape)
 
-    @property
-    def mT(self) -> Traced:
-        return self.tape.xp.matrix_transpose(self)
-
-    @property
-    def T(self) -> Traced:
-        return self.tape.xp.permute_dims(self)
-
-    @property
-    def real(self) -> Traced:
-        return real(self, self.tape.xp)
-
-    @property
-    def imag(self) -> Traced:
-        return self.tape.xp.imag(self)
-
     def transpose(self, *axes: Any) -> Traced:
         given = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
         return self.tape.xp.permute_dims(self, given or None)
@@ -252,14 +236,10 @@ class Traced:
     def __getitem__(self, key: Any) -> Traced:
         return self.tape.xp.take_part(self, key)
 
-    def __pos__(self) -> Traced:
+    def __copy__(self, memo: Any = None) -> Traced:
         return self.copy()
 
-    def __copy__(self) -> Traced:
-        return self.copy()
-
-    def __deepcopy__(self, memo: Any) -> Traced:
-        return self.copy()
+    __pos__ = __deepcopy__ = __copy__
 
     def __len__(self) -> int:
         if not self.shape:
@@ -386,6 +366,10 @@ for _symbol, _name in {
     "min": "min", "mean": "mean",
 }.items():  # fmt: skip
     setattr(Traced, _symbol, _method(_name))
+for _symbol, _name in {
+    "mT": "matrix_transpose", "T": "permute_dims", "real": "real", "imag": "imag",
+}.items():  # fmt: skip
+    setattr(Traced, _symbol, property(_method(_name)))
 
 
 # Attributes of masked arrays, `numpy.matrix` and sparse arrays; what to use instead.

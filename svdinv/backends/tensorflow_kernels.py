@@ -222,18 +222,13 @@ def _called(plan: Plan, x: Any, xp: Any) -> list[Any]:
         lengths = [_LENGTHS.get(letter, 1) for letter in letters]
         numbers += [len(letters), *lengths, *[0] * (3 - len(letters))]
     types = [plan.result_dtype(result) for result in plan.written]
-    y = _operation(x=operands, Tout=types, plan=numbers)
-    found = iter(y)
-    results: list[Any] = []
-    for expected in plan.results:
-        if expected is None:
-            results.append(None)
-            continue
-        t = next(found)
+    results = []
+    found = _operation(x=operands, Tout=types, plan=numbers)
+    for t, expected in zip(found, plan.written, strict=True):
         t = matrix_transpose(t) if expected.transposed else t
         t.set_shape(plan.shape(expected))
         results.append(t)
-    return results
+    return list(filled(results, present(plan.results)))
 
 
 def tall_values(A: tf.Tensor) -> Any:

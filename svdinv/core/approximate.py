@@ -43,23 +43,11 @@ def svd_by_approximation(
     own: Callable[[Array], Factors],
     xp: Namespace,
 ) -> Factors:
-    """Thin SVD of any matrices by a routine for well-conditioned ones.
+    """Thin SVD of any matrices in single precision (..., m, n), by an approximate one.
 
-    Parameters
-    ----------
-    A : array
-        Matrices with values, in single precision, shape (..., m, n).
-    approximate : callable
-        Thin U, S and Vh of matrices of shape (b, m, n), m >= n, in single or double
-        precision; None where it fails. It may return any U of a singular matrix.
-    own : callable
-        Thin SVD of any matrices, used if `approximate` fails for [A; delta I], too, as
-        for NaN.
-
-    Returns
-    -------
-    tuple of array
-        U, S and Vh.
+    `approximate` computes thin U, S and Vh of matrices (b, m, n), m >= n, in single or
+    double precision, or None where it fails; U of a singular matrix may be any. `own`
+    is used if it fails for [A; delta I], too, as for NaN.
     """
     if is_wide(A):
         U, S, Vh = svd_by_approximation(adjoint(A, xp), approximate, own, xp)

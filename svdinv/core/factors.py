@@ -61,18 +61,6 @@ from svdinv.core.tolerances import (
     vanishing,
 )
 
-__all__ = [
-    "METHODS",
-    "Factors",
-    "Method",
-    "Selection",
-    "cheapest",
-    "check_method",
-    "factorise",
-    "of_tall",
-    "repaired",
-]
-
 Factors: TypeAlias = Any
 """`SVDFactors`, `GramFactors` or `IterationFactors`."""
 

@@ -54,18 +54,6 @@ from svdinv.core.tolerances import (
     vanishing,
 )
 
-__all__ = [
-    "Gram",
-    "GramFactors",
-    "completed",
-    "from_gram",
-    "gram_matrix",
-    "in_double",
-    "orthonormal",
-    "svd_by_gram",
-    "unit_image",
-]
-
 
 class GramFactors(NamedTuple):
     """Singular values, and eigenvectors of A^H A, or of A A^H if m < n."""

@@ -150,5 +150,4 @@ def jacobian_svd(
     )
 
 
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

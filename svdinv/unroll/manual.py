@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -171,8 +172,14 @@ class Solver:
         state = first_state(self.recipe, problem)
         for i in range(self.recipe.cells):
             names = self.recipe.layers(i == self.recipe.cells - 1)
+            xp = namespace(state["x"])
+            dtype = real_dtype(state["x"], xp)
             own = {name: numbers.get(f"cells.{i}.{name}") for name in names}
-            layers = _Layers(i, own, state["x"])
+            own = {
+                name: None if value is None else xp.asarray(value, dtype=dtype)
+                for name, value in own.items()
+            }
+            layers: Any = SimpleNamespace(index=i, svt=svt, **own)
             state = next_state(self.recipe, state, problem, layers)
         return state["x"]
 
@@ -278,24 +285,6 @@ class Solver:
         return float(inner(error, error)) / count, {
             name: float(g) for name, g in gradient.items()
         }
-
-
-class _Layers:
-    """The numbers of one cell, in the precision of the images."""
-
-    def __init__(self, index: int, numbers: Mapping[str, Any], x: Array) -> None:
-        self.index = index
-        xp = namespace(x)
-        dtype = real_dtype(x, xp)
-        self._numbers = {
-            name: None if value is None else xp.asarray(value, dtype=dtype)
-            for name, value in numbers.items()
-        }
-
-    def __getattr__(self, name: str) -> Any:
-        return self._numbers[name]
-
-    svt = staticmethod(svt)
 
 
 def _taped(operator: Operator) -> Operator:

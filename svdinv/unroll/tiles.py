@@ -39,7 +39,7 @@ def tiles(height: int, width: int, size: int, margin: int) -> Iterator[Tile]:
         yield Tile(*zip(rows, columns, strict=True))
 
 
-def middle(length: int, most: int) -> slice:
+def central(length: int, most: int) -> slice:
     """Return the slice of at most `most` places in the middle of an axis."""
     start = max(0, (length - most) // 2)
     return slice(start, start + most)

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 import svdinv.torch
 from svdinv.backends.torch_namespace import full_precision
+from svdinv.unroll.arrays import to_numpy
 from svdinv.unroll.networks import Convolutions, Number, Recipe, State
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.recipe import (
@@ -361,11 +362,7 @@ def save(network: Network, path: str | Path) -> None:
             f"network must be a Network, got {type(network).__name__}; of a wrapper "
             "around one, pass its `module`"
         )
-    tensors = {k: v.detach().cpu() for k, v in network.state_dict().items()}
-    # NumPy has no bfloat16.
-    bfloat16 = torch.bfloat16
-    tensors = {k: v.float() if v.dtype == bfloat16 else v for k, v in tensors.items()}
-    arrays = {k: v.numpy() for k, v in tensors.items()}
+    arrays = {name: to_numpy(x) for name, x in network.state_dict().items()}
     missing = files.shapes(network.recipe, foreign=True).keys() - arrays.keys()
     if missing:  # such as those of parametrised layers
         raise ValueError(f"network has no weights named {', '.join(sorted(missing))}")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from svdinv._missing import needing
 from svdinv.unroll.formats import checks
 from svdinv.unroll.formats.checks import check_bytes, check_regular, quiet
-from svdinv.unroll.tiles import middle
+from svdinv.unroll.tiles import central
 
 SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
@@ -143,7 +143,7 @@ def picture_files(path: str | Path) -> list[Path]:
 def centre_crop(pixels: NDArray[_Number], largest: int) -> NDArray[_Number]:
     """Crop an image to at most `largest` pixels a side, around its centre."""
     height, width = pixels.shape[:2]
-    return pixels[middle(height, largest), middle(width, largest)]
+    return pixels[central(height, largest), central(width, largest)]
 
 
 def patches(

@@ -155,13 +155,11 @@ def read_scan(path: Path, *, slice: int | None = None) -> Scan:
     with open_hdf5(path, "an ISMRMRD file") as file:
         group = acquisitions(file)
         dataset = file.dataset(f"{group}/data")
-        fields = dataset.dtype.names or ()
-        head = dataset["head"] if "head" in fields else None
-    select = None
-    if head is not None:  # otherwise `read_ismrmrd` raises the error
-        slices = np.unique(head["idx"]["slice"][of_images(head)])
-        number = chosen(path, slice, [""] * max(1, len(slices)))
-        select = {"slice": int(slices[number])} if len(slices) else None
+        _check_fields(dataset, path)
+        head = dataset["head"]
+    slices = np.unique(head["idx"]["slice"][of_images(head)])
+    number = chosen(path, slice, [""] * max(1, len(slices)))
+    select = {"slice": int(slices[number])} if len(slices) else None
     found = read_ismrmrd(path, group=group, select=select)
     return Scan(found.kspace, found.mask)
 
@@ -183,9 +181,17 @@ def cropped_readout(
             f"{path}: the header declares {encoding.width} samples per readout, but "
             f"there are {kspace.shape[-1]}"
         )
-    if encoding.columns == encoding.width:
+    width, columns = encoding.width, encoding.columns
+    if columns == width:
         return kspace, mask
-    return _crop(kspace, mask, encoding.columns)
+    shifted = np.fft.ifftshift(kspace, axes=-1)
+    image = np.fft.fftshift(np.fft.ifft(shifted, norm="ortho"), axes=-1)
+    start = width // 2 - columns // 2
+    image = np.fft.ifftshift(image[..., start : start + columns], axes=-1)
+    cropped = np.fft.fftshift(np.fft.fft(image, norm="ortho"), axes=-1)
+    nearest = np.rint((np.arange(columns) - columns // 2) * (width / columns))
+    mask = mask[..., np.clip(nearest.astype(int) + width // 2, 0, width - 1)]
+    return np.where(mask[:, None], cropped, 0).astype(np.complex64), mask
 
 
 def _records(dataset: Any, path: str | Path) -> NDArray[Any]:
@@ -347,19 +353,3 @@ def _samples(
     # Some scanners leave center_sample at 0 if a readout fills the line.
     start = 0 if number == width else width // 2 - int(head["center_sample"])
     return start + before, values
-
-
-def _crop(
-    kspace: NDArray[np.complex64], mask: NDArray[np.bool_], columns: int
-) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
-    """Crop the image along W around its centre, and resample the mask."""
-    width = kspace.shape[-1]
-    shifted = np.fft.ifftshift(kspace, axes=-1)
-    image = np.fft.fftshift(np.fft.ifft(shifted, norm="ortho"), axes=-1)
-    start = width // 2 - columns // 2
-    image = np.fft.ifftshift(image[..., start : start + columns], axes=-1)
-    cropped = np.fft.fftshift(np.fft.fft(image, norm="ortho"), axes=-1)
-    nearest = np.rint((np.arange(columns) - columns // 2) * (width / columns))
-    mask = mask[..., np.clip(nearest.astype(int) + width // 2, 0, width - 1)]
-    cropped = np.where(mask[:, None], cropped, 0)
-    return cropped.astype(np.complex64), mask

@@ -17,14 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 
-try:
+with needing("keras", "keras"):
     import keras
-except ImportError as error:
-    if error.name != "keras":  # the backend of Keras is missing
-        raise
-    raise explain_missing("keras", "keras") from error
 
 import numpy as np
 from keras import ops

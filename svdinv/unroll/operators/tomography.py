@@ -48,8 +48,14 @@ _TRANSITION = 8  # detectors; more increase the noise, fewer the error of a fan
 class _Views:
     """A matrix in blocks of rows, one per view, stored or computed when needed."""
 
-    def __init__(self, count: int, block: Callable[[int], Any], stored: bool) -> None:
-        self.count, self.block, self.stored = count, block, stored
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        count: int,
+        block: Callable[[int], Any],
+        stored: bool,
+    ) -> None:
+        self.shape, self.count, self.block, self.stored = shape, count, block, stored
         self._cache: dict[tuple[str, bool], Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,7 +63,8 @@ class _Views:
         return self.__dict__ | {"_cache": {}}
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Map (b, n) to (b, views, detectors)."""
+        """Map (b, H, W) to (b, views, detectors)."""
+        x = x.reshape(len(x), -1)
         if self.stored:
             y = products(self._matrix(x.dtype, False), x)
             return y.reshape(len(x), self.count, -1)
@@ -65,11 +72,13 @@ class _Views:
         return np.stack(views, axis=1)
 
     def adjoint(self, y: NDArray[Any]) -> Any:
-        """Map (b, views, detectors) to (b, n)."""
+        """Map (b, views, detectors) to (b, H, W)."""
         if self.stored:
-            return products(self._matrix(y.dtype, True), y.reshape(len(y), -1))
-        pairs = zip(self._blocks(), y.swapaxes(0, 1), strict=True)
-        return sum(products(block.T.astype(y.dtype), view) for block, view in pairs)
+            x = products(self._matrix(y.dtype, True), y.reshape(len(y), -1))
+        else:
+            pairs = zip(self._blocks(), y.swapaxes(0, 1), strict=True)
+            x = sum(products(block.T.astype(y.dtype), view) for block, view in pairs)
+        return x.reshape(-1, *self.shape)
 
     def _blocks(self) -> Iterator[Any]:
         return (self.block(k) for k in range(self.count))
@@ -86,14 +95,6 @@ class _Views:
                 matrix = _scipy().vstack(blocks, format="csr")
             self._cache[key] = matrix
         return self._cache[key]
-
-
-def _projected(rays: _Views, x: NDArray[Any]) -> NDArray[Any]:
-    return rays.forward(x.reshape(len(x), -1))
-
-
-def _back_projected(rays: _Views, shape: tuple[int, int], y: NDArray[Any]) -> Any:
-    return rays.adjoint(y).reshape(-1, *shape)
 
 
 class _Beam(Wrapped):
@@ -143,14 +144,10 @@ class _Beam(Wrapped):
         count = len(degrees)
         self._interpolations: dict[str, Any] = {}
         # Of a copy: a reference cycle would keep matrices until garbage is collected.
-        rays = _Views(count, partial(copy.copy(self)._block, shape), self.matrix)
-        super().__init__(
-            partial(_projected, rays),
-            partial(_back_projected, rays, shape),
-            shape,
-            (count, self.detectors),
-            batched=True,
-        )
+        block = partial(copy.copy(self)._block, shape)
+        rays = _Views(shape, count, block, self.matrix)
+        data_shape = count, self.detectors
+        super().__init__(rays.forward, rays.adjoint, shape, data_shape, batched=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the cached matrices of filtered back-projection."""

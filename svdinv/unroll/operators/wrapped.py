@@ -385,20 +385,15 @@ class OnHost:
                 raise ValueError(_NOT_SAVED)
             if torch._C._functorch.peek_interpreter_stack() is not None:
                 return backend(x).call(_Constant(self), *arrays)[0]
-            on_host = [x.detach().cpu().resolve_conj().resolve_neg() for x in arrays]
-            # NumPy has no bfloat16.
-            on_host = [x.float() if x.dtype == torch.bfloat16 else x for x in on_host]
-            return torch.from_numpy(self.of_numpy(*(x.numpy() for x in on_host))).to(x)
+            return torch.from_numpy(self.of_numpy(*map(to_numpy, arrays))).to(x)
         shape = (*tuple(x.shape)[: len(x.shape) - len(self.inputs[0])], *self.output)
         if compat.is_jax_array(x):
             jax = sys.modules["jax"]
             like = jax.ShapeDtypeStruct(shape, x.dtype)
             call = jax.pure_callback
             return call(self.of_numpy, like, *arrays, vmap_method="broadcast_all")
-        if is_tensorflow(x):
+        if is_tensorflow(x) and not sys.modules["tensorflow"].executing_eagerly():
             tf = sys.modules["tensorflow"]
-            if tf.executing_eagerly():
-                return tf.convert_to_tensor(self.of_numpy(*(x.numpy() for x in arrays)))
             if sys.modules["svdinv.backends.tensorflow_kernels"].is_portable():
                 raise ValueError(_NOT_SAVED)
             # Graphs store the number of a callback in its process: in another process,

@@ -19,7 +19,7 @@ from svdinv.unroll.fidelity import L2
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Arrays, Baseline, Reconstruction, Task, best_of
-from svdinv.unroll.tiles import middle
+from svdinv.unroll.tiles import central
 
 NAME = "non-local low rank"
 
@@ -94,7 +94,7 @@ def without_noise(
     image is returned. The note states the deviation.
     """
     height, width = problem.y.shape[-2:]
-    crop = task.part(problem, (middle(height, _CROP), middle(width, _CROP)))
+    crop = task.part(problem, (central(height, _CROP), central(width, _CROP)))
     measured, rng = np.asarray(crop.A.pixel_mask), np.random.default_rng(0)
     together = (measured == measured[:1]).all()
     held = drawn(measured[:1] if together else measured, _LEFT_OUT, rng) & measured

@@ -62,16 +62,6 @@ Method: TypeAlias = Callable[[Problem], Reconstruction]
 """A function that reconstructs the image of a problem."""
 
 
-def _every(problem: Problem) -> bool:
-    """Return True: the condition holds for every problem."""
-    return True
-
-
-def _none(problem: Problem) -> bool:
-    """Return False: the condition holds for no problem."""
-    return False
-
-
 def zero_filled(problem: Problem) -> Reconstruction:
     """Return A^H y, with zeros where the data are not sampled."""
     return Reconstruction(problem.adjoint())
@@ -83,8 +73,8 @@ class Baseline:
 
     method: Method
     lengthy: bool = False  # takes longer than a few seconds: run only on request
-    applies: Callable[[Problem], bool] = _every  # whether it can solve the problem
-    slow: Callable[[Problem], bool] = _none  # takes minutes: run only if named
+    applies: Callable[[Problem], bool] = lambda problem: True  # whether it can solve it
+    slow: Callable[[Problem], bool] = lambda problem: False  # minutes: only if named
 
     def __call__(self, problem: Problem) -> Reconstruction:
         """Reconstruct."""
@@ -110,22 +100,6 @@ def best_of(
     candidates = ((choice, make(choice)) for choice in choices)
     best, image = max(candidates, key=lambda pair: score(problem, pair[1]))
     return Reconstruction(image, f"best {template.format(best)}")
-
-
-def moved_views(
-    problem: Problem,
-    moves: Iterable[tuple[Callable[[Arrays], Arrays], Callable[[Arrays], Arrays]]],
-    operator: Callable[[Callable[[Arrays], Arrays]], Any],
-) -> Iterator[View]:
-    """Yield equivalent problems, made by applying the same motion to data and image.
-
-    Each pair in `moves` holds a motion of data and image, and its inverse for images;
-    `operator` returns the forward operator of the moved problem.
-    """
-    for move, back in moves:
-        y, fidelity = move(problem.y), problem.fidelity.replace_arrays(move)
-        view = replace(problem, y=y, A=operator(move), fidelity=fidelity, truth=None)
-        yield view, back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +169,7 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Simulated:
     """A source that simulates problems on demand; subclasses define `problem`.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from svdinv.unroll.algorithms.iterations import conjugate_gradients
 from svdinv.unroll.data.masks import (
     equispaced_mask,
+    middle,
     radial_mask,
     variable_density_mask,
     vista_like_mask,
@@ -118,8 +119,7 @@ def check_centred(mask: NDArray[np.bool_], what: str) -> None:
         (mask == mask.any(axis, keepdims=True)).all() for axis in (-2, -1)
     ):  # lines, which may miss the centre
         return
-    sizes = [(n // 2, max(1, n // 16)) for n in mask.shape[1:]]
-    rows, columns = (slice(n - near, n + near + 1) for n, near in sizes)
+    rows, columns = (middle(n, 2 * max(1, n // 16) + 1) for n in mask.shape[1:])
     in_corner = np.fft.fftshift(mask, axes=(-2, -1))[:, rows, columns].mean()
     in_middle = mask[:, rows, columns].mean()
     mean = mask.mean()
@@ -135,20 +135,29 @@ def check_centred(mask: NDArray[np.bool_], what: str) -> None:
             f"{in_middle:.0%} of its centre, which must be at (H // 2, W // 2): apply "
             "numpy.fft.fftshift to the last two axes"
         )
-    rows, columns = (
-        slice(n // 2 - max(3, n // 8), n // 2 + max(3, n // 8) + 1)
-        for n in mask.shape[1:]
-    )
+    rows, columns = (middle(n, 2 * max(3, n // 8) + 1) for n in mask.shape[1:])
     if mask.any() and not mask[:, rows, columns].any():
         raise FileError(f"{what} samples nothing near the centre of k-space")
 
 
 def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> None:
     """Raise FileError for k-space in FFT order, spikes, and zeros in the mask."""
-    height, width = mask.shape[-2:]
     size = np.abs(kspace)
+    _check_order(path, size, len(mask))
+    _check_spikes(path, size * (mask if kspace.ndim == 3 else mask[:, None]))
+    nonzero = kspace.reshape(len(mask), -1, *mask.shape[-2:]).any(axis=1)
+    if not nonzero[mask].any():
+        raise FileError(f"{path}: kspace is zero at all samples")
+    if kspace.ndim == 4:
+        _check_coils(path, kspace != 0)
+    _check_zeros(path, nonzero, mask)
+
+
+def _check_order(path: str | Path, size: Any, count: int) -> None:
+    """Raise FileError if the magnitudes of `count` frames are largest at a corner."""
+    height, width = size.shape[-2:]
     unit = float(size.max()) or 1.0
-    frames = np.square(size / unit).reshape(len(mask), -1, height, width).sum(axis=1)
+    frames = np.square(size / unit).reshape(count, -1, height, width).sum(axis=1)
     energy = frames.sum(axis=0)
     peak = np.unravel_index(int(energy.argmax()), energy.shape)
     # Axes along which the peak lies at the zero frequency of FFTs.
@@ -157,33 +166,36 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
         for axis, at, n in zip((-2, -1), peak, (height, width), strict=True)
         if min(at, n - at) <= _NEAR
     ]
-    middle = np.s_[
-        height // 2 - _NEAR : height // 2 + _NEAR + 1,
-        width // 2 - _NEAR : width // 2 + _NEAR + 1,
-    ]
-    largest = frames.reshape(len(mask), -1).argmax(axis=1) == energy.argmax()
-    spike = largest.sum() == 1 < len(mask)
-    ahead = energy[peak] > _OUT_OF_ORDER * energy[middle].max()
+    near = middle(height, 2 * _NEAR + 1), middle(width, 2 * _NEAR + 1)
+    largest = frames.reshape(count, -1).argmax(axis=1) == energy.argmax()
+    spike = largest.sum() == 1 < count
+    ahead = energy[peak] > _OUT_OF_ORDER * energy[near].max()
     if wrapped and ahead and not spike:
         raise FileError(
             f"{path}: kspace is largest at ({peak[0]}, {peak[1]}), and not in its "
             f"centre, which must be at (H // 2, W // 2): apply numpy.fft.fftshift to "
             f"it and the mask, over axes {tuple(wrapped)}"
         )
-    outer = size * (mask if kspace.ndim == 3 else mask[:, None])
-    inner = outer[..., height // 4 : -(height // 4), width // 4 : -(width // 4)].copy()
-    outer[..., height // 4 : -(height // 4), width // 4 : -(width // 4)] = 0
-    if 0 < _SPIKE * inner.max() < outer.max():
+
+
+def _check_spikes(path: str | Path, size: Any) -> None:
+    """Raise FileError if magnitudes far from the centre exceed all near it."""
+    height, width = (n // 4 for n in size.shape[-2:])
+    near = (..., slice(height, -height), slice(width, -width))
+    outer = size.copy()
+    outer[near] = 0
+    if 0 < _SPIKE * size[near].max() < outer.max():
         place = tuple(map(int, np.unravel_index(outer.argmax(), outer.shape)))
         raise FileError(
             f"{path}: kspace is largest at {place}, far from its centre at (H // 2, "
             "W // 2): set mask to false at spikes"
         )
-    nonzero = kspace.reshape(len(mask), -1, height, width).any(axis=1)
-    if not nonzero[mask].any():
-        raise FileError(f"{path}: kspace is zero at all samples")
-    if kspace.ndim == 4:
-        _check_coils(path, kspace != 0)
+
+
+def _check_zeros(
+    path: str | Path, nonzero: NDArray[np.bool_], mask: NDArray[np.bool_]
+) -> None:
+    """Raise FileError if many samples, or all of a frame, in the mask are exactly 0."""
     zero = 1 - float(nonzero[mask].mean())
     if zero > _ZEROS:
         raise FileError(
@@ -368,8 +380,7 @@ def _estimated(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Any:
     height, width = sampled.shape
     calibration = min(_CALIBRATION, height, width)
     while calibration:
-        top, left = (n // 2 - calibration // 2 for n in (height, width))
-        if sampled[top : top + calibration, left : left + calibration].all():
+        if sampled[middle(height, calibration), middle(width, calibration)].all():
             break
         calibration -= 1
     if calibration < _LEAST_CALIBRATION:

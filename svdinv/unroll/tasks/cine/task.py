@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from svdinv.operators._arguments import broadcasts
 from svdinv.unroll.data import TEST, Image
-from svdinv.unroll.data.masks import mask_of_file
+from svdinv.unroll.data.masks import mask_of_file, middle
 from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.pictures import fingerprint, training_photographs
 from svdinv.unroll.display.pictures import save_frames
@@ -62,7 +63,6 @@ from svdinv.unroll.tasks.task import (
     Task,
     View,
     as_measured,
-    moved_views,
     option,
     zero_filled,
 )
@@ -370,11 +370,7 @@ class Cine(Task):
         layout = "(T, H, W) or (T, C, H, W), complex, with T = 1 for one frame"
         T, *coils, H, W = file.shape("kspace", layout, (3, 4))
         shape = file.shape("mask", "(T, H, W)", (1, 2, 3, 4))
-        try:
-            fits = np.broadcast_shapes(shape, (T, H, W)) == (T, H, W)
-        except ValueError:
-            fits = False
-        if not fits:
+        if not broadcasts(shape, (T, H, W)):
             file.same(
                 "mask", (T, H, W), "(T, H, W) of kspace (T, H, W) or (T, C, H, W)"
             )
@@ -510,14 +506,14 @@ class Cine(Task):
         so that images and k-space are mirrored alike.
         """
         A = _mri(problem)
-
-        def operator(move: Any) -> MRI:
-            maps = None if A.maps is None else _mirrored(A.maps, move.keywords["axes"])
-            return MRI(move(A.mask), maps)
-
-        choices = itertools.product(((), (-2,), (-1,), (-2, -1)), (False, True))
-        moves = [partial(_mirrored, axes=axes, back=back) for axes, back in choices]
-        return moved_views(problem, zip(moves, moves, strict=True), operator)
+        for axes, back in itertools.product(
+            ((), (-2,), (-1,), (-2, -1)), (False, True)
+        ):
+            move = partial(_mirrored, axes=axes, back=back)
+            maps = None if A.maps is None else _mirrored(A.maps, axes)
+            fidelity = problem.fidelity.replace_arrays(move)
+            y, mri = move(problem.y), MRI(move(A.mask), maps)
+            yield replace(problem, y=y, A=mri, fidelity=fidelity, truth=None), move
 
     def decibels(self, problem: Problem, image: Any) -> float:
         return psnr(np.abs(problem.truth), np.abs(image), peak="max")
@@ -541,9 +537,7 @@ class Cine(Task):
 
 def _in_the_middle(series: NDArray[Any]) -> float:
     """Return the fraction of the energy in the middle 1/8 of the rows and columns."""
-    rows, columns = (
-        slice(n // 2 - n // 16, n // 2 + n // 16 + 1) for n in series.shape[-2:]
-    )
+    rows, columns = (middle(n, 2 * (n // 16) + 1) for n in series.shape[-2:])
     inner = np.linalg.norm(series[..., rows, columns])
     return float(inner / np.linalg.norm(series)) ** 2
 

@@ -17,8 +17,8 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.hearts import cropped_series, smooth_phase
 from svdinv.unroll.tasks.cine.kspace import sampling
 from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
-from svdinv.unroll.tasks.task import InputImage
-from svdinv.unroll.tiles import middle
+from svdinv.unroll.tasks.task import InputImage, Simulated
+from svdinv.unroll.tiles import central
 
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.cine.task import Cine
@@ -30,7 +30,7 @@ _FIRST_TEST, _FIRST_VALIDATION = 1_000_000, 2_000_000
 _COMMON = 2**32 - 1
 
 
-class Hearts:
+class Hearts(Simulated):
     """Series to train on and to validate with.
 
     `photos` are photographs (H, W, 3) for `moving_photograph`; `real` holds magnitudes
@@ -43,7 +43,8 @@ class Hearts:
         photos: list[Image],
         real: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
-        self.task, self.photos = task, photos
+        super().__init__(task)
+        self.photos = photos
         real = real or {}
         self._held_out = {name: real[name] for name in task.held_out}
         self._real = [real[name] for name in real if name not in self._held_out]
@@ -58,23 +59,6 @@ class Hearts:
             return coil_maps(coils, task.size, task.size, seed=seed)
 
         self._series, self._maps = series, maps
-
-    def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw the series and masks of some items of a step.
-
-        The k-space is (B, T, H, W), or (B, T, C, H, W) with coils, the truth
-        (B, T, H, W).
-        """
-        task = self.task
-        common = np.random.default_rng((seed, step, _COMMON))
-        coils = int(common.choice(task.coils))
-        frames = int(common.integers((2 * task.frames + 2) // 3, task.frames + 1))
-        generators = (np.random.default_rng((seed, step, item)) for item in items)
-        drawn = [self._item(rng, coils, frames) for rng in generators]
-        kspace, masks, maps, truth = zip(*drawn, strict=True)
-        stacked = np.stack(maps)[:, None] if coils else None
-        A = MRI(np.stack(masks), stacked)
-        return Problem(np.stack(kspace), A, truth=np.stack(truth))
 
     def validation(self) -> list[Problem]:
         """Return validation series, sampled with the patterns in turn."""
@@ -93,10 +77,12 @@ class Hearts:
             for i, each in enumerate(images)
         ]
 
-    def _item(
-        self, rng: np.random.Generator, coils: int, frames: int
-    ) -> tuple[Any, ...]:
-        task = self.task
+    def problem(self, *key: int) -> Problem:
+        """Draw a series and its mask; all items of a step share coils and frames."""
+        task, rng = self.task, np.random.default_rng(key)
+        common = np.random.default_rng((*key[:-1], _COMMON))
+        coils = int(common.choice(task.coils))
+        frames = int(common.integers((2 * task.frames + 2) // 3, task.frames + 1))
         if self._real and rng.random() < task.real_share:
             real = self._real[int(rng.integers(len(self._real)))]
             part = cropped_series(real, frames, task.size, rng)
@@ -136,7 +122,7 @@ class Hearts:
             noise = white_noise(kspace.shape, kspace.dtype, rng)
             kspace = kspace + np.float32(np.sqrt(power)) * noise
         kspace = A.project_to_samples(kspace)
-        return kspace, mask, maps, np.ascontiguousarray(series)
+        return Problem(kspace, A, truth=np.ascontiguousarray(series))
 
 
 def phantom_series(
@@ -243,7 +229,7 @@ def in_the_middle(
     """Crop a real series around its centre, and multiply by a fixed smooth phase."""
     H, W = magnitude.shape[1:]
     side = min(size, H, W)
-    part = magnitude[:frames, middle(H, side), middle(W, side)]
+    part = magnitude[:frames, central(H, side), central(W, side)]
     phase = smooth_phase(len(part), side, np.random.default_rng(0))
     return part / np.float32(part.max() or 1) * phase
 

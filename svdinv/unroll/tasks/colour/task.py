@@ -47,9 +47,9 @@ from svdinv.unroll.tasks.task import (
     Method,
     Options,
     Reconstruction,
+    Simulated,
     Task,
     View,
-    moved_views,
     option,
     zero_filled,
 )
@@ -230,7 +230,7 @@ class Colour(Task):
         shape = file.shape("samples", "(C, H, W)", (3,))
         for name in ("mask", "truth") if "truth" in file else ("mask",):
             file.same(name, shape, "(C, H, W) of samples")
-        if len(shape) != 3 or shape[0] != 3:
+        if shape[0] != 3:
             raise file.error("samples", f"must be (3, H, W), got {shape}")
         if min(shape[1:]) < _LEAST_MEASURED:
             raise file.error(
@@ -376,24 +376,14 @@ class Colour(Task):
 
         Lim et al., EDSR, CVPRW 2017.
         """
-        mask = _mask(problem)
-        moves = (
-            (lambda x, t=turn: np.ascontiguousarray(t.forward(x)), turn.adjoint)
-            for turn in turns()
-        )
-        return moved_views(problem, moves, lambda move: Sampling(move(mask)))
+        for turn in turns():
+            yield _changed(problem, turn.forward), turn.adjoint
 
     def tiled(self, problem: Problem) -> bool:
         return problem.A.pixel_mask is not None
 
     def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
-
-        def cut(x: Any) -> Any:
-            return np.ascontiguousarray(x[..., *window])
-
-        fidelity = problem.fidelity.replace_arrays(cut)
-        y, A = cut(problem.y), Sampling(cut(_mask(problem)))
-        return replace(problem, y=y, A=A, fidelity=fidelity, truth=None)
+        return _changed(problem, lambda x: x[..., *window])
 
     def finished(self, image: Any) -> Any:
         return np.clip(image, 0, 1)
@@ -422,36 +412,28 @@ class Colour(Task):
         return non_local.without_noise(self, problem, found, again)
 
 
-@dataclass(frozen=True)
-class Photographs:
+@dataclass(eq=False)
+class Photographs(Simulated):
     """Training and named validation photographs, (H, W, 3) in [0, 1]."""
 
-    task: Colour
     training: list[Image]
     aside: dict[str, Image]
 
-    def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw patches (B, 3, H, W) and masks for some items of a step."""
-        low, high = map(math.log, self.task.rates)
-        images, masks, noise = [], [], []
-        for item in items:
-            rng = np.random.default_rng((seed, step, item))
-            (patch,) = patches(self.training, 1, self.task.patch, rng)
-            images.append(patch[..., rng.permutation(3)])
-            rate = math.exp(rng.uniform(low, high))
-            masks.append(uniform_mask(patch.shape, rate, rng))
-            noise.append(np.zeros_like(patch))
-            if self.task.noisy and rng.random() < self.task.noisy:
-                if rng.random() < self.task.complete:
-                    masks[-1] = np.ones_like(masks[-1])
-                least, most = map(math.log, self.task.noises)
-                deviation = math.exp(rng.uniform(least, most))
-                drawn = rng.standard_normal(patch.shape, dtype=np.float32)
-                noise[-1] = np.float32(deviation) * drawn
-        truth, mask = channels_first(np.stack(images)), channels_first(np.stack(masks))
-        measured = truth + channels_first(np.stack(noise)) if self.task.noisy else truth
-        samples = np.where(mask, measured, np.float32(0))
-        return Problem(samples, Sampling(mask), truth=truth)
+    def problem(self, *key: int) -> Problem:
+        """Draw a patch (3, H, W), its mask and its noise."""
+        task, rng = self.task, np.random.default_rng(key)
+        (patch,) = patches(self.training, 1, task.patch, rng)
+        patch = patch[..., rng.permutation(3)]
+        rate = _log_uniform(task.rates, rng)
+        mask, noise = uniform_mask(patch.shape, rate, rng), np.float32(0)
+        if task.noisy and rng.random() < task.noisy:
+            if rng.random() < task.complete:
+                mask = np.ones_like(mask)
+            deviation = np.float32(_log_uniform(task.noises, rng))
+            noise = deviation * rng.standard_normal(patch.shape, dtype=np.float32)
+        truth, measured, mask = map(channels_first, (patch, patch + noise, mask))
+        y = np.where(mask, measured, np.float32(0))
+        return Problem(y, Sampling(mask), truth=truth)
 
     def validation(self) -> list[Problem]:
         """Return crops of the validation photographs at three rates.
@@ -459,32 +441,41 @@ class Photographs:
         If all training data are complete and noisy, the crops are complete instead,
         with the smallest and the largest noise.
         """
-        if self.task.noisy == self.task.complete == 1:
-            task = Colour()
-            return [
-                task.measure(
-                    InputImage(name, channels_first(centre_crop(image, 192))),
-                    ColourOptions(rate=1.0, noise=deviation, seed=i),
-                )
-                for i, (name, image) in enumerate(self.aside.items())
-                for deviation in self.task.noises
-            ]
-        low, high = self.task.rates
-        rates = sorted({low, math.sqrt(low * high), high})
+        task = self.task
+        if task.noisy == task.complete == 1:
+            settings = [(1.0, noise) for noise in task.noises]
+        else:
+            low, high = task.rates
+            rates = sorted({low, math.sqrt(low * high), high})
+            settings = [(rate, None) for rate in rates]
         return [
-            sampled(name, centre_crop(image, 192), rate, seed=i)
+            sampled(name, centre_crop(image, 192), rate, seed=i, noise=noise)
             for i, (name, image) in enumerate(self.aside.items())
-            for rate in rates
+            for rate, noise in settings
         ]
 
 
-def sampled(name: str, image: Image, rate: float, *, seed: int) -> Problem:
-    """Sample a photograph (H, W, 3) in [0, 1] at a rate in [0.01, 0.99].
+def sampled(
+    name: str, image: Image, rate: float, *, seed: int, noise: float | None = None
+) -> Problem:
+    """Sample a photograph (H, W, 3) in [0, 1] at a rate in [0.01, 1].
 
     The problem has channels first; `seed` determines the mask.
     """
     given = InputImage(name, channels_first(image))
-    return Colour().measure(given, ColourOptions(rate=rate, seed=seed))
+    options = ColourOptions(rate=rate, noise=noise, seed=seed)
+    return Colour().measure(given, options)
+
+
+def _log_uniform(ends: tuple[float, float], rng: np.random.Generator) -> float:
+    low, high = map(math.log, ends)
+    return math.exp(rng.uniform(low, high))
+
+
+def _changed(problem: Problem, change: Callable[[Any], Any]) -> Problem:
+    """Apply the same change to samples and mask; the problem has no truth."""
+    given = replace(problem, A=Sampling(_mask(problem)), truth=None)
+    return given.replace_arrays(lambda x: np.ascontiguousarray(change(x)))
 
 
 def _mask(problem: Problem) -> Any:

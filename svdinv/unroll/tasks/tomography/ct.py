@@ -41,7 +41,6 @@ from svdinv.unroll.tasks.tomography.sinograms import (
     FinerOptions,
     FinerTask,
     coarser,
-    finer_projection,
     grey_picture,
     phantom_size,
     read_geometry,
@@ -127,9 +126,8 @@ def _finer(
     """Project an image with n x n pixels per pixel and n detectors per detector."""
     rows, columns, pixel, spacing, *rest = geometry
     fine = Geometry(n * rows, n * columns, pixel / n, spacing / n, *rest)
-    return finer_projection(
-        _projector(fine, angles, n * detectors, matrix=False), image, n
-    )
+    y = _projector(fine, angles, n * detectors, matrix=False)(image)
+    return y.reshape(*y.shape[:-1], -1, n).mean(-1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,6 @@ from svdinv.unroll.tasks.tomography.sinograms import (
     FinerOptions,
     FinerTask,
     coarser,
-    finer_projection,
     grey_picture,
     phantom_size,
     read_geometry,
@@ -299,7 +298,7 @@ class Pet(FinerTask):
             ring = Ring(n * rows, n * columns)
             stored = image[0].size * views <= _STORED
             fine = _beam(ring, angles, n * lines.shape[-1], stored)
-            lines = finer_projection(fine, image, n)
+            lines = fine(image).reshape(*lines.shape, n).mean(-1)
         factors = np.exp(-beam(np.float32(water) * _body(truth)))
         trues = factors * lines
         factors *= np.float32(counts * frames * (1 - share) / trues.sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,14 +78,6 @@ def coarser(given: InputImage, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
         raise ValueError(f"{given.name} must have {LEAST} pixels a side, has {left}")
     fine = given.image[..., : n * rows, : n * columns]
     return fine, fine.reshape(-1, rows, n, columns, n).mean((-3, -1))
-
-
-def finer_projection(
-    project: Callable[[Any], Any], image: NDArray[Any], n: int
-) -> NDArray[Any]:
-    """Project an image to n detectors per detector, and return their means."""
-    y = project(image)
-    return y.reshape(*y.shape[:-1], -1, n).mean(-1)
 
 
 def read_geometry(
