@@ -158,31 +158,30 @@ def _strides(
     x: Any, operand: Operand, memory: Memory
 ) -> tuple[tuple[int, int, int], bool]:
     """Strides of a matrix, a row and a column, and whether x must be copied first."""
-    shape, steps = tuple(x.shape), memory.strides(memory.resolved(x))
-    lead = len(shape) - operand.axes
-    core = shape[lead:]
-    if steps is not None:
-        # The batch needs a single stride; that of an axis of length 1 does not matter.
-        axes = [
-            (n, step) for n, step in zip(shape[:lead], steps, strict=False) if n > 1
-        ]
-        uniform = all(outer == n * inner for (_, outer), (n, inner) in pairwise(axes))
-        if uniform:
-            matrix = axes[-1][1] if axes else 0
-            if operand.axes == 3:
-                matrix = steps[lead]
-            row = steps[-2] if operand.axes > 1 else 0
-            column = steps[-1] if operand.axes else 0
-            if operand.axes == 3 and matrix != core[-2] * row:
-                uniform = False
-        if uniform:
-            if operand.transposed:
-                row, column = column, row
-            return (matrix, row, column), False
-    matrix, row, column = _steps(core, memory.dtype(x))
+    found = _uniform(x, operand, memory)
+    core = tuple(x.shape)[len(x.shape) - operand.axes :]
+    matrix, row, column = found or _steps(core, memory.dtype(x))
     if operand.transposed:
         row, column = column, row
-    return (matrix, row, column), True
+    return (matrix, row, column), found is None
+
+
+def _uniform(x: Any, operand: Operand, memory: Memory) -> tuple[int, int, int] | None:
+    """Strides of x as it is, None if its batch has no single stride."""
+    shape, steps = tuple(x.shape), memory.strides(memory.resolved(x))
+    if steps is None:
+        return None
+    lead = len(shape) - operand.axes
+    # The stride of an axis of length 1 does not matter.
+    axes = [(n, step) for n, step in zip(shape[:lead], steps, strict=False) if n > 1]
+    if any(outer != n * inner for (_, outer), (n, inner) in pairwise(axes)):
+        return None
+    matrix = axes[-1][1] if axes else 0
+    row = steps[-2] if operand.axes > 1 else 0
+    column = steps[-1] if operand.axes else 0
+    if operand.axes < 3:
+        return matrix, row, column
+    return None if steps[lead] != shape[-2] * row else (steps[lead], row, column)
 
 
 def _arrays(x: Any, memory: Memory) -> list[Any]:
@@ -267,36 +266,39 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
     if arguments is None:
         return None
     key = memory, operation, arguments
-    prepared: Callable[..., Any] | None
     try:
         prepared = _prepared[key]
     except (KeyError, TypeError):  # a user's function may have no hash
-        arrays = _arrays(x, memory)
-        found = _RULES[type(operation)](operation, arrays)
-        # NumPy's own decompositions compute in double precision, and a second
-        # derivative needs the same signs of singular vectors as they return.
-        single = memory.in_double and found and found.dtype in kernels.DOUBLE
-        if single and isinstance(operation, (Apply, FindMotion, *DECOMPOSITIONS)):
-            found = None
-        if found and isinstance(operation, _ITSELF) and prod(found.batch) == 1:
-            found = found if kernels.outruns_lapack(found.m, found.n) else None
-        kept = may_be_kept(operation)
-        automatic = isinstance(operation, Factorise) and operation.method == "auto"
-        # Where no kernel computes a map in one call, one may compute the factors.
-        automatic = automatic and not _RULES[Factorise](operation, arrays)
-        if found:
-            prepared = _Prepared(found, x, memory)
-        elif automatic and kept and not memory.in_double and 0 not in arrays[0].shape:
-            prepared = _Factorised(operation, arrays[0], memory.own(SVD()))
-        elif isinstance(operation, SingularValues):
-            prepared = partial(_by_arrays, operation)
-        else:
-            prepared = memory.own(operation)
-        if kept:
+        prepared = _prepare(operation, x, memory)
+        if may_be_kept(operation):
             if len(_prepared) >= _MOST_PREPARED:
                 _prepared.clear()
             _prepared[key] = prepared
     return prepared and prepared(x, memory, xp)
+
+
+def _prepare(operation: Operation, x: Any, memory: Memory) -> Callable[..., Any] | None:
+    """Choose and prepare the kernel, or another way of the framework's memory."""
+    arrays = _arrays(x, memory)
+    found = _RULES[type(operation)](operation, arrays)
+    # NumPy's own decompositions compute in double precision, and a second
+    # derivative needs the same signs of singular vectors as they return.
+    single = memory.in_double and found and found.dtype in kernels.DOUBLE
+    if single and isinstance(operation, (Apply, FindMotion, *DECOMPOSITIONS)):
+        found = None
+    if found and isinstance(operation, _ITSELF) and prod(found.batch) == 1:
+        found = found if kernels.outruns_lapack(found.m, found.n) else None
+    if found:
+        return _Prepared(found, x, memory)
+    # Where no kernel computes a map in one call, one may compute the factors.
+    automatic = isinstance(operation, Factorise) and operation.method == "auto"
+    automatic = automatic and not _RULES[Factorise](operation, arrays)
+    usual = may_be_kept(operation) and not memory.in_double
+    if automatic and usual and 0 not in arrays[0].shape:
+        return _Factorised(operation, arrays[0], memory.own(SVD()))
+    if isinstance(operation, SingularValues):
+        return partial(_by_arrays, operation)
+    return memory.own(operation)
 
 
 def value(operation: Operation, x: Any, memory: Memory | None, xp: Namespace) -> Any:

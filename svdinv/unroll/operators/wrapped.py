@@ -379,13 +379,7 @@ class OnHost:
         if compat.is_numpy_array(x):
             return self.of_numpy(*arrays)
         if compat.is_torch_array(x):
-            torch = sys.modules["torch"]
-            proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")
-            if torch.jit.is_tracing() or (proxies and proxies.get_proxy_mode()):
-                raise ValueError(_NOT_SAVED)
-            if torch._C._functorch.peek_interpreter_stack() is not None:
-                return backend(x).call(_Constant(self), *arrays)[0]
-            return torch.from_numpy(self.of_numpy(*map(to_numpy, arrays))).to(x)
+            return self._of_torch(*arrays)
         shape = (*tuple(x.shape)[: len(x.shape) - len(self.inputs[0])], *self.output)
         if compat.is_jax_array(x):
             jax = sys.modules["jax"]
@@ -393,22 +387,35 @@ class OnHost:
             call = jax.pure_callback
             return call(self.of_numpy, like, *arrays, vmap_method="broadcast_all")
         if is_tensorflow(x) and not sys.modules["tensorflow"].executing_eagerly():
-            tf = sys.modules["tensorflow"]
-            if sys.modules["svdinv.backends.tensorflow_kernels"].is_portable():
-                raise ValueError(_NOT_SAVED)
-            # Graphs store the number of a callback in its process: in another process,
-            # which loads the graph, this number may belong to another operator.
-            own = uuid.uuid4().bytes
-
-            def call(given: bytes, *arrays: np.ndarray) -> np.ndarray:
-                if given != own:
-                    raise ValueError(_NOT_SAVED)
-                return self.of_numpy(*arrays)
-
-            result = tf.numpy_function(call, [own, *arrays], x.dtype)
-            result.set_shape(shape)
-            return result
+            return self._in_graph(arrays, shape)
         return namespace(x).asarray(self.of_numpy(*map(to_numpy, arrays)))
+
+    def _of_torch(self, *arrays: Any) -> Any:
+        torch, x = sys.modules["torch"], arrays[0]
+        proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")
+        if torch.jit.is_tracing() or (proxies and proxies.get_proxy_mode()):
+            raise ValueError(_NOT_SAVED)
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return backend(x).call(_Constant(self), *arrays)[0]
+        return torch.from_numpy(self.of_numpy(*map(to_numpy, arrays))).to(x)
+
+    def _in_graph(self, arrays: tuple[Any, ...], shape: tuple[Any, ...]) -> Any:
+        """Call back from a graph of TensorFlow, in this process only."""
+        if sys.modules["svdinv.backends.tensorflow_kernels"].is_portable():
+            raise ValueError(_NOT_SAVED)
+        # Graphs store the number of a callback in its process: in another process,
+        # which loads the graph, this number may belong to another operator.
+        own = uuid.uuid4().bytes
+
+        def call(given: bytes, *arrays: np.ndarray) -> np.ndarray:
+            if given != own:
+                raise ValueError(_NOT_SAVED)
+            return self.of_numpy(*arrays)
+
+        tf, dtype = sys.modules["tensorflow"], arrays[0].dtype
+        result = tf.numpy_function(call, [own, *arrays], dtype)
+        result.set_shape(shape)
+        return result
 
 
 def _in_framework(function: OnHost, x: Any) -> Any:
