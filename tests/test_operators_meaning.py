@@ -398,6 +398,26 @@ def test_corrupted_low_rank_matrices_are_recovered(dtype):
     assert residuals[-1][1] < 1e-8
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("size", [1e-4, 1e-3, 1e-2, 1.0, 1e2, 1e3, 1e5])
+def test_a_sparse_part_of_any_size_is_separated(dtype, size):
+    """Also one that is far below the low-rank part, or far above it."""
+    truth, _, _ = with_values((9.0, 6.0), (60, 40))
+    rng = np.random.default_rng(3)
+    signs = rng.choice([-1.0, 1.0], truth.shape)
+    sparse = np.where(rng.random(truth.shape) < 0.02, size * signs, 0)
+    A = (truth + sparse).astype(dtype)
+    # Far above L, the default of 50 leaves S right to 1e-7, but L to 1e-3 alone.
+    many = 50 if size <= 1e2 else 200
+    L, S = f.robust_pca(A, iterations=many)
+    rounding = 200 * np.finfo(dtype).eps * np.linalg.norm(A)
+    for found, wanted in ((L, truth), (S, sparse)):
+        assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted) + rounding
+    # Each matrix of a batch has a penalty of its own.
+    both = f.robust_pca(np.stack([A, truth.astype(dtype)]), iterations=many)
+    np.testing.assert_allclose(both.sparse[0], S, atol=rounding)
+
+
 def test_pursuit_of_nothing():
     for A in (np.zeros((3, 2)), np.ones((0, 2))):
         (L, S), pullback = f.vjp(f.robust_pca, A)

@@ -704,6 +704,8 @@ def test_around_an_image():
     assert error(problem, found.image) < 0.02
     with pytest.raises(ValueError, match="around must have shape"):
         run(problem, generator, around=problem.truth[:, 1:])
+    with pytest.raises(ValueError, match="around contains NaN"):
+        run(problem, generator, around=np.nan * problem.truth)
     with pytest.raises(ValueError, match="bounded=False"):
         run(problem, around=problem.truth)
     unrolled = Unrolled(prior=LowRank(), images="image", cells=1)  # bounds nothing
@@ -904,6 +906,7 @@ def test_the_trajectory_is_plain_numbers():
     ("make", "options", "message"),
     [
         (Options, {"iterations": 0}, "iterations must be"),
+        (Options, {"seed": -1}, "seed must not"),
         (Options, {"every": 0}, "every must be"),
         (Options, {"rate": 0.0}, "rate must be positive"),
         (Options, {"average": 1.0}, "average must lie"),
@@ -930,3 +933,7 @@ def test_what_cannot_be_fitted():
         run(empty)
     with pytest.raises(TypeError, match="problem must be a Problem"):
         run(problem.y)
+    wrong = {"prior": HuberVariation, "weights": 3, "measure": 3}
+    for name, value in (*wrong.items(), ("prior", 3)):
+        with pytest.raises(TypeError, match=f"{name} must be"):
+            run(problem, **{name: value})

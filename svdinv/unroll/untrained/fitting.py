@@ -101,6 +101,10 @@ class Fitting:
     ) -> None:
         if not isinstance(problem, Problem):
             raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
+        if not isinstance(weights, Network | None):
+            raise TypeError(f"weights must be a Network, got {type(weights).__name__}")
+        if not (measure is None or callable(measure)):
+            raise TypeError(f"measure must be callable, got {measure!r}")
         self.options, self.recipe, self.measure = options, generator, measure
         self.device = torch.device(device)
         self._check(problem)
@@ -383,6 +387,9 @@ class Fitting:
         options, generator = self.options, self.recipe
         if not isinstance(options.rule, Rule | None):
             raise TypeError(f"rule must be an instance of Rule, got {options.rule!r}")
+        prior = options.prior
+        if isinstance(prior, type) or not (prior is None or hasattr(prior, "value")):
+            raise TypeError(f"prior must be an object with value(x), got {prior!r}")
         window = getattr(options.rule, "window", 1)
         least = (window - 1) * options.every + 1
         if options.iterations < least:
@@ -415,6 +422,8 @@ class Fitting:
         if images and getattr(self.recipe, "bounded", False):
             raise ValueError("around: needs a generator with bounded=False")
         image = tensor(around, device=self.device)[None].to(x.dtype)
+        if not image.isfinite().all():
+            raise ValueError("around contains NaN or infinity")
         if image.shape != x.shape:
             raise ValueError(
                 f"around must have shape {tuple(x.shape[1:])}, got "

@@ -83,7 +83,7 @@ class Options:
     preconditioned: bool = False
     consistent: bool = True
     every: int = option(10, low=1)
-    seed: int = 0
+    seed: int = option(0, low=0)
 
     def __post_init__(self) -> None:
         check_ranges(self)
