@@ -285,6 +285,18 @@ def best_non_local(
         raise ValueError(
             "x0 must be None without a score and noise: it may know all data"
         )
+    end, level = _by_left_out_data(problem, images, seed)
+    image = next(islice(images(problem, level), end, None))
+    return Best(image, deviations[end], level)
+
+
+def _by_left_out_data(
+    problem: Problem, images: Callable[[Problem, float], Iterator[Array]], seed: int
+) -> tuple[int, float]:
+    """Return the index of the best deviation and the noise of the data, 0 for none.
+
+    `images` yields the images of a problem with some noise, one for each deviation.
+    """
     ADMM().check(problem)  # whose fidelity `restricted` replaces
     problem = problem.only_measured()
     y, A, xp = to_numpy(problem.y), problem.A, namespace(problem.y)
@@ -310,16 +322,15 @@ def best_non_local(
 
     # All deviations are tried, as the error may rise and fall again.
     found = [errors(x) for x in images(known, 0.0)]
-    (least, _), end, level = min(found), int(np.argmin(found, axis=0)[0]), 0.0
+    (least, _), end = min(found), int(np.argmin(found, axis=0)[0])
     if found[-1][0] > _RISES * least:
         # The first that is as good: later ones may have fitted some of the noise.
         estimate = next(level for error, level in found if error <= _RISES * least)
         *_, x = images(known, estimate)
         left, again = errors(x)
         if left <= _RISES * least:  # else the estimate was the image's error
-            end, level = len(found) - 1, math.sqrt(estimate * again)
-    image = next(islice(images(problem, level), end, None))
-    return Best(image, deviations[end], level)
+            return len(found) - 1, math.sqrt(estimate * again)
+    return end, 0.0
 
 
 def _most(data: NDArray[Any], weights: NDArray[Any]) -> float:
