@@ -62,6 +62,16 @@ Method: TypeAlias = Callable[[Problem], Reconstruction]
 """A function that reconstructs the image of a problem."""
 
 
+def _every(problem: Problem) -> bool:
+    """Return True: the condition holds for every problem."""
+    return True
+
+
+def _none(problem: Problem) -> bool:
+    """Return False: the condition holds for no problem."""
+    return False
+
+
 def zero_filled(problem: Problem) -> Reconstruction:
     """Return A^H y, with zeros where the data are not sampled."""
     return Reconstruction(problem.adjoint())
@@ -73,8 +83,8 @@ class Baseline:
 
     method: Method
     lengthy: bool = False  # takes longer than a few seconds: run only on request
-    applies: Callable[[Problem], bool] = lambda problem: True  # whether it can solve it
-    slow: Callable[[Problem], bool] = lambda problem: False  # minutes: only if named
+    applies: Callable[[Problem], bool] = _every  # whether it can solve the problem
+    slow: Callable[[Problem], bool] = _none  # takes minutes: run only if named
 
     def __call__(self, problem: Problem) -> Reconstruction:
         """Reconstruct."""
