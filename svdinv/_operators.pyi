@@ -998,6 +998,7 @@ class Operators(Generic[Array, ArrayLike]):
         iterations: int = 50,
         penalty: float | ArrayLike | None = None,
         growth: float = 1.5,
+        limit: float = 100.0,
         report: Callable[[int, ArrayLike], None] | None = None,
         method: Literal["auto", "svd", "gram", "matmul"] = "auto",
     ) -> LowRankAndSparse[Array]:
@@ -1020,9 +1021,10 @@ class Operators(Generic[Array, ArrayLike]):
             Initial weight mu of the squared residual, positive, in units of 1 / A,
             broadcasting to the batch shape. Default: 1.25 / s_1.
         growth : float, optional
-            Factor of mu after each iteration, at least 1, until mu is 100 times the first,
-            and then only where the iterations stagnate, see Notes. Larger factors need
-            fewer iterations and end farther from the minimum.
+            Factor of mu after each iteration, at least 1. Larger factors need fewer
+            iterations and end farther from the minimum.
+        limit : float, optional
+            Number at least 1 that mu may be times the first, see Notes.
         report : callable, optional
             Called after each iteration with its number, from 1, and the size of A - L - S
             relative to that of A, shape (...).
@@ -1037,9 +1039,9 @@ class Operators(Generic[Array, ArrayLike]):
         Raises
         ------
         TypeError, ValueError
-            As `svt`, and if `iterations` or `growth` is below 1, or the number `penalty` is not
-            positive. Penalties in an array that are not positive, and weights of NaN, give
-            NaN.
+            As `svt`, and if `iterations`, `growth` or `limit` is below 1, or the number
+            `penalty` is not positive. Penalties in an array that are not positive, and
+            weights of NaN, give NaN.
 
         See Also
         --------
@@ -1049,20 +1051,18 @@ class Operators(Generic[Array, ArrayLike]):
         -----
         Elements and singular values at a threshold have no derivative; the iterates are
         continuous there. The default penalty has none where s_1 is repeated. Values are
-        right for A of any scale. Derivatives are right where s_1, 1 / s_1 and 100 times
+        right for A of any scale. Derivatives are right where s_1, 1 / s_1 and `limit` times
         either are normal floating-point numbers.
 
         Thresholds are divided by mu. If it kept growing, as in [2]_, L and S would stop
         beside the minimum, with L + S = A to rounding, and with derivatives of elements of
-        S that are rounding errors. With mu 100 times the first, elements of S below a
-        thousandth of s_1, and low-rank parts as far below outliers, would need hundreds of
-        iterations. From there mu therefore grows only where the primal residual A - L - S,
-        relative to A, exceeds the dual residual, mu times the change of S relative to the
-        multipliers: residual balancing [3]_. These comparisons count as constants in
-        derivatives. After 50 iterations, L + S is A up to 1e-5 of its norm if A is a sum of
-        a low-rank and a sparse matrix, one of which may be 1e5 times the other, and up to
-        3e-4 if it is not. A low-rank part below a hundredth of the outliers is itself right
-        to 1e-2, and needs 200 iterations for 1e-5.
+        S that are rounding errors. With the default limit, A - L - S is some 1e-4 of A
+        after 50 iterations, and less than 1e-6 if A is a sum of low-rank and sparse
+        matrices of similar size. It contains what is far smaller than A, such as noise.
+        Elements of S below a thousandth of s_1 are 0 or too small, and so are singular
+        values of L as far below outliers: they need as many times more iterations, or a
+        limit of 1e7 with growth 1.1 and 200 iterations, which divide the noise between L
+        and S, too. `report` shows what is left.
 
         References
         ----------
@@ -1070,8 +1070,6 @@ class Operators(Generic[Array, ArrayLike]):
            analysis?", J. ACM 58(3), 2011.
         .. [2] Z. Lin, M. Chen and Y. Ma, "The augmented Lagrange multiplier method for
            exact recovery of corrupted low-rank matrices", arXiv:1009.5055, 2010.
-        .. [3] B. Wohlberg, "ADMM penalty parameter selection by residual balancing",
-           arXiv:1704.06209, 2017.
         """
 
     def schatten_norm(

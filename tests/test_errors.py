@@ -141,6 +141,8 @@ REFUSED = {
                          ValueError, "penalty must be positive and finite")
         for x in (0, -1.0, float("nan"), float("inf"))
     },
+    "limit": (lambda f, A: f.module.robust_pca(A, limit=0.5), ValueError,
+              "limit must be finite and at least 1, got 0.5"),
     "infinite growth": (lambda f, A: f.module.robust_pca(A, growth=float("inf")),
                         ValueError, "growth must be finite"),
     "report": (lambda f, A: f.module.robust_pca(A, report=1), TypeError,

@@ -732,31 +732,6 @@ def test_robust_pca_and_its_derivatives_stay_at_the_minimum(iterations):
         assert (x - y).norm() < 1e-3 * y.norm()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
-def test_robust_pca_has_a_derivative_where_its_penalty_grows_on():
-    """Each matrix of a batch has its own, in every transform."""
-    rng = np.random.default_rng(4)
-    sparse = normal(rng, 3, 12, 10) * torch.from_numpy(rng.random((3, 12, 10)) < 0.05)
-    sizes = torch.tensor([1e-3, 1e-1, 1e3], dtype=torch.float64)[:, None, None]
-    A = normal(rng, 3, 12, 1) @ normal(rng, 3, 1, 10) + sizes * sparse
-    A, D = A.requires_grad_(), normal(rng, 3, 12, 10)
-
-    def total(A):
-        return (svt.robust_pca(A, iterations=25).sparse * D).sin().sum()
-
-    assert torch.autograd.gradcheck(total, A, fast_mode=True)
-    assert torch.autograd.gradgradcheck(total, A, fast_mode=True, atol=1e-4)
-    expected = torch.autograd.grad(total(A), A)[0]
-
-    def one(A, D):
-        return (svt.robust_pca(A, iterations=25).sparse * D).sin().sum()
-
-    mapped = torch.func.vmap(torch.func.grad(one))(A.detach(), D)
-    torch.testing.assert_close(mapped, expected)
-    _, pushed = torch.func.jvp(total, (A.detach(),), (D,))
-    torch.testing.assert_close(pushed, (expected * D).sum())
-
-
 def test_robust_pca_of_what_is_no_such_sum():
     A = normal(np.random.default_rng(0), 8, 6).float().requires_grad_()
     for options in ({"iterations": 500}, {"iterations": 100, "growth": 3.0}):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import device
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from svdinv.backends.einsum import as_arrays, einsum, or_number, tensordot
 from svdinv.backends.tape import untraced
@@ -300,8 +301,11 @@ def _average(
 
 
 def _moved(xp: Namespace, x: Array, source: Any, destination: Any) -> Array:
-    order = np.moveaxis(np.empty(range(x.ndim)), source, destination).shape
-    return xp.permute_dims(x, order)
+    old, new = (normalize_axis_tuple(axes, x.ndim) for axes in (source, destination))
+    order = [i for i in range(x.ndim) if i not in old]
+    for place, axis in sorted(zip(new, old, strict=True)):
+        order.insert(place, axis)
+    return xp.permute_dims(x, tuple(order))
 
 
 def _squeezed(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from svdinv import __version__
 from svdinv.cli.arguments import Parser, complain
+from svdinv.unroll.plugins import MethodMissing
 
 __all__ = ["main"]
 
@@ -73,9 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         complain(f"svdinv {words[0]}: {error}")
         return 2
-    except NotImplementedError as error:
-        if not str(error).startswith("the task "):  # which lacks a method
-            raise
+    except MethodMissing as error:
         complain(f"svdinv {words[0]}: {error}")
         return 2
     except OSError as error:

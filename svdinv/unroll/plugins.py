@@ -12,6 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 
+class MethodMissing(NotImplementedError):
+    """A class of a user lacks a method that is needed; the message names it."""
+
+
 @contextlib.contextmanager
 def naming(what: Any, *also: type[Exception]) -> Iterator[None]:
     """Put `what`, for instance a path, before the message of a ValueError.

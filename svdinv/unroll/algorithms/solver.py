@@ -305,14 +305,14 @@ def _checked_parameters(
     algorithm: Algorithm, parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return steps and penalties, as floats or arrays, after checking their names."""
+    checked = dict(parameters)
     names = {*algorithm.parameters, *algorithm.optional_parameters}
-    if unknown := sorted(parameters.keys() - names):
+    if unknown := sorted(checked.keys() - names):
         raise ValueError(
             f"{algorithm!r} has the parameters {sorted(algorithm.parameters)}, got "
             f"{unknown} as well"
         )
-    checked = dict(parameters)
-    for name, value in parameters.items():
+    for name, value in checked.items():
         if not isinstance(value, numbers.Real):
             if not hasattr(value, "dtype"):
                 raise TypeError(f"parameter {name} must be a number, got {value!r}")

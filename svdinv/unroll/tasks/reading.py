@@ -88,7 +88,8 @@ def read_all(
         source = source_of(name, task.described())
         if source.entry.kind != task.kind:
             raise ValueError(
-                f"{name} is of the kind {source.entry.kind}, not {task.kind}"
+                f"{name} is of the kind {source.entry.kind}, but the task is "
+                f"{task.kind}"
             )
         inputs.append(source.read(options))
     names = [item.name for item in inputs]

@@ -36,7 +36,7 @@ from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators.transforms import turns
 from svdinv.unroll.options import check_ranges
 from svdinv.unroll.options import option as option
-from svdinv.unroll.plugins import class_named
+from svdinv.unroll.plugins import MethodMissing, class_named
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.registry import TaskEntry, entries, entry_of_images
 
@@ -179,7 +179,7 @@ class Source(Protocol):
         ...
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Simulated:
     """A source that simulates problems on demand; subclasses define `problem`.
 
@@ -275,15 +275,17 @@ class Task:
     def __post_init__(self) -> None:
         check_ranges(self)
 
-    def _without(self, method: str, purpose: str) -> str:
-        """Return the message for a method that a command needs and the task lacks."""
-        return f"the task {self.kind} cannot {purpose}: it must define `{method}`"
+    def _without(self, method: str, purpose: str) -> MethodMissing:
+        """Return the error for a method that a command needs and the task lacks."""
+        return MethodMissing(
+            f"the task {self.kind} cannot {purpose}: it must define `{method}`"
+        )
 
     # Training.
 
     def load(self) -> Source:
         """Return the source of training problems; ValueError for invalid data."""
-        raise NotImplementedError(self._without("load", "be trained"))
+        raise self._without("load", "be trained")
 
     def origin(self) -> dict[str, str]:
         """Return fingerprints of the training files, by the option that names them."""
@@ -322,18 +324,18 @@ class Task:
         Raises ValueError, naming the file, if it is missing, damaged or of the wrong
         shape.
         """
-        raise NotImplementedError(self._without("read", "read images"))
+        raise self._without("read", "read images")
 
     def read_measured(self, file: Any) -> Problem:
         """Read measured data from the `Datasets` of an open HDF5 file.
 
         Raises ValueError if their shape is wrong or they cannot be reconstructed.
         """
-        raise NotImplementedError(self._without("read_measured", "read measured data"))
+        raise self._without("read_measured", "read measured data")
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Arrays]:
         """Return the arrays that `read_measured` reads, by name, without the truth."""
-        raise NotImplementedError(self._without("arrays_to_save", "save data"))
+        raise self._without("arrays_to_save", "save data")
 
     def examples(self, options: Any) -> list[InputImage | Problem]:
         """Return evaluation images that were not used to train the shipped weights.
@@ -371,7 +373,7 @@ class Task:
 
     def measure(self, given: InputImage, options: Any) -> Problem:
         """Simulate the measurement of an image; ValueError for unsuitable options."""
-        raise NotImplementedError(self._without("measure", "simulate measurements"))
+        raise self._without("measure", "simulate measurements")
 
     # Methods.
 
@@ -380,7 +382,7 @@ class Task:
 
         Methods that some evaluations leave out are of the class `Baseline`.
         """
-        raise NotImplementedError(self._without("baselines", "be compared"))
+        raise self._without("baselines", "be compared")
 
     @property
     def trained_channels(self) -> int | None:
@@ -455,7 +457,7 @@ class Task:
 
     def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
         """Return the problem of one tile, if `tiled`."""
-        raise NotImplementedError(self._without("part", "be cut into tiles"))
+        raise self._without("part", "be cut into tiles")
 
     def finished(self, image: Arrays) -> Arrays:
         """Post-process a reconstruction, for example by clipping."""

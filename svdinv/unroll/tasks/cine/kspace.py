@@ -179,13 +179,16 @@ def _check_order(path: str | Path, size: Any, count: int) -> None:
 
 
 def _check_spikes(path: str | Path, size: Any) -> None:
-    """Raise FileError if magnitudes far from the centre exceed all near it."""
+    """Raise FileError if magnitudes far from the centre exceed all near it.
+
+    Those near it are overwritten by zeros.
+    """
     height, width = (n // 4 for n in size.shape[-2:])
     near = (..., slice(height, -height), slice(width, -width))
-    outer = size.copy()
-    outer[near] = 0
-    if 0 < _SPIKE * size[near].max() < outer.max():
-        place = tuple(map(int, np.unravel_index(outer.argmax(), outer.shape)))
+    inner = size[near].max()
+    size[near] = 0
+    if 0 < _SPIKE * inner < size.max():
+        place = tuple(map(int, np.unravel_index(size.argmax(), size.shape)))
         raise FileError(
             f"{path}: kspace is largest at {place}, far from its centre at (H // 2, "
             "W // 2): set mask to false at spikes"

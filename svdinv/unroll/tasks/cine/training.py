@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ _FIRST_TEST, _FIRST_VALIDATION = 1_000_000, 2_000_000
 _COMMON = 2**32 - 1
 
 
+@dataclass(frozen=True, eq=False)
 class Hearts(Simulated):
     """Series to train on and to validate with.
 
@@ -37,28 +39,38 @@ class Hearts(Simulated):
     of real series (T, H, W), including those held out.
     """
 
-    def __init__(
-        self,
-        task: Cine,
-        photos: list[Image],
-        real: Mapping[str, NDArray[np.float32]] | None = None,
-    ) -> None:
-        super().__init__(task)
-        self.photos = photos
-        real = real or {}
-        self._held_out = {name: real[name] for name in task.held_out}
-        self._real = [real[name] for name in real if name not in self._held_out]
+    task: Cine
+    photos: list[Image]
+    real: Mapping[str, NDArray[np.float32]]
 
-        @functools.lru_cache(maxsize=task.series + task.validation)
+    @cached_property
+    def _held_out(self) -> dict[str, NDArray[np.float32]]:
+        return {name: self.real[name] for name in self.task.held_out}
+
+    @cached_property
+    def _real(self) -> list[NDArray[np.float32]]:
+        return [x for name, x in self.real.items() if name not in self._held_out]
+
+    @cached_property
+    def _series(self) -> Callable[[int], NDArray[np.complex64]]:
+        task = self.task
+
+        @lru_cache(maxsize=task.series + task.validation)
         def series(index: int) -> NDArray[np.complex64]:
             size, share = task.size, task.perfusion
             return phantom_series(index, task.frames, size, perfusion=share)
 
-        @functools.lru_cache(maxsize=64)
-        def maps(coils: int, seed: int) -> NDArray[np.complex64]:
-            return coil_maps(coils, task.size, task.size, seed=seed)
+        return series
 
-        self._series, self._maps = series, maps
+    @cached_property
+    def _maps(self) -> Callable[[int, int], NDArray[np.complex64]]:
+        size = self.task.size
+
+        @lru_cache(maxsize=64)
+        def maps(coils: int, seed: int) -> NDArray[np.complex64]:
+            return coil_maps(coils, size, size, seed=seed)
+
+        return maps
 
     def validation(self) -> list[Problem]:
         """Return validation series, sampled with the patterns in turn."""

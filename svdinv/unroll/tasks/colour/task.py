@@ -412,7 +412,7 @@ class Colour(Task):
         return non_local.without_noise(self, problem, found, again)
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Photographs(Simulated):
     """Training and named validation photographs, (H, W, 3) in [0, 1]."""
 
