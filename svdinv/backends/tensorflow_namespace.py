@@ -353,6 +353,7 @@ fft = SimpleNamespace(
 linalg = SimpleNamespace(
     det=_det,
     diagonal=tf.linalg.diag_part,
+    inv=tf.linalg.inv,
     eigh=_eigh,
     qr=_qr,
     svd=_svd,

@@ -27,6 +27,16 @@ least contrast of all groups of the image, an estimate of the noise. The weight 
 patch is a product of learned powers of its group's contrast after thresholding and of
 the contrast that the threshold removed from the patch.
 
+With `reweighted`, rounds of reweighted least squares follow (Mohan & Fazel, JMLR 2012,
+which minimises the logarithm of the determinant). They find the image that restores the
+data and is most likely if the patches of each group are Gaussian vectors, with the
+covariance C that they have in the image before,
+
+    x = argmin sum over groups of tr(G (C + e^2)^-1 G^H),  G without its mean,
+
+by preconditioned conjugate gradients. The deviation e of a group depends on two of the
+features below, by fixed numbers, so that these rounds have nothing to learn.
+
 For images with white noise and no missing values (`alone`), these are the steps of
 `svdinv.unroll.algorithms.non_local.denoise_non_local` (WNNM, Gu, Zhang, Zuo & Feng,
 CVPR 2014), applied to groups without their mean. The first feature is then the
@@ -39,11 +49,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from svdinv.backends.tape import untraced
-from svdinv.unroll.algorithms.iterations import least_squares_near
+from svdinv.core.namespace import adjoint, identity_like
+from svdinv.unroll.algorithms.iterations import conjugate_gradients, least_squares_near
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
@@ -102,6 +113,10 @@ _LEAST_MU, _BESIDE_DATA = 0.06, 0.45
 # step and of later ones, relative to the largest singular value of the noise.
 _TRUST, _ALONE, _ALONE_LATER = -2.2, 0.5, 0.14
 _EPSILON = 0.002
+# With `reweighted`: log(e) of typical groups, its factors of the features noise and
+# density, patches of a group for each pixel of their side, and iterations.
+_LEVEL, _OF_NOISE, _OF_DENSITY = -6.5, 0.6, -0.5
+_PER_SIDE, _ITERATIONS = 32, 16
 
 
 @register
@@ -146,6 +161,9 @@ class NonLocal(ImageOrSeriesRecipe):
         Standard deviation in pixels of the Gaussian mean whose phase is removed from
         complex images before their groups are found, in each round; real and imaginary
         part then form separate groups. With 0, groups consist of complex patches.
+    reweighted : tuple of int
+        Sides of the patches of rounds of reweighted least squares after all others;
+        only with `exact` and images sampled by a mask.
     first, last : float
         Standard deviations of the noise that the initial thresholds remove, in the
         first and the last step, for images in [0, 1]; not used with `alone`.
@@ -165,6 +183,7 @@ class NonLocal(ImageOrSeriesRecipe):
     exact: bool = True
     alone: bool = False
     phase: float = 0.0
+    reweighted: tuple[int, ...] = ()
     first: float = 0.03
     last: float = 0.006
 
@@ -185,6 +204,9 @@ class NonLocal(ImageOrSeriesRecipe):
             self.exact or network is not None or self.images == "series"
         ):
             raise ValueError("alone needs exact=False, no network and no series")
+        if self.reweighted and (not self.exact or self.images == "series"):
+            raise ValueError("reweighted needs exact=True and images='image'")
+        require(min(self.reweighted, default=1) > 0, self, "reweighted", "positive")
         for name in ("first", "last"):
             require(getattr(self, name) > 0, self, name, "positive")
         require(self.phase >= 0, self, "phase", "0 or more")
@@ -262,7 +284,60 @@ class NonLocal(ImageOrSeriesRecipe):
             x = self._towards_data(z, u, problem, own, noise)
             if not self.alone and step < final:
                 u = times(own.keep, u, xp) + times(own.gain, x - z, xp)
+        for side in self.reweighted:
+            count = _PER_SIDE * side
+            round_ = replace(self, reweighted=(), patch=side, stride=side, count=count)
+            x = round_.reweight(x, density, problem)
         return x
+
+    def reweight(self, x: Array, density: Array, problem: Problem) -> Array:
+        """Make a round of reweighted least squares, see the top of this module."""
+        xp, A = namespace(x), problem.A
+        if A.pixel_mask is None:
+            raise TypeError(f"reweighted needs images sampled by a mask, not {A!r}")
+        index = self._positions(x, xp)
+        features, _ = self._features(x, density, index, None, xp)
+        log_e = _LEVEL + _OF_NOISE * features[:, 2] + _OF_DENSITY * features[:, 0]
+        square = xp.exp(2 * log_e)[:, None, None]
+        B, corners = sizes(x, xp)[0], tuple(n - self.patch + 1 for n in x.shape[-2:])
+
+        def groups(x: Array) -> Iterator[Any]:
+            for part, chosen in self._parts(patches_of(x, self.patch), index, xp):
+                yield part - xp.mean(part, axis=-2, keepdims=True), chosen
+
+        def image(parts: Iterator[Any]) -> Array:
+            """Add the patches of groups where they lie."""
+            total = 0.0
+            for part, chosen in parts:
+                rows = xp.reshape(part, (-1, part.shape[-1]))
+                total = total + summed(rows, chosen, B * math.prod(corners))
+            rows = xp.reshape(total, (B, math.prod(corners), part.shape[-1]))
+            return folded(rows, self.patch, corners)
+
+        weights, first = [], 0
+        for part, _ in groups(x):
+            some = part.shape[0]
+            e = square if some is None else square[first : first + some]
+            first += some or 0
+            C = adjoint(part, xp) @ part / part.shape[-2]
+            weights.append(xp.linalg.inv(C + e * identity_like(C, xp)))
+
+        def free(x: Array) -> Array:
+            return x - A.adjoint(A.forward(x))
+
+        def normal(x: Array) -> Array:
+            pairs = zip(groups(x), weights, strict=True)
+            return free(image((part @ W, chosen) for (part, chosen), W in pairs))
+
+        pairs = zip(groups(x), weights, strict=True)
+        diagonal = image(
+            (xp.linalg.diagonal(W)[:, None, :] + xp.zeros_like(part), chosen)
+            for (part, chosen), W in pairs
+        )
+        return x + conjugate_gradients(
+            normal, -normal(x), xp.zeros_like(x), _ITERATIONS, batch_axes=1,
+            precondition=lambda residual: residual / diagonal,
+        )  # fmt: skip
 
     def _towards_data(
         self, z: Array, u: Array, problem: Problem, own: Any, noise: Array
