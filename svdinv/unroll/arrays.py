@@ -274,7 +274,8 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     """Return an array of any framework as a NumPy array, without its derivative."""
     # "resolve_..." is for PyTorch, where conjugation may be lazy, "get" for CuPy.
     for move in ("detach", "resolve_conj", "resolve_neg", "cpu", "get"):
-        x = getattr(x, move)() if hasattr(x, move) else x
+        if hasattr(x, move) and not is_tensorflow(x):  # which warns of its `cpu`
+            x = getattr(x, move)()
     # NumPy has no bfloat16.
     x = x.float() if str(x.dtype) == "torch.bfloat16" else x
     return _read(np.asarray, x)

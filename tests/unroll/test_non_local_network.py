@@ -17,7 +17,7 @@ from svdinv.unroll.algorithms.non_local import denoise_non_local, noise_deviatio
 from svdinv.unroll.networks import TLR, NonLocal, Refined
 from svdinv.unroll.networks.noise import noise_of_kspace
 from svdinv.unroll.networks.weights import shapes
-from svdinv.unroll.operators import MRI
+from svdinv.unroll.operators import MRI, Sampling
 from svdinv.unroll.priors.patch_matching import Groups
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network, save
@@ -27,6 +27,7 @@ RECIPE = NonLocal(
 )
 NOISY = replace(RECIPE, exact=False, rounds=1)
 ALONE = replace(NOISY, alone=True)
+REWEIGHTED = replace(RECIPE, rounds=1, reweighted=(4, 3))
 
 
 def problem(*shape, dtype=torch.float64, seed=0):
@@ -47,7 +48,7 @@ def network(recipe, dtype=torch.float64):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize("recipe", [RECIPE, ALONE])
+@pytest.mark.parametrize("recipe", [RECIPE, ALONE, REWEIGHTED])
 def test_the_gradient_of_each_image_by_vmap(recipe):
     check_gradients_of_each_item_by_vmap(network(recipe), *problem(3, 3, 17, 16))
 
@@ -120,6 +121,37 @@ def test_formula(recipe):
     assert (found - y[0]).abs().max() > 0.05
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_reweighting_finds_the_most_likely_image(dtype, monkeypatch):
+    """The minimiser over the missing values, by its dense equations."""
+    monkeypatch.setattr(module, "_ITERATIONS", 300)
+    recipe = NonLocal(patch=3, stride=3, count=20, reach=4, channels=2)
+    x, mask = problem(1, 2, 9, 8, dtype=dtype)
+    given = Problem(x * mask, Sampling(mask))
+    groups = Groups(x[0], patch=3, stride=3, count=20, reach=4)
+    G, known = groups.cut(x[0]), groups.cut(mask[0].double())
+    G = G - G.mean(-2, keepdim=True)
+    contrast = G.abs().square().mean((-2, -1))
+    noise = -0.5 * (1 / (contrast + 1e-6)).mean().log() + 4.5
+    density = (known.mean((-2, -1)) + 0.02).log() + 1.2
+    e = torch.exp(-6.5 + 0.6 * noise - 0.5 * density)
+    C = G.mH @ G / 20 + e[:, None, None] ** 2 * torch.eye(18)
+    W = torch.linalg.inv(C)
+
+    def gradient(image):
+        image = image.clone().requires_grad_()
+        G = groups.cut(image[0])
+        G = G - G.mean(-2, keepdim=True)
+        (g,) = torch.autograd.grad((G @ W * G.conj()).sum().real, image)
+        return g
+
+    found = recipe.reweight(x, mask.double(), given)
+    torch.testing.assert_close(found[mask], x[mask])
+    slope, first = gradient(found), gradient(x)
+    assert slope[~mask].abs().max() < 1e-6 * first[~mask].abs().max()
+    assert (found - x).abs().max() > 0.1
+
+
 def log_sum(s, tau, epsilon):
     """The larger root of the derivative of the objective, where that is less."""
     root = ((s + epsilon) ** 2 - 4 * tau).clamp_min(0).sqrt()
@@ -141,7 +173,7 @@ def test_noise_alone_begins_as_the_algorithm():
     assert errors[0] < 0.03
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, NOISY, ALONE])
+@pytest.mark.parametrize("recipe", [RECIPE, NOISY, ALONE, REWEIGHTED])
 def test_gradient_is_that_of_finite_differences(recipe):
     net = network(recipe)
     truth, mask = problem(1, 3, 17, 16)
@@ -165,7 +197,7 @@ def test_gradient_is_that_of_finite_differences(recipe):
     assert float(slope) == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, NOISY, ALONE])
+@pytest.mark.parametrize("recipe", [RECIPE, NOISY, ALONE, REWEIGHTED])
 def test_solver_of_numpy_finds_the_same_image_and_gradient(recipe, tmp_path):
     net = network(recipe, torch.float32)
     save(net, tmp_path / "net.safetensors")
@@ -188,8 +220,9 @@ def test_solver_of_numpy_finds_the_same_image_and_gradient(recipe, tmp_path):
 
 def test_samples_without_noise_are_put_back_and_others_are_not():
     truth, mask = problem(1, 3, 12, 12)
-    exact = network(RECIPE)(truth * mask, mask)
-    torch.testing.assert_close(exact[mask], truth[mask])
+    for recipe in (RECIPE, REWEIGHTED):
+        exact = network(recipe)(truth * mask, mask)
+        torch.testing.assert_close(exact[mask], truth[mask])
     noisy = network(NOISY)(truth * mask, mask)
     assert (noisy[mask] - truth[mask]).abs().max() > 1e-3
 
@@ -222,8 +255,9 @@ def test_complex_images_of_k_space():
     assert all(bool(p.grad.isfinite()) for p in net.parameters())
 
 
-def test_items_of_a_batch_do_not_see_each_other():
-    net = network(RECIPE)
+@pytest.mark.parametrize("recipe", [RECIPE, REWEIGHTED])
+def test_items_of_a_batch_do_not_see_each_other(recipe):
+    net = network(recipe)
     truth, mask = problem(3, 3, 12, 10)
     whole = net(truth * mask, mask)
     for i in range(3):
@@ -231,8 +265,11 @@ def test_items_of_a_batch_do_not_see_each_other():
         torch.testing.assert_close(whole[i : i + 1], alone, rtol=0, atol=1e-12)
 
 
-def test_few_groups_at_a_time_make_the_same_image_in_less_memory(monkeypatch):
-    recipe = replace(RECIPE, patch=4, stride=2, count=16)
+@pytest.mark.parametrize("reweighted", [(), (4,)])
+def test_few_groups_at_a_time_make_the_same_image_in_less_memory(
+    monkeypatch, reweighted
+):
+    recipe = replace(RECIPE, patch=4, stride=2, count=16, reweighted=reweighted)
     solver = manual.Solver(recipe)
     truth, mask = problem(1, 3, 96, 96, dtype=torch.float32)
     y, mask = (truth * mask).numpy(), mask.numpy()
@@ -244,11 +281,12 @@ def test_few_groups_at_a_time_make_the_same_image_in_less_memory(monkeypatch):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert np.abs(images[0] - images[1]).max() < 1e-5
-    assert peaks[1] < peaks[0] / 3
+    # Reweighting holds a matrix for each group, and is split into larger parts.
+    assert peaks[1] < peaks[0] / (2 if reweighted else 3)
 
 
 def test_one_channel_and_images_with_few_patches():
-    recipe = replace(RECIPE, channels=1, count=64)
+    recipe = replace(RECIPE, channels=1, count=64, reweighted=(3, 2))
     net = network(recipe)
     for size in ((3, 3), (4, 3), (5, 8)):
         truth, mask = problem(1, 1, *size)
@@ -266,6 +304,12 @@ def test_wrong_input_is_refused():
         net(truth[:, :1], mask[:, :1])
     with pytest.raises(FloatingPointError, match="whose patches are compared"):
         net(truth * math.nan, mask)
+    net = network(REWEIGHTED)
+    with pytest.raises(ValueError, match="at least a patch, 4,"):
+        net(truth[..., :3, :], mask[..., :3, :])
+    A = MRI(mask)
+    with pytest.raises(TypeError, match=r"reweighted needs .* a mask, not MRI"):
+        net(Problem(A(truth + 0j), A))
 
 
 @pytest.mark.parametrize(
@@ -280,6 +324,9 @@ def test_wrong_input_is_refused():
         ({"images": "volume"}, "images must be 'image' or 'series', got 'volume'"),
         ({"phase": -1.0, "images": "series"}, "phase must be 0 or more"),
         ({"phase": 2.0}, "phase is of images='series'"),
+        ({"reweighted": (4, 0)}, "reweighted must be positive"),
+        ({"reweighted": (4,), "exact": False}, "reweighted needs exact=True"),
+        ({"reweighted": (4,), "images": "series"}, "reweighted needs exact=True"),
         ({"network": TLR(), "images": "series"}, "images must be 'image' with network"),
         ({"network": TLR(channels=1)}, "with 3 channels"),
     ],

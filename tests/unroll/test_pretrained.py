@@ -138,14 +138,17 @@ def test_low_rank_of_groups_is_ahead_of_what_it_stands_behind():
     name = "motorcycle_left"
     case = sampled(name, centre_crop(photograph(name), 64), 0.4, seed=0)
     learned = pretrained.load("colour-groups")
-    inside, first = pretrained.load("colour"), Network(learned.recipe, seed=0)
+    inside, plain = pretrained.load("colour"), replace(learned.recipe, reweighted=())
+    first, steps = Network(plain, seed=0), Network(plain)
     first.load_state_dict(first.state_dict() | inside.state_dict())
-    before, fixed, found = (
+    steps.load_state_dict(learned.state_dict())
+    before, fixed, found, reweighted = (
         Colour().decibels(case, apply(net, Colour(), case).image)
-        for net in (inside, first, learned)
+        for net in (inside, first, steps, learned)
     )
     assert found > before + 2
     assert found > fixed + 1
+    assert reweighted > found + 0.05
 
 
 def test_the_weights_for_noise_are_ahead_of_what_is_less_learned():

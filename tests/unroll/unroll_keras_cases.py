@@ -57,6 +57,9 @@ CASES = {
         first=0.1,
         last=0.05,
     ),
+    "NonLocal, reweighted": NonLocal(
+        **GROUPS | {"rounds": 1, "steps": 1}, reweighted=(3, 2)
+    ),
     "NonLocal, coils": NonLocal(images="series", exact=False, **GROUPS),
     "NonLocal, coils, phase": NonLocal(
         images="series", exact=False, phase=1.0, **GROUPS

@@ -302,7 +302,10 @@ class NonLocal(ImageOrSeriesRecipe):
         B, corners = sizes(x, xp)[0], tuple(n - self.patch + 1 for n in x.shape[-2:])
 
         def groups(x: Array) -> Iterator[Any]:
-            for part, chosen in self._parts(patches_of(x, self.patch), index, xp):
+            rows = patches_of(x, self.patch)
+            # Each part is added to an array of all rows: larger parts, fewer sums.
+            least = math.prod(rows.shape[-2:])
+            for part, chosen in self._parts(rows, index, xp, least):
                 yield part - xp.mean(part, axis=-2, keepdims=True), chosen
 
         def image(parts: Iterator[Any]) -> Array:
@@ -410,10 +413,13 @@ class NonLocal(ImageOrSeriesRecipe):
         found = OnHost(lambda image: nearest_patches(image, *options), *shapes)(guide)
         return xp.astype(found, xp.int32)
 
-    def _parts(self, rows: Array, index: Array, xp: Namespace) -> Iterator[Any]:
+    def _parts(
+        self, rows: Array, index: Array, xp: Namespace, least: int = 0
+    ) -> Iterator[Any]:
         """Yield some groups of patches at a time, from rows (B, places, values).
 
-        They are (some, count, values), with the indices of their rows in the batch.
+        They are (some, count, values), with the indices of their rows in the batch;
+        `least` is the number of elements from which they are split.
         """
         B, places, size = sizes(rows, xp)
         whole, count = namespace(index), index.shape[-1]
@@ -423,7 +429,7 @@ class NonLocal(ImageOrSeriesRecipe):
         total = where.shape[0]
         step = total or 1  # of unknown length: all at once
         if total:
-            step = max(1, _VALUES // (count * size)) * count
+            step = max(1, max(_VALUES, least) // (count * size)) * count
         for begin in range(0, total or 1, step):
             chosen = where[begin : begin + step] if total else where
             yield xp.reshape(gathered(rows, chosen), (-1, count, size)), chosen
