@@ -54,6 +54,7 @@ __all__ = [
     "real",
     "real_dtype",
     "root",
+    "rounds_products",
     "short_repr",
     "sizes",
     "stacked",
@@ -215,6 +216,14 @@ def check_floating(name: str, x: Array) -> None:
 def is_bool(x: Array) -> bool:
     """Return whether `x`, of any framework, is a bool array."""
     return "bool" in str(getattr(x, "dtype", ""))
+
+
+def rounds_products(x: Any) -> bool:
+    """Return whether PyTorch's autocast computes products in lower precision."""
+    if not compat.is_torch_array(x):
+        return False
+    enabled: bool = sys.modules["torch"].is_autocast_enabled(x.device.type)
+    return enabled
 
 
 def is_tensorflow(x: Any) -> bool:

@@ -285,6 +285,28 @@ def test_few_groups_at_a_time_make_the_same_image_in_less_memory(
     assert peaks[1] < peaks[0] / (2 if reweighted else 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_finds_the_same_groups(dtype):
+    """Positions above 256 and 2048 are no numbers of these types."""
+    truth, mask = problem(1, 3, 50, 50, dtype=torch.float32)
+    truth = truth.to(dtype).float()
+    expected = network(RECIPE, torch.float32)(truth * mask, mask)
+    found = network(RECIPE, dtype)((truth * mask).to(dtype), mask)
+    assert found.dtype == dtype
+    error = (found - expected).norm() / expected.norm()
+    assert error < 10 * torch.finfo(dtype).eps
+
+
+def test_reweighting_is_not_rounded_by_autocast():
+    """The numbers of a new network are such that no product before it matters."""
+    net = Network(REWEIGHTED, seed=0)
+    truth, mask = problem(1, 3, 17, 16, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = net(truth * mask, mask)
+    assert found.dtype == torch.float32
+    assert (found - net(truth * mask, mask)).abs().max() < 1e-4
+
+
 def test_one_channel_and_images_with_few_patches():
     recipe = replace(RECIPE, channels=1, count=64, reweighted=(3, 2))
     net = network(recipe)

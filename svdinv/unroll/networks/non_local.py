@@ -54,6 +54,7 @@ from typing import Any, Literal
 
 from svdinv.backends.tape import untraced
 from svdinv.core.namespace import adjoint, identity_like
+from svdinv.core.tolerances import eps
 from svdinv.unroll.algorithms.iterations import conjugate_gradients, least_squares_near
 from svdinv.unroll.arrays import (
     Array,
@@ -68,6 +69,7 @@ from svdinv.unroll.arrays import (
     on_device,
     operators,
     real,
+    rounds_products,
     sizes,
     times,
 )
@@ -117,6 +119,7 @@ _EPSILON = 0.002
 # density, patches of a group for each pixel of their side, and iterations.
 _LEVEL, _OF_NOISE, _OF_DENSITY = -6.5, 0.6, -0.5
 _PER_SIDE, _ITERATIONS = 32, 16
+_SINGLE = 1e-6  # more than eps of single precision
 
 
 @register
@@ -284,11 +287,16 @@ class NonLocal(ImageOrSeriesRecipe):
             x = self._towards_data(z, u, problem, own, noise)
             if not self.alone and step < final:
                 u = times(own.keep, u, xp) + times(own.gain, x - z, xp)
+        wide = x
+        if self.reweighted:
+            # Autocast would round the products of single precision.
+            rounds = rounds_products(x)
+            wide = xp.astype(x, xp.float64) if rounds else _in_single(x, xp)
         for side in self.reweighted:
             count = _PER_SIDE * side
             round_ = replace(self, reweighted=(), patch=side, stride=side, count=count)
-            x = round_.reweight(x, density, problem)
-        return x
+            wide = round_.reweight(wide, density, problem)
+        return cast_like(wide, x, xp)
 
     def reweight(self, x: Array, density: Array, problem: Problem) -> Array:
         """Make a round of reweighted least squares, see the top of this module."""
@@ -296,6 +304,7 @@ class NonLocal(ImageOrSeriesRecipe):
         if A.pixel_mask is None:
             raise TypeError(f"reweighted needs images sampled by a mask, not {A!r}")
         index = self._positions(x, xp)
+        density = cast_like(density, real(x, xp), xp)
         features, _ = self._features(x, density, index, None, xp)
         log_e = _LEVEL + _OF_NOISE * features[:, 2] + _OF_DENSITY * features[:, 0]
         square = xp.exp(2 * log_e)[:, None, None]
@@ -409,6 +418,7 @@ class NonLocal(ImageOrSeriesRecipe):
         xp = namespace(guide)
         if is_complex(guide, xp):
             guide = xp.concat([xp.real(guide), xp.imag(guide)], axis=1)
+        guide = _in_single(guide, xp)  # half precision would round the positions
         shapes = ((guide.shape[1], H, W),), group_shape((H, W), *options)
         found = OnHost(lambda image: nearest_patches(image, *options), *shapes)(guide)
         return xp.astype(found, xp.int32)
@@ -548,6 +558,11 @@ def _log_sum(x: Array, unit: Array, xp: Namespace) -> Array:
     # Scale x instead of epsilon, through which no gradient is propagated.
     kept = operators(x).log_sum_threshold(times(1 / unit, x, xp), 0.25, _EPSILON)
     return times(unit, kept, xp)
+
+
+def _in_single(x: Array, xp: Namespace) -> Array:
+    """Return `x`, in single precision if it is in half precision."""
+    return xp.astype(x, xp.float32) if eps(x, xp) > _SINGLE else x
 
 
 def _label(step: int) -> str:
