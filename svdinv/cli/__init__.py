@@ -71,10 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = ascii(error.object[:200])
         complain(f"svdinv {words[0]}: {error.encoding} cannot hold the text {text}")
         return 2
-    except ImportError as error:
-        complain(f"svdinv {words[0]}: {error}")
-        return 2
-    except MethodMissing as error:
+    except (ImportError, MethodMissing) as error:
         complain(f"svdinv {words[0]}: {error}")
         return 2
     except OSError as error:

@@ -287,7 +287,7 @@ def test_few_groups_at_a_time_make_the_same_image_in_less_memory(
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_finds_the_same_groups(dtype):
-    """Positions above 256 and 2048 are no numbers of these types."""
+    """These types would round positions above 2048 and 256."""
     truth, mask = problem(1, 3, 50, 50, dtype=torch.float32)
     truth = truth.to(dtype).float()
     expected = network(RECIPE, torch.float32)(truth * mask, mask)

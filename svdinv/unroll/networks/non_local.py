@@ -326,13 +326,21 @@ class NonLocal(ImageOrSeriesRecipe):
             rows = xp.reshape(total, (B, math.prod(corners), part.shape[-1]))
             return folded(rows, self.patch, corners)
 
-        weights, first = [], 0
-        for part, _ in groups(x):
-            some = part.shape[0]
-            e = square if some is None else square[first : first + some]
-            first += some or 0
-            C = adjoint(part, xp) @ part / part.shape[-2]
-            weights.append(xp.linalg.inv(C + e * identity_like(C, xp)))
+        weights: list[Array] = []
+
+        def diagonals() -> Iterator[Any]:
+            """Compute the weights, and yield their diagonals for each patch."""
+            first = 0
+            for part, chosen in groups(x):
+                some = part.shape[0]
+                e = square if some is None else square[first : first + some]
+                first += some or 0
+                C = adjoint(part, xp) @ part / part.shape[-2]
+                W = xp.linalg.inv(C + e * identity_like(C, xp))
+                weights.append(W)
+                yield xp.linalg.diagonal(W)[:, None, :] + xp.zeros_like(part), chosen
+
+        diagonal = image(diagonals())
 
         def free(x: Array) -> Array:
             return x - A.adjoint(A.forward(x))
@@ -341,11 +349,6 @@ class NonLocal(ImageOrSeriesRecipe):
             pairs = zip(groups(x), weights, strict=True)
             return free(image((part @ W, chosen) for (part, chosen), W in pairs))
 
-        pairs = zip(groups(x), weights, strict=True)
-        diagonal = image(
-            (xp.linalg.diagonal(W)[:, None, :] + xp.zeros_like(part), chosen)
-            for (part, chosen), W in pairs
-        )
         return x + conjugate_gradients(
             normal, -normal(x), xp.zeros_like(x), _ITERATIONS, batch_axes=1,
             precondition=lambda residual: residual / diagonal,
