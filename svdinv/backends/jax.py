@@ -386,6 +386,11 @@ ad.primitive_transposes[_call_p] = _transpose
 batching.primitive_batchers[_call_p] = _batch
 
 
+def _explicit_axes(x: Any) -> tuple[Any, ...]:
+    """Return for each axis of an array the explicit axes of a mesh that divide it."""
+    return tuple(getattr(getattr(jax.typeof(x), "sharding", None), "spec", ()))
+
+
 class JAXBackend(Backend):
     """JAX arrays."""
 
@@ -453,9 +458,8 @@ class JAXBackend(Backend):
 
     def matrices(self, A: Any, name: str, ndim: int = 2, **options: Any) -> Any:
         A, restore = super().matrices(A, name, ndim, **options)
-        # The type of an array shows only its explicit axes, over which JAX refuses
-        # products.
-        spec = tuple(getattr(getattr(jax.typeof(A), "sharding", None), "spec", ()))
+        # JAX refuses products over explicit axes.
+        spec = _explicit_axes(A)
         if ndim > 1 and len(spec) == A.ndim and some(*spec[-2:]):
             raise ValueError(
                 f"{name} must be sharded along its rows or columns over axes of the "
@@ -463,6 +467,13 @@ class JAXBackend(Backend):
                 "jax.sharding.Mesh, or by jax.make_mesh with axis_types"
             )
         return A, restore
+
+    def placed(self, values: Any, A: Any) -> Any:
+        spec = _explicit_axes(A)[: values.ndim]
+        # Outside `set_mesh` JAX itself makes the values of arrays agree.
+        if not some(*spec) or jax.sharding.get_abstract_mesh().empty:
+            return values
+        return jax.sharding.reshard(values, jax.sharding.PartitionSpec(*spec))
 
     def parameter(self, value: Any, like: Any, name: str = "value") -> Any:
         convert = getattr(value, "__jax_array__", None)  # None for a tracer

@@ -94,6 +94,10 @@ class Backend(ABC):
     def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
         """Convert to the real dtype and the device of `like`, or raise TypeError."""
 
+    def placed(self, values: Array, A: Array) -> Array:
+        """Distribute values for each matrix of A over the devices as A is."""
+        return values
+
     def stop_gradient(self, x: Array) -> Array:
         """`x` as a constant, with derivatives of 0."""
         return self.xp.stop_gradient(x)

@@ -39,7 +39,7 @@ def threshold_values(
         return _fitted(backend, values, A, batch)[..., None], False
     *traced, m, n = sizes(A, xp)
     short = xp.minimum(m, n) if each[-1] is None else each[-1]
-    return xp.broadcast_to(values, (*traced, short)), True
+    return backend.placed(xp.broadcast_to(values, (*traced, short)), A), True
 
 
 def per_batch(
@@ -71,9 +71,9 @@ def per_batch(
 def _fitted(backend: Backend, values: Array, A: Array, batch: tuple[Any, ...]) -> Array:
     # Numbers of axes first: torch.export would record B != 3 for (B, 3) and (3,).
     alike = len(values.shape) == len(batch) and None not in batch
-    if alike and tuple(values.shape) == batch:
-        return values
-    return backend.xp.broadcast_to(values, sizes(A, backend.xp)[: len(batch)])
+    if not (alike and tuple(values.shape) == batch):
+        values = backend.xp.broadcast_to(values, sizes(A, backend.xp)[: len(batch)])
+    return backend.placed(values, A)
 
 
 def checked(backend: Backend, tau: Any, A: Array, name: str = "tau") -> Array:
