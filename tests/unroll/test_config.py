@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import pytest
 
-from svdinv.unroll.networks import LS, SLR, T2LR, TLR
+from svdinv.unroll.networks import LS, SLR, T2LR, TLR, register
 from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.colour.task import Colour
 from svdinv.unroll.training.config import (
@@ -21,6 +21,17 @@ from svdinv.unroll.training.config import (
     to_toml,
     write,
 )
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Own(TLR):
+    """A network whose options TOML cannot all hold."""
+
+    bound: float | None = 2.0
+    scales: tuple = (1, (2.5, "a"))
+    rest: float | None = None
+
 
 LEAST = '[task]\nkind = "colour"\n[network]\nkind = "TLR"\n'
 
@@ -84,6 +95,16 @@ def test_written_and_read_it_is_the_same(config, tmp_path):
     assert read(tmp_path / "a.toml") == config
     assert to_toml(read(tmp_path / "a.toml")) == to_toml(config)
     assert [file.name for file in tmp_path.iterdir()] == ["a.toml"]
+
+
+def test_only_a_default_may_be_none():
+    config = Config(task=Colour(), network=Own(scales=(3, ())))
+    assert from_toml(to_toml(config)) == config
+    for options in ({"bound": None}, {"scales": (1.0, None)}):
+        (name,) = options
+        config = Config(task=Colour(), network=Own(**options))
+        with pytest.raises(ValueError, match=f"Own: {name} must not be .*None"):
+            to_toml(config)
 
 
 @pytest.mark.parametrize("name", ["colour", "cine"])

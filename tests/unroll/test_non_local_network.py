@@ -125,22 +125,27 @@ def test_formula(recipe):
 def test_reweighting_finds_the_most_likely_image(dtype, monkeypatch):
     """The minimiser over the missing values, by its dense equations."""
     monkeypatch.setattr(module, "_ITERATIONS", 300)
+    monkeypatch.setattr(module, "_NEAREST", 8)
     recipe = NonLocal(patch=3, stride=3, count=20, reach=4, channels=2)
     x, mask = problem(1, 2, 9, 8, dtype=dtype)
     given = Problem(x * mask, Sampling(mask))
-    groups = Groups(x[0], patch=3, stride=3, count=20, reach=4)
+    groups, nearest = (
+        Groups(x[0], patch=3, stride=3, count=n, reach=4) for n in (20, 8)
+    )
     G, known = groups.cut(x[0]), groups.cut(mask[0].double())
     G = G - G.mean(-2, keepdim=True)
     contrast = G.abs().square().mean((-2, -1))
     noise = -0.5 * (1 / (contrast + 1e-6)).mean().log() + 4.5
     density = (known.mean((-2, -1)) + 0.02).log() + 1.2
-    e = torch.exp(-6.5 + 0.6 * noise - 0.5 * density)
-    C = G.mH @ G / 20 + e[:, None, None] ** 2 * torch.eye(18)
+    contrast = (contrast + 1e-6).log() / 2 + 3
+    e = torch.exp(-6.4 - 0.8 * density + 0.3 * contrast + 0.2 * noise)
+    E = torch.kron(torch.tensor([[1, 0.5], [0.5, 1]]), torch.eye(9))
+    C = G.mH @ G / 20 + e[:, None, None] ** 2 * E
     W = torch.linalg.inv(C)
 
     def gradient(image):
         image = image.clone().requires_grad_()
-        G = groups.cut(image[0])
+        G = nearest.cut(image[0])
         G = G - G.mean(-2, keepdim=True)
         (g,) = torch.autograd.grad((G @ W * G.conj()).sum().real, image)
         return g

@@ -10,8 +10,8 @@ from svdinv.unroll.algorithms.iterations import Algorithm
 from svdinv.unroll.algorithms.search import DouglasRachford, best_solution, largest
 from svdinv.unroll.data.masks import uniform_mask
 from svdinv.unroll.metrics import snr
-from svdinv.unroll.operators import MRI, Sampling
-from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, Tikhonov
+from svdinv.unroll.operators import MRI, Identity, Sampling
+from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, Tikhonov, TotalVariation
 from svdinv.unroll.problem import Problem
 
 ONE = {"first": 1.0, "low": 1.0, "high": 1.0}  # weight
@@ -224,3 +224,10 @@ def test_priors_in_turn_share_one_image(rng):
         np.testing.assert_allclose(prior.prox(2 * image - copy, 2.0), image, atol=1e-3)
         total = total + (image - copy) * 0.5 / len(priors)
     np.testing.assert_allclose(total, -problem.gradient(image), atol=1e-3)
+
+
+@pytest.mark.parametrize("prior", [TotalVariation(0.1), None, []])
+def test_douglas_rachford_takes_a_list_of_priors(prior):
+    problem = Problem(np.ones((1, 4, 4)), Identity())
+    with pytest.raises(TypeError, match="prior must be a list for DouglasRachford"):
+        solve(problem, prior, algorithm=DouglasRachford())

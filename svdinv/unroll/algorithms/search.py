@@ -47,6 +47,8 @@ class DouglasRachford(ADMM):
     convergence_variables: ClassVar[tuple[str, ...]] = ("mean",)
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
+        if not (isinstance(prior, list | tuple) and prior):
+            raise TypeError(f"prior must be a list for DouglasRachford, got {prior!r}")
         algorithm = replace(self, copies=len(prior))
         return algorithm, tuple(part.prox for part in prior)
 

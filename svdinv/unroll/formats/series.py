@@ -249,8 +249,9 @@ def _choose_images(
     key: str | None, path: Path, shapes: Shapes, names: list[str]
 ) -> str:
     """Return the name of the array to read; FileError if it may be measured data."""
-    for name in shapes if key is None else [key.strip("/")]:
-        kind, shape = name.split("/")[-1].lower(), shapes.get(name, ())
+    every = sorted(shapes, key=lambda name: _kind(name) in _GEOMETRIES)
+    for name in every if key is None else [key.strip("/")]:
+        kind, shape = _kind(name), shapes.get(name, ())
         if key is None and len(shape) > 1 and kind not in _MEASURED:
             bare = kind.replace("_", "").replace("-", "").replace(" ", "")
             if bare.startswith(_ALSO_KSPACE) or bare == "mask":
@@ -272,6 +273,10 @@ def _choose_images(
                 f"{', '.join(_MEASURED)}, and images by key (--key)"
             )
     return _choose(key, "", path, shapes, names)
+
+
+def _kind(name: str) -> str:
+    return name.split("/")[-1].lower()
 
 
 def _choose(

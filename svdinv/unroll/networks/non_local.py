@@ -29,13 +29,14 @@ the contrast that the threshold removed from the patch.
 
 With `reweighted`, rounds of reweighted least squares follow (Mohan & Fazel, JMLR 2012,
 which minimises the logarithm of the determinant). They find the image that restores the
-data and is most likely if the patches of each group are Gaussian vectors, with the
-covariance C that they have in the image before,
+data and is most likely if the patches of each group are Gaussian vectors,
 
-    x = argmin sum over groups of tr(G (C + e^2)^-1 G^H),  G without its mean,
+    x = argmin sum over groups of tr(G (C + E)^-1 G^H),  G without its mean,
 
-by preconditioned conjugate gradients. The deviation e of a group depends on two of the
-features below, by fixed numbers, so that these rounds have nothing to learn.
+by preconditioned conjugate gradients. C is the covariance that a larger group has in
+the image before, and E that of its errors: those of a pixel's channels are correlated,
+and their deviation e depends on the features, by fixed numbers, so that these rounds
+have nothing to learn.
 
 For images with white noise and no missing values (`alone`), these are the steps of
 `svdinv.unroll.algorithms.non_local.denoise_non_local` (WNNM, Gu, Zhang, Zuo & Feng,
@@ -48,12 +49,14 @@ the grouping, since positions are integers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from svdinv.backends.tape import untraced
-from svdinv.core.namespace import adjoint, identity_like
+from svdinv.core.namespace import adjoint
 from svdinv.core.tolerances import eps
 from svdinv.unroll.algorithms.iterations import conjugate_gradients, least_squares_near
 from svdinv.unroll.arrays import (
@@ -115,10 +118,11 @@ _LEAST_MU, _BESIDE_DATA = 0.06, 0.45
 # step and of later ones, relative to the largest singular value of the noise.
 _TRUST, _ALONE, _ALONE_LATER = -2.2, 0.5, 0.14
 _EPSILON = 0.002
-# With `reweighted`: log(e) of typical groups, its factors of the features noise and
-# density, patches of a group for each pixel of their side, and iterations.
-_LEVEL, _OF_NOISE, _OF_DENSITY = -6.5, 0.6, -0.5
-_PER_SIDE, _ITERATIONS = 32, 16
+# With `reweighted`: log(e) of typical groups, its factors of the features density,
+# contrast and noise, the correlation of errors of different channels, patches of a
+# covariance for each pixel of their side, patches of a group, and iterations.
+_LEVEL, _OF_FEATURES, _OF_CHANNELS = -6.4, (-0.8, 0.3, 0.2), 0.5
+_PER_SIDE, _NEAREST, _ITERATIONS = 40, 32, 16
 _SINGLE = 1e-6  # more than eps of single precision
 
 
@@ -303,54 +307,49 @@ class NonLocal(ImageOrSeriesRecipe):
         xp, A = namespace(x), problem.A
         if A.pixel_mask is None:
             raise TypeError(f"reweighted needs images sampled by a mask, not {A!r}")
-        index = self._positions(x, xp)
+        index = self._positions(x, xp, _NEAREST)
         density = cast_like(density, real(x, xp), xp)
         features, _ = self._features(x, density, index, None, xp)
-        log_e = _LEVEL + _OF_NOISE * features[:, 2] + _OF_DENSITY * features[:, 0]
+        log_e = _LEVEL + sum(f * features[:, k] for k, f in enumerate(_OF_FEATURES))
         square = xp.exp(2 * log_e)[:, None, None]
+        channels = np.eye(self.channels) * (1 - _OF_CHANNELS) + _OF_CHANNELS
+        E = like(np.kron(channels, np.eye(self.patch**2)), x, xp)
+        inverses: list[Array] = []
+        for part, _, these in self._parts(patches_of(x, self.patch), index, xp):
+            rest = part - xp.mean(part, axis=-2, keepdims=True)
+            C = adjoint(rest, xp) @ rest / part.shape[-2]
+            inverses.append(xp.linalg.inv(C + square[these] * E))
+        W, near = xp.concat(inverses, axis=0), index[..., :_NEAREST]
+        del inverses
         B, corners = sizes(x, xp)[0], tuple(n - self.patch + 1 for n in x.shape[-2:])
+        places = math.prod(corners)
 
-        def groups(x: Array) -> Iterator[Any]:
-            rows = patches_of(x, self.patch)
+        def image(x: Array, times_weight: Callable[[Array, Array], Array]) -> Array:
+            """Add up where they lie the patches of the groups times their weights."""
+            rows, total = patches_of(x, self.patch), 0.0
+            size = rows.shape[-1]
             # Each part is added to an array of all rows: larger parts, fewer sums.
-            least = math.prod(rows.shape[-2:])
-            for part, chosen in self._parts(rows, index, xp, least):
-                yield part - xp.mean(part, axis=-2, keepdims=True), chosen
+            for part, chosen, these in self._parts(rows, near, xp, places * size):
+                part = times_weight(part, W[these])
+                part = xp.reshape(part, (-1, size))
+                total = total + summed(part, chosen, B * places)
+            return folded(xp.reshape(total, (B, places, size)), self.patch, corners)
 
-        def image(parts: Iterator[Any]) -> Array:
-            """Add the patches of groups where they lie."""
-            total = 0.0
-            for part, chosen in parts:
-                rows = xp.reshape(part, (-1, part.shape[-1]))
-                total = total + summed(rows, chosen, B * math.prod(corners))
-            rows = xp.reshape(total, (B, math.prod(corners), part.shape[-1]))
-            return folded(rows, self.patch, corners)
+        def centred(part: Array, W: Array) -> Array:
+            return (part - xp.mean(part, axis=-2, keepdims=True)) @ W
 
-        weights: list[Array] = []
+        def diagonals(part: Array, W: Array) -> Array:
+            return xp.linalg.diagonal(W)[:, None, :] + xp.zeros_like(part)
 
-        def diagonals() -> Iterator[Any]:
-            """Compute the weights, and yield their diagonals for each patch."""
-            first = 0
-            for part, chosen in groups(x):
-                some = part.shape[0]
-                e = square if some is None else square[first : first + some]
-                first += some or 0
-                C = adjoint(part, xp) @ part / part.shape[-2]
-                W = xp.linalg.inv(C + e * identity_like(C, xp))
-                weights.append(W)
-                yield xp.linalg.diagonal(W)[:, None, :] + xp.zeros_like(part), chosen
-
-        diagonal = image(diagonals())
-
-        def free(x: Array) -> Array:
-            return x - A.adjoint(A.forward(x))
+        diagonal = image(x, diagonals)
 
         def normal(x: Array) -> Array:
-            pairs = zip(groups(x), weights, strict=True)
-            return free(image((part @ W, chosen) for (part, chosen), W in pairs))
+            x = image(x, centred)
+            return x - A.adjoint(A.forward(x))
 
-        return x + conjugate_gradients(
-            normal, -normal(x), xp.zeros_like(x), _ITERATIONS, batch_axes=1,
+        # The samples remain, as no residual and no direction has any.
+        return conjugate_gradients(
+            normal, xp.zeros_like(x), x, _ITERATIONS, batch_axes=1,
             precondition=lambda residual: residual / diagonal,
         )  # fmt: skip
 
@@ -408,8 +407,8 @@ class NonLocal(ImageOrSeriesRecipe):
         idle = ("keep", "gain") if step == total - 1 else ()
         return {name: x for name, x in numbers.items() if name not in idle}
 
-    def _positions(self, x: Array, xp: Namespace) -> Array:
-        """Find the groups of each image: positions (B, groups, count)."""
+    def _positions(self, x: Array, xp: Namespace, leading: int | None = None) -> Array:
+        """Find the groups of each image, (B, groups, count), see `nearest_patches`."""
         H, W = x.shape[-2:]
         if H is None or W is None or min(H, W) < self.patch:
             raise ValueError(
@@ -423,7 +422,7 @@ class NonLocal(ImageOrSeriesRecipe):
             guide = xp.concat([xp.real(guide), xp.imag(guide)], axis=1)
         guide = _in_single(guide, xp)  # half precision would round the positions
         shapes = ((guide.shape[1], H, W),), group_shape((H, W), *options)
-        found = OnHost(lambda image: nearest_patches(image, *options), *shapes)(guide)
+        found = OnHost(lambda x: nearest_patches(x, *options, leading), *shapes)(guide)
         return xp.astype(found, xp.int32)
 
     def _parts(
@@ -431,8 +430,9 @@ class NonLocal(ImageOrSeriesRecipe):
     ) -> Iterator[Any]:
         """Yield some groups of patches at a time, from rows (B, places, values).
 
-        They are (some, count, values), with the indices of their rows in the batch;
-        `least` is the number of elements from which they are split.
+        They are (some, count, values), with the indices of their rows in the batch, and
+        which groups they are; `least` is the number of elements from which they are
+        split.
         """
         B, places, size = sizes(rows, xp)
         whole, count = namespace(index), index.shape[-1]
@@ -445,7 +445,8 @@ class NonLocal(ImageOrSeriesRecipe):
             step = max(1, max(_VALUES, least) // (count * size)) * count
         for begin in range(0, total or 1, step):
             chosen = where[begin : begin + step] if total else where
-            yield xp.reshape(gathered(rows, chosen), (-1, count, size)), chosen
+            these = slice(begin // count, (begin + step) // count if total else None)
+            yield xp.reshape(gathered(rows, chosen), (-1, count, size)), chosen, these
 
     def _features(
         self, x: Array, density: Array, index: Array, noise: Any, xp: Namespace
@@ -455,14 +456,14 @@ class NonLocal(ImageOrSeriesRecipe):
         They are logarithms minus typical values. `noise` is returned unless it is None.
         """
         squares, first = [], []
-        for part, _ in self._parts(patches_of(x, self.patch), index, xp):
+        for part, *_ in self._parts(patches_of(x, self.patch), index, xp):
             rest = part - xp.mean(part, axis=-2, keepdims=True)
             squares.append(xp.mean(_squares(rest, xp), axis=(-2, -1)))
             if self.alone:
                 first.append(_spread(rest, squares[-1], xp) - _SPREAD)
         if not self.alone:
             share = xp.mean(patches_of(density, self.patch), axis=-1, keepdims=True)
-            for part, _ in self._parts(share, index, xp):
+            for part, *_ in self._parts(share, index, xp):
                 known = xp.mean(part, axis=(-2, -1))
                 first.append(xp.log(known + _LEAST_DENSITY) - _DENSITY)
         square = xp.concat(squares, axis=0)
@@ -506,12 +507,9 @@ class NonLocal(ImageOrSeriesRecipe):
         one = xp.sum(xp.zeros_like(log_tau)) + 1
         B, corners = sizes(x, xp)[0], tuple(n - self.patch + 1 for n in x.shape[-2:])
         places = math.prod(corners)
-        total, first = 0.0, 0
-        for part, chosen in self._parts(patches_of(x, self.patch), index, xp):
-            some = part.shape[0]
-            facts = features if some is None else features[first : first + some]
-            first += some or 0
-            tau = xp.exp(log_tau + facts @ powers)
+        total = 0.0
+        for part, chosen, these in self._parts(patches_of(x, self.patch), index, xp):
+            tau = xp.exp(log_tau + features[these] @ powers)
             mean: Any = 0.0
             if self.exact or self.alone:
                 mean = xp.mean(part, axis=-2, keepdims=True)

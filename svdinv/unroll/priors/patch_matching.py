@@ -199,12 +199,18 @@ def group_shape(
 
 
 def nearest_patches(
-    image: NDArray[Any], patch: int, stride: int, count: int, reach: int
+    image: NDArray[Any],
+    patch: int,
+    stride: int,
+    count: int,
+    reach: int,
+    leading: int | None = None,
 ) -> NDArray[Any]:
     """Return for each reference patch the positions of its nearest patches.
 
-    The image (C, H, W) is real; the result has the shape `group_shape`. Raises
-    FloatingPointError if the image is not finite.
+    The image (C, H, W) is real; the result has the shape `group_shape`. The `leading`
+    nearest ones come first, the others in any order. Raises FloatingPointError if the
+    image is not finite.
     """
     if not np.isfinite(image).all():
         raise FloatingPointError("the image whose patches are compared is not finite")
@@ -232,8 +238,9 @@ def nearest_patches(
     # The reference comes first, even if several patches are identical.
     distances[offsets.index((0, 0))] = -1
     flat = distances.reshape(len(offsets), -1)
-    nearest = np.argpartition(flat, count - 1, axis=0)[:count].T
-    a, b = np.array(offsets).T[:, nearest]
+    which = min(leading or count, count) - 1, count - 1
+    nearest = np.argpartition(flat, which, axis=0)
+    a, b = np.array(offsets).T[:, nearest[:count].T]
     top, left = (corner.reshape(-1, 1) for corner in np.meshgrid(y, x, indexing="ij"))
     return ((top + a) * columns + left + b).astype(np.int32)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -208,27 +208,42 @@ def to_toml(config: Config) -> str:
         import tomlkit
 
     document = tomlkit.document()
-    for field in fields(config):
+    for field, value in _options(config):
         if field.name in ("seed", "threads"):
-            _add(document, field, getattr(config, field.name))
+            _add(document, field, value)
     for name in ("task", "network", "training"):
         section = getattr(config, name)
         table = tomlkit.table()
         if name != "training":
             table.add("kind", kind_of(section))
-        for field in fields(section):
-            _add(table, field, getattr(section, field.name))
+        for field, value in _options(section):
+            _add(table, field, value)
         document.add(tomlkit.nl())
         document.add(name, table)
     return tomlkit.dumps(document)
 
 
+def _options(section: Any) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    """Yield fields and values, without those whose value is None by default.
+
+    Raises ValueError for other values with None, which TOML does not have.
+    """
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if value is None and field.default is None:
+            continue
+        if value is None or (isinstance(value, tuple) and None in value):
+            raise ValueError(
+                f"{type(section).__name__}: {field.name} must not be {value!r}, since "
+                "TOML has no None; a field may be None if that is its default"
+            )
+        yield field, value
+
+
 def _add(table: Any, field: dataclasses.Field[Any], value: Any) -> None:
-    """Add an option to a table, unless it is None, which TOML does not support."""
+    """Add an option to a table."""
     import tomlkit
 
-    if value is None:
-        return
     item = tomlkit.item(_plain(value))
     if help := field.metadata.get("help"):
         item.comment(help)
@@ -245,10 +260,8 @@ def _plain(value: Any) -> Any:
         return value
     table = tomlkit.inline_table()
     table.add("kind", kind_of(value))
-    for field in fields(value):
-        inner = getattr(value, field.name)
-        if inner is not None:
-            table.add(field.name, _plain(inner))
+    for field, inner in _options(value):
+        table.add(field.name, _plain(inner))
     return table
 
 
@@ -346,6 +359,8 @@ _PLAIN = (bool, int, float, str)
 
 def _typed(value: Any, hint: Any, name: str) -> Any:
     """Check a value from TOML against the type of a field; lists become tuples."""
+    if hint is tuple or (hint is object and isinstance(value, list)):
+        hint = tuple[object, ...]
     origin, parts = get_origin(hint), get_args(hint)
     if isinstance(value, dict) and not (origin is Literal or hint in _PLAIN):
         # A component of a network, whose class the owner of the field checks.
