@@ -88,6 +88,9 @@ def test_k_space_may_come_in_an_archive(tmp_path, series, mask, rng):
         with pytest.raises(ValueError, match="measured data"):
             read_input(path)
     assert read_input(path, key="y")[0].kind == "cine"
+    np.savez(tmp_path / "views.npz", angles=data[0], sinogram=data)
+    with pytest.raises(ValueError, match=r"sinogram .* hold angles and geometry"):
+        read_input(tmp_path / "views.npz")
     photons = {"counts": 1 + data, "angles": 3.0, "samples": data[0]}
     np.savez(tmp_path / "photons.npz", **photons)
     with pytest.raises(ValueError, match=r"counts holds .* by key \(--key\)"):

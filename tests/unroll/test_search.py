@@ -11,7 +11,13 @@ from svdinv.unroll.algorithms.search import DouglasRachford, best_solution, larg
 from svdinv.unroll.data.masks import uniform_mask
 from svdinv.unroll.metrics import snr
 from svdinv.unroll.operators import MRI, Identity, Sampling
-from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, Tikhonov, TotalVariation
+from svdinv.unroll.priors import (
+    Casorati,
+    LocalLowRank,
+    Nuclear,
+    Tikhonov,
+    TotalVariation,
+)
 from svdinv.unroll.problem import Problem
 
 ONE = {"first": 1.0, "low": 1.0, "high": 1.0}  # weight

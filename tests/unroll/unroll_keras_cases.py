@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import torch
 
@@ -31,6 +33,7 @@ from svdinv.unroll.networks import (
     Skip,
     Sparse,
     Unrolled,
+    non_local,
 )
 from svdinv.unroll.operators import ParallelBeam, Stack
 from svdinv.unroll.problem import Problem
@@ -119,6 +122,7 @@ def problem(name, seed=0):
     return arrays | {"y": CASES[name].operator(*measurement)(truth)}
 
 
+@mock.patch.object(non_local, "_ITERATIONS", 4)  # each is compiled
 def write_cases(folder):
     """Write what PyTorch makes of each case: image, loss, gradients and weights."""
     for name, recipe in CASES.items():
