@@ -25,7 +25,7 @@ from svdinv.unroll.training.config import (
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Own(TLR):
+class HasNone(TLR):
     """A network whose options TOML cannot all hold."""
 
     bound: float | None = 2.0
@@ -98,12 +98,12 @@ def test_written_and_read_it_is_the_same(config, tmp_path):
 
 
 def test_only_a_default_may_be_none():
-    config = Config(task=Colour(), network=Own(scales=(3, ())))
+    config = Config(task=Colour(), network=HasNone(scales=(3, ())))
     assert from_toml(to_toml(config)) == config
     for options in ({"bound": None}, {"scales": (1.0, None)}):
         (name,) = options
-        config = Config(task=Colour(), network=Own(**options))
-        with pytest.raises(ValueError, match=f"Own: {name} must not be .*None"):
+        config = Config(task=Colour(), network=HasNone(**options))
+        with pytest.raises(ValueError, match=f"HasNone: {name} must not be .*None"):
             to_toml(config)
 
 
