@@ -471,7 +471,7 @@ class JAXBackend(Backend):
     def placed(self, values: Any, A: Any) -> Any:
         spec = _explicit_axes(A)[: values.ndim]
         # Outside `set_mesh` JAX itself makes the values of arrays agree.
-        if not some(*spec) or jax.sharding.get_abstract_mesh().empty:
+        if _explicit_axes(values) == spec or jax.sharding.get_abstract_mesh().empty:
             return values
         return jax.sharding.reshard(values, jax.sharding.PartitionSpec(*spec))
 

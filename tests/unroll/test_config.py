@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pytest
 
@@ -30,7 +32,9 @@ class HasNone(TLR):
 
     bound: float | None = 2.0
     scales: tuple = (1, (2.5, "a"))
+    any_: tuple[Any, ...] = (1, ("b",))
     rest: float | None = None
+    made: float | None = dataclasses.field(default_factory=lambda: None)
 
 
 LEAST = '[task]\nkind = "colour"\n[network]\nkind = "TLR"\n'
@@ -100,7 +104,7 @@ def test_written_and_read_it_is_the_same(config, tmp_path):
 def test_only_a_default_may_be_none():
     config = Config(task=Colour(), network=HasNone(scales=(3, ())))
     assert from_toml(to_toml(config)) == config
-    for options in ({"bound": None}, {"scales": (1.0, None)}):
+    for options in ({"bound": None}, {"scales": (1.0, None)}, {"any_": ((None,),)}):
         (name,) = options
         config = Config(task=Colour(), network=HasNone(**options))
         with pytest.raises(ValueError, match=f"HasNone: {name} must not be .*None"):

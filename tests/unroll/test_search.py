@@ -235,5 +235,5 @@ def test_priors_in_turn_share_one_image(rng):
 @pytest.mark.parametrize("prior", [TotalVariation(0.1), None, []])
 def test_douglas_rachford_takes_a_list_of_priors(prior):
     problem = Problem(np.ones((1, 4, 4)), Identity())
-    with pytest.raises(TypeError, match="prior must be a list for DouglasRachford"):
+    with pytest.raises(TypeError, match="needs a list of priors, not empty"):
         solve(problem, prior, algorithm=DouglasRachford())

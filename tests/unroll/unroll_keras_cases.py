@@ -122,7 +122,7 @@ def problem(name, seed=0):
     return arrays | {"y": CASES[name].operator(*measurement)(truth)}
 
 
-@mock.patch.object(non_local, "_ITERATIONS", 4)  # each is compiled
+@mock.patch.multiple(non_local, _ITERATIONS=4, _NEAREST=4)  # fewer to compile
 def write_cases(folder):
     """Write what PyTorch makes of each case: image, loss, gradients and weights."""
     for name, recipe in CASES.items():

@@ -48,7 +48,9 @@ class DouglasRachford(ADMM):
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
         if not (isinstance(prior, list | tuple) and prior):
-            raise TypeError(f"prior must be a list for DouglasRachford, got {prior!r}")
+            raise TypeError(
+                f"DouglasRachford needs a list of priors, not empty, got {prior!r}"
+            )
         algorithm = replace(self, copies=len(prior))
         return algorithm, tuple(part.prox for part in prior)
 

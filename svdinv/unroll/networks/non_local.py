@@ -29,7 +29,7 @@ the contrast that the threshold removed from the patch.
 
 With `reweighted`, rounds of reweighted least squares follow (Mohan & Fazel, JMLR 2012,
 which minimises the logarithm of the determinant). They find the image that restores the
-data and is most likely if the patches of each group are Gaussian vectors,
+data and is most likely if the patches of groups are independent Gaussian vectors,
 
     x = argmin sum over groups of tr(G (C + E)^-1 G^H),  G without its mean,
 
@@ -120,8 +120,9 @@ _TRUST, _ALONE, _ALONE_LATER = -2.2, 0.5, 0.14
 _EPSILON = 0.002
 # With `reweighted`: log(e) of typical groups, its factors of the features density,
 # contrast and noise, the correlation of errors of different channels, patches of a
-# covariance for each pixel of their side, patches of a group, and iterations.
-_LEVEL, _OF_FEATURES, _OF_CHANNELS = -6.4, (-0.8, 0.3, 0.2), 0.5
+# covariance for each pixel of their side (or all within reach, if these are fewer),
+# patches of a group, and iterations.
+_LEVEL, _OF_FEATURES, _CORRELATION = -6.4, (-0.8, 0.3, 0.2), 0.5
 _PER_SIDE, _NEAREST, _ITERATIONS = 40, 32, 16
 _SINGLE = 1e-6  # more than eps of single precision
 
@@ -169,8 +170,9 @@ class NonLocal(ImageOrSeriesRecipe):
         complex images before their groups are found, in each round; real and imaginary
         part then form separate groups. With 0, groups consist of complex patches.
     reweighted : tuple of int
-        Sides of the patches of rounds of reweighted least squares after all others;
-        only with `exact` and images sampled by a mask.
+        Sides of the patches of rounds of reweighted least squares after all others, at
+        most those of the image; only with `exact` and images in [0, 1] sampled by a
+        mask.
     first, last : float
         Standard deviations of the noise that the initial thresholds remove, in the
         first and the last step, for images in [0, 1]; not used with `alone`.
@@ -296,7 +298,8 @@ class NonLocal(ImageOrSeriesRecipe):
             # Autocast would round the products of single precision.
             rounds = rounds_products(x)
             wide = xp.astype(x, xp.float64) if rounds else _in_single(x, xp)
-        for side in self.reweighted:
+        for most in self.reweighted:
+            side = min(most, *x.shape[-2:])
             count = _PER_SIDE * side
             round_ = replace(self, reweighted=(), patch=side, stride=side, count=count)
             wide = round_.reweight(wide, density, problem)
@@ -312,7 +315,7 @@ class NonLocal(ImageOrSeriesRecipe):
         features, _ = self._features(x, density, index, None, xp)
         log_e = _LEVEL + sum(f * features[:, k] for k, f in enumerate(_OF_FEATURES))
         square = xp.exp(2 * log_e)[:, None, None]
-        channels = np.eye(self.channels) * (1 - _OF_CHANNELS) + _OF_CHANNELS
+        channels = np.eye(self.channels) * (1 - _CORRELATION) + _CORRELATION
         E = like(np.kron(channels, np.eye(self.patch**2)), x, xp)
         inverses: list[Array] = []
         for part, _, these in self._parts(patches_of(x, self.patch), index, xp):
@@ -324,14 +327,13 @@ class NonLocal(ImageOrSeriesRecipe):
         B, corners = sizes(x, xp)[0], tuple(n - self.patch + 1 for n in x.shape[-2:])
         places = math.prod(corners)
 
-        def image(x: Array, times_weight: Callable[[Array, Array], Array]) -> Array:
-            """Add up where they lie the patches of the groups times their weights."""
-            rows, total = patches_of(x, self.patch), 0.0
+        def added(v: Array, weigh: Callable[[Array, Array], Array]) -> Array:
+            """Weigh the patches of each group, and add them up where they lie."""
+            rows, total = patches_of(v, self.patch), 0.0
             size = rows.shape[-1]
             # Each part is added to an array of all rows: larger parts, fewer sums.
             for part, chosen, these in self._parts(rows, near, xp, places * size):
-                part = times_weight(part, W[these])
-                part = xp.reshape(part, (-1, size))
+                part = xp.reshape(weigh(part, W[these]), (-1, size))
                 total = total + summed(part, chosen, B * places)
             return folded(xp.reshape(total, (B, places, size)), self.patch, corners)
 
@@ -341,13 +343,14 @@ class NonLocal(ImageOrSeriesRecipe):
         def diagonals(part: Array, W: Array) -> Array:
             return xp.linalg.diagonal(W)[:, None, :] + xp.zeros_like(part)
 
-        diagonal = image(x, diagonals)
+        diagonal = added(x, diagonals)
 
-        def normal(x: Array) -> Array:
-            x = image(x, centred)
-            return x - A.adjoint(A.forward(x))
+        def normal(v: Array) -> Array:
+            v = added(v, centred)
+            return v - A.adjoint(A.forward(v))
 
-        # The samples remain, as no residual and no direction has any.
+        # Residuals and directions are 0 at the samples, which remain. Between the
+        # others `normal` is Hermitian.
         return conjugate_gradients(
             normal, xp.zeros_like(x), x, _ITERATIONS, batch_axes=1,
             precondition=lambda residual: residual / diagonal,

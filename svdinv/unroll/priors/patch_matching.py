@@ -238,8 +238,8 @@ def nearest_patches(
     # The reference comes first, even if several patches are identical.
     distances[offsets.index((0, 0))] = -1
     flat = distances.reshape(len(offsets), -1)
-    which = min(leading or count, count) - 1, count - 1
-    nearest = np.argpartition(flat, which, axis=0)
+    kth = {count - 1} if leading is None else {min(leading, count) - 1, count - 1}
+    nearest = np.argpartition(flat, sorted(kth), axis=0)
     a, b = np.array(offsets).T[:, nearest[:count].T]
     top, left = (corner.reshape(-1, 1) for corner in np.meshgrid(y, x, indexing="ij"))
     return ((top + a) * columns + left + b).astype(np.int32)

@@ -229,15 +229,21 @@ def _options(section: Any) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
     Raises ValueError for other values with None, which TOML does not have.
     """
     for field in fields(section):
-        value = getattr(section, field.name)
-        if value is None and field.default is None:
+        value, default = getattr(section, field.name), field.default
+        if callable(field.default_factory):
+            default = field.default_factory()
+        if value is None and default is None:
             continue
-        if value is None or (isinstance(value, tuple) and None in value):
+        if _has_none(value):
             raise ValueError(
                 f"{type(section).__name__}: {field.name} must not be {value!r}, since "
                 "TOML has no None; a field may be None if that is its default"
             )
         yield field, value
+
+
+def _has_none(value: Any) -> bool:
+    return value is None or (isinstance(value, tuple) and any(map(_has_none, value)))
 
 
 def _add(table: Any, field: dataclasses.Field[Any], value: Any) -> None:
@@ -359,6 +365,7 @@ _PLAIN = (bool, int, float, str)
 
 def _typed(value: Any, hint: Any, name: str) -> Any:
     """Check a value from TOML against the type of a field; lists become tuples."""
+    hint = object if hint is Any else hint
     if hint is tuple or (hint is object and isinstance(value, list)):
         hint = tuple[object, ...]
     origin, parts = get_origin(hint), get_args(hint)
