@@ -86,6 +86,13 @@ REFUSED = {
     "right-hand side": (
         lambda f, A: f.module.lstsq(A, A[:, :2, :]), SHAPE,
         r"b must have shape \(2, 4, k\) or \(2, 4\), .* A of shape \(2, 4, 3\)"),
+    "one row of right-hand sides": (
+        lambda f, A: f.module.lstsq(A, A[:, :1, :]), SHAPE, "b must have shape"),
+    "right-hand sides of another batch": (
+        lambda f, A: f.module.lstsq(A, A[0, :, :1]), SHAPE, "b must have shape"),
+    "number as right-hand side": (
+        lambda f, A: f.module.lstsq(A, A[0, 0, 0]), SHAPE,
+        "b must have at least one dimension"),
     "batch of right-hand sides": (
         lambda f, A: f.module.lstsq(A, f.array(np.ones((3, 4), np.float32))), SHAPE,
         "b must have shape"),

@@ -180,6 +180,13 @@ def test_half_precision_is_computed_in_single(dtype):
     torch.testing.assert_close(gA, 2 * A.detach(), rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e8m0fnu"])
+def test_numbers_of_8_bits_are_refused(name):
+    A = torch.eye(3).to(getattr(torch, name))
+    with pytest.raises(TypeError, match=f"of half to double precision, got .*{name}"):
+        svd(A)
+
+
 @pytest.mark.filterwarnings("ignore:ComplexHalf support:UserWarning")
 def test_complex_half_is_computed_in_single():
     A = matrices((5, 3), torch.complex64).to(torch.complex32)

@@ -206,6 +206,20 @@ def test_numbers_that_change_between_calls(name, dynamic):
         torch.testing.assert_close(found, exact)
 
 
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_seed_with_sizes_that_change_between_calls(dynamic):
+    torch._dynamo.reset()
+
+    def call(A):
+        return st.svd_lowrank(A, 2, seed=0).S
+
+    compiled = torch.compile(call, backend="eager", fullgraph=True, dynamic=dynamic)
+    for rows in (12, 13, 14):
+        A = matrices(2, rows, 8).requires_grad_()
+        found, exact = (grad(f(A).square().sum(), A)[0] for f in (compiled, call))
+        torch.testing.assert_close(found, exact)
+
+
 def test_text_of_operations():
     for operation in (SVD(rtol=1e-3), Map(Firm(2.5)), Map(TopSubgradient(None))):
         numbers = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from numbers import Integral
+from operator import index
 from typing import Any
 
 import torch
@@ -129,7 +130,9 @@ class TorchBackend(Backend):
         if like.device.type == "meta":
             seed = None  # there are no values to draw
         elif isinstance(seed, Integral) and torch.compiler.is_compiling():
-            one = _constant_normal(shape[-2:], like.dtype, like.device, seed)
+            # `index` makes a length constant that Dynamo takes for a symbol.
+            sides = index(shape[-2]), index(shape[-1])
+            one = _constant_normal(sides, like.dtype, like.device, seed)
             return one.expand(shape)
         if isinstance(seed, Integral):
             # The same for all matrices that a transform maps over; the transform may
@@ -170,7 +173,7 @@ class TorchBackend(Backend):
         return slope
 
     def is_floating(self, dtype: torch.dtype) -> bool:
-        return dtype.is_floating_point or dtype.is_complex
+        return dtype in _PRECISIONS or dtype in _COMPUTED_IN  # none of 8 bits
 
     def half_precision(self, dtype: torch.dtype) -> tuple[torch.dtype, float] | None:
         inner = _COMPUTED_IN.get(dtype)

@@ -164,10 +164,9 @@ class Backend(ABC):
         if rank is None and not any_rank:
             raise self.shape_error(f"{name} must have a known number of dimensions")
         if rank is not None and rank < ndim:
-            number = {2: "two", 3: "three"}[ndim]
+            number = {1: "one dimension", 2: "two dimensions", 3: "three dimensions"}
             raise self.shape_error(
-                f"{name} must have at least {number} dimensions, got shape "
-                f"{tuple(A.shape)}"
+                f"{name} must have at least {number[ndim]}, got shape {tuple(A.shape)}"
             )
         half = self.half_precision(A.dtype)
         if half is None:

@@ -23,7 +23,6 @@ from svdinv.core.product_operations import product
 from svdinv.operators._arguments import (
     as_number,
     batches_broadcast,
-    broadcasts,
     per_batch,
     two_matrices,
 )
@@ -120,7 +119,8 @@ def lstsq(
     )
     vectors = len(b.shape) == len(A.shape) - 1
     B = b[..., None] if vectors else b
-    fits = len(B.shape) >= 2 and broadcasts(B.shape[-2:-1], A.shape[-2:-1])
+    m = (A.shape[-2], *B.shape[-2:-1])
+    fits = len(m) == 2 and (None in m or m[0] == m[1])
     if not fits or not batches_broadcast(A.shape[:-2], B.shape[:-2]):
         rows = ", ".join(map(str, A.shape[:-1]))
         raise backend.shape_error(
