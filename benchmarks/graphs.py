@@ -1,8 +1,8 @@
-"""TensorFlow's graphs and Keras: `svt` beside one made of TensorFlow's own SVD.
+"""TensorFlow and Keras: svdinv beside what is made of TensorFlow's own SVD.
 
 A step of a traced graph with an unknown batch, forward and backward, and a step of
-Keras's `fit` of a model with a layer before it. One core, the time of the process, in
-turns. Writes docs/figures/speed-graphs.txt::
+Keras's `fit` of a model with a layer before it; eagerly, one matrix. One core, the time
+of the process, in turns. Writes docs/figures/speed-graphs.txt and speed-eager.txt::
 
     python benchmarks/graphs.py
 """
@@ -13,7 +13,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ import svdinv.tf
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 SHAPES = [(384, 32, 32), (1000, 16, 16), (32, 64, 64), (3, 512, 512)]
+SIDES = [2, 8, 32]
 
 
 def own(x: Any, tau: Any) -> Any:
@@ -78,6 +79,39 @@ def fit(f: Callable[..., Any], x: Any) -> Callable[[], Any]:
     return lambda: model.fit(data, steps_per_epoch=8, verbose=0)
 
 
+EAGER: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "svd": (tf.linalg.svd, svdinv.tf.svd),
+    "svt": (lambda x: own(x, 0.5), lambda x: svdinv.tf.svt(x, 0.5)),
+}
+
+
+def eagerly(f: Callable[[Any], Any], x: Any, gradient: bool) -> Callable[[], Any]:
+    """Prepare 100 calls, with the gradient of the sum of all outputs or without."""
+
+    def differentiated() -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = f(x)
+        return tape.gradient(y, x)
+
+    run = differentiated if gradient else lambda: f(x)
+    return lambda: [run() for _ in range(100)]
+
+
+def one_matrix(rounds: int) -> Iterator[str]:
+    """Lines of the table of one matrix, eagerly."""
+    yield f"| 100 calls | {' | '.join(f'{n}×{n}' for n in SIDES)} |"
+    yield "|---" * (1 + len(SIDES)) + "|"
+    for gradient in (True, False):
+        for name, both in EAGER.items():
+            inputs = [tf.random.stateless_normal((n, n), seed=[0, 0]) for n in SIDES]
+            cells = [
+                ratio([eagerly(f, x, gradient) for f in both], rounds) for x in inputs
+            ]
+            what = "" if gradient else ", no gradient"
+            yield f"| `{name}`{what} | {' | '.join(cells)} |"
+
+
 def ratio(runs: list[Callable[[], Any]], rounds: int) -> str:
     """Medians of what TensorFlow's own takes over svdinv's, with svdinv's time."""
     times: list[list[float]] = []
@@ -91,27 +125,34 @@ def ratio(runs: list[Callable[[], Any]], rounds: int) -> str:
     return f"{theirs / ours:.2g} ({ours:.3g} ms)"
 
 
+def batches(rounds: int) -> Iterator[str]:
+    """Lines of the table of graphs and of `fit`; of one round, the first."""
+    yield "| input | graph, a step | `fit`, 8 steps |"
+    yield "|---|---|---|"
+    for shape in SHAPES[: 1 if rounds == 1 else None]:
+        x = tf.random.stateless_normal(shape, seed=[0, 0])
+        both = own, svdinv.tf.svt
+        cells = [ratio([make(f, x) for f in both], rounds) for make in (graph, fit)]
+        yield f"| `svt` {'×'.join(map(str, shape))} | {' | '.join(cells)} |"
+
+
 def main() -> None:
-    """Write the table."""
+    """Write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round, no file")
     quick = parser.parse_args().quick
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    lines = ["| input | graph, a step | `fit`, 8 steps |", "|---|---|---|"]
-    for shape in SHAPES[: 1 if quick else None]:
-        x = tf.random.stateless_normal(shape, seed=[0, 0])
-        both = own, svdinv.tf.svt
-        cells = [
-            ratio([make(f, x) for f in both], 1 if quick else 7)
-            for make in (graph, fit)
-        ]
-        lines.append(f"| `svt` {'×'.join(map(str, shape))} | {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
-    if not quick:
-        text = "\n".join(lines) + "\n"
-        (FIGURES / "speed-graphs.txt").write_text(text, encoding="utf-8")
+    rounds = 1 if quick else 7
+    for name, table in {"graphs": batches, "eager": one_matrix}.items():
+        lines = []
+        for line in table(rounds):
+            print(line, flush=True)
+            lines.append(line)
+        if not quick:
+            text = "\n".join(lines) + "\n"
+            (FIGURES / f"speed-{name}.txt").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,9 @@ _DROPPED = (
 
 @_plain
 def _evaluate(operation: Operation, *x: Any) -> Any:
+    if record and tf.executing_eagerly() and not _has_tangents(x):
+        with record.stop_recording():
+            return by_kernel(operation, x, xp, lambda: operation.value(x, xp))
     x = tuple(None if t is None else tf.stop_gradient(t) for t in x)
     y = by_kernel(operation, x, xp, lambda: operation.value(x, xp))
     stopped = (None if t is None else tf.stop_gradient(t) for t in y)
@@ -166,7 +169,8 @@ def _differentiable(operation: Operation, *x: Any) -> tuple[Any, ...]:
             inputs, y = filled(here, there), ()
             if operation.saves_outputs:
                 # Linked again, so that a second derivative comes through here, too.
-                y = filled(linked(*here), outputs)
+                again = linked(*here) if _is_recorded(here) else here[count:]
+                y = filled(again, outputs)
             with context():
                 found = pull(operation, inputs, y, filled(g, outputs))
             return [*found, *(None for _ in tensors[count:])]

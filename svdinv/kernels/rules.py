@@ -7,7 +7,7 @@ decided here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -185,7 +185,7 @@ class Plan(NamedTuple):
         """The outputs that the kernel writes."""
         return [result for result in self.results if result is not None]
 
-    def encoded(self, real: list[bool], pairs: bool = False) -> list[int]:
+    def encoded(self, real: Sequence[bool], pairs: bool = False) -> list[int]:
         """Encode the call for a graph: operands in order, then written outputs.
 
         `real` says which operands are real, and `pairs` whether double precision comes

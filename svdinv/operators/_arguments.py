@@ -36,7 +36,7 @@ def threshold_values(
             f"{tuple(values.shape)}{hint}"
         )
     if not weighted:
-        return _fitted(backend, values, A, batch)[..., None], False
+        return xp.expand_dims(_fitted(backend, values, A, batch), axis=-1), False
     *traced, m, n = sizes(A, xp)
     short = xp.minimum(m, n) if each[-1] is None else each[-1]
     return backend.placed(xp.broadcast_to(values, (*traced, short)), A), True
