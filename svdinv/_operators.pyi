@@ -109,14 +109,14 @@ class Operators(Generic[Array, ArrayLike]):
         The gradient of the correlations is exact where variances are equal, and where
         correlations are, for losses that treat these alike, such as their sum. That of the
         weights is exact for losses that depend neither on signs nor on the basis of equal
-        correlations. The units of the features do not matter: they are divided by their
-        standard deviations, except those that are constant up to 64 eps, which are left
-        out. Without a ridge the correlations are the singular values of Qx^H Qy, with the
-        polar factors Q of the features [3]_. With fewer samples than features, or features
-        that depend on each other, singular values of these up to 64 eps of the largest
-        count as 0. Errors are of the order of eps times the condition numbers. With a
-        ridge, the covariances are used, with errors of the order of eps times the condition
-        numbers of the matrices of correlations within X and within Y.
+        correlations. Without a ridge the units of the features do not matter: they are
+        divided by their standard deviations, except those that are constant up to 64 eps,
+        which are left out. The correlations are then the singular values of Qx^H Qy, with
+        the polar factors Q of the features [3]_. With fewer samples than features, or
+        features that depend on each other, singular values of these up to 64 eps of the
+        largest count as 0. Errors are of the order of eps times the condition numbers. With
+        a ridge, the covariances are used, with errors of the order of eps times the
+        condition numbers of the matrices of correlations within X and within Y.
 
         References
         ----------
@@ -240,7 +240,8 @@ class Operators(Generic[Array, ArrayLike]):
         Returns
         -------
         array
-            Positive definite, of the shape and dtype of A.
+            Positive definite, of the shape and dtype of A. Infinite or NaN if an
+            eigenvalue is above 88 (in double precision 709), whose exponential overflows.
 
         Raises
         ------
@@ -423,7 +424,7 @@ class Operators(Generic[Array, ArrayLike]):
             for a mask of each sample; 1 each by default. Points of weight 0 are left out,
             and their coordinates may be NaN, which count as 0 in the derivative in that
             weight. Weights that are the same for all points, a number or (..., 1), change
-            nothing.
+            nothing unless they are 0.
         scale : bool, optional
             Whether to find c, too.
         reflection : bool, optional
@@ -436,7 +437,8 @@ class Operators(Generic[Array, ArrayLike]):
             (..., d) and (...): ``P @ rotation.T + translation`` is nearest to Q (of
             a batch, with the last two axes of the rotations swapped and the
             translations as (..., 1, d)), and rmsd the root of the weighted mean
-            squared distance left; 0 where that is a rounding error. With `scale`,
+            squared distance left; 0 where that may be a rounding error, see Notes. With
+            `scale`,
             ``(rotation, translation, rmsd, scale)``, the last of shape (...), and
             ``scale * P @ rotation.T + translation`` is nearest.
 
@@ -455,7 +457,9 @@ class Operators(Generic[Array, ArrayLike]):
         `reflection`, all of the values count as positive, and planar points, which a
         reflection fits no better, are rotated. The rmsd of a perfect fit has a kink: its
         gradient is 0 there. Its square has the right gradient, too, but second derivatives
-        of 0: for these, compute the mean squared distance from the motion.
+        of 0: for these, compute the mean squared distance from the motion. A rmsd counts as
+        0 up to 64 eps (7.6e-6 in single precision) of the root of the sum of the variances
+        of both sets of points, or 2 eps of their distance from the origin.
 
         Points P or Q on a line in space, any other points whose covariance has rank 1, or a
         reflection with s_{d-1} = s_d, leave a rotation free: for points on a line, any
@@ -700,7 +704,7 @@ class Operators(Generic[Array, ArrayLike]):
             Right-hand sides: shape (..., m, k), whose batch broadcasts with that of A, or,
             with one dimension less than A, vectors (..., m).
         rcond : float, optional
-            As for `pinv`; with damping, it applies to sqrt(s^2 + damping^2).
+            As for `pinv`, of the singular values s; with damping, of sqrt(s^2 + damping^2).
         damping : float or array, optional
             At least 0, in units of A, broadcasting to the batch shape of A.
 
@@ -805,8 +809,8 @@ class Operators(Generic[Array, ArrayLike]):
         A : array
             Matrices, shape (..., m, n), real or complex.
         rcond : float, optional
-            Singular values up to this multiple of the largest count as 0. Values below 64
-            eps, the default, are used as 64 eps.
+            Singular values up to this multiple of the largest count as 0. The default is 64
+            eps (7.6e-6 in single precision); smaller numbers are raised to it.
 
         Returns
         -------
@@ -872,7 +876,8 @@ class Operators(Generic[Array, ArrayLike]):
         The derivative contains 1 / (s_i + s_j), and 1 / s_i if m != n or A is complex:
         repeated singular values do no harm. At a single zero of a real square matrix the
         factor jumps between two branches, and the derivative is that of the one returned.
-        In other cases where A does not determine the factor, such terms are left out.
+        In other cases where A does not determine the factor, such terms are left out. By
+        ``"matmul"`` singular values that are 0 stay 0: the factor is a partial isometry.
 
         With `special` and det A < 0, the last of the singular values counts as negative.
         Then two equal values do no harm either, except the last two: with s_(n-1) = s_n
@@ -1056,13 +1061,14 @@ class Operators(Generic[Array, ArrayLike]):
 
         Thresholds are divided by mu. If it kept growing, as in [2]_, L and S would stop
         beside the minimum, with L + S = A to rounding, and with derivatives of elements of
-        S that are rounding errors. With the default limit, A - L - S is some 1e-4 of A
-        after 50 iterations, and less than 1e-6 if A is a sum of low-rank and sparse
-        matrices of similar size. It contains what is far smaller than A, such as noise.
-        Elements of S below a thousandth of s_1 are 0 or too small, and so are singular
-        values of L as far below outliers: they need as many times more iterations, or a
-        limit of 1e7 with growth 1.1 and 200 iterations, which divide the noise between L
-        and S, too. `report` shows what is left.
+        S that are rounding errors. With the default limit, A - L - S is up to some 1e-4 of
+        A after 50 iterations. Where A separates well it is far less: of random 50 x 50
+        matrices of rank 2 with 5 % of outliers of the same norm, the median is 4e-14,
+        the largest of a hundred 2e-5. It contains what is far smaller than A, such as
+        noise. Elements of S below a thousandth of s_1 are 0 or too small, and so are
+        singular values of L as far below outliers: they need as many times more iterations,
+        or a limit of 1e7 with growth 1.1 and 200 iterations, which divide the noise between
+        L and S, too. `report` shows what is left.
 
         References
         ----------
@@ -1089,7 +1095,7 @@ class Operators(Generic[Array, ArrayLike]):
             Positive, or infinity for the spectral norm; 1 is the nuclear norm and 2
             the Frobenius norm. Below 1 it is no norm, but a common penalty, which grows as
             r^(1/p) with the rank r. At least 1/128 in single precision and 1/1024 in
-            double.
+            double, where a norm of rank 2 overflows.
         method : {"auto", "svd", "gram"}, optional
             As for `svt`.
 
@@ -1305,8 +1311,9 @@ class Operators(Generic[Array, ArrayLike]):
         Returns
         -------
         array
-            Real, shape (...), in units of A squared, which overflow from a threshold or
-            sigma of 1e19 on in single precision. Being unbiased, it may be negative.
+            Real, shape (...), in units of A squared, where m n sigma^2 and the sum of
+            min(s, tau)^2 overflow in single precision from 3e38 on. Being unbiased, it may
+            be negative.
 
         Raises
         ------

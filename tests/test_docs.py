@@ -62,12 +62,8 @@ def needed(code):
     return imported.intersection(FRAMEWORKS)
 
 
-# PyTorch warns of itself: its forward mode uses torch.jit.script, Dynamo makes an
-# object of an autograd Function.
-@pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script` is:DeprecationWarning",
-    "ignore:.*should not be instantiated:DeprecationWarning",
-)
+# PyTorch's Dynamo makes an object of an autograd Function.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize(("code", "output"), tuple(blocks()))
 def test_block_runs(code, output):
     for name in needed(code):

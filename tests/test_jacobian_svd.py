@@ -6,11 +6,6 @@ import numpy as np
 import pytest
 from frameworks import FRAMEWORKS
 
-# PyTorch warns of its own forward mode.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script` is:DeprecationWarning"
-)
-
 
 @pytest.fixture
 def network():

@@ -640,7 +640,6 @@ def test_derivatives_of_functions_of_singular_values(variant, dtype):
                 )
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 def test_one_call_is_left_where_a_derivative_may_be_asked_for():
     torch = pytest.importorskip("torch")
     import svdinv.torch as st

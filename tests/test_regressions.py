@@ -55,7 +55,6 @@ def test_svd_vjp_of_one_singular_value_that_is_zero():
     assert np.isfinite(gA).all()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
 @pytest.mark.parametrize("decompose", ["svd", "svd_lowrank"])
 @pytest.mark.parametrize("framework", params("numpy", "torch", "jax"), indirect=True)
@@ -929,7 +928,6 @@ def test_whitening_with_epsilon_keeps_features_of_small_units(dtype, unit, kind)
     assert (abs(variances - 1) < 0.1).all()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize(
     "variances", [(1, 1, 1, 1), (2, 1, 1, 1), (1, 1, 0, 0), (1, 1 + 1e-9, 1 + 1e-7, 3)]
 )
@@ -951,7 +949,6 @@ def test_derivatives_of_whitening_by_a_given_covariance(variances):
     assert torch.autograd.gradgradcheck(white, (t, tau))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 def test_derivative_of_whitening_in_an_epsilon_of_zero():
     X = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0)).double()
     tau = torch.tensor([0.0, 0.3], dtype=torch.float64)

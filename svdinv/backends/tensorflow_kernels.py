@@ -225,9 +225,15 @@ def matrix_transpose(x: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.Transpose(x=x, perm=perm)
 
 
-@lru_cache(_MOST_KEPT)
 def _attributes(plan: Plan, real: tuple[bool, ...]) -> dict[str, list[Any]]:
     """Attributes of the operation for a plan, whose operands are real or not."""
+    # Without what they do not depend on, which may hold data of a user.
+    plan = plan._replace(batch=(), m=0, n=0, further=None, outputs=tuple)
+    return _encoded(plan, real)
+
+
+@lru_cache(_MOST_KEPT)
+def _encoded(plan: Plan, real: tuple[bool, ...]) -> dict[str, list[Any]]:
     numbers = plan.encoded(real)
     for result in plan.written:
         letters = result.shape[::-1] if result.transposed else result.shape

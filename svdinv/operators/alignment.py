@@ -68,7 +68,8 @@ def polar(
     The derivative contains 1 / (s_i + s_j), and 1 / s_i if m != n or A is complex:
     repeated singular values do no harm. At a single zero of a real square matrix the
     factor jumps between two branches, and the derivative is that of the one returned.
-    In other cases where A does not determine the factor, such terms are left out.
+    In other cases where A does not determine the factor, such terms are left out. By
+    ``"matmul"`` singular values that are 0 stay 0: the factor is a partial isometry.
 
     With `special` and det A < 0, the last of the singular values counts as negative.
     Then two equal values do no harm either, except the last two: with s_(n-1) = s_n
@@ -162,7 +163,7 @@ def kabsch(
         for a mask of each sample; 1 each by default. Points of weight 0 are left out,
         and their coordinates may be NaN, which count as 0 in the derivative in that
         weight. Weights that are the same for all points, a number or (..., 1), change
-        nothing.
+        nothing unless they are 0.
     scale : bool, optional
         Whether to find c, too.
     reflection : bool, optional
@@ -175,7 +176,8 @@ def kabsch(
         (..., d) and (...): ``P @ rotation.T + translation`` is nearest to Q (of
         a batch, with the last two axes of the rotations swapped and the
         translations as (..., 1, d)), and rmsd the root of the weighted mean
-        squared distance left; 0 where that is a rounding error. With `scale`,
+        squared distance left; 0 where that may be a rounding error, see Notes. With
+        `scale`,
         ``(rotation, translation, rmsd, scale)``, the last of shape (...), and
         ``scale * P @ rotation.T + translation`` is nearest.
 
@@ -194,7 +196,9 @@ def kabsch(
     `reflection`, all of the values count as positive, and planar points, which a
     reflection fits no better, are rotated. The rmsd of a perfect fit has a kink: its
     gradient is 0 there. Its square has the right gradient, too, but second derivatives
-    of 0: for these, compute the mean squared distance from the motion.
+    of 0: for these, compute the mean squared distance from the motion. A rmsd counts as
+    0 up to 64 eps (7.6e-6 in single precision) of the root of the sum of the variances
+    of both sets of points, or 2 eps of their distance from the origin.
 
     Points P or Q on a line in space, any other points whose covariance has rank 1, or a
     reflection with s_{d-1} = s_d, leave a rotation free: for points on a line, any

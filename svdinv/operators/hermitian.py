@@ -524,7 +524,8 @@ def expm(backend: Backend, A: Array) -> Array:
     Returns
     -------
     array
-        Positive definite, of the shape and dtype of A.
+        Positive definite, of the shape and dtype of A. Infinite or NaN if an
+        eigenvalue is above 88 (in double precision 709), whose exponential overflows.
 
     {raises_hermitian}.
     """

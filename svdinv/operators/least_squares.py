@@ -42,8 +42,8 @@ def pinv(backend: Backend, A: Array, rcond: float | None = None) -> Array:
     ----------
     {A}
     rcond : float, optional
-        Singular values up to this multiple of the largest count as 0. Values below 64
-        eps, the default, are used as 64 eps.
+        Singular values up to this multiple of the largest count as 0. The default is 64
+        eps (7.6e-6 in single precision); smaller numbers are raised to it.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def lstsq(
         Right-hand sides: shape (..., m, k), whose batch broadcasts with that of A, or,
         with one dimension less than A, vectors (..., m).
     rcond : float, optional
-        As for `pinv`; with damping, it applies to sqrt(s^2 + damping^2).
+        As for `pinv`, of the singular values s; with damping, of sqrt(s^2 + damping^2).
     damping : float or array, optional
         At least 0, in units of A, broadcasting to the batch shape of A.
 

@@ -90,13 +90,14 @@ def robust_pca(
 
     Thresholds are divided by mu. If it kept growing, as in [2]_, L and S would stop
     beside the minimum, with L + S = A to rounding, and with derivatives of elements of
-    S that are rounding errors. With the default limit, A - L - S is some 1e-4 of A
-    after 50 iterations, and less than 1e-6 if A is a sum of low-rank and sparse
-    matrices of similar size. It contains what is far smaller than A, such as noise.
-    Elements of S below a thousandth of s_1 are 0 or too small, and so are singular
-    values of L as far below outliers: they need as many times more iterations, or a
-    limit of 1e7 with growth 1.1 and 200 iterations, which divide the noise between L
-    and S, too. `report` shows what is left.
+    S that are rounding errors. With the default limit, A - L - S is up to some 1e-4 of
+    A after 50 iterations. Where A separates well it is far less: of random 50 x 50
+    matrices of rank 2 with 5 % of outliers of the same norm, the median is 4e-14,
+    the largest of a hundred 2e-5. It contains what is far smaller than A, such as
+    noise. Elements of S below a thousandth of s_1 are 0 or too small, and so are
+    singular values of L as far below outliers: they need as many times more iterations,
+    or a limit of 1e7 with growth 1.1 and 200 iterations, which divide the noise between
+    L and S, too. `report` shows what is left.
 
     References
     ----------

@@ -185,14 +185,14 @@ def cca(
     The gradient of the correlations is exact where variances are equal, and where
     correlations are, for losses that treat these alike, such as their sum. That of the
     weights is exact for losses that depend neither on signs nor on the basis of equal
-    correlations. The units of the features do not matter: they are divided by their
-    standard deviations, except those that are constant up to 64 eps, which are left
-    out. Without a ridge the correlations are the singular values of Qx^H Qy, with the
-    polar factors Q of the features [3]_. With fewer samples than features, or features
-    that depend on each other, singular values of these up to 64 eps of the largest
-    count as 0. Errors are of the order of eps times the condition numbers. With a
-    ridge, the covariances are used, with errors of the order of eps times the condition
-    numbers of the matrices of correlations within X and within Y.
+    correlations. Without a ridge the units of the features do not matter: they are
+    divided by their standard deviations, except those that are constant up to 64 eps,
+    which are left out. The correlations are then the singular values of Qx^H Qy, with
+    the polar factors Q of the features [3]_. With fewer samples than features, or
+    features that depend on each other, singular values of these up to 64 eps of the
+    largest count as 0. Errors are of the order of eps times the condition numbers. With
+    a ridge, the covariances are used, with errors of the order of eps times the
+    condition numbers of the matrices of correlations within X and within Y.
 
     References
     ----------

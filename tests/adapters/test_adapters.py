@@ -234,7 +234,6 @@ class TestDeepInverse:
             with pytest.raises(TypeError, match="physics must return one tensor"):
                 ours.Physics(stacked)
 
-    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
     def test_what_is_not_linear_has_its_derivative(self, ours):
         torch = pytest.importorskip("torch")
         deepinv = importlib.import_module("deepinv")

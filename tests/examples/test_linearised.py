@@ -14,11 +14,6 @@ from linearised import linearise
 
 from svdinv.unroll.operators import Dense, Identity, Operator, Sampling
 
-# PyTorch warns of its own forward mode.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script` is:DeprecationWarning"
-)
-
 SHAPE = (4, 5)
 
 

@@ -357,7 +357,6 @@ def test_preconditioned_residuals_make_descent_fast(fan, rng):
     np.testing.assert_array_equal(half.preconditioned(pixels), pixels)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
 def test_forward_mode_goes_through_projections(rng):
     A = ParallelBeam((5, 4), ANGLES)
     x, dx = torch.from_numpy(rng.standard_normal((2, 5, 4)))
