@@ -109,7 +109,10 @@ def like(x: Any, other: Array, xp: Namespace) -> Array:
         x = np.asarray(x)
     if compat.is_numpy_array(x) and not compat.is_numpy_array(other):
         x = xp.asarray(x, **on_device(other))
-    return cast(x, other, xp)
+    try:
+        return cast(x, other, xp)
+    except AttributeError:
+        raise TypeError(f"{type(x)} cannot be combined with {type(other)}") from None
 
 
 def real_dtype(x: Array, xp: Namespace) -> Any:

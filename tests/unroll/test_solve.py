@@ -190,6 +190,14 @@ def test_masked_data_are_refused():
         solve(Problem(y, Identity()), Nuclear(0.5))
 
 
+@pytest.mark.parametrize("prior", [Casorati, TotalVariation])
+def test_weights_of_another_framework_are_refused(prior):
+    torch = pytest.importorskip("torch")
+    y, mask = np.ones((3, 6, 5)), np.ones((6, 5), bool)
+    with pytest.raises(TypeError, match="cannot be combined with"):
+        solve(Problem(y, Sampling(mask)), prior(torch.tensor(0.1)))
+
+
 def test_dual_variables_have_to_settle_too(measured):
     """PDHG from the solution and dual variables of 0: x alone would stop too early."""
     y, A = measured
