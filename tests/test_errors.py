@@ -104,6 +104,15 @@ REFUSED = {
         ValueError, "df must keep the shape"),
     "relative": (lambda f, A: f.module.svt(A, 0.3, relative="no"), TypeError,
                  "relative must be True or False"),
+    "special": (lambda f, A: f.module.polar(A[:, :3, :], special="no"), TypeError,
+                "special must be True or False"),
+    "scale": (lambda f, A: f.module.kabsch(A, A, scale=2.5), TypeError,
+              "scale must be True or False"),
+    "reflection": (lambda f, A: f.module.kabsch(A, A, reflection=None), TypeError,
+                   "reflection must be True or False"),
+    "squared": (
+        lambda f, A: f.module.bures_distance(A[:, :3, :], A[:, :3, :], squared="yes"),
+        TypeError, "squared must be True or False"),
     "no tau": (lambda f, A: f.module.svt(A, None), TypeError, "tau must be"),
     "B of another shape": (
         lambda f, A: f.module.eigh_generalized(A[:, :3, :], A[:, :2, :2]),

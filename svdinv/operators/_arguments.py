@@ -234,6 +234,13 @@ def as_multiplets(value: Any, rank: int, most: Any) -> tuple[float | None, int]:
     raise kind(f'multiplets must be a bool, "keep" or in [0, 1), got {value!r}')
 
 
+def as_flag(value: Any, name: str) -> bool:
+    """Check that an argument is True or False, of Python or NumPy."""
+    if getattr(value, "shape", ()) != () or value not in (True, False):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def as_integer(value: Any, name: str, least: float) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")

@@ -18,7 +18,7 @@ from svdinv.core.spectral_operations import (
 )
 from svdinv.core.svd_operations import SingularValues
 from svdinv.core.thresholds import Firm, Hard, Soft
-from svdinv.operators._arguments import threshold_values
+from svdinv.operators._arguments import as_flag, threshold_values
 
 # f(c s, c tau) = c f(s, tau) for c > 0.
 _HOMOGENEOUS = Soft, Hard, Firm
@@ -36,9 +36,7 @@ def threshold(
 ) -> Array:
     """Apply a function with the user's tau; `weights` if that may be one per value."""
     check_method(method)
-    if getattr(relative, "shape", ()) != () or relative not in (True, False):
-        raise TypeError(f"relative must be True or False, got {relative!r}")
-    relative = bool(relative)  # of NumPy, too
+    relative = as_flag(relative, "relative")
     A, restore = backend.matrices(A, "A")
     weights = function.weighted or (weights and method != "matmul")
     tau, weighted = threshold_values(backend, tau, A, weights)

@@ -34,6 +34,7 @@ from svdinv.core.results import Alignment, Similarity
 from svdinv.core.spectral_operations import Factorise, Map
 from svdinv.core.tolerances import rounding_rtol
 from svdinv.operators._arguments import (
+    as_flag,
     batches_broadcast,
     broadcasts,
     check_compatible,
@@ -80,7 +81,7 @@ def polar(
     .. [1] S. Umeyama, "Least-squares estimation of transformation parameters
        between two point patterns", IEEE TPAMI 13(4), 1991.
     """
-    if not special:
+    if not as_flag(special, "special"):
         return without_tau(backend, A, Polar(), method)
     if method not in ("auto", "svd"):
         raise ValueError(f'method must be "auto" or "svd", got {method!r}')
@@ -216,6 +217,7 @@ def kabsch(
        between two point patterns", IEEE TPAMI 13(4), 1991.
     """
     xp = backend.xp
+    scale, reflection = as_flag(scale, "scale"), as_flag(reflection, "reflection")
     points = partial(_real_matrices, backend)
     P, Q, restore = two_matrices(backend, P, Q, "P", "Q", points)
     check_compatible(backend, P, Q, "P", "Q")

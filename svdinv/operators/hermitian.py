@@ -50,6 +50,7 @@ from svdinv.core.spectral import SVDFactors, real_diagonal
 from svdinv.core.spectral_operations import Factorise, leading_sum
 from svdinv.core.tolerances import eps, rounding_rtol
 from svdinv.operators._arguments import (
+    as_flag,
     check_compatible,
     half_eps,
     in_precision,
@@ -283,6 +284,7 @@ def bures_distance(
     .. [1] R. Bhatia, T. Jain and Y. Lim, "On the Bures-Wasserstein distance between
        positive definite matrices", Expositiones Mathematicae 37(2), 2019.
     """
+    squared = as_flag(squared, "squared")
     xp = backend.xp
     given = backend.asarray(A, "A"), backend.asarray(B, "B")
     A, B, restore = two_matrices(backend, *given, "A", "B", partial(_square, backend))
