@@ -98,7 +98,7 @@ def eagerly(f: Callable[[Any], Any], x: Any, gradient: bool) -> Callable[[], Any
     return lambda: [run() for _ in range(100)]
 
 
-def one_matrix(rounds: int) -> Iterator[str]:
+def eager(rounds: int) -> Iterator[str]:
     """Lines of the table of one matrix, eagerly."""
     yield f"| 100 calls | {' | '.join(f'{n}×{n}' for n in SIDES)} |"
     yield "|---" * (1 + len(SIDES)) + "|"
@@ -125,11 +125,11 @@ def ratio(runs: list[Callable[[], Any]], rounds: int) -> str:
     return f"{theirs / ours:.2g} ({ours:.3g} ms)"
 
 
-def batches(rounds: int) -> Iterator[str]:
-    """Lines of the table of graphs and of `fit`; of one round, the first."""
+def graphs(rounds: int) -> Iterator[str]:
+    """Lines of the table of graphs and of `fit`."""
     yield "| input | graph, a step | `fit`, 8 steps |"
     yield "|---|---|---|"
-    for shape in SHAPES[: 1 if rounds == 1 else None]:
+    for shape in SHAPES:
         x = tf.random.stateless_normal(shape, seed=[0, 0])
         both = own, svdinv.tf.svt
         cells = [ratio([make(f, x) for f in both], rounds) for make in (graph, fit)]
@@ -145,7 +145,7 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     rounds = 1 if quick else 7
-    for name, table in {"graphs": batches, "eager": one_matrix}.items():
+    for name, table in {"graphs": graphs, "eager": eager}.items():
         lines = []
         for line in table(rounds):
             print(line, flush=True)

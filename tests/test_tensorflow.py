@@ -26,6 +26,7 @@ import svdinv.tf as face
 from svdinv import kernels
 from svdinv.backends import tensorflow, tensorflow_kernels, tensorflow_namespace
 from svdinv.core import factors
+from svdinv.core.hermitian import HermitianFunction
 from svdinv.core.spectral_operations import Factorise
 from svdinv.core.thresholds import Soft
 from svdinv.operators import OPERATORS
@@ -1168,6 +1169,38 @@ def test_functions_for_operators_of_users():
         np.testing.assert_allclose(found, expected, rtol=1e-12, err_msg=name)
     with pytest.raises(AttributeError, match="no 'nonzero' of the array API"):
         tensorflow_namespace.nonzero(tf.constant(ONE))
+
+
+class Square(HermitianFunction):
+    """w^2, by the derivative of w^3 / 3 that a tape finds."""
+
+    def value(self, w, xp):
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            y = w**3 / 3
+        return tape.gradient(y, w)
+
+    def difference(self, a, b, xp):
+        return a.s + b.s
+
+    def second_difference(self, points, d, xp):
+        return 1 + 0 * d[0]
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("graph", [False, True])
+def test_functions_of_users_may_have_tapes(graph, watched):
+    A = numbers((5, 4, 4), np.float64)
+    A = tf.constant(A @ A.transpose(0, 2, 1))
+    call = functools.partial(face.hermitian_map, function=Square())
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        if watched:
+            tape.watch(A)
+        found = (tf.function(call) if graph else call)(A)
+    np.testing.assert_allclose(found, A @ A, rtol=1e-12)
+    if watched:
+        gradient, ones = tape.gradient(found, A), tf.ones_like(A)
+        np.testing.assert_allclose(gradient, A @ ones + ones @ A, rtol=1e-10)
 
 
 def test_a_threshold_of_unknown_rank_is_refused():

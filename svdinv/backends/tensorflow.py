@@ -22,6 +22,7 @@ from svdinv.backends.tensorflow_kernels import (
 from svdinv.core.backend import Backend, kind_of, number_within
 from svdinv.core.operation import Operation, filled, padded, present, rebuilt
 from svdinv.core.svd_operations import SingularValues
+from svdinv.kernels.rules import has_no_user_function
 
 try:  # private, so that a later version may lack them
     from tensorflow.python.eager import record
@@ -45,7 +46,8 @@ _DROPPED = (
 
 @_plain
 def _evaluate(operation: Operation, *x: Any) -> Any:
-    if record and tf.executing_eagerly() and not _has_tangents(x):
+    eager = record and tf.executing_eagerly() and not _has_tangents(x)
+    if eager and has_no_user_function(operation):  # whose own tapes would stop, too
         with record.stop_recording():
             return by_kernel(operation, x, xp, lambda: operation.value(x, xp))
     x = tuple(None if t is None else tf.stop_gradient(t) for t in x)

@@ -26,7 +26,7 @@ from svdinv.kernels.rules import (
     Operand,
     Plan,
     Tall,
-    may_be_kept,
+    has_no_user_function,
     plan,
 )
 
@@ -270,7 +270,7 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
         prepared = _prepared[key]
     except (KeyError, TypeError):  # a user's function may have no hash
         prepared = _prepare(operation, x, memory)
-        if may_be_kept(operation):
+        if has_no_user_function(operation):
             if len(_prepared) >= _MOST_PREPARED:
                 _prepared.clear()
             _prepared[key] = prepared
@@ -293,7 +293,7 @@ def _prepare(operation: Operation, x: Any, memory: Memory) -> Callable[..., Any]
     # Where no kernel computes a map in one call, one may compute the factors.
     automatic = isinstance(operation, Factorise) and operation.method == "auto"
     automatic = automatic and not _RULES[Factorise](operation, arrays)
-    usual = may_be_kept(operation) and not memory.in_double
+    usual = has_no_user_function(operation) and not memory.in_double
     if automatic and usual and 0 not in arrays[0].shape:
         return _Factorised(operation, arrays[0], memory.own(SVD()))
     if isinstance(operation, SingularValues):

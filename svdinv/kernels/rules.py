@@ -241,10 +241,10 @@ class Tall(Operation):
     step: str
 
 
-def may_be_kept(operation: Operation) -> bool:
-    """Whether an operation may be the key of a dictionary.
+def has_no_user_function(operation: Operation) -> bool:
+    """Whether an operation applies functions of svdinv alone.
 
-    A user's function may have no hash, and may refer to large objects.
+    One of a user may have no hash, refer to large objects, or use a tape.
     """
     function = getattr(operation, "function", None)
     return function is None or type(function).__module__.startswith("svdinv.")
@@ -486,7 +486,7 @@ def _hermitian(operation: HermitianMap | HermitianDerivative, x: Any) -> Plan | 
         return None
     result = [Result(3, "nn")]
     operands = [Operand(0, V)] + ([Operand(2, 2)] if derivative else [])
-    code = _CODES.get(operation.function) if may_be_kept(operation) else None
+    code = _CODES.get(operation.function) if has_no_user_function(operation) else None
     if code is not None:
         operands += [Operand(1, w, 1)] + ([] if x[1] is None else [Operand(4, 1, 0)])
         numbers = float(code), 0.0

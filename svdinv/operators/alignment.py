@@ -178,9 +178,8 @@ def kabsch(
         a batch, with the last two axes of the rotations swapped and the
         translations as (..., 1, d)), and rmsd the root of the weighted mean
         squared distance left; 0 where that may be a rounding error, see Notes. With
-        `scale`,
-        ``(rotation, translation, rmsd, scale)``, the last of shape (...), and
-        ``scale * P @ rotation.T + translation`` is nearest.
+        `scale`, ``(rotation, translation, rmsd, scale)``, the last of shape (...),
+        and ``scale * P @ rotation.T + translation`` is nearest.
 
     Raises
     ------
