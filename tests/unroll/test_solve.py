@@ -21,6 +21,7 @@ from svdinv.unroll.algorithms import (
     LowRankPlusSparse,
     solve,
 )
+from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.algorithms.solver import _changed_little
 from svdinv.unroll.fidelity import L2, PoissonKL
 from svdinv.unroll.operators import (
@@ -31,6 +32,7 @@ from svdinv.unroll.operators import (
     Identity,
     Sampling,
     TemporalFourier,
+    WrappedNonlinear,
     gaussian_sensing,
     operator_norm,
 )
@@ -182,6 +184,26 @@ def test_where_momentum_turns_is_no_convergence():
     old = state | {"ahead": np.ones(4) - 0.1}
     assert not _changed_little(FISTA(), old, state, 1e-4)
     assert _changed_little(FISTA(), state, state, 1e-4)
+
+
+def test_with_a_nonlinear_operator_it_continues():
+    A = WrappedNonlinear(
+        lambda x: x**2, lambda x, dx: 2 * x * dx, lambda x, y: 2 * x * y, (3,), (3,)
+    )
+    P, x0 = Problem(np.array([1.0, 4.0, 9.0]), A), np.full(3, 1.5)
+    options = {"parameters": {"step": 0.01}, "rtol": 0}
+    whole = solve(P, Tikhonov(1e-3), x0=x0, iterations=30, **options)
+    half = solve(P, Tikhonov(1e-3), x0=x0, iterations=15, **options)
+    rest = solve(P, Tikhonov(1e-3), state=half.state, iterations=15, **options)
+    assert rest.image.tobytes() == whole.image.tobytes()
+    weight, best = best_solution(
+        P, Tikhonov, lambda x: -((x - [1, 2, 3]) ** 2).sum(), first=0.1, low=1e-6,
+        high=1, algorithm=GradientDescent(), parameters=lambda _: {"step": 0.01}, x0=x0,
+    )  # fmt: skip
+    assert weight < 0.1
+    np.testing.assert_allclose(best.image, [1, 2, 3], atol=0.01)
+    with pytest.raises(ValueError, match="x0 is required"):
+        solve(P, Tikhonov(1e-3))
 
 
 def test_masked_data_are_refused():

@@ -105,10 +105,11 @@ class Algorithm:
         return self, _unchanged if prior is None else prior.prox
 
     def default_parameters(self, problem: Problem, x: Array, prior: Any) -> Parameters:
-        """Return default parameters for which the algorithm converges.
+        """Return default parameters for which the algorithm converges, if A is linear.
 
-        Images are like `x`, whose shape, dtype and framework are used; `prior` is as
-        for `svdinv.unroll.algorithms.solve`.
+        Those of a nonlinear A are found from its derivative at `x`, and may be too
+        large for other images. Images are like `x`, whose shape, dtype and framework
+        are used; `prior` is as for `svdinv.unroll.algorithms.solve`.
         """
         return {"step": 1 / _lipschitz(problem, x)}
 
@@ -164,8 +165,9 @@ class ISTA(Algorithm):
     """Proximal gradient descent, also called iterative shrinkage.
 
     ``x <- prox(x - step A^H(A x - y), step)`` (Daubechies, Defrise & De Mol, Comm. Pure
-    Appl. Math. 2004; Combettes & Wajs, 2005). Converges for steps below
-    ``2 / |A|^2``; the objective decreases in every iteration.
+    Appl. Math. 2004; Combettes & Wajs, 2005). For convex R it converges for steps below
+    ``2 / |A|^2``, and the objective decreases in every iteration. With steps of at most
+    ``1 / |A|^2`` it decreases for any R.
     """
 
     parameters: ClassVar[dict[str, float]] = {"step": 1.0}

@@ -151,7 +151,9 @@ def solve(
         `LowRankPlusSparse` with `L2`, and `PDHG` with `PoissonKL`, and default steps,
         ``A^H y / |A|^2``.
     state : dict of str to array, optional
-        State of an earlier solution to continue; of that framework or of NumPy.
+        State of an earlier solution to continue; of that framework or of NumPy. If A is
+        not linear, default steps depend on the image: pass `parameters` of the earlier
+        solution, too.
     parameters : mapping, optional
         Steps and penalties; others are computed from these and the norm of A.
     callback : callable, optional
@@ -177,8 +179,9 @@ def solve(
         If data or `x0` are NaN or infinite, or so large or small that their squares
         overflow or underflow, a shape is wrong, or an option is out of range.
     FloatingPointError
-        If the image becomes NaN or infinite, or the objective has risen in each of the
-        last 20 iterations, by a million times its first value: a step is too large.
+        If the image becomes NaN or infinite, or the objective, if it is recorded, has
+        risen in each of the last 20 iterations, by a million times its first value: a
+        step is too large.
     Interrupted
         On Ctrl-C, a KeyboardInterrupt with the state reached so far.
 
@@ -206,8 +209,11 @@ def solve(
     _check_prior(prior, objective)
     problem = _on_device(problem.only_measured())
     algorithm, prox = _bound(algorithm, problem, prior)
-    like = _like_image(problem, x0)
-    current = _first_state(algorithm, problem, like, x0, state)
+    start = x0
+    if not problem.A.linear and isinstance(state, Mapping):
+        start = state.get("x")  # there is no A^H y to tell what images are like
+    like = _like_image(problem, start)
+    current = _first_state(algorithm, problem, like, start, state)
     passed = _checked_parameters(algorithm, parameters or {})
     p = algorithm.with_defaults(passed, problem, like, prior)
     if x0 is None and state is None and not passed:
@@ -423,7 +429,8 @@ def _default_algorithm(problem: Problem, prior: Any) -> Algorithm:
         )
     has_prox = prior is None or _defines(prior, "prox")
     if unbounded and not (has_prox or _defines(prior, "split")):
-        raise TypeError(f"{prior!r} has no prox, which {fidelity!r} needs")
+        hint = "; EM can use its gradient" if isinstance(fidelity, PoissonKL) else ""
+        raise TypeError(f"{prior!r} has no prox, which {fidelity!r} needs{hint}")
     from svdinv.unroll.priors import TotalVariation
 
     if isinstance(prior, TotalVariation) or unbounded:

@@ -178,8 +178,8 @@ def vista_like_mask(
 
     `shape` is (T, H, W); lines, `axis` and `acceleration` are as for `cartesian_mask`.
     No line is sampled in every frame, including the central one: adjacent frames share
-    no line if the acceleration is 2 or more, and as few as possible otherwise. Raises
-    ValueError if an argument is out of range.
+    no line if each has at most half of the lines, and as few as possible otherwise.
+    Raises ValueError if an argument is out of range.
     """
     frames, *grid = _frames(shape, series=True)
     _check_rng(rng)
