@@ -178,3 +178,5 @@ def test_what_has_no_such_jacobian():
         svdinv.jax.jacobian_svd(jnp.sin, jnp.arange(3), 1)
     with pytest.raises(TypeError, match="f must return an array of the dtype"):
         svdinv.jax.jacobian_svd(lambda x: x * 1j, jnp.ones(3), 1)
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
+        svdinv.jax.jacobian_svd(jnp.sin, jnp.ones(3), 1, chunk=0)

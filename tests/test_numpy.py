@@ -1050,6 +1050,7 @@ def test_every_function_is_there_and_has_help():
         ("jax.numpy", "svdinv.jax"),
         ("torch", "svdinv.torch"),
         ("dask.array", "svdinv.dask"),
+        ("mlx.core", "svdinv.mlx"),
     ):
         xp = pytest.importorskip(name)
         with pytest.raises(TypeError, match=f"those of {module}"):

@@ -233,6 +233,12 @@ def for_namespace(xp: Namespace) -> SimpleNamespace:
     SimpleNamespace
         The operators, `svd`, `vjp`, `jvp` and what else `svdinv.numpy` has.
 
+    Raises
+    ------
+    TypeError
+        If `xp` is no array-API namespace with linear algebra, or that of a framework
+        that has a module of its own.
+
     Notes
     -----
     `vjp`, `jvp` and `spectral_map` call the functions that they are given with traced
@@ -250,8 +256,9 @@ def for_namespace(xp: Namespace) -> SimpleNamespace:
     from numpy.random import default_rng
 
     *_, name = getattr(xp, "__name__", "").split("array_api_compat.")
-    own = {"torch": "torch", "jax": "jax", "tensorflow": "tf", "dask": "dask"}
-    if module := own.get(name.partition(".")[0]):
+    kind = name.partition(".")[0]
+    if kind in ("torch", "tensorflow", "jax", "mlx", "dask"):
+        module = "tf" if kind == "tensorflow" else kind
         raise TypeError(
             f"xp must be a namespace without a module of its own, got {name}: the "
             f"operators for its arrays are those of svdinv.{module}"

@@ -529,11 +529,15 @@ class Jacobian:
     ------
     TypeError
         If `theta` or ``f(theta)`` is not real floating point of one dtype.
+    ValueError
+        If `chunk` is below 1.
     """
 
     def __init__(
         self, f: Callable[[Any], Any], theta: Any, chunk: int | None = None
     ) -> None:
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk must be at least 1, got {chunk}")
         self._chunk = chunk
         kinds = {jnp.result_type(t) for t in jax.tree.leaves(theta)}
         if len(kinds) != 1 or not jnp.issubdtype(next(iter(kinds)), jnp.floating):

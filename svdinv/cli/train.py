@@ -68,7 +68,7 @@ def add(commands: Subparsers, help: str) -> None:
         type=folder,
         metavar="DIR",
         help="resume the training in this folder; the final weights are bitwise those "
-        "of an uninterrupted training",
+        "of an uninterrupted training, on a CPU with the same versions",
     )
     train.switch("--overwrite", "start a new training even if the folder contains one")
     train.option(

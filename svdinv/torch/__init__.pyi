@@ -62,7 +62,7 @@ def jacobian_svd(
     TypeError
         If `theta` or ``f(theta)`` is not real floating point of one dtype.
     ValueError
-        If `rank` is above min(m, n), or `oversampling` or `power` is negative.
+        If `rank` is out of range, `chunk` below 1, or `oversampling` or `power` negative.
 
     See Also
     --------

@@ -43,7 +43,8 @@ class Groups:
     stride : int
         Distance between neighbouring reference patches, at most `patch`.
     count : int
-        Patches of a group including the reference; fewer if fewer are within reach.
+        Patches of a group including the reference; at most (reach + 1)^2, as many as a
+        reference in the corner has within reach, and no more than there are.
     reach : int
         Maximum distance of a patch from the reference in rows and in columns.
 
