@@ -254,7 +254,7 @@ LIMITS: tuple[Limit, ...] = (
         "compile",
         ("kabsch",),
         "`mx.compile` fails (`_Map_base::at`) at the gradient with weights, `scale` "
-        "and `reflection` together; all else of it is compiled.",
+        "and `reflection` together; without one of these it compiles.",
     ),
     Limit(
         "Dask",
