@@ -241,7 +241,7 @@ class Operators(Generic[Array, ArrayLike]):
         -------
         array
             Positive definite, of the shape and dtype of A. Infinite or NaN if an
-            eigenvalue is above 88 (in double precision 709), whose exponential overflows.
+            eigenvalue is above about 88 (in double precision 709), where it overflows.
 
         Raises
         ------
@@ -458,7 +458,7 @@ class Operators(Generic[Array, ArrayLike]):
         gradient is 0 there. Its square has the right gradient, too, but second derivatives
         of 0: for these, compute the mean squared distance from the motion. A rmsd counts as
         0 up to 64 eps (7.6e-6 in single precision) of the root of the sum of the variances
-        of both sets of points, or 2 eps of their distance from the origin.
+        of both sets of points, or 2 eps of the distance of their centroids from the origin.
 
         Points P or Q on a line in space, any other points whose covariance has rank 1, or a
         reflection with s_{d-1} = s_d, leave a rotation free: for points on a line, any
@@ -1094,7 +1094,7 @@ class Operators(Generic[Array, ArrayLike]):
             Positive, or infinity for the spectral norm; 1 is the nuclear norm and 2
             the Frobenius norm. Below 1 it is no norm, but a common penalty, which grows as
             r^(1/p) with the rank r. At least 1/128 in single precision and 1/1024 in
-            double, where a norm of rank 2 overflows.
+            double; at these limits a norm of rank 2 overflows.
         method : {"auto", "svd", "gram"}, optional
             As for `svt`.
 
@@ -1310,9 +1310,9 @@ class Operators(Generic[Array, ArrayLike]):
         Returns
         -------
         array
-            Real, shape (...), in units of A squared, where m n sigma^2 and the sum of
-            min(s, tau)^2 overflow in single precision from 3e38 on. Being unbiased, it may
-            be negative.
+            Real, shape (...), in units of A squared. In single precision it overflows if
+            m n sigma^2 or the sum of min(s, tau)^2 exceeds 3e38. Being unbiased, it may be
+            negative.
 
         Raises
         ------

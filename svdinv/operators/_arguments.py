@@ -235,7 +235,7 @@ def as_multiplets(value: Any, rank: int, most: Any) -> tuple[float | None, int]:
 
 
 def as_flag(value: Any, name: str) -> bool:
-    """Check that an argument is True or False, of Python or NumPy."""
+    """Check that an argument is one number that equals True or False."""
     if getattr(value, "shape", ()) != () or value not in (True, False):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)

@@ -198,7 +198,7 @@ def kabsch(
     gradient is 0 there. Its square has the right gradient, too, but second derivatives
     of 0: for these, compute the mean squared distance from the motion. A rmsd counts as
     0 up to 64 eps (7.6e-6 in single precision) of the root of the sum of the variances
-    of both sets of points, or 2 eps of their distance from the origin.
+    of both sets of points, or 2 eps of the distance of their centroids from the origin.
 
     Points P or Q on a line in space, any other points whose covariance has rank 1, or a
     reflection with s_{d-1} = s_d, leave a rotation free: for points on a line, any

@@ -527,7 +527,7 @@ def expm(backend: Backend, A: Array) -> Array:
     -------
     array
         Positive definite, of the shape and dtype of A. Infinite or NaN if an
-        eigenvalue is above 88 (in double precision 709), whose exponential overflows.
+        eigenvalue is above about 88 (in double precision 709), where it overflows.
 
     {raises_hermitian}.
     """

@@ -95,7 +95,7 @@ def schatten_norm(
         Positive, or infinity for the spectral norm; 1 is the nuclear norm and 2
         the Frobenius norm. Below 1 it is no norm, but a common penalty, which grows as
         r^(1/p) with the rank r. At least 1/128 in single precision and 1/1024 in
-        double, where a norm of rank 2 overflows.
+        double; at these limits a norm of rank 2 overflows.
     {method}
 
     {numbers}

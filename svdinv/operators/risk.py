@@ -73,9 +73,9 @@ def sure(backend: Backend, A: Array, tau: float | Array, sigma: float | Array) -
     Returns
     -------
     array
-        Real, shape (...), in units of A squared, where m n sigma^2 and the sum of
-        min(s, tau)^2 overflow in single precision from 3e38 on. Being unbiased, it may
-        be negative.
+        Real, shape (...), in units of A squared. In single precision it overflows if
+        m n sigma^2 or the sum of min(s, tau)^2 exceeds 3e38. Being unbiased, it may be
+        negative.
 
     {raises}.
 

@@ -204,6 +204,13 @@ def test_with_a_nonlinear_operator_it_continues():
     np.testing.assert_allclose(best.image, [1, 2, 3], atol=0.01)
     with pytest.raises(ValueError, match="x0 is required"):
         solve(P, Tikhonov(1e-3))
+    for state in ({}, {"z": x0}, 3):
+        with pytest.raises(TypeError, match="state must be the state of a Solution"):
+            solve(P, Tikhonov(1e-3), state=state)
+    with pytest.raises(ValueError, match="x of state contains NaN"):
+        solve(P, Tikhonov(1e-3), state={"x": x0 * np.nan})
+    with pytest.raises(ValueError, match="state must be that of GradientDescent"):
+        solve(P, Tikhonov(1e-3), state={"x": x0, "q": 1})
 
 
 def test_masked_data_are_refused():

@@ -209,10 +209,13 @@ def solve(
     _check_prior(prior, objective)
     problem = _on_device(problem.only_measured())
     algorithm, prox = _bound(algorithm, problem, prior)
-    start = x0
-    if not problem.A.linear and isinstance(state, Mapping):
-        start = state.get("x")  # there is no A^H y to tell what images are like
-    like = _like_image(problem, start)
+    start, name = x0, "x0"
+    if not problem.A.linear and state is not None:
+        # There is no A^H y to tell what images are like.
+        if not (isinstance(state, Mapping) and "x" in state):
+            raise TypeError(f"state must be the state of a Solution, got {state!r}")
+        start, name = state["x"], "x of state"
+    like = _like_image(problem, start, name)
     current = _first_state(algorithm, problem, like, start, state)
     passed = _checked_parameters(algorithm, parameters or {})
     p = algorithm.with_defaults(passed, problem, like, prior)
@@ -464,7 +467,7 @@ def _first_state(
             f"state must be a dict, the state of a Solution, got {type(state).__name__}"
         )
     expected = {name: tuple(array.shape) for name, array in start.items()}
-    got = {name: tuple(array.shape) for name, array in state.items()}
+    got = {name: tuple(getattr(x, "shape", ())) for name, x in state.items()}
     if expected != got:
         raise ValueError(
             f"state must be that of {algorithm!r}, with the shapes {expected}, got "
@@ -498,7 +501,7 @@ def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -
     return bool((changes <= rtol * sizes).all())
 
 
-def _check_start(x0: Array, y: Array) -> None:
+def _check_start(x0: Array, y: Array, name: str) -> None:
     """Check that `x0` is an array of numbers, of NumPy or of the framework of `y`."""
     try:
         x0, y = untraced(x0), untraced(y)
@@ -509,12 +512,12 @@ def _check_start(x0: Array, y: Array) -> None:
         kinds = "a NumPy array"
         if not is_numpy_array(y):
             kinds += f" or, as y is, {type(y).__name__}"
-        raise TypeError(f"x0 must be {kinds}, got {type(x0).__name__}")
+        raise TypeError(f"{name} must be {kinds}, got {type(x0).__name__}")
     if not as_float(namespace(x0).max(abs(x0))) < math.inf:
-        raise ValueError("x0 contains NaN or infinity")
+        raise ValueError(f"{name} contains NaN or infinity")
 
 
-def _like_image(problem: Problem, x0: Array | None) -> Array:
+def _like_image(problem: Problem, x0: Array | None, name: str) -> Array:
     """Return A^H y, or x0 if A is not linear, after checking shapes, dtypes and units.
 
     Other images of the reconstruction have its shape, dtype and framework.
@@ -523,7 +526,7 @@ def _like_image(problem: Problem, x0: Array | None) -> Array:
     if x0 is None and not A.linear:
         raise ValueError(f"x0 is required if A is not linear: {A!r}")
     if x0 is not None:
-        _check_start(x0, y)
+        _check_start(x0, y, name)
     xp = namespace(y)
     image = problem.adjoint() if A.linear else cast_like(x0, real(y, xp), xp)
     shape = tuple(A.forward(image).shape)
@@ -540,9 +543,9 @@ def _like_image(problem: Problem, x0: Array | None) -> Array:
         raise TypeError(f"x0 must be real, because A^H y is, got {x0.dtype}")
     if not math.isfinite(_largest(image)):
         check_units("y", y)  # too large data are one cause
-        name = "A^H y" if A.linear else "x0"
+        name = "A^H y" if A.linear else name
         raise ValueError(f"{name} is not finite for {A!r}, but y is")
-    check_units("y" if A.linear else "x0", image)
+    check_units("y" if A.linear else name, image)
     return image
 
 

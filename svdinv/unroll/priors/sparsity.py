@@ -85,10 +85,10 @@ class TotalVariation(Prior):
         matrix, channels x axes, whose nuclear norm is summed (total nuclear variation:
         Holt, IEEE TIP 2014; Rigie & La Rivière, Phys. Med. Biol. 2015).
     iterations : int
-        Steps of the prox, which has to have the more the smoother its result is. After
-        50 steps, the objectives of three photographs of 31 x 37 pixels in [0, 1] were 1
-        to 6 % above the least at a threshold of 0.1, 6 to 50 % at 0.3. FISTA and ADMM
-        end at the fixed point of this prox; `PDHG`, the default, does not need it.
+        Steps of the prox. The smoother its result, the more are needed. After 50 steps,
+        the objectives of three photographs of 31 x 37 pixels in [0, 1] were 1 to 6 %
+        above the least at a threshold of 0.1, 6 to 50 % at 0.3. FISTA and ADMM end at
+        the fixed point of this prox; `PDHG`, the default, does not need it.
 
     Raises
     ------
