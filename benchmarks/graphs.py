@@ -9,12 +9,10 @@ of the process, in turns. Writes docs/figures/speed-graphs.txt and speed-eager.t
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 os.environ |= {
@@ -25,10 +23,10 @@ os.environ |= {
 
 import keras
 import tensorflow as tf
+from one_matrix import write
 
 import svdinv.tf
 
-FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 SHAPES = [(384, 32, 32), (1000, 16, 16), (32, 64, 64), (3, 512, 512)]
 SIDES = [2, 8, 32]
 
@@ -138,21 +136,10 @@ def graphs(rounds: int) -> Iterator[str]:
 
 def main() -> None:
     """Write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round, no file")
-    quick = parser.parse_args().quick
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    rounds = 1 if quick else 7
-    for name, table in {"graphs": graphs, "eager": eager}.items():
-        lines = []
-        for line in table(rounds):
-            print(line, flush=True)
-            lines.append(line)
-        if not quick:
-            text = "\n".join(lines) + "\n"
-            (FIGURES / f"speed-{name}.txt").write_text(text, encoding="utf-8")
+    write(__doc__, 7, {"graphs": graphs, "eager": eager})
 
 
 if __name__ == "__main__":
