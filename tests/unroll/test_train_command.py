@@ -34,7 +34,7 @@ from svdinv.cli import train as train_command
 from svdinv.unroll import pretrained
 from svdinv.unroll.formats.atomic import holding, replacing
 from svdinv.unroll.interrupts import interrupts
-from svdinv.unroll.networks import TLR
+from svdinv.unroll.networks import TLR, Refined
 from svdinv.unroll.torch import Network, load, save
 from svdinv.unroll.training.checkpoints import read_checkpoint
 from svdinv.unroll.training.command import command as go_on
@@ -582,13 +582,18 @@ def test_begins_with_weights_of_a_folder_or_without_an_ending(
     assert "1 of 1 steps" in capsys.readouterr().out
 
 
-def test_weights_of_another_network_are_refused(file, tmp_path, one_line):
+@pytest.mark.parametrize("behind", [False, True])
+def test_weights_of_another_network_are_refused(behind, config, tmp_path, one_line):
     save(Network(TLR(cells=1, features=3)), tmp_path / "other.safetensors")
-    arguments = (file, "--output", tmp_path, "--weights")
+    network = TLR(cells=2, features=3)
+    network = Refined(network=network) if behind else network
+    config = replace(config, network=network)
+    write(config, tmp_path / "config.toml")
+    arguments = (tmp_path / "config.toml", "--output", tmp_path / "run", "--weights")
     assert train(*arguments, tmp_path / "other.safetensors") == 2
     complaint = one_line()
     assert "weights of another network" in complaint
-    assert "cells=1, features=3" in complaint
+    assert complaint.rstrip().endswith("TLR with cells=1 in place of 2")
 
 
 def test_weights_for_another_start_fit(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from importlib import import_module
@@ -60,13 +60,11 @@ def train(
             if weights is not None:
                 network = load(weights)
                 # The weights of an inner network have the same names in the outer one.
-                inner = getattr(config.network, "network", None)
-                if not any(
-                    _same_weights(network.recipe, x) for x in (config.network, inner)
-                ):
+                possible = config.network, getattr(config.network, "network", None)
+                if not any(_same_weights(network.recipe, x) for x in possible):
                     raise ValueError(
                         f"{weights} contains weights of another network than the "
-                        f"configuration names: {_differences(network.recipe, config)}"
+                        f"configuration names: {_differences(network.recipe, possible)}"
                     )
                 start = network.state_dict()
             return Run(config, None, output, resume=resume, weights=start, device=place)
@@ -109,16 +107,21 @@ def _locked(output: Path) -> Iterator[None]:
         yield
 
 
-def _differences(recipe: Recipe, config: Config) -> str:
-    """Return the class of a recipe, or the options that differ from the configured."""
-    if type(recipe) is not type(config.network):
-        return type(recipe).__name__
-    pairs = ((f.name, getattr(recipe, f.name)) for f in fields(recipe))
-    return ", ".join(
-        f"{name}={value!r}"
-        for name, value in pairs
-        if value != getattr(config.network, name)
-    )
+def _differences(recipe: Recipe, possible: Sequence[Any]) -> str:
+    """Return the class of a recipe, and how it differs from one of the same class."""
+    name = type(recipe).__name__
+    for other in possible:
+        if type(recipe) is type(other):
+            pairs = [
+                (f.name, getattr(recipe, f.name), getattr(other, f.name))
+                for f in fields(recipe)
+            ]
+            return f"{name} with " + ", ".join(
+                f"{option}={value!r} in place of {configured!r}"
+                for option, value, configured in pairs
+                if value != configured and option != "start"
+            )
+    return name
 
 
 def holds_training(output: Path) -> str:
