@@ -56,6 +56,8 @@ def cases():
     yield "svt, mesh", lambda A: o.svt(A, 2.0), batch[:2], BOTH
     yield "nuclear norm", o.nuclear_norm, A, ROWS
     yield "low rank", lambda A: o.low_rank(A, 2), A, ROWS
+    yield "pinv", lambda A: o.pinv(A).mT, A, ROWS
+    yield "whiten", lambda A: o.whiten(A)[0], A, ROWS
     # The loss below sees no more of an orthogonal matrix than that.
     yield "procrustes", lambda A: 1 + o.procrustes(A, A * A), A, ROWS
     yield "kabsch", lambda A: 1 + o.kabsch(A, A * A).rotation, A, ROWS

@@ -37,6 +37,11 @@ def test_a_picture_of_ones_own_changes_nothing():
     assert split("/home/me/cat.png") == split() == split(HELD_OUT)
 
 
+def test_a_misspelt_photograph_is_not_trained_on():
+    with pytest.raises(ValueError, match="no photograph 'cofee'; did you mean coffee"):
+        split("chelsea", "cofee")
+
+
 @pytest.mark.parametrize("name", ["chelsea", "china", "motorcycle_right"])
 def test_photographs_are_colour_in_the_unit_interval(name):
     image = photograph(name)

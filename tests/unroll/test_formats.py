@@ -510,6 +510,15 @@ def test_bart_there_and_back(tmp_path, rng):
         save_cfl(tmp_path / "a.cfl", series[0])
 
 
+def test_bart_is_named_as_its_commands_name_it(tmp_path, rng):
+    series = rng.standard_normal((2, 3, 4)).astype(np.float32)
+    save_cfl(tmp_path / "k.v1", series)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["k.v1.cfl", "k.v1.hdr"]
+    for name in ("k.v1", *names):
+        np.testing.assert_equal(read_bart(tmp_path / name).array, series)
+
+
 def test_bart_that_cannot_be_true(tmp_path, rng):
     array = draw("complex64", rng, *bart_shape(20, 16, 1, 3, 4))
     path = write_bart(tmp_path / "a.cfl", array)

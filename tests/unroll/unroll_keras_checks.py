@@ -221,6 +221,23 @@ def check_fit_lowers_the_loss(folder):
     assert abs(psnr - expected) < 1e-3
 
 
+def check_a_refused_call_leaves_the_weights(folder):
+    _, (y, mask), expected = case(folder, "T2LR")
+    model = models.LSNet(cells=1, features=2, seed=0)
+    model.compile("sgd", models.MeanSquaredError())
+    before = model.arrays()
+    wrong = y, mask.astype("float32")
+    for call in (
+        lambda: model.predict(wrong, verbose=0),
+        lambda: model.evaluate(wrong, expected["truth"], verbose=0),
+        lambda: model.fit(wrong, expected["truth"], verbose=0),
+    ):
+        with pytest.raises((TypeError, RuntimeError), match="array of bool"):
+            call()
+        np.testing.assert_equal(model.arrays(), before)
+    predicted(model, (y, mask))
+
+
 def check_steps_without_a_compiler_are_the_same(folder):
     _, (y, mask), expected = case(folder, "SLR")
     losses = []

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from svdinv._missing import needing
 from svdinv.unroll.formats import checks
 from svdinv.unroll.formats.checks import check_bytes, check_regular, quiet
+from svdinv.unroll.plugins import near
 from svdinv.unroll.tiles import central
 
 SUFFIXES = (
@@ -187,8 +188,12 @@ def split(*test: str) -> tuple[str, ...]:
     """Return the names of the training photographs for given test photographs.
 
     Excluded are those in `test` and other views of the same scene. If none of them is
-    in `PHOTOS`, as for a picture of the user, `HELD_OUT` is excluded instead.
+    in `PHOTOS`, as for a picture of the user, `HELD_OUT` is excluded instead. Raises
+    ValueError for a misspelt name.
     """
+    for name in test:
+        if name not in PHOTOS and not Path(name).suffix and near(name, PHOTOS):
+            raise ValueError(f"test: no photograph {name!r}{near(name, PHOTOS)}")
     held_out = with_twins({name for name in test if name in PHOTOS} or {HELD_OUT})
     return tuple(name for name in PHOTOS if name not in held_out)
 

@@ -30,12 +30,12 @@ _HEADER = 65536  # most bytes of a header
 def read_cfl(path: str | Path) -> NDArray[np.complex64]:
     """Map a BART array, complex64 with 16 axes, from a ``.cfl`` file and its ``.hdr``.
 
-    Only the header is read immediately. The first axis is READ, the fourth COIL, the
+    `path` is either of them or, as for BART, their name without the suffix. Only the
+    header is read immediately. The first axis is READ, the fourth COIL, the
     eleventh TIME. Raises ValueError if a file is missing or damaged, or its size does
     not match the header.
     """
-    path = Path(path)
-    header = path.with_suffix(".hdr")
+    path, header = _files(path)
     check_regular(path)
     with reading(header, "a header of BART"), header.open("rb") as file:
         lines = file.read(_HEADER).decode("utf-8", "replace").splitlines()
@@ -59,7 +59,7 @@ def read_cfl(path: str | Path) -> NDArray[np.complex64]:
 def read_bart(
     path: str | Path, *, slice: int | None = None, holds: str | None = None
 ) -> Scan:
-    """Read a series, or k-space, of one slice of a ``.cfl`` file.
+    """Read a series, or k-space, of one slice of a file that `read_cfl` takes.
 
     `slice` selects one of several slices, along SLICE or, for images, PHS2. `holds` is
     the content, "kspace" or "image"; by default k-space if there are several coils.
@@ -67,7 +67,7 @@ def read_bart(
     READ. Raises ValueError as `read_cfl` does, if other dimensions exceed 1, or if
     there are several slices and none is selected.
     """
-    array = read_cfl(path)
+    array, path = read_cfl(path), _files(path)[0]
     others = [i for i, n in enumerate(array.shape) if n > 1 and i not in _KEPT]
     if others:
         raise FileError(
@@ -94,8 +94,16 @@ def read_bart(
     return Scan(data, (data != 0).any(axis=1)) if kspace else Scan(data[:, 0])
 
 
+def _files(path: str | Path) -> tuple[Path, Path]:
+    """Return the file of numbers and the header."""
+    path = Path(path)
+    if path.suffix not in (".cfl", ".hdr"):
+        path = path.with_name(f"{path.name}.cfl")
+    return path.with_suffix(".cfl"), path.with_suffix(".hdr")
+
+
 def save_cfl(path: str | Path, series: NDArray[Any]) -> None:
-    """Write a series (T, H, W) to a ``.cfl`` file and its header.
+    """Write a series (T, H, W) to a ``.cfl`` file and its header, named by `path`.
 
     The axes become the dimensions TIME, PHS1 and READ. Existing files are replaced only
     once both new ones are complete. Raises ValueError if the series has another number
@@ -106,7 +114,6 @@ def save_cfl(path: str | Path, series: NDArray[Any]) -> None:
         raise ValueError(f"series must be (T, H, W), got the shape {array.shape}")
     sizes = [1] * _DIMENSIONS
     sizes[_TIME], sizes[_PHASE], sizes[_READ] = array.shape
-    path = Path(path)
-    with replacing_all([path, path.with_suffix(".hdr")]) as (numbers, header):
+    with replacing_all(_files(path)) as (numbers, header):
         array.tofile(numbers)
         header.write_text(f"# Dimensions\n{' '.join(map(str, sizes))}\n")

@@ -239,6 +239,13 @@ class Network(keras.Model):
                         )
         super().compile(*args, **options)
 
+    def _purge_model_variables(self, **_: bool) -> None:
+        """Keep the weights, which Keras's trainer for JAX takes from a model it calls.
+
+        It does not put them back if the call ends in an error: of a wrong mask in
+        `predict`, or of Ctrl-C, the trained weights would be lost.
+        """
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile like the saved model."""
         # Keras does this only for models that do not override `compile`.
