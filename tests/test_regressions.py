@@ -1167,3 +1167,30 @@ def test_logarithm_of_close_eigenvalues_near_one(dtype, batch):
 
             exact, found = gradient(torch.linalg.eigh), gradient(svt.eigh)
             assert (found - exact).norm() < 100 * eps * exact.norm()
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("n", [65, 160])
+def test_rotations_of_large_matrices_after_set_num_threads(two_threads, n, compiled):
+    """PyTorch's LU of several matrices at once is wrong there from 150 rows on."""
+    A = torch.randn(2, 2, n, n, generator=torch.Generator().manual_seed(0))
+    A[0, 0] = A[0, 1]
+    A[0, 1, 0] *= -1  # of determinants with both signs
+
+    def rotations(A):
+        return svt.polar(A, special=True)
+
+    if compiled:
+        rotations = torch.compile(rotations, backend="aot_eager")
+    found = rotations(A)
+    expected = torch.stack([svt.polar(x, special=True) for x in A.reshape(-1, n, n)])
+    torch.testing.assert_close(found.reshape(-1, n, n), expected, rtol=0, atol=1e-4)
+    assert all(torch.linalg.det(x) > 0.9 for x in expected)

@@ -7,6 +7,7 @@ gradients. The other functions here save a promotion of dtypes that is not neede
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
@@ -39,6 +40,7 @@ writable = True
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _NOTHING = nullcontext()
+_SAFE_ROWS = 64  # of matrices that LU factorizes side by side
 _ROUNDED = {"tf32": 2.0**-10, "bf16": 2.0**-7}  # to which eps
 _lock, _users = Lock(), {"cuda": 0, "mkldnn": 0}
 _before: dict[str, tuple[str, str]] = {}  # what was set, and what held
@@ -300,10 +302,28 @@ def _diagonal(x: Tensor) -> Tensor:
     return x.diagonal(dim1=-2, dim2=-1)
 
 
+def _one_by_one(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Apply a function that factorizes by LU to one large matrix at a time on the CPU.
+
+    After `torch.set_num_threads`, PyTorch lets MKL factorize several matrices at once,
+    and with 150 rows or more gets wrong factors or waits for ever (its issue 142815).
+    """
+
+    def of_each(A: Tensor) -> Tensor:
+        *batch, rows, _ = A.shape
+        if A.device.type != "cpu" or rows <= _SAFE_ROWS or math.prod(batch) <= 1:
+            return f(A)
+        y = torch.stack([f(x) for x in A.reshape(-1, rows, rows)])
+        return y.reshape(*batch, *y.shape[1:])
+
+    return of_each
+
+
 linalg = SimpleNamespace(
-    det=torch.linalg.det,
+    det=_one_by_one(torch.linalg.det),
     diagonal=on_each_device(_diagonal, "diagonal"),
     eigh=on_each_device(eigh, "eigh"),
+    inv=_one_by_one(torch.linalg.inv),
     qr=on_each_device(qr, "qr"),
     svd=on_each_device(svd, "svd"),
     svdvals=svdvals,

@@ -43,6 +43,7 @@ __all__ = [
     "count_up",
     "from_casorati",
     "inner",
+    "inverse",
     "is_bool",
     "is_complex",
     "is_tensorflow",
@@ -118,6 +119,13 @@ def like(x: Any, other: Array, xp: Namespace) -> Array:
 def real_dtype(x: Array, xp: Namespace) -> Any:
     """Return the real dtype with the precision of `x`."""
     return xp.real(x).dtype if is_complex(x, xp) else x.dtype
+
+
+def inverse(A: Array) -> Array:
+    """Invert square matrices."""
+    if compat.is_torch_array(A):
+        return _module("svdinv.backends.torch_namespace").linalg.inv(A)
+    return namespace(A).linalg.inv(A)
 
 
 def count_up(size: Any, like: Array, xp: Namespace) -> Array:

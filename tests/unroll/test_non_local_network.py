@@ -322,6 +322,22 @@ def test_reweighting_is_not_rounded_by_autocast():
     assert (found - net(truth * mask, mask)).abs().max() < 1e-4
 
 
+def test_reweighting_after_set_num_threads(rng):
+    """PyTorch's LU of several covariances at once is wrong there."""
+    mask = rng.random((1, 3, 24, 16)) < 0.6
+    y = torch.tensor(rng.random(mask.shape) * mask, dtype=torch.float32)
+    net = Network(NonLocal(rounds=1, steps=1, reweighted=(8,)))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                found.append(net(y, torch.tensor(mask)))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(*found, rtol=0, atol=1e-4)
+
+
 def test_one_channel_and_images_with_few_patches():
     recipe = replace(RECIPE, channels=1, count=64, reweighted=(3, 2))
     net = network(recipe)

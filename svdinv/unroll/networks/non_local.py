@@ -65,6 +65,7 @@ from svdinv.unroll.arrays import (
     backend,
     cast_like,
     count_up,
+    inverse,
     is_complex,
     join_complex,
     like,
@@ -321,7 +322,7 @@ class NonLocal(ImageOrSeriesRecipe):
         for part, _, these in self._parts(patches_of(x, self.patch), index, xp):
             rest = part - xp.mean(part, axis=-2, keepdims=True)
             C = adjoint(rest, xp) @ rest / part.shape[-2]
-            inverses.append(xp.linalg.inv(C + square[these] * E))
+            inverses.append(inverse(C + square[these] * E))
         W, near = xp.concat(inverses, axis=0), index[..., :_NEAREST]
         del inverses
         B, corners = sizes(x, xp)[0], tuple(n - self.patch + 1 for n in x.shape[-2:])
