@@ -122,8 +122,8 @@ def real_dtype(x: Array, xp: Namespace) -> Any:
 
 
 def inverse(A: Array) -> Array:
-    """Invert square matrices."""
-    if compat.is_torch_array(A):
+    """Return the inverses of square matrices."""
+    if compat.is_torch_array(A):  # whose own is wrong for several, see there
         return _module("svdinv.backends.torch_namespace").linalg.inv(A)
     return namespace(A).linalg.inv(A)
 
